@@ -1,0 +1,138 @@
+"""What flows between the loader, the teacher and the student.
+
+Shape letters used throughout the package: N images, R regions (proposals or boxes), K foreground
+classes; class index K is the background.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class View:
+    """One augmented view of an image.
+
+    Attributes:
+        image: (3, H, W) uint8, channels in the order of ``INPUT.FORMAT``.
+        matrix: (3, 3) float64, maps original pixel coordinates (x, y, 1) to view coordinates.
+    """
+
+    image: Tensor
+    matrix: Tensor
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return int(self.image.shape[1]), int(self.image.shape[2])
+
+
+@dataclass(frozen=True)
+class UnlabeledSample:
+    """One unlabeled image: the teacher sees ``weak``, the student ``strong``. Never a label."""
+
+    file_name: str
+    weak: View
+    strong: View
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """What the loader yields for one forward pass on one process.
+
+    Attributes:
+        labeled: dicts as Detectron2's ``DatasetMapper`` makes them (``image``, ``instances``, ...).
+        unlabeled: empty in the supervised baseline and during burn-in.
+    """
+
+    labeled: list[dict[str, Any]]
+    unlabeled: list[UnlabeledSample] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ProposalScores:
+    """The teacher's opinion of R student proposals.
+
+    Attributes:
+        foreground: (R,) the highest probability of any foreground class, in [0, 1].
+        background: (R,) the probability of background, in [0, 1].
+        localization_quality: (R,) s_loc of eq. 5, from the variance that belongs to the class of
+            ``foreground``; None if the teacher has no variance branch.
+    """
+
+    foreground: Tensor
+    background: Tensor
+    localization_quality: Tensor | None
+
+
+ProposalScorer = Callable[[list[Boxes]], ProposalScores]
+"""Scores student proposals, given per image in strong-view coordinates; rows in the same order."""
+
+
+@dataclass(frozen=True)
+class StudentBatch:
+    """What the student's one forward pass of a step needs.
+
+    Attributes:
+        labeled: Detectron2 dicts with ``image`` and ``instances``.
+        strong: dicts with ``image``: the strong views, one per unlabeled image.
+        pseudo_labels: one ``Instances`` per strong view, in its coordinates, with ``gt_boxes``,
+            ``gt_classes``, ``gt_scores`` (R,) and, where the teacher has a variance branch,
+            ``gt_localization_quality`` (R,).
+        scorer: the teacher's RoI head behind the inverse geometry; None unless PRC is on.
+    """
+
+    labeled: list[dict[str, Any]]
+    strong: list[dict[str, Any]] = field(default_factory=list)
+    pseudo_labels: list[Instances] = field(default_factory=list)
+    scorer: ProposalScorer | None = None
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean still in two parts, so that it can be averaged over processes and steps."""
+
+    total: Tensor
+    count: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor) -> Mean:
+        values = values.detach().float()
+        return cls(values.sum(), values.new_tensor(float(values.numel())))
+
+
+@dataclass
+class StudentLosses:
+    """Losses of one forward pass and the figures that explain them.
+
+    Attributes:
+        supervised: terms of L_s (eq. 1) and the RPN's, by name.
+        unsupervised: terms of L_u (eq. 2) and the RPN's, before beta; empty without unlabeled
+            images.
+        figures: detached diagnostics by name.
+    """
+
+    supervised: dict[str, Tensor] = field(default_factory=dict)
+    unsupervised: dict[str, Tensor] = field(default_factory=dict)
+    figures: dict[str, Mean] = field(default_factory=dict)
+
+    def merge(self, other: StudentLosses) -> None:
+        """Add the terms of ``other``, whose names must be new."""
+        for name in ("supervised", "unsupervised", "figures"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            clash = mine.keys() & theirs.keys()
+            if clash:
+                raise ValueError(f"{name}: {sorted(clash)} named twice")
+            mine.update(theirs)
+
+    def total(self, unsup_loss_weight: float) -> Tensor:
+        """L = L_s + beta * L_u (eq. 3), a scalar."""
+        terms = list(self.supervised.values())
+        terms += [unsup_loss_weight * value for value in self.unsupervised.values()]
+        return torch.stack(terms).sum()
