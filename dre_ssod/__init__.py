@@ -1,0 +1,10 @@
+"""Semi-supervised object detection by dynamic reweighting of localization error, on Detectron2.
+
+Importing this package registers the detector's parts with Detectron2.
+"""
+
+from dre_ssod import modeling
+from dre_ssod.config import add_ssod_config, get_cfg
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "add_ssod_config", "get_cfg", "modeling"]

@@ -1,0 +1,47 @@
+"""What the losses are divided by, counted over the batch of all processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from detectron2.utils import comm
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RegionCounts:
+    """Regions sampled for the RoI head, each a scalar tensor of at least 1 / world size.
+
+    They are the counts over all processes divided by the number of processes: as DDP averages
+    gradients over processes, N processes then give the gradient of one process on all the images.
+    """
+
+    sampled: Tensor
+    foreground: Tensor
+    background: Tensor
+
+
+def count_regions(*labels: Tensor, num_classes: int) -> list[RegionCounts]:
+    """Count groups of regions over all processes, in one all-reduce.
+
+    Args:
+        labels: one (R,) tensor of classes in [0, K] per group; class K is background.
+        num_classes: K.
+
+    Returns:
+        one RegionCounts per group.
+    """
+    counts = torch.stack(
+        [
+            torch.stack([(classes < num_classes).sum(), (classes == num_classes).sum()])
+            for classes in labels
+        ]
+    ).float()
+    world_size = comm.get_world_size()
+    if world_size > 1:
+        dist.all_reduce(counts)
+    per_process = torch.cat([counts.sum(dim=1, keepdim=True), counts], dim=1)
+    per_process = per_process.clamp(min=1.0) / world_size
+    return [RegionCounts(*row.unbind()) for row in per_process]

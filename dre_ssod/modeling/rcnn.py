@@ -1,0 +1,100 @@
+"""The detector: Detectron2's GeneralizedRCNN with one forward pass for both kinds of images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from detectron2.structures import ImageList, Instances
+from torch import Tensor
+
+from dre_ssod.structures import StudentBatch, StudentLosses
+
+
+@META_ARCH_REGISTRY.register()
+class SemiSupervisedRCNN(GeneralizedRCNN):
+    """Faster R-CNN for the student and the teacher.
+
+    Called with a list of dicts it behaves as any Detectron2 model, in training and evaluation.
+    Called with a :class:`StudentBatch` in training it returns :class:`StudentLosses`.
+    """
+
+    @configurable
+    def __init__(self, *, channels_last: bool = False, **kwargs: Any) -> None:
+        """
+        Args:
+            channels_last: memory layout of the weights and the images.
+            kwargs: as for Detectron2's ``GeneralizedRCNN``.
+        """
+        super().__init__(**kwargs)
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.to(memory_format=self.memory_format)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        arguments: dict[str, Any] = super().from_config(cfg)
+        arguments["channels_last"] = cfg.MODEL.CHANNELS_LAST
+        return arguments
+
+    def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
+        """Normalise, pad and batch, in the model's memory layout."""
+        images = super().preprocess_image(batched_inputs)
+        images.tensor = images.tensor.contiguous(memory_format=self.memory_format)
+        return images
+
+    def forward(
+        self, batched_inputs: StudentBatch | list[dict[str, Any]]
+    ) -> StudentLosses | dict[str, Tensor] | list[dict[str, Instances]]:
+        """See the class."""
+        if isinstance(batched_inputs, StudentBatch):
+            return self.student_losses(batched_inputs)
+        if not self.training:
+            detections: list[dict[str, Instances]] = self.inference(batched_inputs)
+            return detections
+        return self.student_losses(StudentBatch(labeled=batched_inputs)).supervised
+
+    def student_losses(self, batch: StudentBatch) -> StudentLosses:
+        """All losses of a step, from one pass over labeled images and strong views together."""
+        images = self.preprocess_image([*batch.labeled, *batch.strong])
+        targets = [x["instances"].to(self.device) for x in batch.labeled]
+        features = self.backbone(images.tensor)
+        proposals, losses = self.proposal_generator.student_losses(
+            images, features, targets, batch.pseudo_labels
+        )
+        losses.merge(
+            self.roi_heads.student_losses(
+                features, proposals, targets, batch.pseudo_labels, batch.scorer
+            )
+        )
+        return losses
+
+    @staticmethod
+    def scale_sigma(detections: Instances, height: int, width: int) -> None:
+        """Carry ``pred_boxes_sigma`` from the detections' frame to an image of another size."""
+        if detections.has("pred_boxes_sigma"):
+            scale_y = height / detections.image_size[0]
+            scale_x = width / detections.image_size[1]
+            sigma = detections.pred_boxes_sigma
+            detections.pred_boxes_sigma = sigma * sigma.new_tensor(
+                [scale_x, scale_y, scale_x, scale_y]
+            )
+
+    def inference(
+        self,
+        batched_inputs: list[dict[str, Any]],
+        detected_instances: list[Instances] | None = None,
+        do_postprocess: bool = True,
+    ) -> list[Any]:
+        """As Detectron2's; ``pred_boxes_sigma`` is in pixels of the frame of the boxes."""
+        results: list[Instances] = super().inference(
+            batched_inputs, detected_instances, do_postprocess=False
+        )
+        if not do_postprocess:
+            return results
+        sizes = [r.image_size for r in results]
+        for result, inputs in zip(results, batched_inputs, strict=True):
+            height, width = result.image_size
+            self.scale_sigma(result, inputs.get("height", height), inputs.get("width", width))
+        return self._postprocess(results, batched_inputs, sizes)

@@ -1,0 +1,96 @@
+"""A region proposal network that also trains against pseudo-labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY, RPN
+from detectron2.structures import Boxes, ImageList, Instances
+from torch import Tensor
+
+from dre_ssod.structures import StudentLosses
+
+
+@PROPOSAL_GENERATOR_REGISTRY.register()
+class SemiSupervisedRPN(RPN):
+    """Detectron2's RPN with a second set of losses, against the pseudo-labels of strong views.
+
+    ``forward`` is Detectron2's; ``student_losses`` is the semi-supervised pass.
+    """
+
+    @configurable
+    def __init__(self, *, unsup_objectness: bool, unsup_box: bool, **kwargs: Any) -> None:
+        """
+        Args:
+            unsup_objectness, unsup_box: whether pseudo-labels train the two parts.
+            kwargs: as for Detectron2's ``RPN``.
+        """
+        super().__init__(**kwargs)
+        self.unsup_terms = {"loss_rpn_cls": unsup_objectness, "loss_rpn_loc": unsup_box}
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        arguments: dict[str, Any] = super().from_config(cfg, input_shape)
+        arguments["unsup_objectness"] = cfg.SSOD.UNSUP_RPN_OBJECTNESS
+        arguments["unsup_box"] = cfg.SSOD.UNSUP_RPN_BOX
+        return arguments
+
+    def student_losses(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        labeled_targets: list[Instances],
+        pseudo_labels: list[Instances],
+    ) -> tuple[list[Instances], StudentLosses]:
+        """Proposals of all N images and the RPN's losses.
+
+        Args:
+            images, features: N images, the labeled ones first.
+            labeled_targets, pseudo_labels: with ``gt_boxes``; together N.
+        """
+        levels = [features[name] for name in self.in_features]
+        anchors = self.anchor_generator(levels)
+        logits, deltas = self._predict(levels)
+        num_labeled = len(labeled_targets)
+        supervised = self._group_losses(
+            anchors, logits, deltas, labeled_targets, slice(0, num_labeled)
+        )
+        unsupervised = {}
+        if pseudo_labels and any(self.unsup_terms.values()):
+            terms = self._group_losses(
+                anchors, logits, deltas, pseudo_labels, slice(num_labeled, None)
+            )
+            unsupervised = {
+                f"{name}_unsup": value for name, value in terms.items() if self.unsup_terms[name]
+            }
+        proposals = self.predict_proposals(anchors, logits, deltas, images.image_sizes)
+        return proposals, StudentLosses(supervised=supervised, unsupervised=unsupervised)
+
+    def _predict(self, levels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Per level, objectness (N, H * W * A) and offsets (N, H * W * A, 4) in anchor order."""
+        objectness, offsets = self.rpn_head(levels)
+        return (
+            [level.permute(0, 2, 3, 1).flatten(1) for level in objectness],
+            [level.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3) for level in offsets],
+        )
+
+    def _group_losses(
+        self,
+        anchors: list[Boxes],
+        logits: list[Tensor],
+        deltas: list[Tensor],
+        targets: list[Instances],
+        group: slice,
+    ) -> dict[str, Tensor]:
+        """Detectron2's RPN losses of a range of images."""
+        labels, boxes = self.label_and_sample_anchors(anchors, targets)
+        losses: dict[str, Tensor] = self.losses(
+            anchors,
+            [level[group].float() for level in logits],
+            labels,
+            [level[group].float() for level in deltas],
+            boxes,
+        )
+        return losses
