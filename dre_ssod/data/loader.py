@@ -1,0 +1,180 @@
+"""The paired loader: two independent endless streams, one batch of both a step.
+
+Which image stands at which position of a stream, and how it is augmented, is a function of
+(seed, stream, position) alone. So the order does not depend on the number of workers, a resumed run
+starts at its position at once, and no image is lost or repeated within an epoch of its stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from detectron2.data import DatasetFromList
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from dre_ssod.structures import TrainingBatch
+
+LABELED, UNLABELED = 0, 1
+
+Mapper = Callable[[dict[str, Any], np.random.Generator], Any]
+
+
+@dataclass(frozen=True)
+class SampleKey:
+    """One sample to load: which stream, its position there, and the image at that position."""
+
+    stream: int
+    position: int
+    index: int
+
+
+class ShuffledStream:
+    """An endless shuffled sequence of the indices of ``size`` images, with random access.
+
+    Every ``size`` consecutive positions from a multiple of ``size`` on are a permutation.
+    """
+
+    def __init__(self, size: int, seed: int, stream: int) -> None:
+        self._size = size
+        self._seed = seed
+        self._stream = stream
+        self._epoch = -1
+        self._order = np.empty(0, dtype=np.int64)
+
+    def key(self, position: int) -> SampleKey:
+        """The sample at ``position``, counted from 0."""
+        epoch, offset = divmod(position, self._size)
+        if epoch != self._epoch:
+            rng = np.random.default_rng([self._seed, self._stream, epoch])
+            self._order, self._epoch = rng.permutation(self._size), epoch
+        return SampleKey(self._stream, position, int(self._order[offset]))
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How many images of each kind one process draws for one forward pass.
+
+    Attributes:
+        labeled, unlabeled: images a process a forward pass.
+        burn_in_batches: forward passes of the run that draw labeled images only.
+        rank, world_size: of this process; processes draw disjoint positions.
+    """
+
+    labeled: int
+    unlabeled: int
+    burn_in_batches: int = 0
+    rank: int = 0
+    world_size: int = 1
+
+
+class PairedBatchSampler(Sampler[list[SampleKey]]):
+    """Yields, forever, the keys of one batch: labeled images, then unlabeled ones."""
+
+    def __init__(
+        self, num_labeled: int, num_unlabeled: int, plan: BatchPlan, seed: int, start: int
+    ) -> None:
+        """
+        Args:
+            num_labeled, num_unlabeled: images in each pool.
+            plan: batch composition.
+            seed: of both streams.
+            start: number of forward passes that the run has behind it.
+        """
+        self._plan = plan
+        self._start = start
+        self._labeled = ShuffledStream(num_labeled, seed, LABELED)
+        self._unlabeled = ShuffledStream(num_unlabeled, seed, UNLABELED)
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        batch = self._start
+        while True:
+            keys = self._draw(self._labeled, batch, self._plan.labeled)
+            paired = batch - self._plan.burn_in_batches
+            if paired >= 0:
+                keys += self._draw(self._unlabeled, paired, self._plan.unlabeled)
+            yield keys
+            batch += 1
+
+    def _draw(self, stream: ShuffledStream, batch: int, count: int) -> list[SampleKey]:
+        first = (batch * self._plan.world_size + self._plan.rank) * count
+        return [stream.key(position) for position in range(first, first + count)]
+
+
+class PairedDataset(Dataset[Any]):
+    """Loads and augments the sample that a key names."""
+
+    def __init__(
+        self,
+        labeled: Sequence[dict[str, Any]],
+        unlabeled: Sequence[dict[str, Any]],
+        labeled_mapper: Mapper,
+        unlabeled_mapper: Mapper,
+        seed: int,
+    ) -> None:
+        # Detectron2's list keeps one serialised copy that the workers share; it cannot be empty.
+        self._pools = {
+            stream: DatasetFromList(pool, copy=False)
+            for stream, pool in ((LABELED, labeled), (UNLABELED, unlabeled))
+            if pool
+        }
+        self._mappers = {LABELED: labeled_mapper, UNLABELED: unlabeled_mapper}
+        self._seed = seed
+
+    def __getitem__(self, key: SampleKey) -> tuple[int, Any]:
+        rng = np.random.default_rng([self._seed, key.stream, key.position])
+        return key.stream, self._mappers[key.stream](self._pools[key.stream][key.index], rng)
+
+
+def collate(samples: list[tuple[int, Any]]) -> TrainingBatch:
+    """Sort the samples of a batch into its two parts."""
+    return TrainingBatch(
+        labeled=[sample for stream, sample in samples if stream == LABELED],
+        unlabeled=[sample for stream, sample in samples if stream == UNLABELED],
+    )
+
+
+def build_paired_loader(
+    labeled: Sequence[dict[str, Any]],
+    unlabeled: Sequence[dict[str, Any]],
+    labeled_mapper: Mapper,
+    unlabeled_mapper: Mapper,
+    plan: BatchPlan,
+    *,
+    seed: int,
+    start: int = 0,
+    num_workers: int = 0,
+) -> DataLoader[TrainingBatch]:
+    """An endless loader of :class:`TrainingBatch`.
+
+    Args:
+        labeled, unlabeled: dataset dicts.
+        labeled_mapper, unlabeled_mapper: from a dict and a random generator to a sample.
+        plan: batch composition.
+        seed: the same on every process.
+        start: forward passes that the run has behind it.
+        num_workers: loading processes; 0 loads in the calling one.
+
+    Raises:
+        ValueError: if a pool that the plan draws from is empty.
+    """
+    for name, pool, count in (
+        ("labeled", labeled, plan.labeled),
+        ("unlabeled", unlabeled, plan.unlabeled),
+    ):
+        if count > 0 and not pool:
+            raise ValueError(f"the plan draws {count} {name} images a batch, but there are none")
+    return DataLoader(
+        PairedDataset(labeled, unlabeled, labeled_mapper, unlabeled_mapper, seed),
+        batch_sampler=PairedBatchSampler(len(labeled), len(unlabeled), plan, seed, start),
+        collate_fn=collate,
+        num_workers=num_workers,
+        worker_init_fn=_init_worker,
+    )
+
+
+def _init_worker(worker_id: int) -> None:
+    cv2.setNumThreads(0)

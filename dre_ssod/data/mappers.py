@@ -1,0 +1,145 @@
+"""From a dataset's dict to what a detector trains on: decode once, then one or two views.
+
+Both mappers are called ``mapper(dataset_dict, rng)``: all randomness of a sample comes from the
+generator, so that a sample is a function of the dict and the generator's seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import detection_utils
+from detectron2.structures import Boxes, BoxMode, Instances
+
+from dre_ssod.data.photometric import Image
+from dre_ssod.data.views import ViewRecipe, make_view
+from dre_ssod.geometry import map_boxes
+from dre_ssod.structures import UnlabeledSample, View
+
+
+class LabeledMapper:
+    """Makes training dicts of Detectron2 out of annotated images."""
+
+    def __init__(self, recipe: ViewRecipe) -> None:
+        self.recipe = recipe
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> LabeledMapper:
+        return cls(ViewRecipe.labeled(cfg))
+
+    def __call__(self, dataset_dict: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        """Read an image and make its labeled view.
+
+        Args:
+            dataset_dict: in Detectron2's format, with ``file_name`` and ``annotations``; it is not
+                changed. Crowd regions and invalid boxes are left out; masks and keypoints are not
+                read.
+            rng: the sample's own generator.
+
+        Returns:
+            The dict's other entries with ``height`` and ``width`` of the original image, ``image``
+            (3, H, W) uint8, and ``instances`` with ``gt_boxes`` (R, 4), float32, and ``gt_classes``
+            (R,), int64, of what is inside the view.
+
+        Raises:
+            ValueError: if there is no ``annotations`` entry (an image without objects has an empty
+                list).
+            detectron2.data.detection_utils.SizeMismatchError: if the image is not of the size that
+                the dict states.
+        """
+        if "annotations" not in dataset_dict:
+            raise ValueError(
+                f"labeled image {dataset_dict.get('file_name')!r} has no 'annotations' entry; "
+                "give it a list (empty for an image without objects), or use its dataset in "
+                "DATASETS.UNLABELED"
+            )
+        sample = {key: value for key, value in dataset_dict.items() if key != "annotations"}
+        image = read_image(sample["file_name"], self.recipe.image_format)
+        detection_utils.check_image_size(sample, image)
+        view = make_view(image, self.recipe, rng)
+        sample["image"] = view.image
+        sample["instances"] = instances_in_view(dataset_dict["annotations"], view)
+        return sample
+
+
+class UnlabeledMapper:
+    """Makes a weak and a strong view of an image, decoded once."""
+
+    def __init__(self, weak: ViewRecipe, strong: ViewRecipe) -> None:
+        if weak.image_format != strong.image_format:
+            raise ValueError(
+                f"weak views in {weak.image_format} and strong views in {strong.image_format}: the "
+                "teacher and the student must see the same channel order"
+            )
+        self.weak = weak
+        self.strong = strong
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> UnlabeledMapper:
+        return cls(ViewRecipe.weak(cfg), ViewRecipe.strong(cfg))
+
+    def __call__(self, dataset_dict: dict[str, Any], rng: np.random.Generator) -> UnlabeledSample:
+        """Read an image and make its two views.
+
+        Args:
+            dataset_dict: with ``file_name``, without ``annotations``.
+            rng: the sample's own generator; its first child draws the weak view, its second the
+                strong one, so that neither recipe touches the other's randomness.
+
+        Raises:
+            ValueError: if the dict has an ``annotations`` entry, even an empty one: labels of
+                unlabeled images must never get this far.
+        """
+        if "annotations" in dataset_dict:
+            raise ValueError(
+                f"unlabeled image {dataset_dict.get('file_name')!r} carries 'annotations'; "
+                "remove the entry where the unlabeled pool is made, so that no label can leak into "
+                "training"
+            )
+        image = read_image(dataset_dict["file_name"], self.weak.image_format)
+        weak_rng, strong_rng = rng.spawn(2)
+        return UnlabeledSample(
+            file_name=dataset_dict["file_name"],
+            weak=make_view(image, self.weak, weak_rng),
+            strong=make_view(image, self.strong, strong_rng),
+        )
+
+
+def read_image(file_name: str, image_format: str) -> Image:
+    """Decode as Detectron2 does (EXIF orientation applied); (H, W, 3) uint8, contiguous."""
+    image = np.ascontiguousarray(detection_utils.read_image(file_name, format="RGB"))
+    if image_format == "RGB":
+        return image
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), np.uint8)
+
+
+def instances_in_view(annotations: Sequence[dict[str, Any]], view: View) -> Instances:
+    """Ground truth in the coordinates of a view.
+
+    Args:
+        annotations: Detectron2 dicts with ``bbox``, ``bbox_mode``, ``category_id`` and possibly
+            ``iscrowd``.
+        view: boxes are mapped by its matrix and clipped to its size.
+
+    Returns:
+        ``gt_boxes`` (R, 4), float32, and ``gt_classes`` (R,), int64. Left out are crowd regions,
+        boxes that are not finite or have no area, and boxes with nothing inside the view.
+    """
+    regions = [region for region in annotations if not region.get("iscrowd", 0)]
+    corners = [
+        BoxMode.convert(list(region["bbox"]), region["bbox_mode"], BoxMode.XYXY_ABS)
+        for region in regions
+    ]
+    boxes = torch.tensor(corners, dtype=torch.float64).reshape(-1, 4)
+    classes = torch.tensor([region["category_id"] for region in regions], dtype=torch.int64)
+    valid = boxes.isfinite().all(dim=1) & (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+    mapped = Boxes(map_boxes(boxes[valid], view.matrix).to(torch.float32))
+    mapped.clip(view.size)
+    # The threshold is that of Detectron2's filter_empty_instances.
+    visible = mapped.nonempty(threshold=1e-5)
+    return Instances(view.size, gt_boxes=mapped[visible], gt_classes=classes[valid][visible])
