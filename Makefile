@@ -58,6 +58,11 @@ $(STAMP):
 	@$(PIP_INSTALL) -r requirements/build.txt
 	@echo "[2/4] installing the pinned requirements (some 3 GB to download the first time)"
 	@$(PIP_INSTALL) --no-build-isolation -r requirements/base.txt -r requirements/dev.txt
+	@if ! $(RUN) -c 'import cv2' 2>/dev/null; then \
+		echo "      opencv-python needs libGL, which is missing: its build without windows instead"; \
+		$(RUN) -m pip uninstall -q -y opencv-python; \
+		$(PIP_INSTALL) "$$(sed -n 's/^opencv-python==/opencv-python-headless==/p' requirements/base.txt)"; \
+	fi
 	@rm $(INCOMPLETE)
 	@echo "[3/4] installing Detectron2"
 	@PIP_FLAGS='$(PIP_FLAGS)' sh requirements/install_detectron2.sh $(RUN) '$(DETECTRON2)'

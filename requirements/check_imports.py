@@ -11,8 +11,7 @@ CHECK_DETECTRON2 = "check the DETECTRON2 requirement given to make"
 REMEDIES = {
     "torch": START_AGAIN,
     "torchvision": START_AGAIN,
-    "cv2": "opencv-python needs the system libraries libGL and GLib (Debian and Ubuntu: "
-    "`apt-get install libgl1 libglib2.0-0`; Fedora: `dnf install mesa-libGL glib2`)",
+    "cv2": START_AGAIN,
     "detectron2.model_zoo": CHECK_DETECTRON2,
     "detectron2.modeling": CHECK_DETECTRON2,
 }

@@ -1,0 +1,121 @@
+#!/usr/bin/env python
+"""Train on the built-in sample set, without and with unlabeled images, and show what they gain.
+
+    python tools/quickstart.py [--seed 1] [--output output/demo] [KEY VALUE ...]
+
+Both runs see the same labeled images equally often. An interrupted demo goes on where it stopped; a
+finished one evaluates and reports again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, detection_utils
+from detectron2.engine import DefaultPredictor
+from tabulate import tabulate
+
+from dre_ssod.config import get_cfg
+from dre_ssod.data.sources import class_names, resolve_dataset
+from dre_ssod.engine.drawing import draw_detections, draw_ground_truth, side_by_side
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS = {
+    "supervised": ROOT / "configs/baselines/quickstart_supervised.yaml",
+    "semi-supervised": ROOT / "configs/quickstart.yaml",
+}
+METRICS = ("AP", "AP50", "AP75")
+DRAWN_IMAGES = 6
+SCORE_TO_DRAW = 0.6
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Command-line arguments."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of both runs (default: 1)")
+    parser.add_argument("--output", type=Path, default=Path("output/demo"), help="folder of runs")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values, both runs")
+    return parser.parse_args()
+
+
+def train(config: Path, output: Path, seed: int, opts: list[str]) -> float:
+    """Run ``train_net.py`` as a user would; returns the seconds that it took."""
+    command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(config), "--resume"]
+    command += ["SEED", str(seed), "OUTPUT_DIR", str(output), *opts]
+    print("$", " ".join(command[1:]), flush=True)
+    start = time.monotonic()
+    subprocess.run(command, check=True)
+    return time.monotonic() - start
+
+
+def last_evaluation(run: Path) -> dict[str, Any]:
+    """The newest line of ``metrics.json`` that holds an evaluation."""
+    lines = [json.loads(line) for line in (run / "metrics.json").read_text().splitlines()]
+    return next(line for line in reversed(lines) if "teacher/bbox/AP" in line)
+
+
+def draw(runs: dict[str, Path], dataset: str, path: Path) -> None:
+    """Draw ground truth and both detectors side by side on the first crowded images."""
+    records = sorted(DatasetCatalog.get(dataset), key=lambda r: -len(r["annotations"]))
+    names = class_names([dataset])
+    predictors = {name: load_predictor(run) for name, run in runs.items()}
+    rows = []
+    for record in records[:DRAWN_IMAGES]:
+        image = detection_utils.read_image(record["file_name"], "RGB")
+        panels = [("ground truth", draw_ground_truth(image, record["annotations"], names))]
+        for name, predictor in predictors.items():
+            detections = predictor(image[:, :, ::-1])["instances"].to("cpu")
+            kept = detections[detections.scores >= SCORE_TO_DRAW]
+            panels.append((name, draw_detections(image, kept, names)))
+        rows.append(side_by_side(panels))
+    if not cv2.imwrite(str(path), np.vstack(rows)[:, :, ::-1]):
+        raise OSError(f"could not write {path}")
+
+
+def load_predictor(run: Path) -> DefaultPredictor:
+    """Detectron2's predictor with the teacher of a run."""
+    cfg = get_cfg()
+    cfg.merge_from_file(str(run / "config.yaml"))
+    cfg.MODEL.WEIGHTS = str(run / "model_final.pth")
+    return DefaultPredictor(cfg)
+
+
+def main() -> None:
+    """Train, evaluate, draw, tabulate."""
+    arguments = parse_arguments()
+    folder = arguments.output / f"seed_{arguments.seed}"
+    runs = {name: folder / name for name in RUNS}
+    dataset = resolve_dataset("sample://val")
+    seconds = {
+        name: train(config, runs[name], arguments.seed, arguments.opts)
+        for name, config in RUNS.items()
+    }
+    picture = folder / "predictions.png"
+    draw(runs, dataset, picture)
+
+    rows = []
+    for name, run in runs.items():
+        evaluation = last_evaluation(run)
+        for model in ("student", "teacher"):
+            scores = [evaluation[f"{model}/bbox/{metric}"] for metric in METRICS]
+            rows.append([name, f"{model}", *scores, seconds[name] / 60])
+    print()
+    print(f"40 labeled images, 120 validation images, seed {arguments.seed}, {torch.__version__}")
+    print(tabulate(rows, headers=["training", "model", *METRICS, "minutes"], floatfmt=".1f"))
+    print("The student is the trained network, the teacher the moving average of its weights.")
+    print(f"Predictions: {picture}")
+
+
+if __name__ == "__main__":
+    main()
