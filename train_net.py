@@ -23,6 +23,8 @@ from dre_ssod.engine.trainer import SSODTrainer, evaluate_models
 
 def evaluate(cfg: CfgNode) -> Any:
     """Evaluate SSOD.EVAL_MODEL of the checkpoint MODEL.WEIGHTS."""
+    if not cfg.MODEL.WEIGHTS:
+        raise ValueError("--eval-only needs a checkpoint: name it with MODEL.WEIGHTS FILE")
     models = {}
     if cfg.SSOD.EVAL_MODEL in ("teacher", "both"):
         models["teacher"] = SSODTrainer.build_model(cfg)
@@ -46,6 +48,8 @@ def main(args: argparse.Namespace) -> Any:
     """Run one process."""
     cfg = setup(args)
     if args.eval_only:
+        if args.resume:
+            raise ValueError("--eval-only evaluates MODEL.WEIGHTS; leave --resume out")
         return evaluate(cfg)
     trainer = SSODTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)

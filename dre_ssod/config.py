@@ -149,5 +149,7 @@ def _set_detectron2_defaults(cfg: CfgNode) -> None:
     cfg.MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA = 1.0
     # Aspect-ratio buckets would tie the data order to the worker that fills them (see data/loader).
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
+    # The paper's batch: 4 labeled and 16 unlabeled images.
+    cfg.SOLVER.IMS_PER_BATCH = 20
     cfg.INPUT.MIN_SIZE_TRAIN = (400, 1200)
     cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING = "range"

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from dre_ssod.config_checks import check_pools
+from dre_ssod.config_checks import check_config, check_pools
 from dre_ssod.data.loader import BatchPlan, build_paired_loader
 from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper
 from dre_ssod.data.splits import Pools, build_pools
@@ -42,6 +42,7 @@ class SSODTrainer(DefaultTrainer):
         # DefaultTrainer's own __init__ would build Detectron2's step and loader.
         super(DefaultTrainer, self).__init__()
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        check_config(cfg, comm.get_world_size())
         self.cfg = cfg
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import timm
+import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
@@ -173,7 +174,9 @@ def _feature_levels(name: str) -> tuple[tuple[str, int], ...]:
             f"MODEL.TIMM.NAME {name!r} is no model of timm {timm.__version__}; close names: "
             f"{', '.join(close) or 'none'}; timm.list_models() names all"
         )
-    model: Any = timm.create_model(name, features_only=True, pretrained=False)
+    # The answer is cached, so building it must not move the generator that seeds real weights.
+    with torch.random.fork_rng(devices=[]):
+        model: Any = timm.create_model(name, features_only=True, pretrained=False)
     return tuple((level["module"], level["reduction"]) for level in model.feature_info.info)
 
 

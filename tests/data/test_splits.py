@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dre_ssod.data.sources import UNLABELED_KEYS
+from dre_ssod.data.splits import build_pools, draw_split
+from dre_ssod.data.uri import SourceError
+
+Writer = Callable[..., Path]
+IDS = st.lists(st.text(max_size=5), min_size=2, max_size=60, unique=True)
+
+
+def test_the_ids_of_lowest_hash_are_drawn() -> None:
+    ids = [f"0/{number}" for number in range(10)]
+    keys = sorted((hashlib.sha256(f"3:{name}".encode()).hexdigest(), name) for name in ids)
+    split = draw_split(ids, 40.0, 3)
+    assert split.labeled_ids == tuple(sorted(name for _, name in keys[:4]))
+    assert (split.percent, split.fold, split.total) == (40.0, 3, 10)
+
+
+def test_a_draw_is_the_same_for_ever() -> None:
+    split = draw_split([f"0/{number}" for number in range(200)], 5.0, 0)
+    assert split.labeled_ids[:3] == ("0/125", "0/142", "0/158")
+    assert split.sha256 == "056c342c8b3910150a79ceb38000c8c21da64e87cf1791a356fcf1acac855ec2"
+
+
+@pytest.mark.parametrize(
+    ("percent", "total", "count"),
+    # 0.29 * 100 is 28.999999999999996 in floating point.
+    [(10, 205, 20), (1, 117266, 1172), (29, 100, 29), (0.5, 200, 1), (100, 7, 7), (14.0, 50, 7)],
+)
+def test_the_count_is_rounded_down_without_float_error(
+    percent: float, total: int, count: int
+) -> None:
+    split = draw_split([str(number) for number in range(total)], percent, 0)
+    assert len(split.labeled_ids) == count
+
+
+@given(ids=IDS, fold=st.integers(0, 9), order=st.randoms(use_true_random=False))
+def test_draws_nest_do_not_repeat_and_ignore_the_order(
+    ids: list[str], fold: int, order: random.Random
+) -> None:
+    half, most = draw_split(ids, 50, fold), draw_split(ids, 80, fold)
+    for split, count in ((half, len(ids) // 2), (most, len(ids) * 4 // 5)):
+        assert len(set(split.labeled_ids)) == len(split.labeled_ids) == count
+    assert set(half.labeled_ids) <= set(most.labeled_ids) <= set(ids)
+    shuffled = list(ids)
+    order.shuffle(shuffled)
+    assert draw_split(shuffled, 50, fold) == half
+
+
+def test_folds_differ() -> None:
+    ids = [str(number) for number in range(100)]
+    draws = {draw_split(ids, 10, fold).labeled_ids for fold in range(10)}
+    assert len(draws) == 10
+
+
+@pytest.mark.parametrize(
+    ("ids", "percent", "fold", "message"),
+    [
+        (["a"], 0, 0, r"DATASETS\.LABELED_PERCENT must be in \(0, 100\], is 0"),
+        (["a"], 100.5, 0, "is 100.5"),
+        (["a"], float("nan"), 0, "is nan"),
+        (["a"], 10, -1, r"DATASETS\.LABELED_FOLD must be 0 or more, is -1"),
+        (["a", "b", "a"], 10, 0, "'a' occurs twice"),
+        (["a", "b", "c"], 10, 0, "10 of 3 images is less than one image; use at least 33.3"),
+        ([], 10, 0, "10 of 0 images is less than one image$"),
+    ],
+)
+def test_impossible_draws_are_explained(
+    ids: list[str], percent: float, fold: int, message: str
+) -> None:
+    with pytest.raises(SourceError, match=message):
+        draw_split(ids, percent, fold)
+
+
+def test_a_saved_split_names_itself_and_its_images(tmp_path: Path) -> None:
+    split = draw_split(["0/a", "0/b", "1/a", "1/é"], 50, 2)
+    split.save(tmp_path / "split.json")
+    content = json.loads((tmp_path / "split.json").read_text(encoding="utf-8"))
+    ids = content.pop("labeled_ids")
+    assert content == {
+        "percent": 50.0,
+        "fold": 2,
+        "labeled": 2,
+        "total": 4,
+        "sha256": hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest(),
+    }
+    assert tuple(ids) == split.labeled_ids
+
+
+@pytest.fixture
+def coco_uri(tmp_path: Path, write_coco: Writer) -> str:
+    """20 images: every second one has a box, image 0 has a crowd box only."""
+    boxes = {number: [(1, (0, 0, 2, 2))] * (number % 2 == 0) for number in range(20)}
+    write_coco(tmp_path / "a.json", boxes, {1: "cat"}, crowd=[1])
+    (tmp_path / "images").mkdir()
+    return f"coco://{tmp_path / 'a.json'}?images={tmp_path / 'images'}"
+
+
+def test_the_pools_part_the_images_and_hide_the_labels_of_the_rest(coco_uri: str) -> None:
+    pools = build_pools([coco_uri], [], 40.0, 1, filter_empty=False)
+    assert pools.split is not None
+    assert {f"0/{r['image_id']}" for r in pools.labeled} == set(pools.split.labeled_ids)
+    labeled = [record["image_id"] for record in pools.labeled]
+    unlabeled = [record["image_id"] for record in pools.unlabeled]
+    assert (len(labeled), len(unlabeled)) == (8, 12)
+    assert sorted(labeled + unlabeled) == list(range(20))
+    assert all(set(record) <= set(UNLABELED_KEYS) for record in pools.unlabeled)
+    assert all("annotations" in record for record in pools.labeled)
+    assert pools.classes == ["cat"]
+
+
+def test_images_without_boxes_leave_the_labeled_pool_after_the_draw(
+    coco_uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = build_pools([coco_uri], [], 60.0, 0, filter_empty=False)
+    with caplog.at_level(logging.INFO):
+        filtered = build_pools([coco_uri], [], 60.0, 0, filter_empty=True)
+    assert filtered.split == whole.split
+    assert filtered.unlabeled == whole.unlabeled
+    kept = [record for record in whole.labeled if record["image_id"] % 2 == 0]
+    assert filtered.labeled == [record for record in kept if record["image_id"] != 0]
+    removed = len(whole.labeled) - len(filtered.labeled)
+    assert removed > 0
+    assert f"Removed {removed} labeled images without boxes" in caplog.text
+
+
+def test_all_images_labeled_is_no_split(coco_uri: str, tmp_path: Path, write_image: Writer) -> None:
+    write_image(tmp_path / "more" / "1.png")
+    pools = build_pools([coco_uri], [f"folder://{tmp_path / 'more'}"], filter_empty=False)
+    assert pools.split is None
+    assert len(pools.labeled) == 20
+    assert [record["image_id"] for record in pools.unlabeled] == ["1.png"]
+
+
+def test_the_rest_comes_before_further_sets(
+    coco_uri: str, tmp_path: Path, write_image: Writer
+) -> None:
+    write_image(tmp_path / "more" / "1.png")
+    pools = build_pools([coco_uri], [f"folder://{tmp_path / 'more'}"], 50.0, 0)
+    assert len(pools.unlabeled) == 11
+    assert pools.unlabeled[-1]["image_id"] == "1.png"
+
+
+def test_equal_image_ids_of_two_sets_are_different_images(coco_uri: str) -> None:
+    twin = coco_uri.replace("?images=", "?images=%2F..")  # another text for the same files
+    pools = build_pools([coco_uri, twin], [], 50.0, 0, filter_empty=False)
+    assert (len(pools.labeled), len(pools.unlabeled)) == (20, 20)
+    assert pools.split is not None
+    assert {name.split("/")[0] for name in pools.split.labeled_ids} == {"0", "1"}
+
+
+def test_no_labeled_box_is_an_error(tmp_path: Path, write_coco: Writer) -> None:
+    write_coco(tmp_path / "a.json", {1: [], 2: [(1, (0, 0, 2, 2))]}, {1: "cat"}, crowd=[1])
+    uri = f"coco://{tmp_path / 'a.json'}?images={tmp_path}"
+    for filter_empty in (True, False):
+        with pytest.raises(SourceError, match="none of the 2 labeled images of coco"):
+            build_pools([uri], [], filter_empty=filter_empty)

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from detectron2.utils.events import EventStorage
+from torch import Tensor
+
+from dre_ssod.engine.metrics import FigurePrinter, StepMetrics
+from dre_ssod.structures import Mean, StudentLosses
+
+
+def losses(
+    supervised: dict[str, float],
+    unsupervised: dict[str, float] | None = None,
+    figures: dict[str, list[float]] | None = None,
+) -> StudentLosses:
+    def tensors(values: dict[str, float] | None) -> dict[str, Tensor]:
+        return {k: torch.tensor(v, requires_grad=True) for k, v in (values or {}).items()}
+
+    return StudentLosses(
+        tensors(supervised),
+        tensors(unsupervised),
+        {name: Mean.of(torch.tensor(values)) for name, values in (figures or {}).items()},
+    )
+
+
+def written(
+    *batches: StudentLosses, beta: float = 4.0, extra: dict[str, float] | None = None
+) -> dict[str, float]:
+    metrics = StepMetrics(data_time=0.25)
+    for batch in batches:
+        metrics.add(batch)
+    with EventStorage(0) as storage:
+        metrics.write(7, beta, extra or {}, ["a.png"])
+        latest = storage.latest()
+    assert {iteration for _, iteration in latest.values()} == {7}
+    return {name: value for name, (value, _) in latest.items()}
+
+
+def test_losses_are_written_before_beta_and_the_total_after_it() -> None:
+    found = written(losses({"loss_cls": 2.0, "loss_box_reg": -0.5}, {"loss_cls_unsup": 0.25}))
+    assert found["loss_cls"] == 2.0
+    assert found["loss_box_reg"] == -0.5
+    assert found["loss_cls_unsup"] == 0.25
+    assert found["total_loss"] == pytest.approx(2.0 - 0.5 + 4.0 * 0.25)
+    assert found["data_time"] == found["rank_data_time"] == 0.25
+
+
+def test_losses_are_means_over_micro_batches_and_figures_over_their_items() -> None:
+    found = written(
+        losses({"loss_cls": 1.0}, {"loss_cls_unsup": 0.5}, {"sigma": [1.0, 2.0, 3.0]}),
+        losses({"loss_cls": 3.0}, {"loss_cls_unsup": 1.5}, {"sigma": [10.0]}),
+    )
+    assert found["loss_cls"] == 2.0
+    assert found["total_loss"] == pytest.approx(2.0 + 4.0 * 1.0)
+    # 16 / 4, and not the mean of the means 2 and 10.
+    assert found["ssod/sigma"] == 4.0
+
+
+def test_a_figure_of_nothing_is_left_out() -> None:
+    found = written(losses({"loss_cls": 1.0}, figures={"pseudo_score": [], "sigma": [2.0]}))
+    assert "ssod/pseudo_score" not in found
+    assert found["ssod/sigma"] == 2.0
+
+
+def test_further_figures_are_named_like_the_others_and_not_summed() -> None:
+    found = written(losses({"loss_cls": 1.0}, figures={"sigma": [5.0]}), extra={"ema_decay": 0.9})
+    assert found["ssod/ema_decay"] == 0.9
+    assert found["total_loss"] == 1.0
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("part", ["supervised", "unsupervised"])
+def test_a_loss_that_is_not_finite_is_named(value: float, part: str) -> None:
+    broken = losses({"loss_rpn_cls": 1.0})
+    getattr(broken, part)["loss_bad"] = torch.tensor(value)
+    metrics = StepMetrics(data_time=0.0)
+    metrics.add(losses({"loss_rpn_cls": 2.0, "loss_bad": 1.0}))
+    metrics.add(broken)
+    with EventStorage(0) as storage:
+        with pytest.raises(FloatingPointError, match=r"iteration 41: \{'loss_bad': ") as error:
+            metrics.write(41, 4.0, {}, ["x/first.png", "second.png"])
+        assert "total_loss" not in storage.latest()
+    message = str(error.value)
+    for word in ("x/first.png", "second.png", "'loss_rpn_cls': 1.5", "SOLVER.BASE_LR"):
+        assert word in message
+
+
+def test_a_negative_loss_is_no_error() -> None:
+    assert written(losses({"loss_box_reg": -3.0}))["total_loss"] == -3.0
+
+
+def test_metrics_hold_no_graph() -> None:
+    batch = losses({"loss_cls": 1.0}, figures={"sigma": [1.0]})
+    metrics = StepMetrics(data_time=0.0)
+    metrics.add(batch)
+    assert not any(t.requires_grad for t in [*metrics._sums.values(), *metrics._counts.values()])
+
+
+class Lines:
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def info(self, text: str, *args: object) -> None:
+        self.lines.append(text % args)
+
+
+def test_the_printer_shows_the_median_of_the_figures_only() -> None:
+    out = Lines()
+    printer = FigurePrinter(out, window=3)
+    with EventStorage(0) as storage:
+        printer.write()
+        assert out.lines == []
+        for iteration, value in enumerate([50.0, 1.0, 3.0, 2.0]):
+            storage.iter = iteration
+            storage.put_scalars(**{"ssod/sigma": value, "total_loss": 9.0, "ssod/a": 0.123456})
+        printer.write()
+    assert out.lines == ["  ssod  a: 0.1235  sigma: 2"]

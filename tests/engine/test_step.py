@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from detectron2.utils.events import EventStorage
+from torch import Tensor, nn
+
+from dre_ssod.engine.step import SemiSupervisedTrainer, StepSettings
+from dre_ssod.structures import TrainingBatch
+from tests.engine.models import opinionated
+from tests.factories import labeled_image, tiny_cfg, tiny_model, unlabeled_sample
+
+SETTINGS = StepSettings(
+    unsup_loss_weight=2.0,
+    score_threshold=0.3,
+    prc=True,
+    burn_in_iters=0,
+    ema_decay=0.9,
+    accumulation_steps=1,
+    autocast_dtype=None,
+    seed=11,
+)
+
+# Every anchor and every proposal is sampled, so that no loss depends on random numbers.
+SAMPLE_ALL = {
+    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 1024,
+    "MODEL.RPN.POSITIVE_FRACTION": 1.0,
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 256,
+    "MODEL.ROI_HEADS.POSITIVE_FRACTION": 1.0,
+}
+
+
+def batch(number: int, labeled: int = 1, unlabeled: int = 1) -> TrainingBatch:
+    return TrainingBatch(
+        labeled=[labeled_image(seed=10 * number + n) for n in range(labeled)],
+        unlabeled=[unlabeled_sample(seed=10 * number + n) for n in range(unlabeled)],
+    )
+
+
+def make_trainer(
+    batches: Sequence[TrainingBatch],
+    lr: float = 0.01,
+    overrides: dict[str, Any] | None = None,
+    **settings: Any,
+) -> SemiSupervisedTrainer:
+    """A trainer whose teacher finds something on the images and whose student is another model."""
+    cfg = tiny_cfg(**(overrides or {}))
+    student = tiny_model(cfg, seed=1, spread=1.0)
+    teacher = opinionated(tiny_model(cfg, seed=2, spread=5.0))
+    optimizer = torch.optim.SGD(student.parameters(), lr=lr, momentum=0.9)
+    return SemiSupervisedTrainer(
+        student, teacher, batches, optimizer, replace(SETTINGS, **settings)
+    )
+
+
+def run(trainer: SemiSupervisedTrainer, iterations: Sequence[int] = (0,)) -> dict[str, float]:
+    """Run steps and return what the last one wrote."""
+    with EventStorage(0) as storage:
+        for trainer.iter in iterations:
+            trainer.run_step()
+        return {name: value for name, (value, _) in storage.latest().items()}
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    return {
+        name: parameter.grad.clone()
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    }
+
+
+def assert_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+def assert_close(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        scale = float(second[name].abs().max())
+        torch.testing.assert_close(
+            tensor, second[name], rtol=1e-4, atol=1e-5 * scale + 1e-9, msg=name
+        )
+
+
+def test_a_step_writes_every_loss_and_figure() -> None:
+    found = run(make_trainer([batch(0, 1, 2)]))
+    terms = ("loss_cls", "loss_box_reg", "loss_rpn_cls", "loss_rpn_loc")
+    supervised = sum(found[name] for name in terms)
+    unsupervised = sum(found[f"{name}_unsup"] for name in terms)
+    assert found["total_loss"] == pytest.approx(supervised + 2.0 * unsupervised, rel=1e-5)
+    assert found["ssod/labeled_boxes_per_image"] == 2.0
+    assert found["ssod/pseudo_boxes_per_image"] > 0.0
+    assert 0.3 <= found["ssod/pseudo_score"] <= 1.0
+    assert found["ssod/ema_decay"] == 0.0
+    for name in ("sigma", "pseudo_localization_quality", "prc_weight_fg", "prc_weight_bg"):
+        assert found[f"ssod/{name}"] > 0.0
+    assert 0.0 < found["ssod/ler_weight"] < 0.5
+
+
+def test_the_teacher_moves_by_the_average_alone() -> None:
+    trainer = make_trainer([batch(0)])
+    before = state(trainer.teacher)
+    student_before = state(trainer.model)
+    # Step 3 has decay 3/4.
+    run(trainer, [3])
+    student = state(trainer.model)
+    assert any(not torch.equal(student[name], student_before[name]) for name in student)
+    for name, tensor in state(trainer.teacher).items():
+        torch.testing.assert_close(tensor, 0.75 * before[name] + 0.25 * student[name])
+    for parameter in trainer.teacher.parameters():
+        assert parameter.grad is None
+        assert not parameter.requires_grad
+    assert not any(module.training for module in trainer.teacher.modules())
+    assert trainer.model.training
+
+
+def test_after_the_first_step_the_teacher_is_the_student() -> None:
+    trainer = make_trainer([batch(0)])
+    run(trainer)
+    assert_equal(state(trainer.teacher), state(trainer.model))
+
+
+def test_the_gradient_is_linear_in_beta_and_beta_does_not_reach_the_variance() -> None:
+    """Eq. 3, and no gradient from unlabeled images into the variance branch."""
+    found = {}
+    for beta in (0.0, 1.0, 3.0):
+        trainer = make_trainer([batch(0)], lr=0.0, overrides=SAMPLE_ALL, unsup_loss_weight=beta)
+        run(trainer)
+        found[beta] = gradients(trainer.model)
+    variance = [name for name in found[0.0] if "log_variance" in name]
+    assert len(variance) == 2
+    for name in variance:
+        assert found[0.0][name].abs().max() > 0.0
+        torch.testing.assert_close(found[3.0][name], found[0.0][name])
+    one = {name: found[1.0][name] - found[0.0][name] for name in found[0.0]}
+    three = {name: (found[3.0][name] - found[0.0][name]) / 3.0 for name in found[0.0]}
+    assert one["roi_heads.box_predictor.cls_score.weight"].abs().max() > 0.0
+    for name in one:
+        scale = float(found[3.0][name].abs().max())
+        torch.testing.assert_close(one[name], three[name], rtol=1e-3, atol=1e-4 * scale, msg=name)
+
+
+def test_without_unlabeled_images_the_gradient_is_that_of_beta_zero() -> None:
+    both = make_trainer([batch(0)], lr=0.0, overrides=SAMPLE_ALL, unsup_loss_weight=0.0)
+    alone = make_trainer([batch(0, unlabeled=0)], lr=0.0, overrides=SAMPLE_ALL)
+    found = run(alone)
+    run(both)
+    assert_close(gradients(both.model), gradients(alone.model))
+    assert not [name for name in found if name.endswith("_unsup") or "pseudo" in name]
+
+
+def test_accumulation_is_the_mean_over_micro_batches() -> None:
+    batches = [batch(0), batch(1, labeled=2), batch(2, unlabeled=2)]
+    trainer = make_trainer(batches, lr=0.0, overrides=SAMPLE_ALL, accumulation_steps=3)
+    together = run(trainer)
+    mean: dict[str, Tensor] = {}
+    totals = []
+    for micro_batch in batches:
+        single = make_trainer([micro_batch], lr=0.0, overrides=SAMPLE_ALL)
+        totals.append(run(single)["total_loss"])
+        for name, gradient in gradients(single.model).items():
+            mean[name] = mean.get(name, torch.zeros_like(gradient)) + gradient / 3.0
+    assert_close(gradients(trainer.model), mean)
+    assert together["total_loss"] == pytest.approx(sum(totals) / 3.0, rel=1e-5)
+
+
+def test_a_step_is_a_function_of_seed_and_iteration() -> None:
+    def totals(seed: int, iteration: int, noise: int) -> tuple[float, dict[str, Tensor]]:
+        torch.manual_seed(noise)
+        # Many more anchors than are sampled, so that the draw shows.
+        trainer = make_trainer([batch(0)], seed=seed)
+        return run(trainer, [iteration])["total_loss"], state(trainer.model)
+
+    loss, weights = totals(seed=1, iteration=5, noise=0)
+    again, weights_again = totals(seed=1, iteration=5, noise=123)
+    assert loss == again
+    assert_equal(weights, weights_again)
+    assert totals(seed=2, iteration=5, noise=0)[0] != loss
+    assert totals(seed=1, iteration=6, noise=0)[0] != loss
+
+
+def test_a_loss_that_is_not_finite_names_its_cause_and_changes_nothing() -> None:
+    trainer = make_trainer([batch(4), batch(7)], accumulation_steps=2)
+    with torch.no_grad():
+        # Finite weights, infinite logits.
+        trainer.model.roi_heads.box_predictor.cls_score.weight.fill_(3e38)
+    student, teacher = state(trainer.model), state(trainer.teacher)
+    optimizer = copy.deepcopy(trainer.optimizer.state_dict())
+    with pytest.raises(FloatingPointError) as error:
+        run(trainer, [123])
+    message = str(error.value)
+    for word in ("iteration 123", "loss_cls", "labeled40.png", "labeled70.png"):
+        assert word in message
+    assert "unlabeled40.png" in message
+    assert_equal(state(trainer.model), student)
+    assert_equal(state(trainer.teacher), teacher)
+    assert trainer.optimizer.state_dict() == optimizer
+
+
+def test_weights_that_are_not_finite_name_the_iteration_and_the_images() -> None:
+    """Detectron2's own check speaks first there, without saying when and where."""
+    trainer = make_trainer([batch(4)])
+    with torch.no_grad():
+        trainer.model.proposal_generator.rpn_head.conv.weight.fill_(math.nan)
+    teacher = state(trainer.teacher)
+    with pytest.raises(FloatingPointError, match=r"iteration 9: .*labeled40.png") as error:
+        run(trainer, [9])
+    assert "unlabeled40.png" in str(error.value)
+    assert_equal(state(trainer.teacher), teacher)
+
+
+def test_the_burn_in_ends_with_a_copy_of_the_student() -> None:
+    batches = [batch(number, unlabeled=0) for number in range(2)] + [batch(2), batch(3)]
+    trainer = make_trainer(batches, lr=1e-4, burn_in_iters=2)
+    decays, copied = [], []
+    with EventStorage(0) as storage:
+        for trainer.iter in range(4):
+            trainer.run_step()
+            decays.append(storage.latest()["ssod/ema_decay"][0])
+            pairs = zip(state(trainer.teacher).values(), state(trainer.model).values(), strict=True)
+            copied.append(all(torch.equal(*pair) for pair in pairs))
+    assert decays == [0.0, 0.5, 0.0, 0.5]
+    assert copied == [True, False, True, False]
+
+
+def test_a_dead_teacher_leaves_a_finite_step() -> None:
+    trainer = make_trainer([batch(0, 1, 2)])
+    with torch.no_grad():
+        trainer.teacher.roi_heads.box_predictor.cls_score.bias[-1] = 1e4
+    found = run(trainer)
+    assert found["ssod/pseudo_boxes_per_image"] == 0.0
+    assert found["loss_box_reg_unsup"] == found["loss_rpn_loc_unsup"] == 0.0
+    assert math.isfinite(found["total_loss"])
+    trained = {name for name, p in trainer.model.named_parameters() if p.requires_grad}
+    assert gradients(trainer.model).keys() == trained
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_autocast_is_in_force_for_student_and_teacher(dtype: torch.dtype | None) -> None:
+    trainer = make_trainer([batch(0)], autocast_dtype=dtype)
+    seen: dict[str, set[torch.dtype]] = {"student": set(), "teacher": set()}
+    for name, model in (("student", trainer.model), ("teacher", trainer.teacher)):
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.register_forward_hook(
+                    lambda _, __, output, name=name: seen[name].add(output.dtype)
+                )
+    found = run(trainer)
+    expected = {dtype or torch.float32}
+    assert seen == {"student": expected, "teacher": expected}
+    # Weights, gradients and losses stay in float32.
+    assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+    assert {g.dtype for g in gradients(trainer.model).values()} == {torch.float32}
+    assert math.isfinite(found["total_loss"])
+
+
+def test_bfloat16_gives_nearly_the_losses_of_float32() -> None:
+    losses = []
+    for dtype in (None, torch.bfloat16):
+        # Labels alone: which proposals pass a threshold would jump with rounding.
+        trainer = make_trainer([batch(0, 2, 0)], overrides=SAMPLE_ALL, autocast_dtype=dtype)
+        losses.append(run(trainer)["total_loss"])
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.1)
+
+
+def test_state_survives_a_round_trip() -> None:
+    trainer = make_trainer([batch(0), batch(1)])
+    run(trainer, [0, 1])
+    saved = copy.deepcopy(trainer.state_dict())
+    assert (saved["iteration"], saved["seed"]) == (1, 11)
+    other = make_trainer([])
+    other.load_state_dict(saved)
+    assert other.iter == 1
+    momentum = [s["momentum_buffer"] for s in other.optimizer.state_dict()["state"].values()]
+    expected = [s["momentum_buffer"] for s in trainer.optimizer.state_dict()["state"].values()]
+    assert len(momentum) == len(expected) > 0
+    assert all(torch.equal(a, b) for a, b in zip(momentum, expected, strict=True))
+
+
+def test_a_student_in_eval_mode_is_refused() -> None:
+    trainer = make_trainer([batch(0)])
+    trainer.model.eval()
+    with pytest.raises(AssertionError, match="eval mode"):
+        run(trainer)

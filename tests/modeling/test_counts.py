@@ -1,0 +1,69 @@
+"""Loss denominators, on one process and over several."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, multiprocessing
+
+from dre_ssod.modeling.counts import RegionCounts, count_regions
+
+K = 3
+RANK_LABELS = (
+    (torch.tensor([0, 1, K, K, K]), torch.tensor([K, K])),
+    (torch.tensor([2, K]), torch.tensor([K, K, K, K])),
+)
+"""Per process, the classes of a labeled and of an unlabeled group."""
+
+
+def _values(counts: RegionCounts) -> tuple[float, float, float]:
+    return counts.sampled.item(), counts.foreground.item(), counts.background.item()
+
+
+def test_one_process() -> None:
+    labeled, unlabeled = count_regions(*RANK_LABELS[0], num_classes=K)
+    assert _values(labeled) == (5.0, 2.0, 3.0)
+    # Nothing is ever divided by zero.
+    assert _values(unlabeled) == (2.0, 1.0, 2.0)
+
+
+def test_no_regions_count_as_one() -> None:
+    (counts,) = count_regions(torch.zeros(0, dtype=torch.int64), num_classes=K)
+    assert _values(counts) == (1.0, 1.0, 1.0)
+
+
+def test_counts_are_float32_scalars_without_gradient() -> None:
+    (counts,) = count_regions(torch.tensor([0, K]), num_classes=K)
+    for value in (counts.sampled, counts.foreground, counts.background):
+        assert value.shape == ()
+        assert value.dtype == torch.float32
+        assert not value.requires_grad
+
+
+def test_each_process_gets_its_share_of_the_global_counts(tmp_path: Path) -> None:
+    # Forked children need not import anything again, and count in a single thread.
+    multiprocessing.start_processes(_count_on, (str(tmp_path),), nprocs=2, start_method="fork")
+    # Over both processes: labeled 7 = 3 + 4, unlabeled 6 = 0 (counted as 1) + 6; halved.
+    expected = torch.tensor([[3.5, 1.5, 2.0], [3.0, 0.5, 3.0]])
+    for rank in range(2):
+        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), expected)
+
+
+def _count_on(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    groups = count_regions(*RANK_LABELS[rank], num_classes=K)
+    result: Tensor = torch.tensor([_values(counts) for counts in groups])
+    torch.save(result, Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_the_average_over_processes_is_the_loss_of_one() -> None:
+    """What the division by the number of processes is for."""
+    errors = [torch.tensor([1.0, 4.0]), torch.tensor([2.5])]
+    (union,) = count_regions(torch.cat([rank[0] for rank in RANK_LABELS]), num_classes=K)
+    share = union.foreground / 2
+    averaged = sum(rank_errors.sum() / share for rank_errors in errors) / 2
+    assert float(averaged) == pytest.approx(torch.cat(errors).mean().item())

@@ -1,0 +1,123 @@
+"""The region proposal network on labels and on pseudo-labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from detectron2.modeling.proposal_generator import RPN
+from detectron2.structures import ImageList, Instances
+from torch import Tensor
+
+from dre_ssod.modeling.rpn import SemiSupervisedRPN
+from dre_ssod.structures import StudentLosses
+from tests.factories import BOXES, SIZE, pseudo_labels, tiny_cfg, tiny_model
+
+OTHER_BOXES = ((30.0, 4.0, 60.0, 30.0),)
+NAMES = ["loss_rpn_cls", "loss_rpn_loc"]
+# So many that every anchor is used: nothing is left to chance.
+ALL_ANCHORS = {"MODEL.RPN.BATCH_SIZE_PER_IMAGE": 4096, "MODEL.RPN.POSITIVE_FRACTION": 1.0}
+
+
+def _rpn(**overrides: Any) -> SemiSupervisedRPN:
+    return tiny_model(tiny_cfg(**overrides), spread=1.0).proposal_generator
+
+
+def _images(count: int) -> ImageList:
+    return ImageList(torch.zeros(count, 3, *SIZE), [SIZE] * count)
+
+
+def _features(count: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        f"p{level}": torch.randn(count, 16, 64 >> level, -(-96 >> level), generator=generator)
+        for level in (2, 3, 4, 5, 6)
+    }
+
+
+def _run(
+    rpn: SemiSupervisedRPN,
+    labeled: list[Instances],
+    pseudo: list[Instances],
+    features: dict[str, Tensor] | None = None,
+) -> tuple[list[Instances], StudentLosses]:
+    count = len(labeled) + len(pseudo)
+    features = _features(count) if features is None else features
+    torch.manual_seed(0)
+    return rpn.student_losses(_images(count), features, labeled, pseudo)
+
+
+def test_on_labels_alone_it_is_detectron2s() -> None:
+    rpn = _rpn()
+    plain = RPN(tiny_cfg(), tiny_model(tiny_cfg()).backbone.output_shape())
+    plain.load_state_dict(rpn.state_dict())
+    labels = [pseudo_labels(BOXES), pseudo_labels(OTHER_BOXES)]
+    proposals, losses = _run(rpn, labels, [])
+    torch.manual_seed(0)
+    expected_proposals, expected = plain(_images(2), _features(2), labels)
+    assert losses.supervised == expected
+    assert not losses.unsupervised
+    for ours, theirs in zip(proposals, expected_proposals, strict=True):
+        assert torch.equal(ours.proposal_boxes.tensor, theirs.proposal_boxes.tensor)
+        assert torch.equal(ours.objectness_logits, theirs.objectness_logits)
+
+
+def test_a_pseudo_label_teaches_what_a_label_does() -> None:
+    rpn = _rpn(**ALL_ANCHORS)
+    features = {name: value.repeat(2, 1, 1, 1) for name, value in _features(1).items()}
+    labels = [pseudo_labels(BOXES)]
+    _, losses = _run(rpn, labels, labels, features)
+    for name in NAMES:
+        assert losses.supervised[name].item() > 0
+        torch.testing.assert_close(losses.unsupervised[f"{name}_unsup"], losses.supervised[name])
+
+
+def test_each_group_is_averaged_over_its_own_images() -> None:
+    rpn = _rpn(**ALL_ANCHORS)
+    labeled, pseudo = [pseudo_labels(BOXES)], [pseudo_labels(OTHER_BOXES), pseudo_labels(BOXES)]
+    _, joined = _run(rpn, labeled, pseudo)
+    features = _features(3)
+    _, first = _run(rpn, labeled, [], {name: value[:1] for name, value in features.items()})
+    _, rest = _run(rpn, pseudo, [], {name: value[1:] for name, value in features.items()})
+    for name in NAMES:
+        torch.testing.assert_close(joined.supervised[name], first.supervised[name])
+        torch.testing.assert_close(joined.unsupervised[f"{name}_unsup"], rest.supervised[name])
+
+
+@pytest.mark.parametrize("objectness", [True, False])
+@pytest.mark.parametrize("box", [True, False])
+def test_each_unsupervised_term_can_be_switched_off(objectness: bool, box: bool) -> None:
+    rpn = _rpn(**{"SSOD.UNSUP_RPN_OBJECTNESS": objectness, "SSOD.UNSUP_RPN_BOX": box})
+    proposals, losses = _run(rpn, [pseudo_labels(BOXES)], [pseudo_labels(OTHER_BOXES)])
+    expected = {"loss_rpn_cls_unsup": objectness, "loss_rpn_loc_unsup": box}
+    assert losses.unsupervised.keys() == {name for name, on in expected.items() if on}
+    assert losses.supervised.keys() == set(NAMES)
+    assert len(proposals) == 2
+
+
+def test_proposals_carry_no_gradient() -> None:
+    proposals, _ = _run(_rpn(), [pseudo_labels(BOXES)], [pseudo_labels(OTHER_BOXES)])
+    assert not any(p.proposal_boxes.tensor.requires_grad for p in proposals)
+
+
+@pytest.mark.parametrize("labeled_boxes", [BOXES, ()])
+@pytest.mark.parametrize("pseudo_boxes", [BOXES, ()])
+def test_images_without_boxes(labeled_boxes: Any, pseudo_boxes: Any) -> None:
+    rpn = _rpn()
+    _, losses = _run(rpn, [pseudo_labels(labeled_boxes)], [pseudo_labels(pseudo_boxes)])
+    total = losses.total(4.0)
+    assert torch.isfinite(total)
+    total.backward()
+    assert all(parameter.grad is not None for parameter in rpn.parameters())
+    # Nothing to find is itself a lesson.
+    assert losses.unsupervised["loss_rpn_cls_unsup"].item() > 0
+    if not pseudo_boxes:
+        assert losses.unsupervised["loss_rpn_loc_unsup"].item() == 0.0
+
+
+def test_low_precision_predictions_give_float32_losses() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        _, losses = _run(_rpn(), [pseudo_labels(BOXES)], [pseudo_labels(OTHER_BOXES)])
+    terms = [*losses.supervised.values(), *losses.unsupervised.values()]
+    assert {term.dtype for term in terms} == {torch.float32}

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from detectron2.engine import default_argument_parser
+
+import train_net
+from dre_ssod.config_checks import ConfigError
+from dre_ssod.data.uri import SourceError
+from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run, write_tiny_dataset
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def arguments(*words: object) -> argparse.Namespace:
+    return default_argument_parser().parse_args(list(map(str, words)))
+
+
+def run(*words: object) -> subprocess.CompletedProcess[str]:
+    """Run the program as a user does."""
+    command = [sys.executable, "-W", "ignore", str(ROOT / "train_net.py"), *map(str, words)]
+    # PYTHONPATH: also where the package is not installed. One thread: faster for tiny images.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.fixture(autouse=True)
+def _loggers() -> Iterator[None]:
+    with loggers_kept():
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
+    return write_tiny_dataset(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def config(data: TinyDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A config file that trains three iterations."""
+    folder = tmp_path_factory.mktemp("config")
+    overrides = {"SOLVER.MAX_ITER": 3, "SOLVER.STEPS": (2,), "TEST.EVAL_PERIOD": 0}
+    cfg = tiny_run(data, folder / "run", **overrides)
+    path = folder / "config.yaml"
+    path.write_text(cfg.dump(), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(config: Path) -> Path:
+    """The folder of a finished run."""
+    result = run("--config-file", config)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return config.parent / "run"
+
+
+def last_metrics(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for line in (folder / "metrics.json").read_text(encoding="utf-8").splitlines():
+        found |= json.loads(line)
+    return found
+
+
+def test_eval_only_finds_the_figures_of_the_training(config: Path, trained: Path) -> None:
+    results = train_net.main(
+        arguments(
+            *("--config-file", config, "--eval-only"),
+            *("MODEL.WEIGHTS", trained / "model_final.pth", "OUTPUT_DIR", trained.parent / "eval"),
+        )
+    )
+    metrics = last_metrics(trained)
+    for model in ("teacher", "student"):
+        for name in ("AP", "AP50"):
+            assert results[model]["bbox"][name] == metrics[f"{model}/bbox/{name}"]
+
+
+def test_eval_only_of_a_file_without_student(
+    config: Path, trained: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = trained.parent / "teacher_only.pth"
+    content = torch.load(trained / "model_final.pth", weights_only=True)
+    torch.save({"model": content["model"]}, file)
+    common = ("--config-file", config, "--eval-only")
+    opts = ("MODEL.WEIGHTS", file, "OUTPUT_DIR", trained.parent / "eval")
+    assert train_net.main(arguments(*common, *opts)).keys() == {"teacher"}
+    with pytest.raises(ValueError, match=r"holds no student: set SSOD.EVAL_MODEL teacher"):
+        train_net.main(arguments(*common, *opts, "SSOD.EVAL_MODEL", "student"))
+
+
+def test_two_processes_go_on_where_one_stopped(config: Path, trained: Path) -> None:
+    """--num-gpus 2 on a machine without a GPU, --resume and an override at once."""
+    if torch.cuda.is_available():
+        pytest.skip("--num-gpus 2 takes the GPUs where there are some")
+    result = run(
+        *("--config-file", config, "--num-gpus", 2, "--dist-url", "auto", "--resume"),
+        *("SOLVER.MAX_ITER", 5, "SSOD.EVAL_MODEL", "teacher"),
+    )
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    assert "Starting training from iteration 3" in result.stdout
+    content = torch.load(trained / "model_final.pth", weights_only=True)
+    assert content["iteration"] == 4
+    assert (trained / "log.txt.rank1").exists()
+    lines = (trained / "metrics.json").read_text(encoding="utf-8").splitlines()
+    iterations = [json.loads(line)["iteration"] for line in lines]
+    assert iterations == sorted(iterations)
+
+
+def test_the_command_line_reports_an_error_in_its_last_line(config: Path, tmp_path: Path) -> None:
+    result = run("--config-file", config, "SSOD.UNSUP_LOSS_WEIGHT", "-1.0", "OUTPUT_DIR", tmp_path)
+    assert result.returncode != 0
+    last = result.stderr.strip().splitlines()[-1]
+    assert re.search(r"ConfigError: SSOD.UNSUP_LOSS_WEIGHT is -1.0; it must be a number", last)
+
+
+def test_a_wrong_key_is_named(config: Path, tmp_path: Path) -> None:
+    out = ("OUTPUT_DIR", tmp_path)
+    with pytest.raises(Exception, match=r"SSOD\.SCORE_TRESHOLD"):
+        train_net.main(arguments("--config-file", config, *out, "SSOD.SCORE_TRESHOLD", "0.9"))
+    with pytest.raises(ConfigError, match="multiple of 2: 1 process"):
+        train_net.main(arguments("--config-file", config, *out, "SOLVER.IMS_PER_BATCH", "5"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("DATASETS.TRAIN", "('coco://gone.json?images=img',)", "gone.json"),
+        ("DATASETS.TRAIN", "('coco_2017_trian',)", "close names: coco_2017_train"),
+        ("DATASETS.TEST", "('folder:///nowhere/at/all',)", "/nowhere/at/all"),
+        ("DATASETS.UNLABELED", "('folder:///nowhere/at/all',)", "/nowhere/at/all"),
+    ],
+)
+def test_a_missing_dataset_is_named(
+    config: Path, tmp_path: Path, key: str, value: str, message: str
+) -> None:
+    with pytest.raises(SourceError, match=message):
+        train_net.main(
+            arguments("--config-file", config, "OUTPUT_DIR", tmp_path / "out", key, value)
+        )
+
+
+def test_a_used_folder_needs_resume(config: Path, trained: Path) -> None:
+    with pytest.raises(FileExistsError, match="--resume"):
+        train_net.main(arguments("--config-file", config))
