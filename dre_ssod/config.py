@@ -70,9 +70,12 @@ def _add_method_keys(cfg: CfgNode) -> None:
     # tau: from this foreground score on a detection of the teacher becomes a pseudo-label; in
     # [0, 1].
     cfg.SSOD.SCORE_THRESHOLD = 0.8
-    # Iterations on labels alone before the teacher starts to label. At the end of them the student
-    # is copied into the teacher.
+    # Iterations on labels alone before the teacher starts to label.
     cfg.SSOD.BURN_IN_ITERS = 0
+    # At the end of the burn-in the student is copied into the teacher. False: the teacher stays the
+    # moving average that it has become by then, the better of the two once the burn-in is much
+    # longer than 1 / (1 - EMA.DECAY) iterations.
+    cfg.SSOD.BURN_IN_COPY = True
 
     cfg.SSOD.EMA = CfgNode()
     # Upper bound of the decay; step t after the burn-in uses min(DECAY, 1 - 1 / (t + 1)).

@@ -81,7 +81,7 @@ def _place_object(stream: RandomStream, arrangement: _Arrangement) -> None:
     shapes = list(SHAPES.values())
     category = stream.integer(0, len(shapes))
     for _ in range(_PLACEMENT_TRIES):
-        radius = min(stream.integer(32, 168), stream.integer(32, 168))
+        radius = min(stream.integer(60, 172), stream.integer(60, 172))
         if arrangement.place(draw_item(stream, category, shapes[category], radius)):
             return
 

@@ -30,7 +30,7 @@ from dre_ssod.data.sample_scenes import Scene, draw_scene
 from dre_ssod.data.sample_shapes import HEIGHT, SHAPES, WIDTH, RandomStream
 
 CLASS_NAMES: tuple[str, ...] = tuple(SHAPES)
-SAMPLE_SET_VERSION = 1
+SAMPLE_SET_VERSION = 2
 DESCRIPTION_FILE = "sample_set.json"
 
 

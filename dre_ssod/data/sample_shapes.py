@@ -27,7 +27,7 @@ WIDTH, HEIGHT = 160, 128
 SUBPIXELS = 4
 RADIUS = 1024
 OPAQUE = 256
-MAX_TURN = 40
+MAX_TURN = 20
 
 _ONE = 1 << 14
 # Rounding to 1/16384 takes away the last bits, in which mathematical libraries may differ.

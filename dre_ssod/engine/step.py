@@ -35,6 +35,7 @@ class StepSettings:
         score_threshold: tau.
         prc: whether the teacher scores the student's proposals.
         burn_in_iters: iterations before the first pseudo-label.
+        burn_in_copy: whether the student is copied into the teacher after them.
         ema_decay: upper bound of the decay.
         accumulation_steps: forward passes per optimizer step.
         autocast_dtype: float16 or bfloat16 under AMP, else None.
@@ -45,6 +46,7 @@ class StepSettings:
     score_threshold: float
     prc: bool
     burn_in_iters: int
+    burn_in_copy: bool
     ema_decay: float
     accumulation_steps: int
     autocast_dtype: torch.dtype | None
@@ -135,8 +137,8 @@ class SemiSupervisedTrainer(SimpleTrainer):
         return losses
 
     def _decay(self) -> float:
-        burn_in = self.settings.burn_in_iters
-        # The count starts anew after the burn-in, so that its first step copies the student.
+        burn_in = self.settings.burn_in_iters if self.settings.burn_in_copy else 0
+        # Where the count starts anew after the burn-in, its first step copies the student.
         step = self.iter if self.iter < burn_in else self.iter - burn_in
         return ema_decay(step, self.settings.ema_decay)
 

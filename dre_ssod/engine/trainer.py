@@ -226,6 +226,7 @@ def step_settings(cfg: CfgNode, seed: int, device: torch.device) -> StepSettings
         score_threshold=cfg.SSOD.SCORE_THRESHOLD,
         prc=cfg.SSOD.PRC.ENABLED,
         burn_in_iters=cfg.SSOD.BURN_IN_ITERS,
+        burn_in_copy=cfg.SSOD.BURN_IN_COPY,
         ema_decay=cfg.SSOD.EMA.DECAY,
         accumulation_steps=cfg.SOLVER.ACCUMULATION_STEPS,
         autocast_dtype=autocast_dtype(cfg, device),

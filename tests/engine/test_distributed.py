@@ -57,6 +57,7 @@ def make_trainer(model: nn.Module, teacher: Any, batches: Any = ()) -> SemiSuper
         score_threshold=0.3,
         prc=True,
         burn_in_iters=0,
+        burn_in_copy=True,
         ema_decay=0.9,
         accumulation_steps=2,
         autocast_dtype=None,

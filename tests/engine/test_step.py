@@ -21,6 +21,7 @@ SETTINGS = StepSettings(
     score_threshold=0.3,
     prc=True,
     burn_in_iters=0,
+    burn_in_copy=True,
     ema_decay=0.9,
     accumulation_steps=1,
     autocast_dtype=None,
@@ -221,9 +222,15 @@ def test_weights_that_are_not_finite_name_the_iteration_and_the_images() -> None
     assert_equal(state(trainer.teacher), teacher)
 
 
-def test_the_burn_in_ends_with_a_copy_of_the_student() -> None:
+@pytest.mark.parametrize(
+    ("copy", "expected"),
+    [(True, [0.0, 0.5, 0.0, 0.5]), (False, [0.0, 0.5, 1 - 1 / 3, 0.75])],
+)
+def test_the_burn_in_ends_with_a_copy_of_the_student_or_goes_on_averaging(
+    copy: bool, expected: list[float]
+) -> None:
     batches = [batch(number, unlabeled=0) for number in range(2)] + [batch(2), batch(3)]
-    trainer = make_trainer(batches, lr=1e-4, burn_in_iters=2)
+    trainer = make_trainer(batches, lr=1e-4, burn_in_iters=2, burn_in_copy=copy)
     decays, copied = [], []
     with EventStorage(0) as storage:
         for trainer.iter in range(4):
@@ -231,8 +238,8 @@ def test_the_burn_in_ends_with_a_copy_of_the_student() -> None:
             decays.append(storage.latest()["ssod/ema_decay"][0])
             pairs = zip(state(trainer.teacher).values(), state(trainer.model).values(), strict=True)
             copied.append(all(torch.equal(*pair) for pair in pairs))
-    assert decays == [0.0, 0.5, 0.0, 0.5]
-    assert copied == [True, False, True, False]
+    assert decays == expected
+    assert copied == [decay == 0.0 for decay in expected]
 
 
 def test_a_dead_teacher_leaves_a_finite_step() -> None:
