@@ -136,7 +136,7 @@ def test_object_sizes_vary(full_set: Path) -> None:
     sides = np.sqrt([a["bbox"][2] * a["bbox"][3] for a in annotations])
     low, middle, high = np.percentile(sides, [5, 50, 95])
     assert low < 25
-    assert 20 < middle < 35
+    assert 25 < middle < 45
     assert high > 50
 
 
