@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -36,6 +37,8 @@ RUNS = {
 METRICS = ("AP", "AP50", "AP75")
 DRAWN_IMAGES = 6
 SCORE_TO_DRAW = 0.6
+PROGRESS_SECONDS = 20
+PROGRESS_WIDTH = 100
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -49,14 +52,52 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def train(config: Path, output: Path, seed: int, opts: list[str]) -> float:
-    """Run ``train_net.py`` as a user would; returns the seconds that it took."""
+def start(config: Path, output: Path, seed: int, opts: list[str]) -> subprocess.Popen[bytes]:
+    """Start ``train_net.py`` as a user would, on its half of the cores, printing to a file."""
     command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(config), "--resume"]
     command += ["SEED", str(seed), "OUTPUT_DIR", str(output), *opts]
     print("$", " ".join(command[1:]), flush=True)
-    start = time.monotonic()
-    subprocess.run(command, check=True)
-    return time.monotonic() - start
+    output.mkdir(parents=True, exist_ok=True)
+    threads = max(1, (os.cpu_count() or 1) // len(RUNS))
+    with (output / "console.txt").open("ab") as console:
+        return subprocess.Popen(
+            command,
+            stdout=console,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        )
+
+
+def wait(processes: dict[str, subprocess.Popen[bytes]], runs: dict[str, Path]) -> dict[str, float]:
+    """Wait for all runs, showing how far they are; returns the seconds that each took.
+
+    Raises:
+        RuntimeError: if a run fails; the others are ended.
+    """
+    begin = shown = time.monotonic()
+    seconds: dict[str, float] = {}
+    while len(seconds) < len(processes):
+        time.sleep(1)
+        now = time.monotonic()
+        for name, process in processes.items():
+            if process.poll() is not None and name not in seconds:
+                seconds[name] = now - begin
+                if process.returncode != 0:
+                    for other in processes.values():
+                        other.terminate()
+                    raise RuntimeError(f"the {name} run failed: see {runs[name] / 'console.txt'}")
+        if now - shown >= PROGRESS_SECONDS:
+            shown = now
+            for name in processes.keys() - seconds.keys():
+                print(f"{name:>16}: {progress(runs[name])}", flush=True)
+    return seconds
+
+
+def progress(run: Path) -> str:
+    """The newest line with an ETA that a run has printed, without its date."""
+    lines = (run / "console.txt").read_text(errors="replace").splitlines()
+    newest = next((line for line in reversed(lines) if "eta:" in line), "eta: starting")
+    return newest[newest.find("eta:") :][:PROGRESS_WIDTH]
 
 
 def last_evaluation(run: Path) -> dict[str, Any]:
@@ -97,10 +138,11 @@ def main() -> None:
     folder = arguments.output / f"seed_{arguments.seed}"
     runs = {name: folder / name for name in RUNS}
     dataset = resolve_dataset("sample://val")
-    seconds = {
-        name: train(config, runs[name], arguments.seed, arguments.opts)
+    processes = {
+        name: start(config, runs[name], arguments.seed, arguments.opts)
         for name, config in RUNS.items()
     }
+    seconds = wait(processes, runs)
     picture = folder / "predictions.png"
     draw(runs, dataset, picture)
 
@@ -109,7 +151,7 @@ def main() -> None:
         evaluation = last_evaluation(run)
         for model in ("student", "teacher"):
             scores = [evaluation[f"{model}/bbox/{metric}"] for metric in METRICS]
-            rows.append([name, f"{model}", *scores, seconds[name] / 60])
+            rows.append([name, model, *scores, seconds[name] / 60])
     print()
     print(f"40 labeled images, 120 validation images, seed {arguments.seed}, {torch.__version__}")
     print(tabulate(rows, headers=["training", "model", *METRICS, "minutes"], floatfmt=".1f"))
