@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 import torch
@@ -97,7 +98,7 @@ class StepMetrics:
 class FigurePrinter(EventWriter):
     """Prints the figures that tell whether semi-supervised training works, below the loss line."""
 
-    def __init__(self, logger: object, window: int = 20) -> None:
+    def __init__(self, logger: logging.Logger, window: int = 20) -> None:
         """
         Args:
             logger: where the line goes.
@@ -115,4 +116,4 @@ class FigurePrinter(EventWriter):
             if name.startswith(PREFIX)
         ]
         if figures:
-            self._logger.info("  ssod  %s", "  ".join(figures))  # type: ignore[attr-defined]
+            self._logger.info("  ssod  %s", "  ".join(figures))
