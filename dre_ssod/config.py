@@ -25,6 +25,7 @@ def add_ssod_config(cfg: CfgNode) -> None:
     _add_method_keys(cfg)
     _add_view_keys(cfg)
     _add_loop_keys(cfg)
+    _add_test_keys(cfg)
     _set_detectron2_defaults(cfg)
 
 
@@ -37,6 +38,13 @@ def _add_dataset_keys(cfg: CfgNode) -> None:
     cfg.DATASETS.LABELED_PERCENT = 100.0
     # Which of the fixed random draws of LABELED_PERCENT: any integer >= 0.
     cfg.DATASETS.LABELED_FOLD = 0
+    # Which images of DATASETS.TRAIN stay labeled, in place of a draw: a split.json that a run
+    # saved, or a JSON list of image ids. The rest joins the unlabeled pool. "" for none.
+    cfg.DATASETS.SPLIT_FILE = ""
+    # Images that cannot be read are replaced, counted and named in the log. The run stops once they
+    # are more than this share of the images drawn, in [0, 1]; the first 1000 drawn count as 1000.
+    # 0: at the first.
+    cfg.DATALOADER.MAX_UNREADABLE_SHARE = 0.01
 
 
 def _add_model_keys(cfg: CfgNode) -> None:
@@ -129,8 +137,26 @@ def _add_view_keys(cfg: CfgNode) -> None:
 def _add_loop_keys(cfg: CfgNode) -> None:
     # Images of a batch, labeled to unlabeled. SOLVER.IMS_PER_BATCH counts both.
     cfg.SSOD.LABELED_TO_UNLABELED = (1, 4)
+    # Warn when there was no pseudo-label for this many iterations; 0: never.
+    cfg.SSOD.WARN_NO_PSEUDO_LABELS_ITERS = 500
+    # Warn when an unlabeled image has more than this many times the boxes of a labeled image, over
+    # 200 iterations; 0: never.
+    cfg.SSOD.WARN_PSEUDO_BOX_RATIO = 3.0
+    # Every so many iterations, views, pseudo-labels and proposals of two images of the batch are
+    # drawn into OUTPUT_DIR/panels and TensorBoard; see docs/visualization.md. 0: never.
+    cfg.SSOD.PANEL_PERIOD = 0
     # Which model is evaluated: "teacher", "student" or "both".
     cfg.SSOD.EVAL_MODEL = "both"
+    # Further protocols for test sets in PASCAL VOC's layout, beside COCO-style AP ("bbox"), which
+    # counts difficult objects: "bbox_ignore_difficult", "voc07_bbox" (11 points), "voc10_bbox"
+    # (area); see docs/evaluation.md.
+    cfg.TEST.VOC_PROTOCOLS = ()
+    # Numbered checkpoints that stay, the newest ones; model_best, model_final and the last one stay
+    # always. SOLVER.CHECKPOINT_PERIOD and TEST.EVAL_PERIOD say when one is written.
+    cfg.SOLVER.CHECKPOINTS_KEPT = 5
+    # When a loss or gradient is infinite or NaN: "stop" the run with an error, or "skip" the step,
+    # count it and go on; 100 such steps in a row stop the run all the same.
+    cfg.SOLVER.ON_NONFINITE = "stop"
     # Micro-batches per optimizer step. IMS_PER_BATCH stays the number of images per optimizer step.
     cfg.SOLVER.ACCUMULATION_STEPS = 1
     # With SOLVER.AMP.ENABLED: "auto" (float16 on a GPU, bfloat16 on a CPU), "float16", "bfloat16".
@@ -138,6 +164,23 @@ def _add_loop_keys(cfg: CfgNode) -> None:
     # Memory layout of the model and its images: True is faster for convolutions on most CPUs and,
     # under AMP, on GPUs.
     cfg.MODEL.CHANNELS_LAST = False
+
+
+def _add_test_keys(cfg: CfgNode) -> None:
+    # Evaluation and use refine detections by these; pseudo-labels in training never are.
+    # Boxes voted on by the candidates that NMS removes, weighted by their variance (He et al.,
+    # 2019); needs the "kl" loss.
+    cfg.TEST.VARIANCE_VOTING = CfgNode()
+    cfg.TEST.VARIANCE_VOTING.ENABLED = False
+    # sigma_t: a voter with an overlap IoU weighs exp(-(1 - IoU)^2 / SIGMA_T).
+    cfg.TEST.VARIANCE_VOTING.SIGMA_T = 0.02
+    # Detections scored by foreground score times s_loc, in NMS too: they then lie in (0, 0.5).
+    cfg.TEST.RANK_BY_QUALITY = False
+    # Diagnosis: a labeled set that the unlabeled images of the run come from. At each evaluation
+    # its hidden labels measure the teacher's pseudo-labels; training never sees them. "" for none.
+    cfg.TEST.PSEUDO_LABEL_SET = ""
+    # Number of its images, the same ones at each evaluation; labeled images of the run left out.
+    cfg.TEST.PSEUDO_LABEL_IMAGES = 200
 
 
 def _set_detectron2_defaults(cfg: CfgNode) -> None:

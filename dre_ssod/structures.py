@@ -43,16 +43,33 @@ class UnlabeledSample:
 
 
 @dataclass(frozen=True)
+class ImageFailure:
+    """An image that was drawn for a batch and could not be used.
+
+    Attributes:
+        file_name: of the image.
+        message: what is wrong with it.
+        replaced: whether another image took its place; if not, the batch lacks one.
+    """
+
+    file_name: str
+    message: str
+    replaced: bool = True
+
+
+@dataclass(frozen=True)
 class TrainingBatch:
     """What the loader yields for one forward pass on one process.
 
     Attributes:
         labeled: dicts as Detectron2's ``DatasetMapper`` makes them (``image``, ``instances``, ...).
         unlabeled: empty in the supervised baseline and during burn-in.
+        failures: images that others were drawn for.
     """
 
     labeled: list[dict[str, Any]]
     unlabeled: list[UnlabeledSample] = field(default_factory=list)
+    failures: tuple[ImageFailure, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import pytest
 from dre_ssod.config import get_cfg
 from dre_ssod.config_checks import CHOICES, PAIRS, RANGES, ConfigError, check_config, check_pools
 
-# Detectron2's default batch of 16 is no multiple of the paper's 1 + 4.
-BATCH = ["SOLVER.IMS_PER_BATCH", 20]
+# A box head has no default.
+BATCH = ["SOLVER.IMS_PER_BATCH", 20, "MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead"]
 
 
 def check(*opts: Any, world_size: int = 1) -> None:
@@ -169,3 +169,21 @@ def test_a_class_count_against_the_data_names_the_classes() -> None:
         check_pools(cfg, pools)
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 2
     check_pools(cfg, pools)
+
+
+def test_a_split_comes_from_a_file_or_from_a_draw() -> None:
+    check("DATASETS.SPLIT_FILE", "split.json")
+    for key, value, valid in (
+        ("DATASETS.LABELED_PERCENT", 10.0, "100"),
+        ("DATASETS.LABELED_FOLD", 1, "0"),
+    ):
+        message = refusal("DATASETS.SPLIT_FILE", "split.json", key, value)
+        assert message.startswith(f"{key} is {value!r}; it must be {valid} while ")
+
+
+@pytest.mark.parametrize("key", ["TEST.VARIANCE_VOTING.ENABLED", "TEST.RANK_BY_QUALITY"])
+def test_refined_detections_need_the_variance_branch(key: str) -> None:
+    plain = ["SSOD.ENABLED", False, "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", "smooth_l1"]
+    check(key, True)
+    check(*plain)
+    assert refusal(key, True, *plain).startswith(f"{key} is True; it must be False while")

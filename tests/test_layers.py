@@ -12,16 +12,23 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dre_ssod"
 
 # What each part may import besides itself. `data` and `modeling` do not know each other.
-GROUND = {"geometry", "structures", "config"}
+GROUND = {"geometry", "structures", "config", "errors"}
+CONFIG = {"config_reading", "config_values", "config_checks"}
 ALLOWED = {
     "geometry": set(),
     "structures": set(),
     "config": set(),
+    "errors": set(),
+    "config_reading": GROUND,
     "data": GROUND,
     "modeling": GROUND,
-    "config_checks": GROUND | {"modeling"},
+    "config_values": GROUND | {"config_reading"},
+    "config_checks": GROUND | {"config_values", "modeling"},
     "teacher": GROUND | {"modeling"},
-    "engine": GROUND | {"config_checks", "teacher", "data", "modeling"},
+    "inspection": GROUND | {"teacher", "data", "modeling"},
+    "engine": GROUND | CONFIG | {"teacher", "data", "modeling", "inspection"},
+    "deployment": GROUND | CONFIG | {"data", "modeling", "inspection", "engine"},
+    "benchmark": GROUND | CONFIG | {"teacher", "data", "modeling", "engine"},
     "__init__": GROUND | {"data", "modeling"},
 }
 

@@ -23,6 +23,7 @@ from timm.models.efficientnet import EfficientNetFeatures
 from timm.models.mobilenetv3 import MobileNetV3Features
 from torch import Tensor, nn
 
+from dre_ssod.errors import ConfigError
 from dre_ssod.modeling.backbone_weights import LITE0_WEIGHTS, feature_name, load_weights
 
 _STRIDE_TO_NAME = {4: "res2", 8: "res3", 16: "res4", 32: "res5"}
@@ -70,13 +71,12 @@ class TimmBackbone(Backbone):
             in_channels: channels of the input image.
 
         Raises:
-            ValueError: for an argument that is not valid, and weights that do not fit the model.
-            FileNotFoundError: no file at ``weights``.
-            ModuleNotFoundError: the package of ``LITE0_WEIGHTS`` is not installed.
+            ConfigError: for an argument that is not valid, and weights that are missing, cannot be
+                read or do not fit the model.
         """
         super().__init__()
         if norm not in _NORMS:
-            raise ValueError(f"MODEL.TIMM.NORM is {norm!r}; valid: {', '.join(_NORMS)}")
+            raise ConfigError(f"MODEL.TIMM.NORM is {norm!r}; valid: {', '.join(_NORMS)}")
         levels = _feature_levels(name)
         strides = _checked_strides(name, levels, out_indices)
         body: Any = timm.create_model(
@@ -143,14 +143,14 @@ def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """Detectron2's FPN ("p2" ... "p6") on the timm model of ``cfg.MODEL.TIMM``.
 
     Raises:
-        ValueError: ``MODEL.FPN.IN_FEATURES`` is not a gapless run of the model's maps up to res5.
+        ConfigError: ``MODEL.FPN.IN_FEATURES`` is not a gapless run of the model's maps up to res5.
     """
     bottom_up = build_timm_backbone(cfg, input_shape)
     in_features = list(cfg.MODEL.FPN.IN_FEATURES)
     names = list(bottom_up.output_shape())
     # LastLevelMaxPool makes p6 from p5.
     if not in_features or names[-1] != "res5" or names[-len(in_features) :] != in_features:
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.FPN.IN_FEATURES is {in_features}; it must name the last few of the maps that "
             f"MODEL.TIMM.OUT_INDICES {tuple(cfg.MODEL.TIMM.OUT_INDICES)} gives, here {names}, "
             "up to and with res5"
@@ -170,7 +170,7 @@ def _feature_levels(name: str) -> tuple[tuple[str, int], ...]:
     """(module, stride) of every feature level of the model, from the stem on."""
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.TIMM.NAME {name!r} is no model of timm {timm.__version__}; close names: "
             f"{', '.join(close) or 'none'}; timm.list_models() names all"
         )
@@ -188,7 +188,7 @@ def _checked_strides(
     strides = [valid.get(index, 0) for index in out_indices]
     if not strides or 0 in strides or strides != sorted(set(strides)):
         named = ", ".join(f"{index} (stride {stride})" for index, stride in valid.items())
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.TIMM.OUT_INDICES is {tuple(out_indices)}; {name} has {named or 'none'}: "
             "choose from these, in rising order, each stride once"
         )
@@ -209,7 +209,7 @@ def _stage_modules(
 ) -> list[str]:
     """Names of all modules of the first ``count`` stages; timm registers them in order of use."""
     if not 0 <= count <= last_level + 1:
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.TIMM.FREEZE_AT is {count}; valid: 0 to {last_level + 1}, one more than the "
             "last of MODEL.TIMM.OUT_INDICES"
         )
@@ -218,7 +218,7 @@ def _stage_modules(
     names = [name for name, _ in body.named_modules()]
     last = feature_name(levels[count - 1][0], names)
     if last not in names:
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.TIMM.FREEZE_AT is {count}, but stage {last!r} of this model is not one module; "
             "choose another number"
         )
@@ -242,7 +242,7 @@ def _frozen(name: str, norm: nn.BatchNorm2d) -> FrozenBatchNorm2d:
     elif type(norm) is nn.BatchNorm2d:
         frozen = FrozenBatchNorm2d(norm.num_features, norm.eps)
     else:
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.TIMM.NORM: layer {name} is a {type(norm).__name__}, which cannot be frozen; "
             "set MODEL.TIMM.NORM to BN and MODEL.TIMM.FREEZE_AT to 0"
         )
@@ -259,7 +259,7 @@ def _check_lite0_input(cfg: CfgNode) -> None:
     low = min((0 - mean) / std for mean, std in channels)
     high = max((255 - mean) / std for mean, std in channels)
     if cfg.INPUT.FORMAT != "RGB" or low < -10 or high > 10:
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.TIMM.WEIGHTS {LITE0_WEIGHTS!r} was trained on RGB images scaled to about "
             f"[-1, 1], but INPUT.FORMAT is {cfg.INPUT.FORMAT!r} and MODEL.PIXEL_MEAN and PIXEL_STD "
             f"give [{low:.1f}, {high:.1f}]: set INPUT.FORMAT RGB, MODEL.PIXEL_MEAN "

