@@ -1,0 +1,250 @@
+"""A dataset as the audit sees it: its records, its boxes as arrays, and what they amount to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from detectron2.data import MetadataCatalog
+from detectron2.structures import BoxMode
+
+from dre_ssod.data.audit.files import FileCheck
+from dre_ssod.data.sources import load_one_labeled, load_unlabeled, resolve_dataset
+from dre_ssod.data.uri import SourceError
+
+ROLES = ("labeled", "unlabeled", "test")
+COCO_AREAS = (32.0**2, 96.0**2)
+"""Square pixels of the original image: below the first a box is small, from the second on large."""
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclass(frozen=True)
+class BoxTable:
+    """The boxes of a set, one row a box, R boxes.
+
+    Attributes:
+        corners: (R, 4) float64, (x1, y1, x2, y2) in pixels; not checked.
+        record: (R,) int64, index of the record that the box belongs to.
+        category: (R,) int64, index of the class.
+        crowd: (R,) bool, a crowd region, which is not trained on.
+    """
+
+    corners: npt.NDArray[np.float64]
+    record: npt.NDArray[np.int64]
+    category: npt.NDArray[np.int64]
+    crowd: npt.NDArray[np.bool_]
+
+    @property
+    def valid(self) -> npt.NDArray[np.bool_]:
+        """(R,) bool: finite and of positive sides."""
+        positive = (self.corners[:, 2:] > self.corners[:, :2]).all(axis=1)
+        return np.logical_and(self.finite, positive)
+
+    @property
+    def finite(self) -> npt.NDArray[np.bool_]:
+        """(R,) bool: all corners and both sides are numbers."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            sides = self.corners[:, 2:] - self.corners[:, :2]
+        both = np.concatenate([self.corners, sides], axis=1)
+        return np.asarray(np.isfinite(both).all(axis=1), dtype=np.bool_)
+
+
+@dataclass(frozen=True)
+class AuditedSet:
+    """One dataset in one role.
+
+    Attributes:
+        label: short name in the report, such as "labeled 1".
+        role: of ``ROLES``.
+        name: registered name or URI.
+        error: why the set cannot be used as its role demands; "" if it can.
+        records: in Detectron2's format; without annotations for an unlabeled set, and if only the
+            images of a labeled set could be read.
+        classes: names in the order of their indices; empty where there are no annotations.
+        boxes: of all the records.
+    """
+
+    label: str
+    role: str
+    name: str
+    error: str
+    records: list[dict[str, Any]]
+    classes: list[str]
+    boxes: BoxTable
+
+    @property
+    def annotated(self) -> bool:
+        """Whether the annotations were read."""
+        return self.role != "unlabeled" and not self.error
+
+
+@dataclass(frozen=True)
+class SetSummary:
+    """The figures of one set.
+
+    Attributes:
+        images, boxes, crowd_regions, dropped_boxes: counts. ``boxes`` are those that are trained
+            on: neither crowd regions nor dropped ones, which are not finite or have no area.
+        boxes_an_image: "mean", "min", "median", "max"; empty without annotations.
+        images_without_boxes: count.
+        class_histogram: boxes by class, in the order of the classes.
+        box_areas: boxes that are "small", "medium", "large" in COCO's terms, by box area.
+        side_quantiles: square root of the box area in pixels by quantile ("0.05" ...).
+        relative_side_quantiles: the same, divided by the square root of the image's area.
+        modes: images by Pillow's pixel format.
+        image_sizes: "smallest" and "largest" file, by area, as (width, height) in pixels.
+        rotated: images that their EXIF orientation turns or mirrors.
+    """
+
+    label: str
+    role: str
+    name: str
+    images: int
+    boxes: int
+    crowd_regions: int
+    dropped_boxes: int
+    boxes_an_image: dict[str, float]
+    images_without_boxes: int
+    class_histogram: dict[str, int]
+    box_areas: dict[str, int]
+    side_quantiles: dict[str, float]
+    relative_side_quantiles: dict[str, float]
+    modes: dict[str, int]
+    image_sizes: dict[str, tuple[int, int]]
+    rotated: int
+
+
+def load_set(role: str, number: int, name: str) -> AuditedSet:
+    """Read a set; what a source refuses becomes the set's error.
+
+    Args:
+        role: of ``ROLES``; the annotations of an unlabeled set are not read, as in training.
+        number: of the set in its role, from 1.
+        name: registered name or URI.
+    """
+    error, records, classes, table = "", [], [], make_table([])
+    try:
+        if role == "unlabeled":
+            records = load_unlabeled([name])
+        else:
+            records = load_one_labeled(name)
+            classes = list(MetadataCatalog.get(resolve_dataset(name)).get("thing_classes", []))
+            table = make_table(records)
+        if not all(map(_is_named, records)):
+            raise SourceError(f"{name}: a record has no 'file_name' or no 'image_id'")
+    except SourceError as refusal:
+        error = str(refusal)
+    except Exception as refusal:  # Sets that others register raise errors of any type.
+        error = f"{name}: {type(refusal).__name__}: {refusal}"
+    if error:
+        records = _images_alone(name) if role != "unlabeled" else []
+    return AuditedSet(f"{role} {number}", role, name, error, records, classes, table)
+
+
+def summarize(
+    dataset: AuditedSet, checks: Mapping[str, FileCheck], sizes: npt.NDArray[np.float64]
+) -> SetSummary:
+    """Count and measure one set.
+
+    Args:
+        checks: by ``file_name`` of the records.
+        sizes: (N, 2) width and height of each record's image, NaN if unknown.
+    """
+    table = dataset.boxes
+    used = table.valid & ~table.crowd
+    dropped = sum(len(record.get("dropped_boxes", ())) for record in dataset.records)
+    counts = np.bincount(table.record[used], minlength=len(dataset.records))
+    classes = np.bincount(
+        table.category[used & (table.category >= 0)], minlength=len(dataset.classes)
+    )
+    corners = table.corners[used]
+    with np.errstate(over="ignore"):
+        areas = (corners[:, 2:] - corners[:, :2]).prod(axis=1)
+    sides = np.sqrt(areas)
+    shares = sides / np.sqrt(sizes[table.record[used]].prod(axis=1))
+    files = [checks[record["file_name"]] for record in dataset.records]
+    known = sorted(
+        ((check.width, check.height) for check in files if check.width),
+        key=lambda size: size[0] * size[1],
+    )
+    bins = np.searchsorted(COCO_AREAS, areas, side="right")
+    return SetSummary(
+        label=dataset.label,
+        role=dataset.role,
+        name=dataset.name,
+        images=len(dataset.records),
+        boxes=int(used.sum()),
+        crowd_regions=int(table.crowd.sum()),
+        dropped_boxes=dropped + int((~table.valid & ~table.crowd).sum()),
+        boxes_an_image=_spread(counts) if dataset.annotated else {},
+        images_without_boxes=int((counts == 0).sum()) if dataset.annotated else 0,
+        class_histogram={
+            name: int(count) for name, count in zip(dataset.classes, classes, strict=False)
+        },
+        box_areas={
+            kind: int((bins == index).sum())
+            for index, kind in enumerate(("small", "medium", "large"))
+        },
+        side_quantiles=_quantiles(sides),
+        relative_side_quantiles=_quantiles(shares),
+        modes=dict(Counter(check.mode for check in files if check.mode).most_common()),
+        image_sizes={"smallest": known[0], "largest": known[-1]} if known else {},
+        rotated=sum(check.orientation != 1 for check in files),
+    )
+
+
+def make_table(records: Sequence[dict[str, Any]]) -> BoxTable:
+    """The boxes of all the records, of whatever ``bbox_mode``; absent ``annotations`` are none."""
+    items = [
+        (index, item)
+        for index, record in enumerate(records)
+        for item in record.get("annotations", ())
+    ]
+    corners = np.array([item["bbox"][:4] for _, item in items], dtype=np.float64).reshape(-1, 4)
+    modes = np.array([int(item["bbox_mode"]) for _, item in items], dtype=np.int64)
+    for mode in np.unique(modes):
+        chosen = np.flatnonzero(modes == mode)
+        raw = np.array([items[row][1]["bbox"] for row in chosen], dtype=np.float64)
+        corners[chosen] = BoxMode.convert(raw, BoxMode(int(mode)), BoxMode.XYXY_ABS)
+    return BoxTable(
+        corners=corners,
+        record=np.array([index for index, _ in items], dtype=np.int64),
+        category=np.array([item["category_id"] for _, item in items], dtype=np.int64),
+        crowd=np.array([bool(item.get("iscrowd", 0)) for _, item in items], dtype=np.bool_),
+    )
+
+
+def _images_alone(name: str) -> list[dict[str, Any]]:
+    """Records without annotations, or none: their files are worth checking all the same."""
+    try:
+        return [record for record in load_unlabeled([name]) if _is_named(record)]
+    except Exception:  # The set's error is known already.
+        return []
+
+
+def _is_named(record: dict[str, Any]) -> bool:
+    return "file_name" in record and "image_id" in record
+
+
+def _spread(counts: npt.NDArray[np.int64]) -> dict[str, float]:
+    if not len(counts):
+        return {}
+    return {
+        "mean": float(counts.mean()),
+        "min": float(counts.min()),
+        "median": float(np.median(counts)),
+        "max": float(counts.max()),
+    }
+
+
+def _quantiles(values: npt.NDArray[np.float64]) -> dict[str, float]:
+    """By quantile; values that are unknown or beyond all numbers are left out."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return {}
+    found = np.quantile(values, QUANTILES)
+    return {str(share): float(value) for share, value in zip(QUANTILES, found, strict=True)}

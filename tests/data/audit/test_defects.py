@@ -1,0 +1,106 @@
+"""Each defect of a file or box, planted in a sound set, is found and named, and nothing else is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dre_ssod.data.audit.audit import audit
+from dre_ssod.data.audit.kinds import KINDS
+from tests.planted_sets import Planted, by_kind, draw, write_planted
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Planted:
+    return write_planted(tmp_path)
+
+
+def test_files_that_are_lost(planted: Planted) -> None:
+    planted.image("labeled/1.jpg").unlink()
+    planted.image("unlabeled/1.jpg").write_bytes(b"")
+    planted.image("unlabeled/2.jpg").write_text("no image")
+    path = planted.image("test/3.jpg")
+    path.write_bytes(path.read_bytes()[:-100])
+    found = planted.found()
+    assert list(found) == [
+        "missing-file: labeled 1",
+        "empty-file: unlabeled 1",
+        "unreadable-file: unlabeled 1",
+        "truncated-file: test 1",
+    ]
+    assert found["missing-file: labeled 1"] == [str(planted.image("labeled/1.jpg"))]
+    assert found["empty-file: unlabeled 1"] == [str(planted.image("unlabeled/1.jpg"))]
+    assert found["truncated-file: test 1"][0].startswith(f"{path}: ")
+
+
+def test_damage_inside_a_file_is_found_by_decoding(planted: Planted) -> None:
+    path = planted.image("unlabeled/1.png")
+    draw(path, seed=77)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    assert planted.found("header") == {}
+    assert list(planted.found("full")) == ["unreadable-file: unlabeled 1"]
+
+
+def test_bytes_behind_the_end(planted: Planted) -> None:
+    path = planted.image("unlabeled/1.jpg")
+    path.write_bytes(path.read_bytes() + b"more")
+    report = audit(planted.names)
+    assert by_kind(report) == {"odd-end: unlabeled 1": [str(path)]}
+    assert not report.failed
+
+
+def test_a_wrong_size(planted: Planted) -> None:
+    planted.change("labeled", lambda content: content["images"][0].update(width=41))
+    assert planted.found() == {
+        "size-mismatch: labeled 1": [
+            f"{planted.image('labeled/1.jpg')}: annotation 41 x 30, file 40 x 30"
+        ]
+    }
+
+
+def test_a_turned_image_is_compared_as_training_sees_it(planted: Planted) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = planted.image("labeled/1.jpg")
+    draw(path, seed=50, exif=exif)
+    draw(planted.image("unlabeled/1.jpg"), seed=51, exif=exif)
+    rotated = {"exif-rotation: labeled 1": [f"{path}: orientation 6"]}
+    note = "annotation 40 x 30, before EXIF orientation 6 turns it, file 30 x 40"
+    assert planted.found() == {"size-mismatch: labeled 1": [f"{path}: {note}"], **rotated}
+    planted.change("labeled", lambda content: content["images"][0].update(width=30, height=40))
+    report = audit(planted.names)
+    assert by_kind(report) == rotated
+    assert [summary.rotated for summary in report.summaries] == [1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("box", "kind", "shown"),
+    [
+        ([5, 5, 0, 4], "empty-box", "[5, 5, 5, 9]"),
+        ([5, 5, 3, -1], "empty-box", "[5, 5, 8, 4]"),
+        ([5, float("nan"), 3, 4], "nan-box", "[5, nan, 8, nan]"),
+        ([40, 2, 3, 4], "box-off-image", "[40, 2, 43, 6]"),
+        ([-5, 2, 5, 4], "box-off-image", "[-5, 2, 0, 6]"),
+        ([30, 2, 12.5, 4], "box-outside", "[30, 2, 42.5, 6] by 2.5 px"),
+        ([-1.25, 2, 9.25, 4], "box-outside", "[-1.25, 2, 8, 6] by 1.2 px"),
+    ],
+)
+def test_boxes_that_cannot_be_right(
+    planted: Planted, box: list[float], kind: str, shown: str
+) -> None:
+    planted.add_box(box)
+    item = f"{planted.image('labeled/1.jpg')} {shown}"
+    report = audit(planted.names)
+    assert by_kind(report) == {f"{kind}: labeled 1": [item]}
+    assert report.failed == (KINDS[kind].severity == "error")
+    kept = kind in ("box-off-image", "box-outside")
+    assert (report.summaries[0].boxes, report.summaries[0].dropped_boxes) == (3 + kept, 1 - kept)
+
+
+def test_rounding_over_the_edge_is_no_finding(planted: Planted) -> None:
+    planted.add_box([-1, -1, 42, 32])
+    assert planted.found() == {}

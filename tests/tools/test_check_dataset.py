@@ -1,0 +1,113 @@
+"""The tool on real files: exit codes, JSON, config, and what it refuses."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+from dre_ssod.data.audit.kinds import KINDS
+from tests.tiny_dataset import TinyDataset, write_tiny_dataset
+
+ROOT = Path(__file__).parents[2]
+TOOL = ROOT / "tools" / "check_dataset.py"
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("check_dataset", TOOL)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> TinyDataset:
+    return write_tiny_dataset(tmp_path)
+
+
+def test_a_sound_set_passes(
+    tool: ModuleType, data: TinyDataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--labeled", data.labeled, "--unlabeled", data.unlabeled]
+    assert tool.main([*arguments, "--level", "full", "--workers", "1"]) == 0
+    output = capsys.readouterr().out
+    assert "Nothing to complain about." in output
+    assert "12 files checked at level full" in output
+
+
+def test_an_error_fails_and_stands_in_the_json(
+    tool: ModuleType, data: TinyDataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = data.root / "report.json"
+    (data.root / "more" / "u0.png").write_bytes(b"")
+    arguments = ["--labeled", data.labeled, "--unlabeled", data.unlabeled, "--json", str(report)]
+    assert tool.main(arguments) == 1
+    assert "ERROR empty-file: 1 in unlabeled 1" in capsys.readouterr().out
+    content = json.loads(report.read_text())
+    assert content["failed"] is True
+    (finding,) = content["findings"]
+    assert finding["kind"] == "empty-file"
+    assert finding["items"] == [str(data.root / "more" / "u0.png")]
+
+
+def test_a_warning_passes(
+    tool: ModuleType, data: TinyDataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("u0.png", "u1.png"):
+        (data.root / "more" / name).write_bytes((data.root / "more" / "u2.png").read_bytes())
+    assert tool.main(["--unlabeled", data.unlabeled, "--examples", "0"]) == 0
+    assert "WARNING duplicate-file: 1 in unlabeled 1" in capsys.readouterr().out
+
+
+def test_the_sets_of_a_config(
+    tool: ModuleType, data: TinyDataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = data.root / "config.yaml"
+    datasets = {"TRAIN": [data.labeled], "UNLABELED": [data.unlabeled], "TEST": [data.labeled]}
+    config.write_text(yaml.safe_dump({"DATASETS": datasets}))
+    assert tool.main(["--config-file", str(config)]) == 1
+    assert "ERROR leakage: 8 in labeled 1, test 1" in capsys.readouterr().out
+    assert tool.main(["--config-file", str(config), "DATASETS.TEST", "()"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "there is no set to check"),
+        (["--config-file", "gone.yaml"], "there is no such file"),
+        (["DATASETS.TRIAN", "('a',)"], "DATASETS.TRAIN"),
+        (["--labeled", "a", "--config-file", "b.yaml"], "not by both"),
+        (["--labeled", "a", "--workers", "0"], "--workers must be 1 or more"),
+        (["--labeled", "a", "--level", "deep"], "invalid choice"),
+        (["--labeled", "a", "--json", str(TOOL)], "exists already"),
+        (["--labeled", "a", "--json", "no/such/folder/a.json"], "no folder"),
+    ],
+)
+def test_a_wrong_command_is_explained(
+    tool: ModuleType, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        tool.main(arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_and_manual_name_every_finding(
+    tool: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        tool.main(["--help"])
+    shown = capsys.readouterr().out
+    manual = (ROOT / "docs" / "check_dataset.md").read_text(encoding="utf-8")
+    for name, kind in KINDS.items():
+        assert f"{kind.severity:<10}  {name} " in shown
+        assert f"| `{name}` | {kind.severity} | {kind.meaning} | {kind.advice} |" in manual

@@ -1,0 +1,118 @@
+#!/usr/bin/env python
+"""Look for mistakes in datasets: annotations, image files, duplicates and leakage into the test.
+
+    python tools/check_dataset.py --config-file configs/bccd_10pct.yaml
+    python tools/check_dataset.py --labeled "coco://train.json?images=photos" \\
+        --unlabeled folder://more_photos --test "coco://val.json?images=photos"
+
+Exit code 0: no error. 1: an error was found. 2: the command itself is wrong. Warnings are listed
+and do not change the code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dre_ssod.config_reading import read_config
+from dre_ssod.data.audit.audit import audit
+from dre_ssod.data.audit.files import LEVELS
+from dre_ssod.data.audit.report import as_dict, as_text, kinds_table
+from dre_ssod.data.audit.sets import ROLES
+from dre_ssod.errors import ConfigError
+
+KEYS = {"labeled": "TRAIN", "unlabeled": "UNLABELED", "test": "TEST"}
+"""The key of cfg.DATASETS that names the sets of each role."""
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; ``sets`` holds the names by role."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog=f"findings:\n\n{kinds_table()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config-file", metavar="FILE", default="", help="check DATASETS of it")
+    for role in ROLES:
+        parser.add_argument(
+            f"--{role}", metavar="SET", nargs="+", default=[], help=f"{role} sets, by name or URI"
+        )
+    parser.add_argument(
+        "--level",
+        choices=LEVELS,
+        default="header",
+        help="header (default): sizes, and whether files are whole, without decoding; "
+        "full: decode every image as training does",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the whole report there")
+    parser.add_argument(
+        "--workers", metavar="N", type=int, default=_cores(), help="processes (default: all cores)"
+    )
+    parser.add_argument(
+        "--examples", metavar="N", type=int, default=3, help="shown of each finding (default: 3)"
+    )
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes to the config")
+    parsed = parser.parse_args(arguments)
+    if parsed.workers < 1 or parsed.examples < 0:
+        parser.error("--workers must be 1 or more, --examples 0 or more")
+    try:
+        parsed.sets = _sets(parsed)
+    except ConfigError as error:
+        parser.error(str(error))
+    if parsed.json and Path(parsed.json).exists():
+        parser.error(f"--json {parsed.json!r} exists already; remove it or choose another name")
+    if parsed.json and not Path(parsed.json).parent.is_dir():
+        parser.error(
+            f"--json {parsed.json!r}: there is no folder {str(Path(parsed.json).parent)!r}"
+        )
+    return parsed
+
+
+def _sets(parsed: argparse.Namespace) -> dict[str, list[str]]:
+    """The names of the sets by role, from the config or the options."""
+    sets = {role: list(getattr(parsed, role)) for role in ROLES}
+    by_config = bool(parsed.config_file or parsed.opts)
+    if by_config and any(sets.values()):
+        raise ConfigError(
+            "name the sets by a config or by --labeled, --unlabeled, --test, not by both"
+        )
+    if by_config:
+        cfg = read_config(parsed.config_file, parsed.opts)
+        sets = {role: list(cfg.DATASETS[key]) for role, key in KEYS.items()}
+    if not any(sets.values()):
+        raise ConfigError("there is no set to check: name some by --config-file or --labeled ...")
+    return sets
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the tool; the exit code."""
+    args = parse_arguments(arguments)
+    with tqdm(desc="images", unit="", dynamic_ncols=True, disable=None) as bar:
+
+        def start(total: int) -> Callable[[int], object]:
+            bar.reset(total)
+            return bar.update
+
+        report = audit(args.sets, args.level, args.workers, start)
+    print(as_text(report, args.examples))
+    if args.json:
+        text = json.dumps(as_dict(report), indent=1, allow_nan=False)
+        Path(args.json).write_text(text + "\n", encoding="utf-8")
+    return int(report.failed)
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
