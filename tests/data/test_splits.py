@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import random
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dre_ssod.data.sources import UNLABELED_KEYS
-from dre_ssod.data.splits import build_pools, draw_split
+from dre_ssod.data.splits import build_pools, draw_split, record_split
 from dre_ssod.data.uri import SourceError
 
 Writer = Callable[..., Path]
@@ -58,10 +59,33 @@ def test_draws_nest_do_not_repeat_and_ignore_the_order(
     assert draw_split(shuffled, 50, fold) == half
 
 
-def test_folds_differ() -> None:
-    ids = [str(number) for number in range(100)]
-    draws = {draw_split(ids, 10, fold).labeled_ids for fold in range(10)}
-    assert len(draws) == 10
+@pytest.mark.parametrize("percent", [1, 5, 10])
+def test_ten_folds_differ_and_overlap_as_independent_draws_do(percent: int) -> None:
+    ids = [f"0/{number}" for number in range(5000)]
+    draws = [set(draw_split(ids, percent, fold).labeled_ids) for fold in range(10)]
+    size = 50 * percent
+    assert {len(draw) for draw in draws} == {size}
+    # Two draws share size^2 / 5000 images on average, with a variance of less than that.
+    mean = size * size / 5000
+    for first, second in itertools.combinations(draws, 2):
+        assert abs(len(first & second) - mean) <= 5 * mean**0.5 + 1
+
+
+@pytest.mark.parametrize(
+    ("percent", "fold", "digest"),
+    # On every machine and Python version: no random generator is involved.
+    [
+        (1, 0, "c003f74f5c92ebf0518598cb381f2447b3473de5ea4e31bb532560cc46e9dfdd"),
+        (1, 4, "a71236480d72e49088c340619ca181cb7de76882922ab8a91b2a823fafc4b9e0"),
+        (5, 1, "4310b5e577451fe16cb76c92c0b4769d5981cc8b0116fde01e0dca1e12ed8f8d"),
+        (10, 2, "fe5ea424bf8e4fbf035e2afb898c180567eb1624330534eef7f8b4c97363b342"),
+        (10, 3, "fdea4632a0f304e161b597e511c62c6182c77d256b580812b8486b2e14bc0f39"),
+    ],
+)
+def test_draws_of_the_size_of_coco_are_pinned(percent: int, fold: int, digest: str) -> None:
+    split = draw_split([f"0/{number}" for number in range(1, 118288)], percent, fold)
+    assert (len(split.labeled_ids), split.total) == (118287 * percent // 100, 118287)
+    assert split.sha256 == digest
 
 
 @pytest.mark.parametrize(
@@ -93,6 +117,7 @@ def test_a_saved_split_names_itself_and_its_images(tmp_path: Path) -> None:
         "fold": 2,
         "labeled": 2,
         "total": 4,
+        "origin": "draw",
         "sha256": hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest(),
     }
     assert tuple(ids) == split.labeled_ids
@@ -166,3 +191,22 @@ def test_no_labeled_box_is_an_error(tmp_path: Path, write_coco: Writer) -> None:
     for filter_empty in (True, False):
         with pytest.raises(SourceError, match="none of the 2 labeled images of coco"):
             build_pools([uri], [], filter_empty=filter_empty)
+
+
+def test_a_resumed_run_keeps_its_labeled_images(tmp_path: Path) -> None:
+    path = tmp_path / "split.json"
+    ids = [f"0/{number}" for number in range(20)]
+    first, other = draw_split(ids, 50, 0), draw_split(ids, 50, 1)
+    record_split(first, path, resumed=False)
+    saved = path.read_bytes()
+    record_split(first, path, resumed=True)
+    for changed in (other, draw_split(ids, 40, 0), None):
+        with pytest.raises(SourceError, match="the run was started with other labeled images"):
+            record_split(changed, path, resumed=True)
+    assert path.read_bytes() == saved
+    # A run that has trained nothing yet is started anew.
+    record_split(other, path, resumed=False)
+    assert json.loads(path.read_text(encoding="utf-8"))["sha256"] == other.sha256
+    record_split(None, path, resumed=False)
+    assert not path.exists()
+    record_split(None, path, resumed=True)

@@ -1,0 +1,148 @@
+"""The tool, from a dataset's URI and a command line to its three files and its messages."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shlex
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from dre_ssod.config import get_cfg
+from dre_ssod.data.splits import build_pools, draw_split, load_split
+from tests.tiny_dataset import TinyDataset, write_tiny_dataset
+
+TOOL = Path(__file__).parents[2] / "tools" / "make_split.py"
+IDS = [f"0/{number}" for number in range(1, 9)]
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_split", TOOL)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
+    return write_tiny_dataset(tmp_path_factory.mktemp("data"))
+
+
+def test_a_draw_is_written_and_can_be_trained_with_in_both_ways(
+    tool: ModuleType, data: TinyDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "with space"
+    drawn = build_pools([data.labeled], [], 25.0, 2)
+    command = [data.labeled, "--percent", "25", "--fold", "2", "--output", str(output)]
+    assert tool.run(command) == 0
+    printed = capsys.readouterr().out
+    assert drawn.split is not None
+    assert f"2 labeled and 6 unlabeled images, SHA-256 {drawn.split.sha256}" in printed
+    assert load_split(output / "split.json", IDS) == drawn.split
+    # What it prints is pasted into a shell.
+    hints = [shlex.split(line) for line in printed.splitlines() if line.startswith("  DATASETS")]
+    assert len(hints) == 2
+    for hint in hints:
+        cfg = get_cfg()
+        cfg.merge_from_list(hint)
+        pools = build_pools(
+            cfg.DATASETS.TRAIN, cfg.DATASETS.UNLABELED, split_file=cfg.DATASETS.SPLIT_FILE
+        )
+        for ours, theirs in ((pools.labeled, drawn.labeled), (pools.unlabeled, drawn.unlabeled)):
+            names = [record["file_name"] for record in ours]
+            assert names == [record["file_name"] for record in theirs]
+        assert pools.labeled[0]["annotations"] == drawn.labeled[0]["annotations"]
+
+
+def test_the_published_forms_are_read(tool: ModuleType, data: TinyDataset, tmp_path: Path) -> None:
+    (tmp_path / "ids.json").write_text("[3, 5]", encoding="utf-8")
+    ids = str(tmp_path / "ids.json")
+    assert tool.run([data.labeled, "--ids", ids, "--output", str(tmp_path / "a")]) == 0
+    assert load_split(tmp_path / "a" / "split.json", IDS).labeled_ids == ("0/3", "0/5")
+
+    saved = str(tmp_path / "a" / "split.json")
+    assert tool.run([data.labeled, "--ids", saved, "--output", str(tmp_path / "b")]) == 0
+    for name in ("labeled.json", "unlabeled.json", "split.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+    seeds = tmp_path / "seeds.txt"
+    seeds.write_text(json.dumps({"25.0": {"1": [0, 7]}}), encoding="utf-8")
+    command = ["--unbiased-teacher", str(seeds), "--percent", "25", "--seed", "1"]
+    assert tool.run([data.labeled, *command, "--output", str(tmp_path / "c")]) == 0
+    assert load_split(tmp_path / "c" / "split.json", IDS).labeled_ids == ("0/1", "0/8")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--percent", "5"], "5.0 of 8 images is less than one image; use at least 12.5 percent"),
+        (["--percent", "nan"], "must be in (0, 100], is nan"),
+        (["--percent", "100"], "all 8 images would be labeled"),
+        (["--percent", "50", "--fold", "-1"], "DATASETS.LABELED_FOLD must be 0 or more, is -1"),
+        (["--ids", "nowhere.json"], "nowhere.json: cannot be read"),
+        (
+            ["--unbiased-teacher", "nowhere.txt", "--percent", "1", "--seed", "1"],
+            "nowhere.txt: cannot be read",
+        ),
+    ],
+)
+def test_what_cannot_be_split_is_explained(
+    tool: ModuleType,
+    data: TinyDataset,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
+) -> None:
+    assert tool.run([data.labeled, *options, "--output", str(tmp_path / "out")]) == 2
+    # The message is wrapped.
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_source_without_labels_and_a_second_run_are_refused(
+    tool: ModuleType, data: TinyDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rest = ["--percent", "50", "--output", str(tmp_path / "out")]
+    assert tool.run([data.unlabeled, *rest]) == 2
+    assert "labels" in capsys.readouterr().err
+    assert tool.run([data.labeled, *rest]) == 0
+    before = (tmp_path / "out" / "split.json").read_bytes()
+    assert tool.run([data.labeled, *rest, "--fold", "1"]) == 2
+    assert "labeled.json exists; choose another folder" in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / "out" / "split.json").read_bytes() == before
+    assert draw_split(IDS, 50, 0) == load_split(tmp_path / "out" / "split.json", IDS)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "name the images"),
+        (["--ids", "a", "--percent", "1"], "--ids says which images are labeled"),
+        (["--ids", "a", "--unbiased-teacher", "b"], "--ids says which images are labeled"),
+        (["--ids", "a", "--fold", "1"], "--fold chooses a draw"),
+        (["--ids", "a", "--seed", "1"], "--seed chooses a list of --unbiased-teacher"),
+        (["--percent", "1", "--seed", "1"], "a draw is chosen by --fold"),
+        (["--unbiased-teacher", "b", "--percent", "1"], "--unbiased-teacher needs --seed"),
+        (["--unbiased-teacher", "b", "--seed", "1"], "name the images: --percent"),
+        (
+            ["--unbiased-teacher", "b", "--percent", "1", "--seed", "1", "--fold", "1"],
+            "--fold chooses a draw",
+        ),
+        (["--percent", "one"], "invalid float value"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(
+    tool: ModuleType, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        tool.run(["coco_2017_train", "--output", "out", *options])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,59 @@
+#!/usr/bin/env python
+"""Write a labeled dataset as COCO JSON, in Ultralytics' YOLO layout or as a PASCAL VOC folder.
+
+    python tools/convert_dataset.py 'voc://BCCD?split=train' --val 'voc://BCCD?split=val' \\
+        --to yolo --output bccd_yolo
+
+The source and --val, --test become the parts train, val and test of the new dataset.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from dre_ssod.data.convert import FORMS, IMAGE_MODES, convert
+from dre_ssod.engine.cli import run_program
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", help="URI or registered name of a labeled dataset")
+    parser.add_argument("--val", metavar="SOURCE", help="the same, for validation")
+    parser.add_argument("--test", metavar="SOURCE", help="the same, for testing")
+    parser.add_argument("--to", required=True, choices=list(FORMS), help="form of the new dataset")
+    parser.add_argument(
+        "--output", required=True, metavar="DIR", help="for the new dataset: empty, or not there"
+    )
+    parser.add_argument(
+        "--images",
+        choices=IMAGE_MODES,
+        default="copy",
+        help="copy them (default), link to them, or reference them where they are (coco only)",
+    )
+    return parser.parse_args(arguments)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Convert and print."""
+    named = {"train": args.source, "val": args.val, "test": args.test}
+    sources = {split: source for split, source in named.items() if source is not None}
+    for part in convert(sources, args.to, Path(args.output), args.images):
+        print(f"{part.split}: {part.images} images with {part.boxes} boxes, to be read as")
+        print(f"  {part.uri}")
+        for what, count in part.lost.items():
+            print(f"  {count} {what}")
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the tool with command-line arguments; returns its exit code."""
+    args = parse_arguments(arguments)
+    return run_program(lambda: main(args))
+
+
+if __name__ == "__main__":
+    sys.exit(run())
