@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dre_ssod.data.photometric import Image
+from dre_ssod.errors import ConfigError
 
 Matrix = NDArray[np.float64]
 
@@ -106,6 +107,6 @@ def _whole_shift(side: int, recipe: GeometricRecipe, rng: np.random.Generator) -
 
 
 def require(valid: bool, key: str, value: object, expected: str) -> None:
-    """Raise a ValueError that names the setting, its value and what is expected, unless valid."""
+    """Raise a ConfigError that names the setting, its value and what is expected, unless valid."""
     if not valid:
-        raise ValueError(f"{key} is {value!r}; it must be {expected}")
+        raise ConfigError(f"{key} is {value!r}; it must be {expected}")

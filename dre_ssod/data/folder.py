@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dre_ssod.data.uri import SourceError
+from dre_ssod.data.uri import SourceError, is_unicode
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -21,10 +21,13 @@ def list_images(folder: Path) -> list[Path]:
     """Images under ``folder``, searched recursively through links too, relative to it.
 
     Sorted by the parts of the path, so the order is the same on every file system.
+
+    Raises:
+        SourceError: if a folder cannot be listed, or a name is not valid Unicode.
     """
     found: list[Path] = []
     seen: set[str] = set()
-    for place, subfolders, files in os.walk(folder, followlinks=True):
+    for place, subfolders, files in os.walk(folder, onerror=_refuse, followlinks=True):
         real = os.path.realpath(place)
         if real in seen:
             subfolders.clear()
@@ -33,7 +36,16 @@ def list_images(folder: Path) -> list[Path]:
         subfolders.sort()
         relative = Path(place).relative_to(folder)
         found += [relative / name for name in files if is_image_name(name)]
+    for path in found:
+        if not is_unicode(str(path)):
+            raise SourceError(
+                f"{folder}: the file name {str(path)!r} is not UTF-8; rename the file"
+            )
     return sorted(found, key=lambda path: path.parts)
+
+
+def _refuse(error: OSError) -> None:
+    raise SourceError(f"{error.filename}: the folder cannot be listed: {error.strerror}")
 
 
 @dataclass(frozen=True)
@@ -67,5 +79,5 @@ class FolderSource:
         """Always an error: a folder has no labels."""
         raise SourceError(
             f"{self.name}: a folder of images has no labels; name it in DATASETS.UNLABELED, "
-            "and give coco:// or voc:// where labels are needed"
+            "and give coco://, voc:// or yolo:// where labels are needed"
         )

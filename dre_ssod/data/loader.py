@@ -2,11 +2,14 @@
 
 Which image stands at which position of a stream, and how it is augmented, is a function of
 (seed, stream, position) alone. So the order does not depend on the number of workers, a resumed run
-starts at its position at once, and no image is lost or repeated within an epoch of its stream.
+starts at its position at once, and no image is lost or repeated within an epoch of its stream. An
+image that cannot be read is replaced by one that (seed, stream, position, attempt) draws, so all of
+this stays true.
 """
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +19,12 @@ import numpy as np
 from detectron2.data import DatasetFromList
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from dre_ssod.structures import TrainingBatch
+from dre_ssod.data.images import ImageError
+from dre_ssod.structures import ImageFailure, TrainingBatch
 
 LABELED, UNLABELED = 0, 1
+MAX_ATTEMPTS = 10
+"""Images that are tried for one place in a batch."""
 
 Mapper = Callable[[dict[str, Any], np.random.Generator], Any]
 
@@ -104,6 +110,21 @@ class PairedBatchSampler(Sampler[list[SampleKey]]):
         return [stream.key(position) for position in range(first, first + count)]
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """What was loaded for one key.
+
+    Attributes:
+        stream: of the key.
+        sample: what the mapper made; None if no image that was tried can be read.
+        failures: images that were tried before.
+    """
+
+    stream: int
+    sample: Any
+    failures: tuple[ImageFailure, ...] = ()
+
+
 class PairedDataset(Dataset[Any]):
     """Loads and augments the sample that a key names."""
 
@@ -124,16 +145,34 @@ class PairedDataset(Dataset[Any]):
         self._mappers = {LABELED: labeled_mapper, UNLABELED: unlabeled_mapper}
         self._seed = seed
 
-    def __getitem__(self, key: SampleKey) -> tuple[int, Any]:
+    def __getitem__(self, key: SampleKey) -> Loaded:
+        """Load the image of a key, or up to ``MAX_ATTEMPTS - 1`` others if it cannot be read.
+
+        Errors that are not about the image are raised.
+        """
+        pool, mapper = self._pools[key.stream], self._mappers[key.stream]
         rng = np.random.default_rng([self._seed, key.stream, key.position])
-        return key.stream, self._mappers[key.stream](self._pools[key.stream][key.index], rng)
+        index = key.index
+        failures: list[ImageFailure] = []
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            try:
+                return Loaded(key.stream, mapper(pool[index], rng), tuple(failures))
+            except ImageError as error:
+                # Raised later, by the process that trains: through a worker it would lose its type.
+                replaced = attempt < MAX_ATTEMPTS
+                failures.append(ImageFailure(str(error.file_name), str(error), replaced))
+            rng = np.random.default_rng([self._seed, key.stream, key.position, attempt])
+            index = int(rng.integers(len(pool)))
+        return Loaded(key.stream, None, tuple(failures))
 
 
-def collate(samples: list[tuple[int, Any]]) -> TrainingBatch:
-    """Sort the samples of a batch into its two parts."""
+def collate(loaded: list[Loaded]) -> TrainingBatch:
+    """Sort the samples of a batch into its two parts, and gather the failures."""
+    found = [item for item in loaded if item.sample is not None]
     return TrainingBatch(
-        labeled=[sample for stream, sample in samples if stream == LABELED],
-        unlabeled=[sample for stream, sample in samples if stream == UNLABELED],
+        labeled=[item.sample for item in found if item.stream == LABELED],
+        unlabeled=[item.sample for item in found if item.stream == UNLABELED],
+        failures=tuple(failure for item in loaded for failure in item.failures),
     )
 
 
@@ -178,3 +217,6 @@ def build_paired_loader(
 
 def _init_worker(worker_id: int) -> None:
     cv2.setNumThreads(0)
+    # Signals to the whole group of processes are for the one that trains: it still needs batches.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

@@ -1,7 +1,7 @@
 """From a dataset's dict to what a detector trains on: decode once, then one or two views.
 
-Both mappers are called ``mapper(dataset_dict, rng)``: all randomness of a sample comes from the
-generator, so that a sample is a function of the dict and the generator's seed.
+Both mappers of training are called ``mapper(dataset_dict, rng)``: all randomness of a sample comes
+from the generator, so that a sample is a function of the dict and the generator's seed.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import detection_utils
+from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.structures import Boxes, BoxMode, Instances
 
-from dre_ssod.data.photometric import Image
+from dre_ssod.data.images import Pixels, check_shape, check_size, read_image
 from dre_ssod.data.views import ViewRecipe, make_view
 from dre_ssod.geometry import map_boxes
 from dre_ssod.structures import UnlabeledSample, View
@@ -49,8 +48,8 @@ class LabeledMapper:
         Raises:
             ValueError: if there is no ``annotations`` entry (an image without objects has an empty
                 list).
-            detectron2.data.detection_utils.SizeMismatchError: if the image is not of the size that
-                the dict states.
+            dre_ssod.data.images.ImageError: if the file cannot be used as an image or is not of the
+                size that the dict states.
         """
         if "annotations" not in dataset_dict:
             raise ValueError(
@@ -59,8 +58,7 @@ class LabeledMapper:
                 "DATASETS.UNLABELED"
             )
         sample = {key: value for key, value in dataset_dict.items() if key != "annotations"}
-        image = read_image(sample["file_name"], self.recipe.image_format)
-        detection_utils.check_image_size(sample, image)
+        image = _read_checked(sample, self.recipe.image_format, self.recipe.max_size)
         view = make_view(image, self.recipe, rng)
         sample["image"] = view.image
         sample["instances"] = instances_in_view(dataset_dict["annotations"], view)
@@ -94,6 +92,7 @@ class UnlabeledMapper:
         Raises:
             ValueError: if the dict has an ``annotations`` entry, even an empty one: labels of
                 unlabeled images must never get this far.
+            dre_ssod.data.images.ImageError: if the file cannot be used as an image.
         """
         if "annotations" in dataset_dict:
             raise ValueError(
@@ -102,6 +101,8 @@ class UnlabeledMapper:
                 "training"
             )
         image = read_image(dataset_dict["file_name"], self.weak.image_format)
+        max_size = min(self.weak.max_size, self.strong.max_size)
+        check_shape(dataset_dict["file_name"], image.shape, max_size)
         weak_rng, strong_rng = rng.spawn(2)
         return UnlabeledSample(
             file_name=dataset_dict["file_name"],
@@ -110,12 +111,48 @@ class UnlabeledMapper:
         )
 
 
-def read_image(file_name: str, image_format: str) -> Image:
-    """Decode as Detectron2 does (EXIF orientation applied); (H, W, 3) uint8, contiguous."""
-    image = np.ascontiguousarray(detection_utils.read_image(file_name, format="RGB"))
-    if image_format == "RGB":
-        return image
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), np.uint8)
+class EvaluationMapper:
+    """Detectron2's mapper for testing, with files read as in training."""
+
+    def __init__(self, short_side: int, max_size: int, image_format: str) -> None:
+        """
+        Args:
+            short_side: ``INPUT.MIN_SIZE_TEST``; 0 for no resizing.
+            max_size: ``INPUT.MAX_SIZE_TEST``.
+            image_format: order of the channels.
+        """
+        self.resize = ResizeShortestEdge(short_side, max_size, "choice")
+        self.max_size = max_size
+        self.image_format = image_format
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> EvaluationMapper:
+        return cls(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.FORMAT)
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """The dict without ``annotations``, with ``image`` (3, H, W) uint8 and the original size.
+
+        Raises:
+            dre_ssod.data.images.ImageError: if the file cannot be used as an image or is not of the
+                size that the dict states.
+        """
+        sample = {key: value for key, value in dataset_dict.items() if key != "annotations"}
+        image = _read_checked(sample, self.image_format, self.max_size)
+        resized = self.resize.get_transform(image).apply_image(image)
+        sample["image"] = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+        return sample
+
+
+def _read_checked(sample: dict[str, Any], image_format: str, max_size: int) -> Pixels:
+    """Read the image of a dict, which gets its size where it has none."""
+    file_name = sample["file_name"]
+    image = read_image(file_name, image_format)
+    height, width = image.shape[:2]
+    sample.setdefault("height", height)
+    sample.setdefault("width", width)
+    check_size(file_name, image.shape, (sample["height"], sample["width"]))
+    check_shape(file_name, image.shape, max_size)
+    return image
 
 
 def instances_in_view(annotations: Sequence[dict[str, Any]], view: View) -> Instances:

@@ -20,12 +20,14 @@ from dre_ssod.data.uri import (
     DatasetURI,
     SourceError,
     datasets_root,
+    find_any,
     find_file,
     find_folder,
     is_uri,
     parse_uri,
 )
 from dre_ssod.data.voc import VocSource
+from dre_ssod.data.yolo import YoloSource
 
 UNLABELED_KEYS = ("file_name", "image_id", "height", "width")
 """All that a record of an unlabeled image may hold."""
@@ -38,7 +40,7 @@ class Source(Protocol):
         """Entries for ``MetadataCatalog``."""
 
     def labeled(self) -> list[dict[str, Any]]:
-        """Records with ``annotations``."""
+        """Records with ``annotations``, and with ``dropped_boxes`` where boxes were left out."""
 
     def images(self) -> list[dict[str, Any]]:
         """Records without labels, made without looking at any label."""
@@ -55,15 +57,18 @@ def open_source(name: str) -> Source:
     """
     uri = parse_uri(name)
     if uri.scheme == "coco":
-        uri.allow(required=["images"])
+        uri.allow(required=["images"], optional=["outside"])
+        outside = uri.allows_outside()
         annotations = find_file(uri.path, uri)
-        return CocoSource(name, annotations, find_folder(uri.value("images"), uri))
+        return CocoSource(name, annotations, find_folder(uri.value("images"), uri), outside)
     if uri.scheme == "voc":
         uri.allow(required=["split"], optional=["classes"])
-        classes = tuple(uri.values("classes"))
-        if len(set(classes)) < len(classes) or "" in classes:
-            raise SourceError(f"{name}: classes= must be different names, is {', '.join(classes)}")
+        classes = uri.class_list()
         return VocSource(name, find_folder(uri.path, uri), uri.value("split"), classes)
+    if uri.scheme == "yolo":
+        uri.allow(required=["split"], optional=["classes", "outside"])
+        classes, outside = uri.class_list(), uri.allows_outside()
+        return YoloSource(name, find_any(uri.path, uri), uri.value("split"), classes, outside)
     if uri.scheme == "folder":
         uri.allow()
         return FolderSource(name, find_folder(uri.path, uri))
@@ -74,8 +79,8 @@ def resolve_dataset(name: str) -> str:
     """The name under which Detectron2's catalogs know a dataset, which a URI enters on first use.
 
     Metadata of a labeled URI has ``thing_classes`` and ``evaluator_type`` "coco". COCO files also
-    give ``json_file`` and ``image_root``; VOC folders have no ``json_file`` and must be converted
-    to be evaluated in COCO's way.
+    give ``json_file`` and ``image_root``; VOC and YOLO folders have no ``json_file`` and must be
+    converted to be evaluated in COCO's way.
 
     Raises:
         SourceError: if ``name`` is neither registered nor a URI that can be read.

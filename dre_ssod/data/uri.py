@@ -15,18 +15,25 @@ from difflib import get_close_matches
 from pathlib import Path
 from urllib.parse import unquote
 
+from dre_ssod.errors import UserError
+
 URI_FORMS = {
-    "coco": "coco://annotations.json?images=DIR",
+    "coco": "coco://annotations.json?images=DIR[&outside=allow]",
     "voc": "voc://ROOT?split=train[&classes=A,B,C]",
+    "yolo": "yolo://ROOT?split=train[&classes=A,B,C][&outside=allow]",
     "folder": "folder://DIR",
     "sample": "sample://labeled|unlabeled|val[?seed=0]",
 }
-"""The accepted forms by scheme, as the error messages show them."""
+"""The accepted forms by scheme, as the error messages show them.
+
+Files of a set may only name images inside its image folder (``coco``) or its root (``voc``,
+``yolo``), unless the URI has ``outside=allow``.
+"""
 
 _BAD_ESCAPE = re.compile("%(?![0-9a-fA-F]{2})")
 
 
-class SourceError(ValueError):
+class SourceError(UserError):
     """A dataset name, file or annotation that cannot be used; the message says what to do."""
 
 
@@ -75,6 +82,31 @@ class DatasetURI:
         if key not in self.query:
             return []
         return [_decode(part, self.text) for part in self.query[key].split(",")]
+
+    def class_list(self) -> tuple[str, ...]:
+        """The names in ``classes=``; empty if the URI does not have it.
+
+        Raises:
+            SourceError: if a name is empty or given twice.
+        """
+        classes = tuple(self.values("classes"))
+        if len(set(classes)) < len(classes) or "" in classes:
+            names = ", ".join(classes)
+            raise SourceError(f"{self.text}: classes= must be different names, is {names}")
+        return classes
+
+    def allows_outside(self) -> bool:
+        """Whether files of the set may name images outside its folder.
+
+        Raises:
+            SourceError: if ``outside`` has another value than "allow".
+        """
+        if self.value("outside", "allow") != "allow":
+            raise SourceError(
+                f"{self.text}: outside={self.value('outside')} is unknown; write outside=allow, or "
+                "leave it out"
+            )
+        return "outside" in self.query
 
 
 def is_uri(name: str) -> bool:
@@ -125,20 +157,69 @@ def find_folder(path: str, uri: DatasetURI) -> Path:
     return _locate(path, uri, Path.is_dir, "folder")
 
 
+def find_any(path: str, uri: DatasetURI) -> Path:
+    """The absolute path of a file or folder that ``uri`` names; see ``_locate``."""
+    return _locate(path, uri, Path.exists, "file or folder")
+
+
+def join_inside(folder: Path, path: str, limit: Path | None, where: str) -> Path:
+    """``folder / path`` without ``..``, for a path that stands in a file of a set.
+
+    Args:
+        folder: absolute, ``limit`` or inside it; what the path is relative to.
+        path: as written in the file.
+        limit: the folder that the path must not leave, be it absolute or by ``..``; None for any.
+            Links in the folder are not looked at: they may lead anywhere.
+        where: the file and the entry, for the message.
+
+    Raises:
+        SourceError: if the path leaves ``limit``, or can be no file's name.
+    """
+    if not path.strip() or "\0" in path or not is_unicode(path):
+        raise SourceError(f"{where}: {path!r} cannot be the name of a file")
+    if not os.path.isabs(path) and ".." not in path.split("/"):
+        return folder / path
+    place = os.path.normpath(os.path.join(folder, path))
+    if limit is None:
+        return Path(place)
+    inside = os.path.relpath(place, limit)
+    if inside.split("/")[0] == "..":
+        raise SourceError(
+            f"{where}: {path!r} is outside {limit}. Write names that stay in that folder, or, if "
+            "you trust the file, add outside=allow to the URI"
+        )
+    return limit / inside
+
+
+def is_unicode(text: str) -> bool:
+    """Whether the text can be written as UTF-8; names from a file system or JSON may not be."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _locate(path: str, uri: DatasetURI, fits: Callable[[Path], bool], kind: str) -> Path:
     """Try ``path`` from the current folder, then under ``datasets_root()``.
 
     Raises:
         SourceError: naming every tried path, if there is no such file or folder.
     """
-    candidate = Path(path).expanduser()
+    try:
+        candidate = Path(path).expanduser()
+    except RuntimeError as error:
+        raise SourceError(f"{uri.text}: {path!r}: {error}; write the path in full") from error
     tried = [candidate.absolute()]
     if not candidate.is_absolute():
         tried.append((datasets_root() / candidate).absolute())
-    for place in tried:
-        if fits(place):
-            return place
-    wrong_kind = [str(place) for place in tried if place.exists()]
+    try:
+        for place in tried:
+            if fits(place):
+                return place
+        wrong_kind = [str(place) for place in tried if place.exists()]
+    except OSError as error:
+        raise SourceError(f"{uri.text}: {path!r} cannot be looked for: {error}") from error
     note = f" ({', '.join(wrong_kind)} exists but is not a {kind})" if wrong_kind else ""
     raise SourceError(
         f"{uri.text}: no {kind} {path!r}; tried {' and '.join(map(str, tried))}{note}. "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import parse as parse_xml
 from detectron2.structures import BoxMode
-from PIL import Image
 
 from dre_ssod.data.folder import is_image_name
+from dre_ssod.data.images import ImageError, read_header
 from dre_ssod.data.uri import SourceError
 
 logger = logging.getLogger(__name__)
+_show = reprlib.repr
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ class VocSource:
 
         Boxes become (x1, y1, x2, y2) in pixels, continuous, from VOC's 1-based inclusive corners.
         Boxes with ``xmax <= xmin``, ``ymax <= ymin`` or a corner that is not finite are dropped and
-        counted in one warning.
+        counted in one warning; a record that lost boxes holds their corners, as the file gives
+        them, as ``dropped_boxes``.
 
         Raises:
             SourceError: if a file is missing or malformed, or an object's class is unknown.
@@ -99,7 +102,8 @@ class VocSource:
             record["annotations"] = []
             for item in tree.findall("object"):
                 annotation = _read_object(item, path, indices)
-                if annotation is None:
+                if isinstance(annotation, list):
+                    record.setdefault("dropped_boxes", []).append(annotation)
                     dropped.append(path)
                     continue
                 record["annotations"].append(annotation)
@@ -128,7 +132,7 @@ def _find_split(name: str, root: Path, split: str) -> Path:
 def _read_split(name: str, root: Path, split: str) -> list[str]:
     path = _find_split(name, root, split)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"{path}: cannot be read: {error}") from error
     ids = [line.strip() for line in lines if line.strip()]
@@ -166,8 +170,8 @@ def _read_xml(path: Path) -> Element:
         raise SourceError(f"{path}: the annotation file is missing") from error
     except (OSError, ParseError, DefusedXmlException, ValueError, LookupError) as error:
         raise SourceError(f"{path}: cannot be read as XML: {error}") from error
-    if not isinstance(root, Element):
-        raise SourceError(f"{path}: holds no XML element")
+    if not isinstance(root, Element) or root.tag != "annotation":
+        raise SourceError(f"{path}: holds no <annotation>, so it is no annotation of PASCAL VOC")
     return root
 
 
@@ -178,8 +182,10 @@ def _class_name(item: Element, path: Path) -> str:
     return name
 
 
-def _read_object(item: Element, path: Path, indices: dict[str, int]) -> dict[str, Any] | None:
-    """One annotation in Detectron2's format; None for a box without area."""
+def _read_object(
+    item: Element, path: Path, indices: dict[str, int]
+) -> dict[str, Any] | list[float]:
+    """One annotation in Detectron2's format; for a box without area its corners alone."""
     name = _class_name(item, path)
     if name not in indices:
         raise SourceError(
@@ -187,16 +193,18 @@ def _read_object(item: Element, path: Path, indices: dict[str, int]) -> dict[str
             "set in classes=, or leave classes= out"
         )
     corners = [_number(item, f"bndbox/{key}", path) for key in ("xmin", "ymin", "xmax", "ymax")]
-    difficult = int(bool(_number(item, "difficult", path, default=0.0)))
+    difficult = _number(item, "difficult", path, default=0.0)
+    if difficult not in (0, 1):
+        raise SourceError(f"{path}: <difficult> must be 0 or 1, is {difficult}")
     x1, y1, x2, y2 = corners
     if not all(map(math.isfinite, corners)) or x2 <= x1 or y2 <= y1:
-        return None
+        return corners
     return {
         "bbox": [x1 - 1.0, y1 - 1.0, x2, y2],
         "bbox_mode": BoxMode.XYXY_ABS,
         "category_id": indices[name],
         "iscrowd": 0,
-        "difficult": difficult,
+        "difficult": int(difficult),
     }
 
 
@@ -205,20 +213,21 @@ def _number(item: Element, tag: str, path: Path, default: float | None = None) -
     if text is None and default is not None:
         return default
     try:
-        return float(text or "")
+        # Python takes 1_0 for a number.
+        return float((text or "").replace("_", "?"))
     except ValueError as error:
-        raise SourceError(f"{path}: <{tag}> must be a number, is {text!r}") from error
+        raise SourceError(f"{path}: <{tag}> must be a number, is {_show(text)}") from error
 
 
 def _image_size(tree: Element, path: Path, file_name: str) -> tuple[int, int]:
     """(height, width) from the annotation, or from the image's header where it gives none."""
-    sizes = [_number(tree, f"size/{key}", path, default=0.0) for key in ("height", "width")]
-    if all(map(math.isfinite, sizes)) and min(sizes) >= 1:
-        return int(sizes[0]), int(sizes[1])
+    height, width = (_number(tree, f"size/{key}", path, default=0.0) for key in ("height", "width"))
+    if not (height.is_integer() and width.is_integer() and min(height, width) >= 0):
+        raise SourceError(f"{path}: <size> must have whole numbers, has {width} x {height}")
+    if height and width:
+        return int(height), int(width)
     try:
-        with Image.open(file_name) as image:
-            return image.height, image.width
-    except OSError as error:
-        raise SourceError(
-            f"{path}: gives no image size, and {file_name} cannot be opened for it: {error}"
-        ) from error
+        header = read_header(file_name)
+    except ImageError as error:
+        raise SourceError(f"{path}: gives no image size; nor does the image: {error}") from error
+    return header.height, header.width

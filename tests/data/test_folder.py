@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,3 +55,13 @@ def test_an_empty_folder_and_a_use_as_labeled_data_are_errors(tmp_path: Path) ->
         source.images()
     with pytest.raises(SourceError, match=r"no labels; name it in DATASETS\.UNLABELED"):
         source.labeled()
+
+
+def test_folders_that_cannot_be_listed_and_names_that_are_not_unicode_are_errors(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(SourceError, match="nowhere: the folder cannot be listed: No such file"):
+        list_images(tmp_path / "nowhere")
+    (tmp_path / os.fsdecode(b"a\xff.jpg")).touch()
+    with pytest.raises(SourceError, match=r"a\\udcff\.jpg' is not UTF-8; rename the file"):
+        list_images(tmp_path)

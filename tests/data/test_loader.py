@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dre_ssod.config import get_cfg
+from dre_ssod.data.images import ImageError
 from dre_ssod.data.loader import (
     LABELED,
+    MAX_ATTEMPTS,
     UNLABELED,
     BatchPlan,
     PairedBatchSampler,
@@ -26,7 +28,8 @@ from dre_ssod.data.loader import (
 )
 from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper
 from dre_ssod.data.splits import build_pools
-from dre_ssod.structures import TrainingBatch, UnlabeledSample
+from dre_ssod.data.uri import SourceError
+from dre_ssod.structures import ImageFailure, TrainingBatch, UnlabeledSample
 
 Batch = list[tuple[str, float]]
 
@@ -225,6 +228,7 @@ def test_real_samples_arrive_whole_and_unlabeled_ones_without_annotation(
     labeled = Counter(image["file_name"] for batch in batches for image in batch.labeled)
     unlabeled = Counter(sample.file_name for batch in batches for sample in batch.unlabeled)
     # One epoch of the labeled images, two of the others, and no image in both.
+    assert [f for batch in batches for f in batch.failures] == []
     assert sorted(labeled.values()) == [1] * 4
     assert sorted(unlabeled.values()) == [2] * 4
     assert not labeled.keys() & unlabeled.keys()
@@ -238,3 +242,78 @@ def test_real_samples_arrive_whole_and_unlabeled_ones_without_annotation(
             assert vars(sample).keys() == sample_fields
             for view in (sample.weak, sample.strong):
                 assert vars(view).keys() == {"image", "matrix"}
+
+
+def failing(bad: set[str]) -> Callable[[dict[str, Any], np.random.Generator], tuple[str, float]]:
+    """A mapper that cannot read some images."""
+
+    def map_record(record: dict[str, Any], rng: np.random.Generator) -> tuple[str, float]:
+        name = record["file_name"]
+        if name in bad:
+            raise ImageError(f"{name}: truncated", name)
+        return draw(record, rng)
+
+    return map_record
+
+
+def load_with_failures(
+    bad: set[str], batches: int, start: int = 0, num_workers: int = 0
+) -> list[TrainingBatch]:
+    loader = build_paired_loader(
+        records("l", 5),
+        records("u", 7),
+        failing(bad),
+        failing(bad),
+        BatchPlan(2, 3),
+        seed=3,
+        start=start,
+        num_workers=num_workers,
+    )
+    return list(itertools.islice(loader, batches))
+
+
+def test_an_unreadable_image_is_replaced_and_nothing_else_changes() -> None:
+    bad = {"l2", "u0", "u6"}
+    failures = 0
+    plain = load_with_failures(set(), 30)
+    for found, expected in zip(load_with_failures(bad, 30), plain, strict=True):
+        for part in ("labeled", "unlabeled"):
+            pairs = zip(getattr(found, part), getattr(expected, part), strict=True)
+            for sample, original in pairs:
+                assert sample[0] not in bad
+                # Also the randomness of the others is as before.
+                assert (sample == original) == (original[0] not in bad)
+        drawn = [sample[0] for sample in expected.labeled + expected.unlabeled]
+        named = {failure.file_name for failure in found.failures}
+        assert named >= bad & set(drawn)
+        assert len(found.failures) >= sum(name in bad for name in drawn)
+        for failure in found.failures:
+            assert failure == ImageFailure(failure.file_name, f"{failure.file_name}: truncated")
+        failures += len(found.failures)
+    # One labeled image of five and two unlabeled ones of seven, drawn 60 and 90 times or more.
+    assert failures >= 60 // 5 + 2 * (90 // 7)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_replacements_depend_on_the_position_alone(num_workers: int) -> None:
+    bad = {"l2", "u0", "u6"}
+    expected = load_with_failures(bad, 12)
+    assert load_with_failures(bad, 5, start=7, num_workers=num_workers) == expected[7:]
+
+
+def test_a_pool_without_a_readable_image_leaves_a_gap_that_is_told() -> None:
+    [batch] = load_with_failures({f"u{number}" for number in range(7)}, 1)
+    assert (len(batch.labeled), batch.unlabeled) == (2, [])
+    assert len(batch.failures) == 3 * MAX_ATTEMPTS
+    assert [failure.replaced for failure in batch.failures].count(False) == 3
+
+
+def test_other_errors_are_not_taken_for_unreadable_images() -> None:
+    def broken(record: dict[str, Any], rng: np.random.Generator) -> None:
+        raise SourceError("not about an image")
+
+    loader = build_paired_loader(
+        records("l", 2), records("u", 2), broken, broken, BatchPlan(1, 1), seed=0
+    )
+    with pytest.raises(SourceError, match="not about an image"):
+        next(iter(loader))

@@ -11,14 +11,19 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import detection_utils
 from detectron2.data.dataset_mapper import DatasetMapper
 from detectron2.structures import BoxMode
 from PIL import Image as PillowImage
 
 from dre_ssod.config import get_cfg
 from dre_ssod.data import mappers
-from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper, instances_in_view, read_image
+from dre_ssod.data.images import ImageError, read_image
+from dre_ssod.data.mappers import (
+    EvaluationMapper,
+    LabeledMapper,
+    UnlabeledMapper,
+    instances_in_view,
+)
 from dre_ssod.data.views import ViewRecipe
 from dre_ssod.structures import UnlabeledSample, View
 
@@ -139,6 +144,25 @@ def test_without_randomness_the_labeled_mapper_is_detectron2s(cfg: CfgNode, png:
     assert torch.equal(ours["instances"].gt_classes, theirs["instances"].gt_classes)
 
 
+@pytest.mark.parametrize("short_side", [36, 0])
+def test_the_evaluation_mapper_is_detectron2s(cfg: CfgNode, png: str, short_side: int) -> None:
+    cfg.INPUT.MIN_SIZE_TEST = short_side
+    sample = labeled(png, annotation([3, 4, 20, 30]), extra="kept")
+    theirs = DatasetMapper(cfg, is_train=False)(copy.deepcopy(sample))
+    ours = EvaluationMapper.from_config(cfg)(sample)
+    assert torch.equal(ours.pop("image"), theirs.pop("image"))
+    assert ours == theirs
+    with pytest.raises(ImageError, match=r"image\.png.* says 65 x 48"):
+        EvaluationMapper.from_config(cfg)(labeled(png, width=WIDTH + 1))
+
+
+def test_evaluation_sees_16_bits_as_training_does(cfg: CfgNode, tmp_path: Path) -> None:
+    cfg.INPUT.MIN_SIZE_TEST = 0
+    path = str(tmp_path / "deep.png")
+    PillowImage.fromarray(np.full((4, 4), 40_000, np.uint16)).save(path)
+    assert (EvaluationMapper.from_config(cfg)({"file_name": path})["image"] == 40_000 >> 8).all()
+
+
 def test_labeled_sample_keeps_the_original_size_and_leaves_the_dict(cfg: CfgNode, png: str) -> None:
     sample = labeled(png, annotation([3, 4, 20, 30], 2), extra="kept")
     before = copy.deepcopy(sample)
@@ -174,7 +198,7 @@ def test_labeled_image_without_annotations_entry_is_refused(cfg: CfgNode, png: s
 
 
 def test_wrong_size_in_the_dict_is_refused(cfg: CfgNode, png: str) -> None:
-    with pytest.raises(detection_utils.SizeMismatchError, match=r"image\.png"):
+    with pytest.raises(ImageError, match=r"image\.png.*64 x 48.* says 65 x 48"):
         LabeledMapper.from_config(cfg)(labeled(png, width=WIDTH + 1), np.random.default_rng(0))
 
 
@@ -252,25 +276,25 @@ def test_two_channel_orders_in_one_sample_are_refused(cfg: CfgNode) -> None:
         UnlabeledMapper(weak, replace(weak, image_format="RGB"))
 
 
-@pytest.mark.parametrize("image_format", ["RGB", "BGR"])
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK"])
-def test_any_picture_is_read_as_detectron2_reads_it(
-    tmp_path: Path, mode: str, image_format: str
+def test_an_image_too_thin_to_resize_is_refused_by_both_mappers(
+    cfg: CfgNode, tmp_path: Path
 ) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8)
-    path = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
-    PillowImage.fromarray(pixels).convert(mode).save(path)
-    image = read_image(str(path), image_format)
-    assert np.array_equal(image, detection_utils.read_image(str(path), format=image_format))
-    assert image.shape == (9, 13, 3)
-    assert image.flags.c_contiguous
+    path = str(tmp_path / "thin.png")
+    # 1333 / 3000 is less than half a pixel.
+    PillowImage.new("RGB", (3000, 1)).save(path)
+    with pytest.raises(ImageError, match=r"thin\.png: 3000 x 1 pixels are too long"):
+        UnlabeledMapper.from_config(cfg)({"file_name": path}, np.random.default_rng(0))
+    with pytest.raises(ImageError, match=r"thin\.png"):
+        LabeledMapper.from_config(cfg)(
+            {"file_name": path, "annotations": []}, np.random.default_rng(0)
+        )
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_camera_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
-    exif = PillowImage.Exif()
-    exif[274] = orientation
-    path = tmp_path / "turned.jpg"
-    PillowImage.fromarray(pixels).save(path, exif=exif)
-    assert read_image(str(path), "BGR").shape[:2] == ((16, 24) if orientation < 5 else (24, 16))
+@pytest.mark.parametrize("size", [(1, 1), (2000, 1), (1, 2000)])
+def test_the_smallest_and_thinnest_images_give_views_of_at_least_a_pixel(
+    cfg: CfgNode, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    path = str(tmp_path / "small.png")
+    PillowImage.new("RGB", size, (9, 9, 9)).save(path)
+    sample = UnlabeledMapper.from_config(cfg)({"file_name": path}, np.random.default_rng(0))
+    assert min(*sample.weak.size, *sample.strong.size) >= 1

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
@@ -94,6 +95,9 @@ def test_paths_with_special_characters_are_percent_encoded(
         ("coco://a.json", "the key 'images' is missing"),
         ("coco://nowhere.json?images=a", r"no file 'nowhere\.json'; tried"),
         ("voc://nowhere?split=train", "no folder 'nowhere'; tried"),
+        ("yolo://nowhere?split=train", "no file or folder 'nowhere'; tried"),
+        ("yolo://nowhere", "the key 'split' is missing; write yolo://ROOT"),
+        ("voc://nowhere?split=train&outside=allow", "unknown key 'outside'; valid: split, classes"),
         ("sample://train", "unknown part 'train'; valid: labeled, unlabeled, val"),
         ("sample://val?seed=-1", "seed must be an integer from 0, is '-1'"),
     ],
@@ -195,3 +199,51 @@ def test_a_sample_set_that_cannot_be_written_is_explained(
     monkeypatch.setattr("dre_ssod.data.sample_set.ensure_sample_set", refuse)
     with pytest.raises(SourceError, match=r"read-only: .* Set \$DETECTRON2_DATASETS"):
         resolve_dataset("sample://labeled")
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_files_of_a_set_name_no_images_outside_its_folder(
+    tmp_path: Path, write_coco: Writer, write_voc: Writer, write_image: Writer, absolute: bool
+) -> None:
+    secret = write_image(tmp_path / "secret.png")
+    name = str(secret) if absolute else "../secret.png"
+    entry = {"id": 1, "file_name": name, "height": 6, "width": 8}
+    write_coco(tmp_path / "a.json", {1: []}, {1: "cat"}, replaced={"images": [entry]})
+    write_voc(tmp_path / "voc", {"a": [("cat", (1, 1, 2, 2), 0)]})
+    split = tmp_path / "voc" / "ImageSets" / "Main" / "train.txt"
+    split.write_text(f"../{name.removesuffix('.png')}\n")
+    (tmp_path / "yolo").mkdir()
+    (tmp_path / "yolo" / "list.txt").write_text(f"{name}\n")
+    (tmp_path / "yolo" / "data.yaml").write_text("train: list.txt\nnames: [cat]\n")
+    (tmp_path / "images").mkdir()
+    coco = f"coco://{tmp_path}/a.json?images={tmp_path}/images"
+    yolo = f"yolo://{tmp_path}/yolo?split=train"
+    for uri, message in [
+        (coco, r"a\.json: image 1: '.*secret\.png' is outside .*images\..* outside=allow"),
+        (yolo, r"list\.txt, line 1: '.*secret\.png' is outside .*yolo\..* outside=allow"),
+        (f"voc://{tmp_path}/voc?split=train", r"no image for '\.\./.*secret'"),
+    ]:
+        for load in (load_labeled, load_unlabeled):
+            with pytest.raises(SourceError, match=message):
+                load([uri])
+    for uri in (coco, yolo):
+        assert load_unlabeled([f"{uri}&outside=allow"])[0]["file_name"] == str(secret)
+
+
+def test_absolute_names_and_links_inside_the_folder_are_used(
+    tmp_path: Path, write_coco: Writer, write_image: Writer
+) -> None:
+    elsewhere = write_image(tmp_path / "elsewhere" / "1.png")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "linked").symlink_to(elsewhere.parent)
+    names = ["linked/1.png", f"{tmp_path}/images/2.png", "./a/../3.png"]
+    images = [
+        {"id": number, "file_name": name, "height": 6, "width": 8}
+        for number, name in enumerate(names)
+    ]
+    path = write_coco(tmp_path / "a.json", {1: []}, {1: "cat"})
+    path.write_text(json.dumps({**json.loads(path.read_text()), "images": images}))
+    records = load_labeled([f"coco://{path}?images={tmp_path}/images"])
+    assert [record["file_name"] for record in records] == [
+        str(tmp_path / "images" / name) for name in ("linked/1.png", "2.png", "3.png")
+    ]

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dre_ssod.data.uri import SourceError, datasets_root, find_file, find_folder, is_uri, parse_uri
+from dre_ssod.data.uri import (
+    SourceError,
+    datasets_root,
+    find_any,
+    find_file,
+    find_folder,
+    is_uri,
+    join_inside,
+    parse_uri,
+)
 
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
 
@@ -107,3 +116,67 @@ def test_the_datasets_root_is_read_at_each_use(monkeypatch: pytest.MonkeyPatch) 
     assert datasets_root() == Path("datasets")
     monkeypatch.setenv("DETECTRON2_DATASETS", "~/data")
     assert datasets_root() == Path.home() / "data"
+
+
+def test_names_that_cannot_be_looked_for_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    uri = parse_uri("folder://a")
+    with pytest.raises(SourceError, match=r"cannot be looked for: .*too long"):
+        find_folder("x" * 300, uri)
+    with pytest.raises(SourceError, match=r"~nobody_at_all/a.*write the path in full"):
+        find_file("~nobody_at_all/a", uri)
+    (tmp_path / "a").touch()
+    assert find_any("a", uri) == tmp_path / "a"
+    with pytest.raises(SourceError, match="no file or folder 'b'"):
+        find_any("b", uri)
+
+
+FOLDER = Path("/data/set")
+PARTS = st.lists(st.sampled_from(["..", ".", "a", "b c", "..."]), min_size=1, max_size=6)
+
+
+@given(parts=PARTS, absolute=st.booleans())
+def test_a_joined_path_stays_inside_or_is_refused(parts: list[str], absolute: bool) -> None:
+    path = ("/data/set/" if absolute else "") + "/".join(parts)
+    depth = lowest = 0
+    for part in parts:
+        depth += {"..": -1, ".": 0}.get(part, 1)
+        lowest = min(lowest, depth)
+    try:
+        place = join_inside(FOLDER, path, FOLDER, "list.txt, line 3")
+    except SourceError as error:
+        message = str(error)
+    else:
+        assert place.is_relative_to(FOLDER)
+        assert ".." not in place.parts
+        assert len(place.parts) - len(FOLDER.parts) == depth
+        return
+    assert lowest < 0
+    assert message.startswith("list.txt, line 3: ")
+    assert "outside /data/set" in message
+    assert "outside=allow" in message
+    assert ".." not in join_inside(FOLDER, path, None, "").parts
+
+
+def test_the_limit_may_be_above_the_folder() -> None:
+    assert join_inside(FOLDER / "lists", "../a.jpg", FOLDER, "") == FOLDER / "a.jpg"
+    with pytest.raises(SourceError, match="outside /data/set"):
+        join_inside(FOLDER / "lists", "../../a.jpg", FOLDER, "")
+    with pytest.raises(SourceError, match="outside /data/set"):
+        join_inside(FOLDER, "/data/settings/a.jpg", FOLDER, "")
+    assert join_inside(FOLDER, "/data/settings/a.jpg", None, "") == Path("/data/settings/a.jpg")
+
+
+@pytest.mark.parametrize("path", ["", " ", "a\0b", "a\ud800"])
+def test_what_can_be_no_file_name_is_refused(path: str) -> None:
+    with pytest.raises(SourceError, match=r"a\.json: .* cannot be the name of a file"):
+        join_inside(FOLDER, path, None, "a.json")
+
+
+def test_outside_has_one_value() -> None:
+    assert parse_uri("coco://a?images=b&outside=allow").allows_outside()
+    assert not parse_uri("coco://a?images=b").allows_outside()
+    with pytest.raises(SourceError, match="outside=yes is unknown; write outside=allow"):
+        parse_uri("coco://a?images=b&outside=yes").allows_outside()

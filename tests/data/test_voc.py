@@ -97,7 +97,7 @@ def test_a_missing_size_is_read_from_the_image(
     record = source.labeled()[0]
     assert (record["height"], record["width"]) == (6, 8)
     (tmp_path / "JPEGImages" / "a.png").write_bytes(b"no image")
-    with pytest.raises(SourceError, match=r"a\.xml: gives no image size, and .*a\.png cannot be"):
+    with pytest.raises(SourceError, match=r"a\.xml: gives no image size; nor does .*a\.png"):
         source.labeled()
 
 
@@ -116,13 +116,28 @@ def test_unlabeled_images_need_no_annotations(tmp_path: Path, write_voc: Writer)
         ("", "cannot be read as XML"),
         ("<annotation>", "cannot be read as XML"),
         ('<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>', "cannot be read as XML"),
-        ("<a><object/></a>", "an object has no <name>"),
-        ("<a><object><name>cat</name></object></a>", "<bndbox/xmin> must be a number, is None"),
+        ("<annotation><object/></annotation>", "an object has no <name>"),
         (
-            "<a><object><name>cat</name><bndbox><xmin>one</xmin></bndbox></object></a>",
+            "<annotation><object><name>cat</name></object></annotation>",
+            "<bndbox/xmin> must be a number, is None",
+        ),
+        (
+            "<annotation><object><name>cat</name><bndbox><xmin>one</xmin></bndbox></object></annotation>",
             "<bndbox/xmin> must be a number, is 'one'",
         ),
-        ("<a><size><height>tall</height></size></a>", "<size/height> must be a number"),
+        (
+            "<annotation><size><height>tall</height></size></annotation>",
+            "<size/height> must be a number",
+        ),
+        (
+            "<annotation><size><height>6</height><width>7.5</width></size></annotation>",
+            r"<size> must have whole numbers, has 7\.5 x 6",
+        ),
+        (
+            "<annotation><size><height>1_0</height></size></annotation>",
+            "<size/height> must be a number, is '1_0'",
+        ),
+        ("<html/>", "holds no <annotation>"),
     ],
 )
 def test_what_is_wrong_in_an_annotation_is_named_with_the_file(

@@ -1,0 +1,267 @@
+"""Reading of image files: what the pixels become, and what is refused by name.
+
+Files are read as Detectron2 reads them, with three differences: 16-bit grey images are scaled to 8
+bits where Pillow cuts off all that is brighter than 255; 32-bit images are refused, since nothing
+says what black and white are; TIFF files with an orientation are turned once, not twice.
+
+Whatever is wrong with a file comes out as an :class:`ImageError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import IO
+
+import cv2
+import numpy as np
+from detectron2.utils.file_io import PathManager
+from numpy.typing import NDArray
+from PIL import Image as PillowImage
+from PIL import UnidentifiedImageError
+
+from dre_ssod.data.uri import SourceError
+
+Pixels = NDArray[np.uint8]
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+"""Pillow's names of the accepted formats. Others are not even tried: some start programs."""
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_TEXT = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: PillowImage.Transpose.FLIP_LEFT_RIGHT,
+    3: PillowImage.Transpose.ROTATE_180,
+    4: PillowImage.Transpose.FLIP_TOP_BOTTOM,
+    5: PillowImage.Transpose.TRANSPOSE,
+    6: PillowImage.Transpose.ROTATE_270,
+    7: PillowImage.Transpose.TRANSVERSE,
+    8: PillowImage.Transpose.ROTATE_90,
+}
+_SIDEWAYS = (5, 6, 7, 8)
+
+
+class ImageError(SourceError):
+    """An image that cannot be used; the message begins with its file name.
+
+    Attributes:
+        file_name: of the image; empty where another process raised the error and PyTorch made it
+            anew from the message.
+    """
+
+    def __init__(self, message: str, file_name: str = "") -> None:
+        super().__init__(message)
+        self.file_name = file_name
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What the start of a file says about its image.
+
+    Attributes:
+        width, height: in pixels, as :func:`read_image` gives the image.
+        mode: Pillow's name of the pixel type, as stored ("RGB", "L", "I;16", ...).
+        file_format: one of ``FORMATS``, or "MPO", a JPEG file with several pictures.
+        orientation: EXIF orientation, 1 to 8; 1 is upright.
+    """
+
+    width: int
+    height: int
+    mode: str
+    file_format: str
+    orientation: int
+
+
+def read_image(file_name: str, image_format: str) -> Pixels:
+    """Decode an image, turned upright as its EXIF orientation says.
+
+    Args:
+        file_name: of a JPEG, PNG, WebP, BMP or TIFF file. Of animations and of files with several
+            pages, the first is read.
+        image_format: order of the channels, "RGB" or "BGR".
+
+    Returns:
+        (H, W, 3) uint8, contiguous. Grey and palette images become colour ones, transparency is
+        dropped (not blended), CMYK is converted without a colour profile, of 16 bits the upper 8
+        are kept.
+
+    Raises:
+        ImageError: if the file is missing, damaged, of another format, a decompression bomb or of a
+            pixel type that has no defined black and white.
+    """
+    try:
+        with PathManager.open(file_name, "rb") as file:
+            pixels = np.ascontiguousarray(_decode(_open(file, file_name), file_name))
+    except ImageError:
+        raise
+    except Exception as error:  # On damaged files, Pillow's decoders raise errors of any type.
+        raise _unreadable(file_name, error) from error
+    if image_format == "RGB":
+        return pixels
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), np.uint8)
+
+
+def read_header(file_name: str) -> ImageHeader:
+    """Size and type of an image without decoding it, save for PNG files with text at their end.
+
+    Raises:
+        ImageError: if the file is missing, of another format or damaged at its start, or a
+            decompression bomb. A file that passes can still be damaged further on.
+    """
+    try:
+        with PathManager.open(file_name, "rb") as file:
+            image = _open(file, file_name)
+            if image.format == "PNG" and _has_late_text(file):
+                image.load()
+            orientation = _orientation(image)
+            width, height = image.size
+            # Of a TIFF file, Pillow gives the size that it has after turning.
+            turned = getattr(image, "tag_v2", {}).get(_ORIENTATION, 1) in _SIDEWAYS
+            if orientation in _SIDEWAYS and not turned:
+                width, height = height, width
+            return ImageHeader(width, height, image.mode, str(image.format), orientation)
+    except ImageError:
+        raise
+    except Exception as error:  # As above.
+        raise _unreadable(file_name, error) from error
+
+
+def check_size(file_name: str, shape: Sequence[int], expected: tuple[int, int]) -> None:
+    """Compare an image with what its annotation says.
+
+    Args:
+        file_name: of the image.
+        shape: (height, width, ...) of the image as read.
+        expected: (height, width) in the annotation.
+
+    Raises:
+        ImageError: if they differ.
+    """
+    height, width = shape[:2]
+    if (height, width) == expected:
+        return
+    hint = "correct the annotation"
+    if (width, height) == expected:
+        hint = (
+            "the two are swapped: the file may say in its EXIF entries that it is to be turned. "
+            "Annotate images as viewers show them, or remove the orientation from the file"
+        )
+    raise ImageError(
+        f"{file_name}: the image is {width} x {height} pixels, but its annotation says "
+        f"{expected[1]} x {expected[0]}; {hint}",
+        file_name,
+    )
+
+
+def check_shape(file_name: str, shape: Sequence[int], max_size: int) -> None:
+    """Refuse an image that is so long that resizing would make it less than a pixel thin.
+
+    Args:
+        file_name: of the image.
+        shape: (height, width, ...) of the image as read.
+        max_size: longest side after resizing, in pixels (``INPUT.MAX_SIZE_TRAIN``).
+
+    Raises:
+        ImageError: if the short side would be rounded to 0.
+    """
+    short, long = sorted(shape[:2])
+    if short * max_size / long < 0.5:
+        raise ImageError(
+            f"{file_name}: {shape[1]} x {shape[0]} pixels are too long and thin: with a longest "
+            f"side of {max_size}, less than half a pixel is left of the other; cut the image into "
+            "pieces or remove it",
+            file_name,
+        )
+
+
+def _open(file: IO[bytes], file_name: str) -> PillowImage.Image:
+    """Read the header.
+
+    Raises:
+        ImageError: for files of other formats and for decompression bombs.
+    """
+    try:
+        image = PillowImage.open(file, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        file.seek(0, 2)
+        problem = "damaged, or none of JPEG, PNG, WebP, BMP and TIFF" if file.tell() else "empty"
+        raise ImageError(
+            f"{file_name}: the file is {problem}; convert or replace it, or remove it from the set",
+            file_name,
+        ) from error
+    except PillowImage.DecompressionBombError as error:
+        limit = 2 * (PillowImage.MAX_IMAGE_PIXELS or 0) // 10**6
+        raise ImageError(
+            f"{file_name}: says that it has more than {limit} million pixels, as files do that "
+            "are meant to use up the memory; if it is a real image, cut it into tiles",
+            file_name,
+        ) from error
+    if min(image.size) < 1:
+        raise ImageError(f"{file_name}: has no pixels ({image.width} x {image.height})", file_name)
+    return image
+
+
+def _decode(image: PillowImage.Image, file_name: str) -> Pixels:
+    # Pillow turns a TIFF file while loading it; the orientation is asked for afterwards.
+    image.load()
+    turn = _TURNS.get(_orientation(image))
+    if turn is not None:
+        image = image.transpose(turn)
+    if image.mode.startswith("I;16"):
+        return _scale_to_bytes(np.asarray(image), file_name)
+    if image.mode in ("I", "F"):
+        raise ImageError(
+            f"{file_name}: its pixels are {'32-bit integers' if image.mode == 'I' else 'floats'}, "
+            "and nothing says what is black and what is white; save it with 8 or 16 bits a channel",
+            file_name,
+        )
+    return np.asarray(image.convert("RGB"))
+
+
+def _scale_to_bytes(grey: NDArray[np.uint16], file_name: str) -> Pixels:
+    """(H, W, 3): the upper 8 of 16 bits, as Pillow itself gives the channels of 16-bit colours."""
+    brightest = int(grey.max())
+    if 0 < brightest < 4096:
+        raise ImageError(
+            f"{file_name}: has 16 bits a pixel, but no value above {brightest} of 65535, which "
+            "leaves it all but black; stretch the values to the whole range, or save 8 bits",
+            file_name,
+        )
+    return np.repeat((grey >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
+
+
+def _orientation(image: PillowImage.Image) -> int:
+    """EXIF orientation by what has been read of the file so far."""
+    try:
+        # A PNG file's own getexif() would decode the image where it has found no EXIF entries yet.
+        value = PillowImage.Image.getexif(image).get(_ORIENTATION, 1)
+    except Exception:  # Damaged EXIF entries say nothing, as in Detectron2.
+        return 1
+    return value if isinstance(value, int) and value in _TURNS else 1
+
+
+def _has_late_text(file: IO[bytes]) -> bool:
+    """Whether a PNG file has entries after its pixels that may hold the orientation."""
+    position = len(_PNG_SIGNATURE)
+    pixels_seen = False
+    while True:
+        file.seek(position)
+        chunk = file.read(8)
+        if len(chunk) < 8:
+            return False
+        kind = chunk[4:]
+        pixels_seen = pixels_seen or kind == b"IDAT"
+        if pixels_seen and kind in _PNG_TEXT:
+            return True
+        position += 12 + int.from_bytes(chunk[:4], "big")
+
+
+def _unreadable(file_name: str, error: Exception) -> ImageError:
+    if isinstance(error, FileNotFoundError):
+        return ImageError(f"{file_name}: there is no such file", file_name)
+    reason = str(error) or type(error).__name__
+    return ImageError(
+        f"{file_name}: cannot be read as an image: {reason}; replace it, or remove it from the set",
+        file_name,
+    )
