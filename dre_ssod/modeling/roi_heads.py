@@ -96,7 +96,10 @@ class GaussianROIHeads(StandardROIHeads):
     def detect(
         self, features: Features, proposals: list[Instances], score_thresh: float
     ) -> list[Instances]:
-        """Detections after NMS with a score above ``score_thresh``, in the images' own frame."""
+        """Detections after NMS with a score above ``score_thresh``, in the images' own frame.
+
+        For pseudo-labels: nothing in ``cfg.TEST`` refines them.
+        """
         predictions = self.predict(features, [p.proposal_boxes for p in proposals])
         return self.box_predictor.detect(predictions, proposals, score_thresh)[0]
 
@@ -105,7 +108,9 @@ class GaussianROIHeads(StandardROIHeads):
         return self.box_predictor.score(self.predict(features, boxes))
 
     def _forward_box(self, features: Features, proposals: list[Instances]) -> list[Instances]:
-        return self.detect(features, proposals, self.box_predictor.test_score_thresh)
+        predictions = self.predict(features, [p.proposal_boxes for p in proposals])
+        detections, _ = self.box_predictor.inference(predictions, proposals)
+        return detections
 
     def student_losses(
         self,
