@@ -17,7 +17,6 @@ from PIL import Image
 from torch import nn
 
 from dre_ssod.config_checks import ConfigError
-from dre_ssod.engine.localization_analysis import DetectionTable, analyze
 from tests.factories import BOXES, NUM_CLASSES, SIZE, draw, tiny_cfg, tiny_model
 
 TOOL = Path(__file__).parents[2] / "tools" / "analyze_localization.py"
@@ -41,6 +40,7 @@ class Oracle(nn.Module):
             found.scores = torch.tensor([0.9, 0.4])
             found.pred_classes = torch.tensor([0, 0])
             found.localization_quality = torch.tensor([0.1 * inputs["image_id"], 0.0])
+            found.pred_boxes_sigma = torch.full((2, 4), 2.0)
             outputs.append({"instances": found})
         return outputs
 
@@ -124,6 +124,8 @@ def test_writes_json_and_picture_and_prints_the_table(
     for criterion in ("score", "localization_quality"):
         assert -1 <= whole[criterion]["spearman"] <= 1
         assert -1 <= whole[criterion]["pearson"] <= 1
+    assert content["sigma"]["all"]["n"] == 4 * matched["n"]
+    assert set(content["rankings"][dataset]) == {"score", "s_loc", "score * s_loc"}
     picture = np.asarray(Image.open(folder / "localization.png").convert("RGB"))
     assert picture.shape[1] > 1000
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 100
@@ -135,10 +137,15 @@ def test_writes_json_and_picture_and_prints_the_table(
 
 def test_detections_meet_the_objects_of_their_own_image(tool: ModuleType, run: Path) -> None:
     cfg = tool.configure(tool.parse_arguments(arguments(run, "INPUT.MIN_SIZE_TEST", "32")))
-    table = tool.collect(cfg, Oracle(), min_score=0.5)
+    table, rankings = tool.collect(cfg, Oracle(), min_score=0.5)
     np.testing.assert_allclose(table.ious, [1.0, 1.0, 1.0])
     np.testing.assert_allclose(table.scores, [0.9, 0.9, 0.9])
     np.testing.assert_allclose(table.qualities, [0.1, 0.2, 0.3])
+    np.testing.assert_allclose(table.residuals, np.zeros((3, 4)), atol=1e-5)
+    # AP is over all detections, the unsure ones as well, and all of them are right.
+    assert set(rankings) == set(cfg.DATASETS.TEST)
+    for figures in rankings[cfg.DATASETS.TEST[0]].values():
+        assert figures == {"AP": 100.0, "AP50": 100.0, "AP75": 100.0}
 
 
 def test_nothing_detected_is_reported_as_such(
@@ -162,8 +169,14 @@ def test_weights_without_variance_are_refused(tool: ModuleType, run: Path) -> No
     weights = torch.load(run / "model.pth", weights_only=True)["model"]
     kept = {name: value for name, value in weights.items() if "log_variance" not in name}
     torch.save({"model": kept}, run / "model.pth")
-    with pytest.raises(ConfigError, match=r"model\.pth.*MODEL\.ROI_BOX_HEAD\.BBOX_REG_LOSS_TYPE"):
+    with pytest.raises(ConfigError, match=r"model\.pth.*log_variance"):
         tool.main(arguments(run))
+
+
+@pytest.mark.parametrize("key", ["TEST.RANK_BY_QUALITY", "TEST.VARIANCE_VOTING.ENABLED"])
+def test_refinements_at_test_time_are_refused(tool: ModuleType, run: Path, key: str) -> None:
+    with pytest.raises(ConfigError, match="must be False"):
+        tool.main(arguments(run, key, "True"))
 
 
 @pytest.mark.parametrize(
@@ -194,32 +207,9 @@ def test_crowd_regions_are_no_objects(tool: ModuleType) -> None:
     detections.scores = torch.tensor([0.9, 0.8])
     detections.pred_classes = torch.tensor([0, 0])
     detections.localization_quality = torch.tensor([0.4, 0.3])
+    detections.pred_boxes_sigma = torch.full((2, 4), 2.0)
     annotations = [
         {"bbox": list(box), "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0, "iscrowd": crowd}
         for box, crowd in zip(BOXES, (0, 1), strict=True)
     ]
     assert tool.compare(detections, annotations).ious.tolist() == [1.0, 0.0]
-
-
-def test_density_is_highest_where_points_are_close(tool: ModuleType) -> None:
-    generator = np.random.default_rng(0)
-    cloud = generator.normal(0.8, 0.01, (200, 2))
-    x, y = np.concatenate([cloud, [[0.1, 0.1]]]).T
-    density = tool.point_density(x, y)
-    assert density.max() == 1.0
-    assert density[-1] < 0.2 < np.median(density[:-1])
-    assert len(tool.point_density(x[:0], y[:0])) == 0
-
-
-def test_figure_names_both_sets_and_both_correlations(tool: ModuleType) -> None:
-    generator = np.random.default_rng(1)
-    table = DetectionTable(*generator.uniform(0.5, 1.0, (3, 40)))
-    reports = analyze(table)
-    left, right = tool.draw(table, reports, 0.5).axes[:2]
-    assert f"{reports['all'].score.spearman:.2f}" in left.get_title()
-    assert f"{reports['matched'].localization_quality.pearson:.2f}" in right.get_title()
-    assert "n = 40" in left.get_title()
-    np.testing.assert_allclose(
-        sorted(right.collections[0].get_offsets().tolist()),
-        sorted(zip(table.qualities, table.ious, strict=True)),
-    )

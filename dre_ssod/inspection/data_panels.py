@@ -1,0 +1,81 @@
+"""Pictures of what a config makes of labeled images, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.config import CfgNode
+
+from dre_ssod.data.images import read_image
+from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper, instances_in_view
+from dre_ssod.geometry import relative_matrix
+from dre_ssod.inspection.canvas import RGBImage
+from dre_ssod.inspection.drawing import checkerboard, draw_ground_truth
+from dre_ssod.inspection.layout import note, side_by_side, stack
+from dre_ssod.inspection.panels import ReducedView
+from dre_ssod.structures import View
+from dre_ssod.teacher import to_view
+
+NOTE = (
+    "The boxes of the strong view are those of the weak view, mapped by the matrices as",
+    "pseudo-labels are: they must enclose the same objects. In the last picture, contours",
+    "must run on from field to field.",
+)
+
+
+class DataPanels:
+    """Draws the views of labeled images with their labels.
+
+    The labels stand in for pseudo-labels, so that a wrong matrix shows without a teacher. Nothing
+    of this is within the reach of training.
+    """
+
+    def __init__(self, cfg: CfgNode, class_names: Sequence[str]) -> None:
+        self._labeled = LabeledMapper.from_config(cfg)
+        self._unlabeled = UnlabeledMapper.from_config(cfg)
+        self._image_format = cfg.INPUT.FORMAT
+        self._class_names = class_names
+
+    def draw(self, record: dict[str, Any], rng: np.random.Generator) -> RGBImage:
+        """Original and labeled view; below them weak view, strong view, and the two by turns.
+
+        Args:
+            record: in Detectron2's format, with ``annotations``.
+            rng: draws the views.
+
+        Raises:
+            ImageError: if the file cannot be used as an image.
+        """
+        labeled_rng, unlabeled_rng = rng.spawn(2)
+        file_name, annotations = record["file_name"], record["annotations"]
+        sample = self._labeled(record, labeled_rng)
+        unmarked = {key: value for key, value in record.items() if key != "annotations"}
+        pair = self._unlabeled(unmarked, unlabeled_rng)
+        on_weak = instances_in_view(annotations, pair.weak)
+        matrix = relative_matrix(pair.weak.matrix, pair.strong.matrix)
+        on_strong = to_view(on_weak, matrix, pair.strong.size)
+        # Its matrix is not needed: the mapper has mapped the boxes already.
+        labeled_view = View(sample["image"], pair.weak.matrix)
+        columns = [("original image", self._draw_original(file_name, annotations))]
+        for title, view, labels in (
+            ("labeled view", labeled_view, sample["instances"]),
+            ("weak view", pair.weak, on_weak),
+            ("strong view", pair.strong, on_strong),
+        ):
+            canvas = ReducedView(view, self._image_format)
+            drawn = draw_ground_truth(canvas.image, canvas.labels(labels), self._class_names)
+            columns.append((f"{title}, {len(labels)} boxes", drawn))
+        canvas = ReducedView(pair.weak, self._image_format)
+        board = canvas.reduce(checkerboard(pair.weak, pair.strong, self._image_format))
+        columns.append(("weak and strong view by turns", board))
+        rows = [side_by_side(columns[:2]), side_by_side(columns[2:])]
+        return stack([note([Path(file_name).name, *NOTE]), *rows])
+
+    def _draw_original(self, file_name: str, annotations: Sequence[dict[str, Any]]) -> RGBImage:
+        """The image as read, with all of its annotations, crowd regions included."""
+        image = read_image(file_name, "RGB")
+        drawn = draw_ground_truth(image, annotations, self._class_names)
+        return drawn

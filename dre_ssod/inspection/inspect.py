@@ -1,0 +1,112 @@
+"""What teacher and student make of unlabeled images, computed beside training.
+
+Nothing here changes a model, a random state or the event storage of a run, and no other process is
+waited for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from detectron2.evaluation import inference_context
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+from torch import Tensor
+
+from dre_ssod.geometry import map_boxes, relative_matrix
+from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
+from dre_ssod.modeling.reweighting import proposal_reliability
+from dre_ssod.structures import UnlabeledSample
+from dre_ssod.teacher import observe
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """One unlabeled image as a training step sees it.
+
+    Attributes:
+        sample: its two views.
+        weak_labels: pseudo-labels in the weak view, as ``TeacherOpinion.pseudo_labels``.
+        strong_labels: those that the student learns from, in the strong view.
+        proposals: R sampled proposals of the student in the strong view: ``proposal_boxes``,
+            ``gt_classes`` (R,), K for background, and ``prc_weight`` (R,) in [0, 1] where PRC is
+            on.
+    """
+
+    sample: UnlabeledSample
+    weak_labels: Instances
+    strong_labels: Instances
+    proposals: Instances
+
+    def proposals_on_weak_view(self) -> Boxes:
+        """The proposals' boxes mapped strong -> weak and clipped, as the teacher scores them."""
+        matrix = relative_matrix(self.sample.strong.matrix, self.sample.weak.matrix)
+        boxes = Boxes(map_boxes(self.proposals.proposal_boxes.tensor, matrix))
+        boxes.clip(self.sample.weak.size)
+        return boxes
+
+
+@torch.no_grad()
+def inspect(
+    teacher: SemiSupervisedRCNN,
+    student: SemiSupervisedRCNN,
+    samples: Sequence[UnlabeledSample],
+    score_threshold: float,
+    prc: bool,
+    seed: int,
+) -> list[Inspection]:
+    """Pseudo-labels, sampled proposals and their PRC weights, by the rules of the training step.
+
+    The proposals are a draw of their own, by the same rule as the step's. Runs in full precision.
+
+    Args:
+        teacher: in eval mode.
+        student: in training mode, without its DDP wrapper.
+        samples: N unlabeled images, at least one.
+        score_threshold: tau.
+        prc: whether to score the proposals.
+        seed: of the draw.
+
+    Returns:
+        N inspections, with tensors on the CPU.
+    """
+    devices = [student.device] if student.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), EventStorage():
+        torch.manual_seed(seed)
+        opinion = observe(teacher, list(samples), score_threshold)
+        strong_labels = opinion.pseudo_labels_on_strong_views()
+        sampled = _sample_proposals(student, samples, strong_labels)
+        if prc:
+            boxes = [p.proposal_boxes for p in sampled]
+            is_foreground = torch.cat([p.gt_classes for p in sampled])
+            is_foreground = is_foreground < student.roi_heads.num_classes
+            weights = proposal_reliability(opinion.score_proposals(boxes), is_foreground)
+            _split_into(sampled, weights)
+    return [
+        Inspection(sample, weak.to("cpu"), strong.to("cpu"), proposals.to("cpu"))
+        for sample, weak, strong, proposals in zip(
+            samples, opinion.pseudo_labels, strong_labels, sampled, strict=True
+        )
+    ]
+
+
+def _sample_proposals(
+    student: SemiSupervisedRCNN, samples: Sequence[UnlabeledSample], labels: list[Instances]
+) -> list[Instances]:
+    """Sampled regions of the strong views, labeled by the pseudo-labels, as the student trains."""
+    images = student.preprocess_image([{"image": s.strong.image} for s in samples])
+    # Batch norms that learn must neither see these images twice nor wait for other processes.
+    with inference_context(student.backbone):
+        features = student.backbone(images.tensor)
+    # The proposal generator stays in training mode, which sets how many proposals it gives.
+    proposals, _ = student.proposal_generator(images, features, labels)
+    sampled: list[Instances] = student.roi_heads.label_and_sample_proposals(proposals, labels)
+    return sampled
+
+
+def _split_into(sampled: list[Instances], weights: Tensor) -> None:
+    parts = weights.split([len(p) for p in sampled])
+    for proposals, part in zip(sampled, parts, strict=True):
+        proposals.prc_weight = part

@@ -1,0 +1,94 @@
+"""A trained detector on a video, frame by frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import cv2
+import numpy as np
+
+from dre_ssod.errors import UserError
+from dre_ssod.inspection.canvas import RGBImage
+
+CODEC = "mp4v"
+EXTENSION = ".mp4"
+
+
+class VideoReader:
+    """The frames of a video file.
+
+    Attributes:
+        fps: frames a second.
+        frames: number of frames that the file claims to have; 0 if it does not say.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """
+        Raises:
+            UserError: if the file cannot be read as a video.
+        """
+        self._capture = cv2.VideoCapture(str(path))
+        self.fps = float(self._capture.get(cv2.CAP_PROP_FPS))
+        self.frames = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        # Many files that are no videos can be opened, and have no frame.
+        self._first = self._next()
+        if self._first is None or not self.fps > 0:
+            self._capture.release()
+            raise UserError(
+                f"--video-input {str(path)!r}: cannot be read as a video; convert it, for "
+                "example to MP4"
+            )
+
+    def __iter__(self) -> Iterator[RGBImage]:
+        """The frames in turn, (H, W, 3) uint8 RGB; up to the end, or to where the file breaks.
+
+        They can be gone through once.
+        """
+        frame, self._first = self._first, None
+        while frame is not None:
+            yield frame
+            frame = self._next()
+        self._capture.release()
+
+    def _next(self) -> RGBImage | None:
+        ok, frame = self._capture.read()
+        return np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8) if ok else None
+
+
+class VideoWriter:
+    """Writes frames of one size to an MP4 file; a context manager."""
+
+    def __init__(self, path: Path, fps: float) -> None:
+        self._path = path
+        self._fps = fps
+        self._writer: Any = None
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._writer is not None:
+            self._writer.release()
+
+    def write(self, frame: RGBImage) -> None:
+        """Append a frame (H, W, 3), RGB; the first one sets the size of the video.
+
+        Raises:
+            OSError: if the file cannot be written.
+        """
+        if self._writer is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            size = (frame.shape[1], frame.shape[0])
+            codec = cv2.VideoWriter.fourcc(*CODEC)
+            self._writer = cv2.VideoWriter(str(self._path), codec, self._fps, size)
+            if not self._writer.isOpened():
+                raise OSError(f"could not write the video {self._path}")
+        self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from dre_ssod.inspection.run_history import RunHistory, Series
+from dre_ssod.inspection.run_plots import COLORS, PANELS, draw_runs
+
+
+def history(name: str, *figures: str) -> RunHistory:
+    values = {figure: Series([10, 20], [1.0, float(n)]) for n, figure in enumerate(figures)}
+    return RunHistory(name, values)
+
+
+def titles(runs: list[RunHistory]) -> list[str]:
+    return [axes.get_title() for axes in draw_runs(runs).axes if axes.axison]
+
+
+def test_there_is_a_panel_for_what_a_run_has_and_no_empty_one() -> None:
+    assert titles([history("a", "loss_cls")]) == ["Labeled losses"]
+    assert titles([history("a", "loss_cls"), history("b", "teacher/bbox/AP")]) == [
+        "Average precision",
+        "Labeled losses",
+    ]
+    everything = [figure for panel in PANELS for figure in panel.figures.values()]
+    assert len(titles([history("a", *everything, "student/set/bbox/AP")])) == len(PANELS) + 1
+    assert titles([history("a", "unknown")]) == []
+
+
+def test_a_run_is_a_color_and_a_figure_a_style() -> None:
+    names = ("teacher/bbox/AP", "student/bbox/AP")
+    (axes, _) = draw_runs([history("a", *names), history("b", *names)]).axes
+    drawn = [(line.get_color(), line.get_linestyle()) for line in axes.lines]
+    assert drawn == [(COLORS[0], "-"), (COLORS[1], "-"), (COLORS[0], "--"), (COLORS[1], "--")]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["teacher", "student"]
+    assert list(axes.lines[3].get_ydata()) == [1.0, 1.0]
+
+
+def test_alone_a_runs_figures_have_colors() -> None:
+    (axes, _) = draw_runs([history("a", "loss_cls", "loss_rpn_loc")]).axes
+    assert [line.get_linestyle() for line in axes.lines] == ["-", "-"]
+    assert len({line.get_color() for line in axes.lines}) == 2

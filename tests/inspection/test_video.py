@@ -1,0 +1,49 @@
+"""Videos survive a round trip, and what is no video is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dre_ssod.errors import UserError
+from dre_ssod.inspection.video import VideoReader, VideoWriter
+
+COLORS = ((200, 30, 30), (30, 200, 30), (30, 30, 200))
+
+
+def write(path: Path, fps: float = 12.0) -> None:
+    with VideoWriter(path, fps) as writer:
+        for color in COLORS:
+            writer.write(np.full((48, 64, 3), color, np.uint8))
+
+
+def test_frames_come_back_in_order_and_in_rgb(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.mp4"
+    write(path)
+    video = VideoReader(path)
+    assert (video.fps, video.frames) == (12.0, 3)
+    frames = list(video)
+    assert [frame.shape for frame in frames] == [(48, 64, 3)] * 3
+    for frame, color in zip(frames, COLORS, strict=True):
+        np.testing.assert_allclose(frame.reshape(-1, 3).mean(axis=0), color, atol=12)
+
+
+@pytest.mark.parametrize("content", [b"", b"rubbish"])
+def test_what_is_no_video_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.mp4.*cannot be read as a video"):
+        VideoReader(path)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        VideoReader(tmp_path / "none.mp4")
+
+
+def test_without_frames_nothing_is_written(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "a.mp4", 5.0):
+        pass
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from PIL import Image
+
+TOOL = Path(__file__).parents[2] / "tools" / "plot_run.py"
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("plot_run", TOOL)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_picture_and_a_table(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, ap in (("one", 12.345), ("two", 23.456)):
+        (tmp_path / name).mkdir()
+        line = {"iteration": 9, "teacher/bbox/AP": ap, "loss_cls": 0.5}
+        (tmp_path / name / "metrics.json").write_text(json.dumps(line) + "\n")
+    folders = [str(tmp_path / name) for name in ("one", "two")]
+    assert tool.run([*folders, "--output", str(tmp_path / "out")]) == 0
+    table = (tmp_path / "out" / "runs.md").read_text()
+    assert table in capsys.readouterr().out
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    assert rows[2][:4] == ["one", "teacher", "9", "12.35"]
+    assert rows[3][3:6] == ["23.46", "", ""]
+    with Image.open(tmp_path / "out" / "runs.png") as picture:
+        assert len(picture.convert("L").getcolors() or []) > 20
+
+
+def test_what_is_no_run_is_refused_in_words(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tool.run([str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    assert "name the OUTPUT_DIR of a run" in " ".join(capsys.readouterr().err.split())

@@ -1,0 +1,94 @@
+"""The tool draws labeled and unlabeled images of a config."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import pytest
+import torch
+
+from dre_ssod.errors import ConfigError
+from tests.factories import NUM_CLASSES, tiny_model
+from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run, write_tiny_dataset
+
+TOOL = Path(__file__).parents[2] / "tools" / "visualize_data.py"
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("visualize_data", TOOL)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> TinyDataset:
+    return write_tiny_dataset(tmp_path / "data")
+
+
+@pytest.fixture
+def config(data: TinyDataset, tmp_path: Path) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(tiny_run(data, tmp_path / "run").dump())
+    return path
+
+
+def run(tool: ModuleType, config: Path, *words: str) -> None:
+    with loggers_kept():
+        tool.main(["--config-file", str(config), *words])
+
+
+def test_labeled_images_are_drawn_the_same_each_time(
+    tool: ModuleType, config: Path, tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        run(tool, config, "--images", "2", "--output", str(tmp_path / name))
+    run(tool, config, "--images", "2", "--seed", "1", "--output", str(tmp_path / "three"))
+    files = [sorted((tmp_path / name).iterdir()) for name in ("one", "two", "three")]
+    assert [path.name for path in files[0]] == ["labeled_000.jpg", "labeled_001.jpg"]
+    first, second, third = ([path.read_bytes() for path in part] for part in files)
+    assert first == second
+    assert first != third
+    assert cv2.imread(str(files[0][0])).shape[1] > 1400
+    assert not (tmp_path / "run").exists()
+
+
+def test_pseudo_labels_are_those_of_the_model_file(
+    tool: ModuleType, config: Path, data: TinyDataset, tmp_path: Path
+) -> None:
+    cfg = tiny_run(data, tmp_path / "run", **{"MODEL.ROI_HEADS.NUM_CLASSES": NUM_CLASSES})
+    weights = tiny_model(cfg, spread=0.5).state_dict()
+    torch.save({"model": weights, "student": weights}, tmp_path / "model.pth")
+    words = ("--images", "1", "--pseudo-labels", "--output", str(tmp_path / "out"))
+    run(tool, config, *words, "MODEL.WEIGHTS", str(tmp_path / "model.pth"))
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["labeled_000.jpg", "unlabeled_000.jpg"]
+
+
+def test_a_broken_image_is_named_and_skipped(
+    tool: ModuleType,
+    config: Path,
+    data: TinyDataset,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for path in sorted((data.root / "train").iterdir())[:4]:
+        path.write_bytes(b"")
+    run(tool, config, "--output", str(tmp_path / "out"), "DATASETS.LABELED_PERCENT", "100.0")
+    assert len(list((tmp_path / "out").iterdir())) == 4
+    assert capsys.readouterr().err.count("skipped: ") == 4
+
+
+def test_a_used_folder_is_refused(tool: ModuleType, config: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").touch()
+    with pytest.raises(ConfigError, match="holds files already"):
+        run(tool, config, "--output", str(tmp_path / "out"))

@@ -1,0 +1,54 @@
+#!/usr/bin/env python
+"""One picture and one table of one or several runs.
+
+    python tools/plot_run.py output/run output/other --output comparison
+
+Writes comparison/runs.png and comparison/runs.md, and prints the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tabulate import tabulate
+
+from dre_ssod.engine.cli import run_program
+from dre_ssod.inspection.run_history import comparison, read_runs
+from dre_ssod.inspection.run_plots import draw_runs
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="OUTPUT_DIR of a run")
+    parser.add_argument(
+        "--output", type=Path, default=Path("."), metavar="DIR", help="default: here"
+    )
+    return parser.parse_args(arguments)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Read, draw, tabulate."""
+    runs = read_runs(args.runs)
+    args.output.mkdir(parents=True, exist_ok=True)
+    draw_runs(runs).savefig(args.output / "runs.png", dpi=110)
+    header, rows = comparison(runs)
+    table = tabulate(rows, headers=header, tablefmt="github", floatfmt=".2f", missingval="")
+    (args.output / "runs.md").write_text(table + "\n", encoding="utf-8")
+    print(table)
+    print(f"{args.output / 'runs.png'}, {args.output / 'runs.md'}")
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the tool with command-line arguments; returns its exit code."""
+    args = parse_arguments(arguments)
+    return run_program(lambda: main(args))
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,143 @@
+#!/usr/bin/env python
+"""Draw what a config makes of its images: are boxes, views and their alignment right?
+
+    python tools/visualize_data.py --config-file configs/quickstart.yaml --images 8
+
+For labeled images: the labeled view, the weak and the strong view with the labels mapped as
+pseudo-labels would be, and both views by turns. With --pseudo-labels, for unlabeled images, the
+panels of training by the teacher and the student of MODEL.WEIGHTS.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+from pathlib import Path
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.utils.logger import setup_logger
+from tqdm import tqdm
+
+from dre_ssod.config_checks import check_config
+from dre_ssod.config_reading import read_config
+from dre_ssod.data.images import ImageError
+from dre_ssod.data.mappers import UnlabeledMapper
+from dre_ssod.data.splits import Pools
+from dre_ssod.deployment.trained_model import load_trained
+from dre_ssod.engine.checkpoint import load_student
+from dre_ssod.engine.cli import run_program
+from dre_ssod.engine.setup import complete
+from dre_ssod.engine.training_data import load_pools
+from dre_ssod.errors import ConfigError
+from dre_ssod.inspection.data_panels import DataPanels
+from dre_ssod.inspection.inspect import inspect
+from dre_ssod.inspection.panels import draw_inspection, write_picture
+from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Command-line arguments."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", metavar="FILE", required=True)
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="new folder (default: OUTPUT_DIR/data_panels)"
+    )
+    parser.add_argument("--images", type=int, default=8, help="how many (default: 8)")
+    parser.add_argument("--seed", type=int, default=0, help="of images and views (default: 0)")
+    parser.add_argument(
+        "--pseudo-labels", action="store_true", help="draw panels of unlabeled images as well"
+    )
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values")
+    parsed = parser.parse_args(arguments)
+    if parsed.images < 1:
+        parser.error(f"--images is {parsed.images}; it must be at least 1")
+    if parsed.seed < 0:
+        parser.error(f"--seed is {parsed.seed}; it must be 0 or more")
+    return parsed
+
+
+def configure(args: argparse.Namespace) -> CfgNode:
+    """The checked config; sets ``args.output`` where the user did not.
+
+    Raises:
+        ConfigError: if the output folder holds files already.
+    """
+    cfg = read_config(args.config_file, args.opts)
+    check_config(cfg, 1)
+    complete(cfg, setup_logger(name="dre_ssod"))
+    if args.output is None:
+        args.output = Path(cfg.OUTPUT_DIR) / "data_panels"
+    if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
+        raise ConfigError(f"--output {str(args.output)!r} holds files already; give a new folder")
+    return cfg
+
+
+def draw_labeled(cfg: CfgNode, pools: Pools, args: argparse.Namespace) -> None:
+    """One picture for each of ``--images`` labeled images."""
+    panels = DataPanels(cfg, pools.classes)
+    chosen = _choose(len(pools.labeled), args)
+    for number in tqdm(range(len(chosen)), desc="labeled", unit="image", disable=None):
+        rng = np.random.default_rng([args.seed, 0, number])
+        try:
+            picture = panels.draw(pools.labeled[chosen[number]], rng)
+        except ImageError as error:
+            tqdm.write(f"skipped: {error}", file=sys.stderr)
+            continue
+        write_picture(args.output / f"labeled_{number:03d}.jpg", picture)
+
+
+def draw_unlabeled(cfg: CfgNode, pools: Pools, args: argparse.Namespace) -> None:
+    """The panels of training for ``--images`` unlabeled images."""
+    if not pools.unlabeled:
+        raise ConfigError("--pseudo-labels: the config has no unlabeled images")
+    teacher = load_trained(cfg)
+    if not isinstance(teacher, SemiSupervisedRCNN):
+        raise ConfigError("--pseudo-labels needs MODEL.META_ARCHITECTURE 'SemiSupervisedRCNN'")
+    student = copy.deepcopy(teacher)
+    if not load_student(cfg.MODEL.WEIGHTS, student):
+        print(f"{cfg.MODEL.WEIGHTS} holds no student: proposals are those of its model")
+    student.train()
+    mapper = UnlabeledMapper.from_config(cfg)
+    chosen = _choose(len(pools.unlabeled), args)
+    for number in tqdm(range(len(chosen)), desc="unlabeled", unit="image", disable=None):
+        rng = np.random.default_rng([args.seed, 1, number])
+        try:
+            sample = mapper(pools.unlabeled[chosen[number]], rng)
+        except ImageError as error:
+            tqdm.write(f"skipped: {error}", file=sys.stderr)
+            continue
+        threshold, prc = cfg.SSOD.SCORE_THRESHOLD, cfg.SSOD.PRC.ENABLED
+        [found] = inspect(teacher, student, [sample], threshold, prc, seed=number)
+        picture = draw_inspection(found, pools.classes, cfg.INPUT.FORMAT)
+        write_picture(args.output / f"unlabeled_{number:03d}.jpg", picture)
+
+
+def _choose(size: int, args: argparse.Namespace) -> list[int]:
+    """Different indices, at most ``--images``."""
+    rng = np.random.default_rng(args.seed)
+    return [int(index) for index in rng.permutation(size)[: args.images]]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Draw."""
+    args = parse_arguments(arguments)
+    cfg = configure(args)
+    pools = load_pools(cfg)
+    args.output.mkdir(parents=True, exist_ok=True)
+    draw_labeled(cfg, pools, args)
+    if args.pseudo_labels:
+        draw_unlabeled(cfg, pools, args)
+    print(f"Written to {args.output}: {len(list(args.output.iterdir()))} pictures")
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the tool with command-line arguments; returns its exit code."""
+    return run_program(lambda: main(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(run())
