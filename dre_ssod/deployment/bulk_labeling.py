@@ -1,0 +1,259 @@
+"""Detections of a trained model over any number of images, in chunks that are finished or not.
+
+A job's folder holds ``settings.json``, ``manifest.jsonl`` and ``chunks/000000.jsonl`` and so on,
+one line an image. A chunk is written whole, so a job that was interrupted goes on with the chunks
+that are missing, with any number of processes, and its result is the same to the last byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.evaluation import inference_context
+from detectron2.structures import Instances
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from dre_ssod.data.images import ImageError
+from dre_ssod.deployment.label_manifest import Entry, Manifest, open_images
+from dre_ssod.deployment.trained_model import Category, InferenceReader, device_of, load_trained
+from dre_ssod.deployment.uncertainty import image_uncertainty
+from dre_ssod.engine.checkpoint_files import write_atomically
+from dre_ssod.errors import ConfigError
+
+SETTINGS = "settings.json"
+MANIFEST = "manifest.jsonl"
+CHUNKS = "chunks"
+# Of boxes and sigma in pixels; and of scores and qualities.
+PIXEL_DIGITS, SCORE_DIGITS = 3, 5
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LabelingJob:
+    """What is to be labeled, and how.
+
+    Attributes:
+        folder: of the job.
+        source: a folder of images, or a dataset's name or URI.
+        categories: the model's classes.
+        min_score: lowest foreground score of a box that is written.
+        uncertain_score: lowest score of a box that counts in an image's uncertainty.
+        batch_images: images of a forward pass.
+        chunk_images: images of a file.
+    """
+
+    folder: Path
+    source: str
+    categories: list[Category]
+    min_score: float
+    uncertain_score: float
+    batch_images: int
+    chunk_images: int
+
+    def settings(self, cfg: CfgNode) -> dict[str, Any]:
+        """All that the result depends on, by name."""
+        kept = cfg.clone()
+        kept.defrost()
+        kept.MODEL.DEVICE = device_of(cfg).partition(":")[0]
+        # What changes no result, and the weights, whose content counts and not their place.
+        kept.merge_from_list(["OUTPUT_DIR", "", "DATALOADER.NUM_WORKERS", 0, "MODEL.WEIGHTS", ""])
+        return {
+            "source": self.source,
+            "weights_sha256": _digest(Path(cfg.MODEL.WEIGHTS)),
+            "config_sha256": hashlib.sha256(kept.dump().encode()).hexdigest(),
+            "categories": self.categories,
+            "min_score": self.min_score,
+            "uncertain_score": self.uncertain_score,
+            "batch_images": self.batch_images,
+            "chunk_images": self.chunk_images,
+        }
+
+
+def prepare(job: LabelingJob, cfg: CfgNode) -> Manifest:
+    """Start a job or take up an interrupted one; for one process, before the others begin.
+
+    Raises:
+        ConfigError: if the folder holds another job or anything else.
+        SourceError: if there are no images.
+    """
+    settings = job.settings(cfg)
+    path = job.folder / SETTINGS
+    if path.exists():
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        changed = [name for name, value in settings.items() if saved.get(name) != value]
+        if changed:
+            raise ConfigError(
+                f"{job.folder} holds a job with other settings: {', '.join(changed)}. Choose "
+                "another --output, or repeat the command with which the job was started."
+            )
+        (job.folder / CHUNKS).mkdir(exist_ok=True)
+        return open_manifest(job.folder)
+    # What a job leaves that was interrupted before its list of images was whole.
+    unfinished = (MANIFEST, f"{SETTINGS}.partial")
+    if job.folder.exists() and any(p.name not in unfinished for p in job.folder.iterdir()):
+        raise ConfigError(f"{job.folder} is not empty and holds no job: choose another --output")
+    job.folder.mkdir(parents=True, exist_ok=True)
+    images = open_images(job.source, job.folder)
+    manifest = Manifest.write(job.folder / MANIFEST, images, job.chunk_images)
+    # Last, so that a folder with settings has a whole manifest.
+    _write_text(path, json.dumps({**settings, "manifest": manifest.as_dict()}, indent=1))
+    (job.folder / CHUNKS).mkdir()
+    return manifest
+
+
+def open_manifest(folder: Path) -> Manifest:
+    """The list of images of a job that :func:`prepare` has started."""
+    settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    return Manifest.from_dict(folder / MANIFEST, settings["manifest"])
+
+
+def chunk_path(folder: Path, number: int) -> Path:
+    """The file of a finished chunk."""
+    return folder / CHUNKS / f"{number:06d}.jsonl"
+
+
+def label_share(
+    job: LabelingJob, cfg: CfgNode, rank: int = 0, world_size: int = 1
+) -> Iterator[int]:
+    """Label the chunks of one process; gives the number of images of each as it is finished.
+
+    Args:
+        rank, world_size: this process takes every ``world_size``-th chunk. Which ones does not
+            depend on what others have finished, so none is left out or labeled twice.
+    """
+    manifest = open_manifest(job.folder)
+    own = range(rank, len(manifest.offsets), world_size)
+    share = [number for number in own if not chunk_path(job.folder, number).exists()]
+    if not share:
+        return
+    model = load_trained(cfg)
+    loader = DataLoader(
+        _Images(manifest, InferenceReader(cfg)),
+        batch_sampler=_Batches(manifest, share, job.batch_images),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=list,
+    )
+    lines = _label(model, loader, job)
+    for number, group in itertools.groupby(lines, key=lambda item: item[0]):
+        content = [line for _, line in group]
+        _write_text(
+            chunk_path(job.folder, number), "".join(json.dumps(line) + "\n" for line in content)
+        )
+        yield len(content)
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+class _Batches:
+    """Batches of (chunk, image), never across two chunks; one chunk's names are held at a time."""
+
+    def __init__(self, manifest: Manifest, chunks: Sequence[int], size: int) -> None:
+        self.manifest = manifest
+        self.chunks = chunks
+        self.size = size
+
+    def __iter__(self) -> Iterator[list[tuple[int, Entry]]]:
+        for number in self.chunks:
+            entries = iter(self.manifest.chunk(number))
+            while batch := list(itertools.islice(entries, self.size)):
+                yield [(number, entry) for entry in batch]
+
+
+class _Images(Dataset[dict[str, Any]]):
+    """Reads the image that a batch names; a broken one comes back with its ``error``."""
+
+    def __init__(self, manifest: Manifest, reader: InferenceReader) -> None:
+        self.manifest = manifest
+        self.reader = reader
+
+    def __getitem__(self, item: tuple[int, Entry]) -> dict[str, Any]:
+        chunk, entry = item
+        known = {"chunk": chunk, "entry": entry}
+        try:
+            return {**known, **self.reader(self.manifest.full_name(entry))}
+        except ImageError as error:
+            return {**known, "error": str(error)}
+
+
+@torch.no_grad()
+def _label(
+    model: nn.Module, loader: DataLoader[dict[str, Any]], job: LabelingJob
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The chunk and the line of each image, in order."""
+    with inference_context(model):
+        for batch in loader:
+            readable = [image for image in batch if "error" not in image]
+            outputs = iter(model(readable) if readable else [])
+            for image in batch:
+                entry: Entry = image["entry"]
+                if "error" in image:
+                    logger.warning("Skipped: %s", image["error"])
+                    line = {"id": entry.image_id, "file_name": entry.file_name}
+                    yield image["chunk"], {**line, "error": image["error"]}
+                else:
+                    found = next(outputs)["instances"].to("cpu")
+                    yield image["chunk"], image_line(entry, found, job)
+
+
+def image_line(entry: Entry, found: Instances, job: LabelingJob) -> dict[str, Any]:
+    """What is kept of one image: its size, its boxes and how uncertain the model is.
+
+    Args:
+        found: detections in the image's own frame.
+    """
+    height, width = found.image_size
+    sure = found[found.scores >= job.min_score]
+    return {
+        "id": entry.image_id,
+        "file_name": entry.file_name,
+        "width": width,
+        "height": height,
+        "boxes": _boxes(sure, job.categories),
+        "uncertainty": image_uncertainty(found[found.scores >= job.uncertain_score]),
+    }
+
+
+def _boxes(found: Instances, categories: list[Category]) -> list[dict[str, Any]]:
+    """COCO annotations without ids."""
+    boxes = []
+    has_variance = found.has("pred_boxes_sigma")
+    for index in range(len(found)):
+        x1, y1, x2, y2 = found.pred_boxes.tensor[index].tolist()
+        box = [round(value, PIXEL_DIGITS) for value in (x1, y1, x2 - x1, y2 - y1)]
+        entry: dict[str, Any] = {
+            "category_id": categories[int(found.pred_classes[index])]["id"],
+            "bbox": box,
+            "area": round(box[2] * box[3], PIXEL_DIGITS),
+            "iscrowd": 0,
+            "score": round(float(found.scores[index]), SCORE_DIGITS),
+        }
+        if has_variance:
+            sigma = found.pred_boxes_sigma[index].tolist()
+            entry["sigma"] = [round(value, PIXEL_DIGITS) for value in sigma]
+            entry["quality"] = round(float(found.localization_quality[index]), SCORE_DIGITS)
+        boxes.append(entry)
+    return boxes
+
+
+def _digest(path: Path) -> str:
+    if not path.is_file():
+        raise ConfigError(f"MODEL.WEIGHTS: there is no file {str(path)!r}")
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

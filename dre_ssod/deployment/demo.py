@@ -1,0 +1,204 @@
+"""A trained detector on image files: which files, what it finds, and where the pictures go."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data.transforms import ResizeShortestEdge
+from detectron2.structures import Instances
+from torch import nn
+
+from dre_ssod.data.folder import IMAGE_EXTENSIONS, is_image_name, list_images
+from dre_ssod.data.images import read_image
+from dre_ssod.deployment.trained_model import Category
+from dre_ssod.errors import ConfigError
+from dre_ssod.inspection.canvas import RGBImage
+from dre_ssod.inspection.drawing import draw_detections
+from dre_ssod.inspection.panels import write_picture
+
+PIXEL_DIGITS, SCORE_DIGITS = 3, 5
+JPEG_EXTENSIONS = (".jpg", ".jpeg")
+
+
+@dataclass(frozen=True)
+class InputImage:
+    """An image to look at.
+
+    Attributes:
+        path: of the file.
+        name: relative to the folder that the user named, or the file's own name.
+    """
+
+    path: Path
+    name: Path
+
+
+class Detector:
+    """A trained model and what an image goes through before it."""
+
+    def __init__(
+        self, cfg: CfgNode, model: nn.Module, categories: Sequence[Category], threshold: float
+    ) -> None:
+        """
+        Args:
+            model: in eval mode.
+            categories: of the classes, in the order of the model's outputs.
+            threshold: lowest score of a detection that is kept, in [0, 1].
+
+        Raises:
+            ConfigError: if the model gives no detection of so low a score.
+        """
+        lowest = cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST
+        if not lowest <= threshold <= 1.0:
+            raise ConfigError(
+                f"--confidence-threshold is {threshold}; it must lie between "
+                f"MODEL.ROI_HEADS.SCORE_THRESH_TEST, {lowest}, below which the model detects "
+                "nothing, and 1."
+            )
+        self._model = model
+        sides = [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST]
+        self._resize = ResizeShortestEdge(sides, cfg.INPUT.MAX_SIZE_TEST)
+        self._image_format = cfg.INPUT.FORMAT
+        self._threshold = threshold
+        self.categories = categories
+        self.class_names = [category["name"] for category in categories]
+
+    @torch.no_grad()
+    def detect(self, image_rgb: RGBImage) -> Instances:
+        """Detections on an image (H, W, 3), in its own frame, on the CPU."""
+        height, width = image_rgb.shape[:2]
+        image = image_rgb if self._image_format == "RGB" else image_rgb[:, :, ::-1]
+        image = np.ascontiguousarray(image)
+        resized = self._resize.get_transform(image).apply_image(image)
+        tensor = torch.as_tensor(resized.astype("float32").transpose(2, 0, 1))
+        inputs = {"image": tensor, "height": height, "width": width}
+        found: Instances = self._model([inputs])[0]["instances"].to("cpu")
+        return found[found.scores >= self._threshold]
+
+    def draw(self, image_rgb: RGBImage, found: Instances) -> RGBImage:
+        """See :func:`dre_ssod.inspection.drawing.draw_detections`."""
+        return draw_detections(image_rgb, found, self.class_names)
+
+    def results(self, found: Instances, image_id: int, file_name: str) -> list[dict[str, Any]]:
+        """Detections as COCO results, with ``sigma`` (4,) in pixels and ``quality`` (s_loc)."""
+        entries = []
+        for index in range(len(found)):
+            x1, y1, x2, y2 = found.pred_boxes.tensor[index].tolist()
+            entry = {
+                "image_id": image_id,
+                "file_name": file_name,
+                "category_id": self.categories[int(found.pred_classes[index])]["id"],
+                "bbox": [round(value, PIXEL_DIGITS) for value in (x1, y1, x2 - x1, y2 - y1)],
+                "score": round(float(found.scores[index]), SCORE_DIGITS),
+            }
+            if found.has("pred_boxes_sigma"):
+                sigma = found.pred_boxes_sigma[index].tolist()
+                entry["sigma"] = [round(value, PIXEL_DIGITS) for value in sigma]
+                entry["quality"] = round(float(found.localization_quality[index]), SCORE_DIGITS)
+            entries.append(entry)
+        return entries
+
+
+def find_images(patterns: Sequence[str]) -> list[InputImage]:
+    """The images that files, globs and folders (searched recursively) name, each once, in order.
+
+    Raises:
+        ConfigError: if one of them names nothing.
+    """
+    found: dict[Path, InputImage] = {}
+    for pattern in patterns:
+        # A file may have the signs of a glob in its name.
+        matches = (
+            [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
+        )
+        images = [image for match in matches for image in _expand(Path(match), match == pattern)]
+        if not images:
+            raise ConfigError(
+                f"--input {pattern!r}: no image of that name; give files, globs or folders with "
+                f"images ({', '.join(IMAGE_EXTENSIONS)})"
+            )
+        for image in images:
+            found.setdefault(image.path.resolve(), image)
+    return list(found.values())
+
+
+def _expand(path: Path, named: bool) -> list[InputImage]:
+    """A folder's images; a file if the user ``named`` it, or it is an image by its extension."""
+    if path.is_dir():
+        return [InputImage(path / name, name) for name in list_images(path)]
+    return [InputImage(path, Path(path.name))] if named or is_image_name(path.name) else []
+
+
+def plan_outputs(images: Sequence[InputImage], output: Path, overwrite: bool) -> list[Path]:
+    """Where the picture of each image goes: no two to the same place, none onto an input.
+
+    Pictures of JPEG files are JPEG files, all others PNG.
+
+    Args:
+        output: a folder, made where needed; or a file name with an image extension for one image.
+        overwrite: whether files that are there already may be replaced.
+
+    Raises:
+        ConfigError: if ``output`` does not fit, or a file would be overwritten.
+    """
+    is_file = output.suffix.lower() in IMAGE_EXTENSIONS and not output.is_dir()
+    if is_file and len(images) > 1:
+        raise ConfigError(
+            f"--output {str(output)!r} is one file, but there are {len(images)} images; give a "
+            "folder"
+        )
+    if not is_file and output.exists() and not output.is_dir():
+        raise ConfigError(f"--output {str(output)!r} is a file that is no picture; give a folder")
+    planned: dict[Path, InputImage] = {}
+    for image in images:
+        path = output if is_file else output / _picture_name(image.name)
+        plain, number = path, 1
+        while path in planned:
+            number += 1
+            path = plain.with_name(f"{plain.stem}_{number}{plain.suffix}")
+        planned[path] = image
+    refuse_overwriting(planned, [image.path for image in images], overwrite)
+    return list(planned)
+
+
+def refuse_overwriting(outputs: Iterable[Path], inputs: Iterable[Path], overwrite: bool) -> None:
+    """Raise a ConfigError if an output is an input, or is there already and may not be replaced."""
+    originals = {path.resolve() for path in inputs}
+    for path in outputs:
+        if path.resolve() in originals:
+            raise ConfigError(
+                f"the input {str(path)!r} would be overwritten; choose another place for the output"
+            )
+        if path.exists() and not overwrite:
+            raise ConfigError(
+                f"{str(path)!r} is there already; choose another place, or add --overwrite to "
+                "replace what is there"
+            )
+
+
+def _picture_name(name: Path) -> Path:
+    return name if name.suffix.lower() in JPEG_EXTENSIONS else name.with_suffix(".png")
+
+
+def run_on_image(
+    detector: Detector, image: InputImage, number: int, picture: Path | None
+) -> list[dict[str, Any]]:
+    """Detect on one file and draw; returns its COCO results, with ``number`` as ``image_id``.
+
+    Raises:
+        ImageError: if the file cannot be used as an image.
+        OSError: if the picture cannot be written.
+    """
+    pixels = read_image(str(image.path), "RGB")
+    found = detector.detect(pixels)
+    if picture is not None:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        write_picture(picture, detector.draw(pixels, found))
+    return detector.results(found, number, image.name.as_posix())

@@ -1,0 +1,181 @@
+"""A teacher for deployment: TorchScript by Detectron2's tracing, and files of weights alone.
+
+The traced model takes one image (3, H, W), float32 and resized as at test time, and gives the
+tensors of ``Traced.outputs`` in the pixels of that image; whoever calls it resizes before and
+rescales after.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.export import TracingAdapter
+from detectron2.export.torchscript_patch import patch_builtin_len
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+
+from dre_ssod.engine.checkpoint_files import write_atomically
+from dre_ssod.errors import UserError
+
+# Modules of this package whose len() of boxes must stay a tensor while a model is traced.
+TRACED_MODULES = ["dre_ssod.modeling.box_predictor", "dre_ssod.modeling.roi_heads"]
+COMPARED = {
+    "pred_boxes": "boxes",
+    "scores": "scores",
+    "pred_boxes_sigma": "sigma",
+    "localization_quality": "quality",
+}
+"""Fields of detections, and their names in reports."""
+
+
+class ExportError(UserError):
+    """A model that cannot be exported, or whose export does not do what the model does."""
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A traced model.
+
+    Attributes:
+        module: takes (3, H, W) and returns a tuple of tensors.
+        outputs: their names in order; the last is the (height, width) of the image.
+    """
+
+    module: torch.jit.ScriptModule
+    outputs: tuple[str, ...]
+
+    def detect(self, image: Tensor) -> dict[str, Tensor]:
+        """Detections of an image, by the name of the field."""
+        return dict(zip(self.outputs, self.module(image), strict=True))
+
+
+def eager_detections(model: nn.Module, inputs: list[dict[str, Tensor]]) -> list[Instances]:
+    """Detections of one image in its own pixels, as they are exported."""
+    detector: Any = model
+    found: list[Instances] = detector.inference(inputs, do_postprocess=False)
+    return found
+
+
+def trace(model: nn.Module, image: Tensor) -> Traced:
+    """Trace a model in eval mode on one real image, one that has detections.
+
+    Args:
+        image: (3, H, W) float32, on the model's device.
+
+    Raises:
+        ExportError: if the model detects nothing on the image, so that parts would not be traced.
+    """
+
+    def detect(traced: nn.Module, inputs: list[dict[str, Tensor]]) -> list[Instances]:
+        with patch_builtin_len(TRACED_MODULES):
+            return eager_detections(traced, inputs)
+
+    with torch.no_grad(), warnings.catch_warnings():
+        # Many are of what a trace may freeze; the comparison with the eager model decides that.
+        warnings.simplefilter("ignore")
+        (found,) = eager_detections(model, [{"image": image}])
+        if len(found) == 0:
+            raise ExportError(
+                "the model detects nothing on the image that it is traced on: give --images with "
+                "objects, or lower MODEL.ROI_HEADS.SCORE_THRESH_TEST"
+            )
+        adapter = TracingAdapter(model, [{"image": image}], detect)
+        module = torch.jit.trace(adapter, adapter.flattened_inputs, check_trace=False)
+    # What is checked is what will be loaded from a file.
+    buffer = io.BytesIO()
+    torch.jit.save(module, buffer)
+    buffer.seek(0)
+    loaded = torch.jit.load(buffer, map_location=image.device)
+    return Traced(loaded, (*sorted(found.get_fields()), "image_size"))
+
+
+@torch.no_grad()
+def largest_differences(
+    model: nn.Module, traced: Traced, images: Iterable[Tensor]
+) -> tuple[dict[str, float], int, int]:
+    """Compare a traced model with the eager one.
+
+    Args:
+        images: (3, H, W) each, on the model's device.
+
+    Returns:
+        The largest absolute difference of boxes and sigma, in pixels, scores and quality; and the
+        number of detections and of images compared.
+
+    Raises:
+        ExportError: if the two find another number of boxes or other classes in an image.
+    """
+    worst: dict[str, float] = {}
+    detections = count = 0
+    for count, image in enumerate(images, start=1):
+        (expected,) = eager_detections(model, [{"image": image}])
+        found = traced.detect(image)
+        classes = expected.pred_classes
+        if not torch.equal(found["pred_classes"], classes):
+            raise ExportError(
+                f"image {count} of the check: the traced model finds {len(found['scores'])} boxes, "
+                f"the model {len(classes)}, or of other classes. The export was not written."
+            )
+        detections += len(classes)
+        for field, name in COMPARED.items():
+            if expected.has(field):
+                value = expected.get(field)
+                value = value.tensor if isinstance(value, Boxes) else value
+                difference = (found[field] - value).abs()
+                largest = float(difference.max()) if difference.numel() else 0.0
+                worst[name] = max(worst.get(name, 0.0), largest)
+    return worst, detections, count
+
+
+def save_torchscript(traced: Traced, path: Path, cfg: CfgNode, class_names: list[str]) -> None:
+    """Write the traced model, and beside it ``path``.json, which says how to feed and read it."""
+    write_atomically(path, lambda file: torch.jit.save(traced.module, file))
+    content = {
+        "input": {
+            "image": "(3, H, W) float32, 0 to 255, not normalised",
+            "channels": cfg.INPUT.FORMAT,
+            "short_side": cfg.INPUT.MIN_SIZE_TEST,
+            "longest_side": cfg.INPUT.MAX_SIZE_TEST,
+        },
+        "outputs": list(traced.outputs),
+        "frame": "boxes (x1, y1, x2, y2) and sigma in pixels of the input image",
+        "classes": class_names,
+    }
+    text = json.dumps(content, indent=1) + "\n"
+    write_atomically(path.with_name(path.name + ".json"), lambda file: file.write(text.encode()))
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write a checkpoint of the weights alone, ``{"model": ...}``, which Detectron2 loads."""
+    content = {"model": _state(model)}
+    write_atomically(path, lambda file: torch.save(content, file))
+
+
+def save_safetensors(model: nn.Module, path: Path) -> None:
+    """Write the weights as safetensors.
+
+    Raises:
+        ExportError: if the package is not installed.
+    """
+    try:
+        from safetensors.torch import save  # An extra: nothing else here needs it.
+    except ModuleNotFoundError as error:
+        raise ExportError(
+            "the package safetensors is not installed: pip install safetensors, or choose another "
+            "--format"
+        ) from error
+    content = save(_state(model))
+    write_atomically(path, lambda file: file.write(content))
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    """Weights on the CPU, each contiguous in memory of its own."""
+    return {name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}

@@ -1,0 +1,119 @@
+"""From the finished chunks of a labeling job to one COCO file and the list of images to label next.
+
+Chunks are read twice and lines written as they come: nothing grows with the number of images.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from dre_ssod.deployment.bulk_labeling import LabelingJob, chunk_path, open_manifest
+from dre_ssod.deployment.uncertainty import MostUncertain
+from dre_ssod.errors import ConfigError
+
+RESULT = "pseudo_labels.json"
+LABEL_NEXT = "label_next.json"
+SKIPPED = "skipped.jsonl"
+
+
+@dataclass(frozen=True)
+class MergeSummary:
+    """What the result of a job holds."""
+
+    images: int
+    boxes: int
+    skipped: int
+    listed: int
+
+
+def merge(job: LabelingJob, label_next: int, criterion: str) -> MergeSummary:
+    """Write ``pseudo_labels.json``, ``label_next.json`` and, where images could not be read,
+    ``skipped.jsonl`` in the job's folder.
+
+    Args:
+        label_next: how many images are listed at most.
+        criterion: a measure of :func:`dre_ssod.deployment.uncertainty.image_uncertainty`.
+
+    Raises:
+        ConfigError: if the model has no such measure.
+        FileNotFoundError: if a chunk is missing.
+    """
+    manifest = open_manifest(job.folder)
+    chosen = MostUncertain(label_next)
+    header = {"description": "pseudo-labels", "source": job.source, "images_in": manifest.root}
+    with _whole(job.folder / RESULT) as out, _whole(job.folder / SKIPPED) as skipped:
+        out.write(f'{{"info": {json.dumps(header)},\n"categories": {json.dumps(job.categories)}')
+        images = _Array(out, "images")
+        broken = 0
+        for line in _lines(job.folder, len(manifest.offsets)):
+            if "error" in line:
+                broken += 1
+                skipped.write(json.dumps(line) + "\n")
+                continue
+            image = {name: line[name] for name in ("id", "file_name", "width", "height")}
+            images.write(image)
+            chosen.add(_value(line["uncertainty"], criterion), {**image, **line["uncertainty"]})
+        images.close()
+        annotations = _Array(out, "annotations")
+        for line in _lines(job.folder, len(manifest.offsets)):
+            for box in line.get("boxes", ()):
+                annotations.write({"id": annotations.count + 1, "image_id": line["id"], **box})
+        annotations.close()
+        out.write("}\n")
+    if broken == 0:
+        (job.folder / SKIPPED).unlink()
+    ranked = chosen.ranked()
+    with _whole(job.folder / LABEL_NEXT) as listed:
+        json.dump({"criterion": criterion, "images": ranked}, listed, indent=1)
+    return MergeSummary(images.count, annotations.count, broken, len(ranked))
+
+
+def _value(uncertainty: dict[str, float], criterion: str) -> float:
+    if criterion not in uncertainty:
+        raise ConfigError(
+            f"--label-next-by is {criterion!r}, but the model has no variance branch: use "
+            f"{', '.join(uncertainty)}"
+        )
+    return uncertainty[criterion]
+
+
+def _lines(folder: Path, chunks: int) -> Iterator[dict[str, Any]]:
+    for number in range(chunks):
+        with chunk_path(folder, number).open(encoding="utf-8") as file:
+            yield from map(json.loads, file)
+
+
+class _Array:
+    """A further member of a JSON object, an array, written one entry a line."""
+
+    def __init__(self, file: IO[str], name: str) -> None:
+        self.file = file
+        self.count = 0
+        file.write(f',\n"{name}": [')
+
+    def write(self, entry: dict[str, Any]) -> None:
+        self.file.write((",\n" if self.count else "\n") + json.dumps(entry))
+        self.count += 1
+
+    def close(self) -> None:
+        self.file.write("\n]")
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[IO[str]]:
+    """A text file that appears under its name when it is complete."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,123 @@
+"""A trained detector for use outside of training, from a config and a checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.data import transforms as T
+from detectron2.modeling import build_model
+from torch import Tensor, nn
+
+from dre_ssod.data.images import read_image
+from dre_ssod.data.sources import class_names
+from dre_ssod.data.uri import SourceError
+from dre_ssod.engine.checkpoint import SafeCheckpointer
+from dre_ssod.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+Category = dict[str, Any]
+"""An entry of ``categories`` in COCO JSON: ``id`` and ``name``."""
+
+
+def load_trained(cfg: CfgNode) -> nn.Module:
+    """The detector of MODEL.WEIGHTS in eval mode; of a checkpoint of this project, the teacher.
+
+    Args:
+        cfg: with MODEL.ROI_HEADS.NUM_CLASSES above 0.
+
+    Raises:
+        ConfigError: if there is no file, or it lacks a weight that the config asks for.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise ConfigError(
+            "MODEL.WEIGHTS is empty: append MODEL.WEIGHTS and a trained model's file."
+        )
+    bare = cfg.clone()
+    bare.defrost()
+    # Overwritten by the checkpoint, so the package or file of it need not be there.
+    bare.MODEL.TIMM.WEIGHTS = ""
+    model: nn.Module = build_model(bare)
+    # A checkpointer only warns of weights that a file lacks or has in another shape: these show it.
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.fill_(float("nan"))
+    try:
+        SafeCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    except (FileNotFoundError, AssertionError) as error:
+        raise ConfigError(f"MODEL.WEIGHTS: there is no file {cfg.MODEL.WEIGHTS!r}") from error
+    missing = [name for name, t in model.state_dict().items() if t.isnan().any()]
+    if missing:
+        raise ConfigError(
+            f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r} does not fit the config: {len(missing)} of its "
+            f"weights are missing, broken or of another shape, {missing[0]} first. Use the "
+            "config.yaml of the run that wrote it."
+        )
+    return model.eval()
+
+
+def device_of(cfg: CfgNode, local_rank: int = 0) -> str:
+    """MODEL.DEVICE for one process: its own GPU, or the CPU where there is none."""
+    if not cfg.MODEL.DEVICE.startswith("cuda"):
+        return str(cfg.MODEL.DEVICE)
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{local_rank}" if cfg.MODEL.DEVICE == "cuda" else str(cfg.MODEL.DEVICE)
+
+
+def find_categories(cfg: CfgNode, names: Sequence[str] = ()) -> list[Category]:
+    """The classes of a model, in the order of its outputs, with their ids in COCO files.
+
+    Args:
+        names: of the classes, which then have the ids 1 to K; empty to take names and ids from
+            DATASETS.TRAIN.
+
+    Raises:
+        ConfigError: if DATASETS.TRAIN is not there, or the number contradicts the config.
+    """
+    if names:
+        categories: list[Category] = [{"id": i, "name": n} for i, n in enumerate(names, start=1)]
+    else:
+        try:
+            names = class_names(cfg.DATASETS.TRAIN)
+        except SourceError as error:
+            raise ConfigError(
+                f"the names of the classes cannot be taken from DATASETS.TRAIN: {error}. "
+                "Name them in the model's order: --classes A,B,C"
+            ) from error
+        known = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_dataset_id_to_contiguous_id")
+        ids = {index: number for number, index in (known or {}).items()}
+        categories = [{"id": ids.get(i, i + 1), "name": n} for i, n in enumerate(names)]
+    expected = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    if expected not in (0, len(categories)):
+        raise ConfigError(
+            f"MODEL.ROI_HEADS.NUM_CLASSES is {expected}, but {len(categories)} classes are named: "
+            f"{', '.join(names)}"
+        )
+    return categories
+
+
+class InferenceReader:
+    """Reads images as Detectron2's ``DefaultPredictor`` gives them to a model."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        sides = [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST]
+        self.resize = T.ResizeShortestEdge(sides, cfg.INPUT.MAX_SIZE_TEST)
+        self.image_format = cfg.INPUT.FORMAT
+
+    def __call__(self, file_name: str) -> dict[str, Any]:
+        """A model input: ``image`` (3, H, W), and ``height`` and ``width`` of the file's image.
+
+        Raises:
+            ImageError: if the file cannot be used as an image.
+        """
+        image = read_image(file_name, self.image_format)
+        height, width = image.shape[:2]
+        resized = self.resize.get_transform(image).apply_image(image)
+        tensor: Tensor = torch.as_tensor(resized.astype("float32").transpose(2, 0, 1))
+        return {"image": tensor, "height": height, "width": width}

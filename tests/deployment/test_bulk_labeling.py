@@ -1,0 +1,240 @@
+"""Labeling in chunks: what is written, and that interruptions and processes change nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultPredictor
+from detectron2.structures import Boxes, Instances
+from PIL import Image
+
+from dre_ssod.data.images import read_image
+from dre_ssod.data.sources import load_one_labeled
+from dre_ssod.deployment.bulk_labeling import (
+    LabelingJob,
+    chunk_path,
+    image_line,
+    label_share,
+    prepare,
+)
+from dre_ssod.deployment.label_manifest import Entry
+from dre_ssod.deployment.label_merge import merge
+from dre_ssod.errors import ConfigError
+from tests.factories import BOXES, NUM_CLASSES, SIZE, draw, tiny_cfg, tiny_model
+
+CATEGORIES = [{"id": 10 * (k + 1), "name": f"class{k}"} for k in range(NUM_CLASSES)]
+MIN_SCORE = 0.4
+
+
+@pytest.fixture(scope="module")
+def cfg(tmp_path_factory: pytest.TempPathFactory) -> CfgNode:
+    cfg = tiny_cfg(**{"MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.3})
+    cfg.MODEL.WEIGHTS = str(tmp_path_factory.mktemp("model") / "model.pth")
+    torch.save({"model": tiny_model(cfg, spread=0.5).state_dict()}, cfg.MODEL.WEIGHTS)
+    return cfg
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven images, of two sizes, and a broken one."""
+    root = tmp_path_factory.mktemp("images")
+    for number in range(7):
+        size = SIZE if number % 2 else (SIZE[1], SIZE[0])
+        pixels = draw(size, BOXES, seed=number).permute(1, 2, 0).contiguous().numpy()
+        Image.fromarray(pixels).save(root / f"{number}.png")
+    (root / "3 broken.png").write_bytes(b"no image")
+    return root
+
+
+def job_in(folder: Path, images: Path, **changes: Any) -> LabelingJob:
+    job = LabelingJob(
+        folder, str(images), CATEGORIES, MIN_SCORE, 0.3, batch_images=1, chunk_images=3
+    )
+    return replace(job, **changes)
+
+
+def run(job: LabelingJob, cfg: CfgNode, processes: int = 1) -> dict[str, bytes]:
+    """A whole job, its processes one after the other; the bytes of its results by name."""
+    prepare(job, cfg)
+    for rank in range(processes):
+        list(label_share(job, cfg, rank, processes))
+    merge(job, 3, "both")
+    names = ("pseudo_labels.json", "label_next.json", "skipped.jsonl")
+    return {n: (job.folder / n).read_bytes() for n in names if (job.folder / n).exists()}
+
+
+@pytest.fixture(scope="module")
+def finished(cfg: CfgNode, images: Path, tmp_path_factory: pytest.TempPathFactory) -> LabelingJob:
+    job = job_in(tmp_path_factory.mktemp("work") / "job", images)
+    run(job, cfg)
+    return job
+
+
+def result(job: LabelingJob) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((job.folder / "pseudo_labels.json").read_text())
+    return content
+
+
+def test_the_result_is_what_detectron2s_predictor_finds(
+    finished: LabelingJob, cfg: CfgNode, images: Path
+) -> None:
+    content = result(finished)
+    predictor = DefaultPredictor(cfg)
+    assert content["categories"] == CATEGORIES
+    assert [image["file_name"] for image in content["images"]] == [f"{n}.png" for n in range(7)]
+    assert [item["id"] for item in content["annotations"]] == list(
+        range(1, len(content["annotations"]) + 1)
+    )
+    total = 0
+    for image in content["images"]:
+        pixels = read_image(str(images / image["file_name"]), "BGR")
+        assert pixels.shape[:2] == (image["height"], image["width"])
+        found = predictor(pixels)["instances"]
+        found = found[found.scores >= MIN_SCORE]
+        entries = [a for a in content["annotations"] if a["image_id"] == image["id"]]
+        total += len(entries)
+        assert len(entries) == len(found)
+        boxes = np.array([a["bbox"] for a in entries]).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        np.testing.assert_allclose(boxes, found.pred_boxes.tensor.numpy(), atol=0.01)
+        for name, field in (("score", "scores"), ("quality", "localization_quality")):
+            values = [a[name] for a in entries]
+            np.testing.assert_allclose(values, found.get(field).numpy(), atol=1e-4)
+        sigma = np.array([a["sigma"] for a in entries]).reshape(-1, 4)
+        np.testing.assert_allclose(sigma, found.pred_boxes_sigma.numpy(), atol=0.01, rtol=0.01)
+        classes = [a["category_id"] // 10 - 1 for a in entries]
+        assert classes == found.pred_classes.tolist()
+    assert total > 10
+
+
+def test_a_broken_image_is_named_and_left_out(finished: LabelingJob) -> None:
+    (skipped,) = map(json.loads, (finished.folder / "skipped.jsonl").read_text().splitlines())
+    assert skipped["file_name"] == "3 broken.png"
+    assert "3 broken.png" in skipped["error"]
+    assert skipped["id"] not in [image["id"] for image in result(finished)["images"]]
+
+
+def test_the_images_to_label_next_are_the_most_uncertain(finished: LabelingJob) -> None:
+    listed = json.loads((finished.folder / "label_next.json").read_text())
+    assert listed["criterion"] == "both"
+    values = [image["both"] for image in listed["images"]]
+    assert len(values) == 3
+    assert values == sorted(values, reverse=True)
+    lines = [
+        json.loads(line)
+        for path in sorted((finished.folder / "chunks").iterdir())
+        for line in path.read_text().splitlines()
+    ]
+    best = max(line["uncertainty"]["both"] for line in lines if "error" not in line)
+    assert values[0] == best
+
+
+def test_the_result_is_a_dataset(finished: LabelingJob, images: Path) -> None:
+    records = load_one_labeled(f"coco://{finished.folder}/pseudo_labels.json?images={images}")
+    count = sum(len(record["annotations"]) for record in records)
+    assert count == len(result(finished)["annotations"])
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_an_interrupted_job_gives_the_identical_files(
+    finished: LabelingJob, cfg: CfgNode, images: Path, tmp_path: Path, processes: int
+) -> None:
+    job = job_in(tmp_path / "job", images)
+    prepare(job, cfg)
+    next(label_share(job, cfg))
+    # What a process leaves that is killed while it writes.
+    chunk_path(job.folder, 2).with_name("000002.jsonl.partial").write_text('{"id": 7, "fi')
+    assert [p.name for p in (job.folder / "chunks").glob("*.jsonl")] == ["000000.jsonl"]
+    before = chunk_path(job.folder, 0).stat().st_mtime_ns
+    for name, content in run(job, cfg, processes).items():
+        expected = (finished.folder / name).read_bytes()
+        assert content == expected, name
+    assert chunk_path(job.folder, 0).stat().st_mtime_ns == before
+
+
+def test_a_job_interrupted_before_its_list_was_whole_starts_anew(
+    finished: LabelingJob, cfg: CfgNode, images: Path, tmp_path: Path
+) -> None:
+    job = job_in(tmp_path / "job", images)
+    prepare(job, cfg)
+    (job.folder / "settings.json").unlink()
+    (job.folder / "chunks").rmdir()
+    (job.folder / "manifest.jsonl").write_text("[1")
+    expected = (finished.folder / "pseudo_labels.json").read_bytes()
+    assert run(job, cfg)["pseudo_labels.json"] == expected
+
+
+def test_other_settings_or_other_files_are_refused(
+    finished: LabelingJob, cfg: CfgNode, images: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="other settings: min_score, batch_images"):
+        prepare(replace(finished, min_score=0.9, batch_images=2), cfg)
+    other = cfg.clone()
+    other.MODEL.ROI_HEADS.NMS_THRESH_TEST = 0.3
+    with pytest.raises(ConfigError, match="other settings: config_sha256"):
+        prepare(finished, other)
+    other = cfg.clone()
+    other.DATALOADER.NUM_WORKERS = 2
+    prepare(finished, other)
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="is not empty and holds no job"):
+        prepare(job_in(tmp_path, images), cfg)
+
+
+def test_workers_and_a_missing_chunk(
+    finished: LabelingJob, cfg: CfgNode, images: Path, tmp_path: Path
+) -> None:
+    job = job_in(tmp_path / "job", images)
+    prepare(job, cfg)
+    with pytest.raises(FileNotFoundError):
+        merge(job, 3, "both")
+    assert not (job.folder / "pseudo_labels.json").exists()
+    workers = cfg.clone()
+    workers.DATALOADER.NUM_WORKERS = 2
+    expected = (finished.folder / "pseudo_labels.json").read_bytes()
+    assert run(job, workers)["pseudo_labels.json"] == expected
+
+
+def test_images_of_one_size_may_share_a_pass(cfg: CfgNode, images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "one size"
+    folder.mkdir()
+    for name in ("1.png", "3.png", "5.png"):
+        (folder / name).symlink_to(images / name)
+    found = []
+    for size in (1, 2):
+        job = job_in(tmp_path / f"by {size}", folder, batch_images=size)
+        run(job, cfg)
+        found.append(result(job)["annotations"])
+        assert not (job.folder / "skipped.jsonl").exists()
+    assert len(found[0]) == len(found[1]) > 5
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_allclose(one["bbox"], two["bbox"], atol=0.01)
+        assert one["category_id"] == two["category_id"]
+
+
+def test_a_line_without_variance_has_neither_sigma_nor_quality(tmp_path: Path) -> None:
+    found = Instances(
+        SIZE,
+        pred_boxes=Boxes(torch.tensor([[1.0, 2.0, 4.0, 6.0], [0.0, 0.0, 9.0, 9.0]])),
+        scores=torch.tensor([0.75, 0.35]),
+        pred_classes=torch.tensor([1, 0]),
+    )
+    line = image_line(Entry(5, "x.png"), found, job_in(tmp_path, tmp_path))
+    assert line["boxes"] == [
+        {
+            "category_id": 20,
+            "bbox": [1.0, 2.0, 3.0, 4.0],
+            "area": 12.0,
+            "iscrowd": 0,
+            "score": 0.75,
+        }
+    ]
+    assert line["uncertainty"].keys() == {"entropy"}
+    assert (line["width"], line["height"]) == (SIZE[1], SIZE[0])

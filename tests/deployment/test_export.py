@@ -1,0 +1,136 @@
+"""The export does what the model does, on images of other sizes than the one it was traced on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.engine import DefaultPredictor
+from torch import Tensor
+
+from dre_ssod.deployment.export import (
+    ExportError,
+    Traced,
+    eager_detections,
+    largest_differences,
+    save_safetensors,
+    save_torchscript,
+    save_weights,
+    trace,
+)
+from dre_ssod.deployment.trained_model import load_trained
+from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
+from tests.factories import BOXES, SIZE, draw, tiny_cfg, tiny_model
+
+
+def model_with(**overrides: object) -> SemiSupervisedRCNN:
+    cfg = tiny_cfg(**{"MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.3, **overrides})
+    return tiny_model(cfg, spread=0.5).eval()
+
+
+def images() -> list[Tensor]:
+    sizes = [SIZE, (64, 64), (90, 71), (48, 96)]
+    return [draw(size, BOXES, seed=n).float() for n, size in enumerate(sizes)]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"TEST.VARIANCE_VOTING.ENABLED": True, "TEST.RANK_BY_QUALITY": True},
+        {"MODEL.ROI_BOX_HEAD.BOX_TRANSFORM": "center_size", "MODEL.CHANNELS_LAST": True},
+        {
+            "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": "smooth_l1",
+            "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True,
+        },
+    ],
+)
+def test_the_traced_model_equals_the_eager_one_on_other_sizes(overrides: dict[str, object]) -> None:
+    model = model_with(**overrides)
+    traced = trace(model, images()[0])
+    worst, detections, count = largest_differences(model, traced, images())
+    assert count == 4
+    assert detections > 20
+    fields = {"boxes", "scores"}
+    if "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE" not in overrides:
+        fields |= {"sigma", "quality"}
+        assert traced.outputs[:3] == ("localization_quality", "pred_boxes", "pred_boxes_sigma")
+    assert worst.keys() == fields
+    assert max(worst.values()) < 1e-4
+
+
+def test_a_model_that_differs_is_told_by_how_much() -> None:
+    model = model_with()
+    traced = trace(model, images()[0])
+    assert isinstance(traced, Traced)
+    with torch.no_grad():
+        model.roi_heads.box_predictor.log_variance.bias += 0.1
+    worst, _, _ = largest_differences(model, traced, images()[:1])
+    assert worst["boxes"] == worst["scores"] == 0.0
+    assert worst["sigma"] > 0.01
+    with torch.no_grad():
+        model.roi_heads.box_predictor.cls_score.bias -= torch.tensor([9.0, 0.0, 0.0, 0.0])
+    with pytest.raises(
+        ExportError, match=r"image 1 of the check: the traced model finds \d+ boxes"
+    ):
+        largest_differences(model, traced, images()[:1])
+
+
+def test_an_image_without_detections_cannot_be_traced_on_but_can_be_run() -> None:
+    model = model_with()
+    traced = trace(model, images()[0])
+    with torch.no_grad():
+        blank = next(
+            image
+            for level in range(0, 256, 5)
+            for image in [torch.full((3, 64, 64), float(level))]
+            if len(eager_detections(model, [{"image": image}])[0]) < 5
+        )
+    worst, _, _ = largest_differences(model, traced, [blank])
+    assert max(worst.values()) < 1e-4
+    strict = model_with(**{"MODEL.ROI_HEADS.SCORE_THRESH_TEST": 1.0})
+    with pytest.raises(ExportError, match="detects nothing on the image that it is traced on"):
+        trace(strict, images()[0])
+
+
+def test_the_file_says_how_to_use_it(tmp_path: Path) -> None:
+    model = model_with()
+    save_torchscript(trace(model, images()[0]), tmp_path / "m.ts", tiny_cfg(), ["a", "b", "c"])
+    about = json.loads((tmp_path / "m.ts.json").read_text())
+    assert about["input"]["short_side"] == 64
+    assert about["classes"] == ["a", "b", "c"]
+    found = dict(zip(about["outputs"], torch.jit.load(tmp_path / "m.ts")(images()[1]), strict=True))
+    with torch.no_grad():
+        (expected,) = eager_detections(model, [{"image": images()[1]}])
+    torch.testing.assert_close(found["pred_boxes_sigma"], expected.pred_boxes_sigma)
+    assert found["image_size"].tolist() == [64, 64]
+
+
+def test_weights_alone_load_everywhere(tmp_path: Path) -> None:
+    model = model_with()
+    save_weights(model, tmp_path / "w.pth")
+    content = torch.load(tmp_path / "w.pth", weights_only=True)
+    assert content.keys() == {"model"}
+    cfg = tiny_cfg(**{"MODEL.WEIGHTS": str(tmp_path / "w.pth")})
+    for loaded in (load_trained(cfg), DefaultPredictor(cfg).model):
+        for name, tensor in loaded.state_dict().items():
+            assert torch.equal(tensor, model.state_dict()[name])
+
+
+def test_safetensors_hold_the_same_and_are_optional(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.torch import load_file
+
+    model = model_with(**{"MODEL.CHANNELS_LAST": True})
+    save_safetensors(model, tmp_path / "w.safetensors")
+    loaded = load_file(tmp_path / "w.safetensors")
+    assert loaded.keys() == model.state_dict().keys()
+    assert all(torch.equal(t, loaded[name]) for name, t in model.state_dict().items())
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(ExportError, match="pip install safetensors"):
+        save_safetensors(model, tmp_path / "other.safetensors")
+    assert not (tmp_path / "other.safetensors").exists()

@@ -1,0 +1,107 @@
+"""The list of images on disk: the order of ``list_images``, whatever is held in memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dre_ssod.data.folder import list_images
+from dre_ssod.data.uri import SourceError
+from dre_ssod.deployment.label_manifest import (
+    Entry,
+    ImageList,
+    Manifest,
+    open_images,
+    sort_names,
+    walk_images,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("images")
+    names = [
+        "b.png",
+        "a/z.JPG",
+        "a-b/1.png",
+        "a/é 1.webp",
+        "c/d/e.tif",
+        "c.txt",
+        ".x.png",
+        "c/.y/1.bmp",
+    ]
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    (root / "c" / "loop").symlink_to(root)
+    (root / "again").symlink_to(root / "a")
+    return root
+
+
+@given(
+    names=st.lists(st.text("ab/-.é\n", min_size=1, max_size=6), unique=True, max_size=40),
+    at_once=st.integers(1, 12),
+)
+@settings(max_examples=60, deadline=None)
+def test_parts_sort_as_the_whole(names: list[str], at_once: int) -> None:
+    found = sort_names(iter(names), Path("."), at_once)
+    assert list(found) == sorted(names, key=lambda name: tuple(name.split("/")))
+
+
+def test_no_part_is_left_behind(tmp_path: Path) -> None:
+    assert list(sort_names(["b", "a", "c"], tmp_path, 1)) == ["a", "b", "c"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_listed_as_datasets_list_it(folder: Path, tmp_path: Path) -> None:
+    expected = [path.as_posix() for path in list_images(folder)]
+    assert sorted(walk_images(folder)) == sorted(expected)
+    for source in (str(folder), f"folder://{folder}"):
+        images = open_images(source, tmp_path)
+        entries = list(images.entries)
+        assert images.root == str(folder)
+        assert [entry.file_name for entry in entries] == expected
+        assert [entry.image_id for entry in entries] == list(range(1, len(expected) + 1))
+
+
+def test_a_coco_file_keeps_its_ids_and_names(tmp_path: Path) -> None:
+    content = {
+        "images": [
+            {"id": 42, "file_name": "sub/x.png", "height": 2, "width": 2},
+            {"id": 7, "file_name": "y.png", "height": 2, "width": 2},
+        ],
+        "annotations": [],
+        "categories": [],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    images = open_images(f"coco://{tmp_path}/a.json?images={tmp_path}", tmp_path)
+    assert images.root == str(tmp_path)
+    assert list(images.entries) == [Entry(7, "y.png"), Entry(42, "sub/x.png")]
+
+
+def test_what_holds_no_image_is_refused(tmp_path: Path) -> None:
+    for source in (str(tmp_path), f"folder://{tmp_path}"):
+        with pytest.raises(SourceError, match="no image"):
+            open_images(source, tmp_path)
+    with pytest.raises(SourceError, match="no such folder"):
+        open_images(str(tmp_path / "missing"), tmp_path)
+    with pytest.raises(SourceError, match="not a dataset"):
+        open_images("misspelt", tmp_path)
+
+
+@pytest.mark.parametrize(("count", "size"), [(7, 3), (6, 3), (1, 3), (2, 1)])
+def test_chunks_are_the_list_in_order(tmp_path: Path, count: int, size: int) -> None:
+    entries = [Entry(n, f"é {n}.png") for n in range(count)]
+    path = tmp_path / "manifest.jsonl"
+    manifest = Manifest.write(path, ImageList("/root", iter(entries)), size)
+    again = Manifest.from_dict(path, json.loads(json.dumps(manifest.as_dict())))
+    assert again == manifest
+    assert manifest.images == count
+    chunks = [again.chunk(number) for number in range(len(again.offsets))]
+    assert [entry for chunk in chunks for entry in chunk] == entries
+    assert all(len(chunk) == size for chunk in chunks[:-1])
+    assert again.full_name(entries[0]) == "/root/é 0.png"

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import transforms as T
+from PIL import Image
+
+from dre_ssod.deployment.trained_model import (
+    InferenceReader,
+    device_of,
+    find_categories,
+    load_trained,
+)
+from dre_ssod.errors import ConfigError
+from tests.factories import SIZE, draw, tiny_cfg, tiny_model
+from tests.tiny_dataset import write_tiny_dataset
+
+
+@pytest.fixture
+def cfg(tmp_path: Path) -> CfgNode:
+    cfg = tiny_cfg()
+    cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
+    torch.save({"model": tiny_model(cfg).state_dict()}, cfg.MODEL.WEIGHTS)
+    return cfg
+
+
+def test_the_model_is_loaded_whole_and_set_to_evaluate(cfg: CfgNode) -> None:
+    # A backbone's own weights are not needed where a checkpoint holds the model.
+    cfg.MODEL.TIMM.WEIGHTS = "missing.pth"
+    model = load_trained(cfg)
+    assert not model.training
+    expected = torch.load(cfg.MODEL.WEIGHTS, weights_only=True)["model"]
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("MODEL.ROI_HEADS.NUM_CLASSES", 5, "cls_score"),
+        ("MODEL.FPN.OUT_CHANNELS", 8, "backbone.fpn_lateral2"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused(
+    cfg: CfgNode, key: str, value: int, named: str
+) -> None:
+    cfg.merge_from_list([key, value])
+    with pytest.raises(ConfigError, match=f"does not fit the config: .*{named}"):
+        load_trained(cfg)
+
+
+def test_no_weights_and_no_file_are_refused(cfg: CfgNode, tmp_path: Path) -> None:
+    cfg.MODEL.WEIGHTS = ""
+    with pytest.raises(ConfigError, match=r"MODEL\.WEIGHTS is empty"):
+        load_trained(cfg)
+    cfg.MODEL.WEIGHTS = str(tmp_path / "missing.pth")
+    with pytest.raises(ConfigError, match=r"there is no file '.*missing.pth'"):
+        load_trained(cfg)
+
+
+def test_the_device_is_the_processes_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = tiny_cfg()
+    assert device_of(cfg, 1) == "cpu"
+    cfg.MODEL.DEVICE = "cuda"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device_of(cfg, 1) == "cuda:1"
+    cfg.MODEL.DEVICE = "cuda:3"
+    assert device_of(cfg, 1) == "cuda:3"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device_of(cfg, 1) == "cpu"
+
+
+def test_categories_by_name_and_from_the_data(tmp_path: Path) -> None:
+    cfg = tiny_cfg()
+    named = find_categories(cfg, ["x", "y", "z"])
+    assert named == [{"id": 1, "name": "x"}, {"id": 2, "name": "y"}, {"id": 3, "name": "z"}]
+    with pytest.raises(ConfigError, match="NUM_CLASSES is 3, but 2 classes are named: x, y"):
+        find_categories(cfg, ["x", "y"])
+    text = (write_tiny_dataset(tmp_path).root / "train.json").read_text()
+    for number in (1, 2, 3):
+        text = text.replace(f'"category_id": {number},', f'"category_id": {number * 7},')
+        text = text.replace(
+            f'"id": {number}, "name": "class', f'"id": {number * 7}, "name": "class'
+        )
+    (tmp_path / "train.json").write_text(text)
+    cfg.DATASETS.TRAIN = (f"coco://{tmp_path}/train.json?images={tmp_path}/train",)
+    assert [category["id"] for category in find_categories(cfg)] == [7, 14, 21]
+    cfg.DATASETS.TRAIN = ("coco://missing.json?images=x",)
+    with pytest.raises(ConfigError, match="Name them in the model's order: --classes A,B,C"):
+        find_categories(cfg)
+
+
+@pytest.mark.parametrize("image_format", ["RGB", "BGR"])
+def test_images_are_read_as_detectron2_tests_them(tmp_path: Path, image_format: str) -> None:
+    pixels = draw(SIZE, [(3, 3, 20, 30)]).permute(1, 2, 0).contiguous().numpy()
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    cfg = tiny_cfg(**{"INPUT.FORMAT": image_format, "INPUT.MIN_SIZE_TEST": 40})
+    found = InferenceReader(cfg)(str(tmp_path / "x.png"))
+    ordered = pixels if image_format == "RGB" else pixels[:, :, ::-1]
+    expected = T.ResizeShortestEdge([40, 40], 96).get_transform(ordered).apply_image(ordered)
+    assert (found["height"], found["width"]) == SIZE
+    assert torch.equal(found["image"].permute(1, 2, 0).byte(), torch.tensor(expected.copy()))

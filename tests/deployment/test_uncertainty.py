@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from detectron2.structures import Instances
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dre_ssod.deployment.uncertainty import MostUncertain, image_uncertainty
+
+
+def found(scores: list[float], quality: list[float] | None = None) -> Instances:
+    instances = Instances((10, 10), scores=torch.tensor(scores))
+    if quality is not None:
+        instances.localization_quality = torch.tensor(quality)
+    return instances
+
+
+def test_hand_computed_measures() -> None:
+    # H(1/2) = 1 bit, H(1/4) = 1/4 * 2 + 3/4 * log2(4/3) = 0.811278.
+    measured = image_uncertainty(found([0.5, 0.25], [0.5, 0.1]))
+    assert measured["entropy"] == pytest.approx((1 + 0.811278) / 2, abs=1e-6)
+    # Doubts 0 and 0.8, weighted by the scores.
+    assert measured["quality"] == pytest.approx(0.25 * 0.8 / 0.75, abs=1e-6)
+    assert measured["both"] == pytest.approx(
+        (measured["entropy"] + measured["quality"]) / 2, abs=1e-6
+    )
+
+
+def test_limits() -> None:
+    assert image_uncertainty(found([], [])) == {"quality": 0.0, "entropy": 0.0, "both": 0.0}
+    assert image_uncertainty(found([1.0], [0.5])) == {"quality": 0.0, "entropy": 0.0, "both": 0.0}
+    assert image_uncertainty(found([0.5], [0.0])) == {"quality": 1.0, "entropy": 1.0, "both": 1.0}
+    # A rescaled quality may exceed 1/2.
+    assert image_uncertainty(found([1.0], [0.9]))["quality"] == 0.0
+
+
+def test_without_a_variance_branch_there_is_entropy_alone() -> None:
+    assert image_uncertainty(found([0.5])).keys() == {"entropy"}
+    assert image_uncertainty(found([])) == {"entropy": 0.0}
+
+
+@given(
+    values=st.lists(st.sampled_from([0.0, 0.1, 0.2, 0.3, 0.4, math.pi]), max_size=30),
+    size=st.integers(0, 8),
+)
+def test_the_heap_keeps_what_sorting_everything_would(values: list[float], size: int) -> None:
+    heap = MostUncertain(size)
+    for number, value in enumerate(values):
+        heap.add(value, {"id": number})
+        assert len(heap._heap) <= size
+    order = sorted(range(len(values)), key=lambda n: (-values[n], n))
+    expected = [n for n in order if values[n] > 0][:size]
+    assert [image["id"] for image in heap.ranked()] == expected

@@ -1,0 +1,104 @@
+"""The tool, from a command line to its files; by one process and by two."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.factories import BOXES, SIZE, draw, tiny_cfg, tiny_model
+
+TOOLS = Path(__file__).parents[2] / "tools"
+
+
+def load_tool(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    return load_tool("pseudo_label")
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """All but --output, for five images in chunks of two."""
+    root = tmp_path_factory.mktemp("run")
+    cfg = tiny_cfg(**{"MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.2})
+    (root / "config.yaml").write_text(cfg.dump())
+    torch.save({"model": tiny_model(cfg, spread=0.5).state_dict()}, root / "model.pth")
+    (root / "images").mkdir()
+    for number in range(5):
+        pixels = draw(SIZE, BOXES, seed=number).permute(1, 2, 0).contiguous().numpy()
+        Image.fromarray(pixels).save(root / "images" / f"{number}.png")
+    words = f"--config-file {root}/config.yaml --input {root}/images --classes a,b,c --chunk 2"
+    return [*words.split(), "--min-score", "0.4", "MODEL.WEIGHTS", f"{root}/model.pth"]
+
+
+def test_two_processes_write_what_one_writes(
+    tool: ModuleType,
+    arguments: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Started processes import the tool by its name.
+    monkeypatch.syspath_prepend(str(TOOLS))
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert tool.run(["--output", str(one), *arguments]) == 0
+    shown = capsys.readouterr().out
+    assert "5 images, 3 chunks" in shown
+    assert "process 0: 5 of 5 images" in shown
+    content = json.loads((one / "pseudo_labels.json").read_text())
+    assert len(content["images"]) == 5
+    assert [c["name"] for c in content["categories"]] == ["a", "b", "c"]
+    assert min(a["score"] for a in content["annotations"]) >= 0.4
+    assert tool.run(["--output", str(two), "--num-gpus", "2", *arguments]) == 0
+    for name in ("pseudo_labels.json", "label_next.json"):
+        assert (one / name).read_bytes() == (two / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--min-score", "0.1"], "--min-score is 0.1; it must lie between"),
+        (["--label-next-score", "2"], "--label-next-score is 2.0"),
+        (["--batch", "0"], "--batch is 0; it must be at least 1"),
+        (["--label-next", "-1"], "--label-next is -1; it must be at least 0"),
+        (["--classes", "a,b"], "2 classes are named: a, b"),
+        (["--input", "/missing/folder"], "there is no such folder"),
+    ],
+)
+def test_rubbish_is_refused_in_words(
+    tool: ModuleType,
+    arguments: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
+) -> None:
+    split = arguments.index("MODEL.WEIGHTS")
+    words = [*arguments[:split], *options, *arguments[split:]]
+    assert tool.run(["--output", str(tmp_path / "out"), *words]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_quality_needs_a_variance_branch(
+    tool: ModuleType, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = ["MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", "smooth_l1"]
+    assert tool.run(["--output", str(tmp_path / "out"), *arguments, *plain]) == 2
+    assert "use --label-next-by entropy" in " ".join(capsys.readouterr().err.split())

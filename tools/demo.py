@@ -1,0 +1,149 @@
+#!/usr/bin/env python
+"""Draw what a trained detector finds on images or on a video, and how sure it is of each edge.
+
+    python tools/demo.py --config-file output/run/config.yaml --input photos/*.jpg more/ \\
+        --output pictures --json found.json --opts MODEL.WEIGHTS output/run/model_final.pth
+
+Labels read "class 0.93 q0.41": foreground score and localization quality score s_loc. The band of
+an edge reaches one standard deviation to either side of it. Of a checkpoint, the teacher is used.
+
+Exit code: 0; 1 if an image could not be read and was skipped; 2 if nothing could be done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.utils.logger import setup_logger
+from tqdm import tqdm
+
+from dre_ssod.config_checks import check_config
+from dre_ssod.config_reading import read_config
+from dre_ssod.data.images import ImageError
+from dre_ssod.deployment.demo import (
+    Detector,
+    find_images,
+    plan_outputs,
+    refuse_overwriting,
+    run_on_image,
+)
+from dre_ssod.deployment.trained_model import device_of, find_categories, load_trained
+from dre_ssod.engine.cli import run_program
+from dre_ssod.engine.run_record import write_text
+from dre_ssod.inspection.video import EXTENSION, VideoReader, VideoWriter
+
+SKIPPED_CODE = 1
+Results = list[dict[str, Any]]
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The flags of Detectron2's demo, and ``--json``, ``--classes``, ``--overwrite``."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", metavar="FILE", required=True, help="of the run")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--input", nargs="+", metavar="IMAGE", help="files, globs or folders")
+    source.add_argument("--video-input", metavar="FILE", help="a video file")
+    parser.add_argument("--output", type=Path, help="folder, or file for one image or a video")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="detections as COCO results")
+    parser.add_argument(
+        "--confidence-threshold", type=float, default=0.5, help="lowest score (default: 0.5)"
+    )
+    parser.add_argument(
+        "--classes", default="", metavar="A,B", help="names, where DATASETS.TRAIN is not at hand"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace files of the output")
+    parser.add_argument(
+        "--opts", nargs=argparse.REMAINDER, default=[], help="config keys and values; last"
+    )
+    parsed = parser.parse_args(arguments)
+    if parsed.output is None and parsed.json is None:
+        parser.error("nothing to write: give --output, --json or both")
+    return parsed
+
+
+def build_detector(args: argparse.Namespace) -> Detector:
+    """The detector of the config and its MODEL.WEIGHTS."""
+    cfg: CfgNode = read_config(args.config_file, args.opts)
+    cfg.MODEL.DEVICE = device_of(cfg)
+    categories = find_categories(cfg, args.classes.split(",") if args.classes else ())
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(categories)
+    check_config(cfg, 1)
+    return Detector(cfg, load_trained(cfg), categories, args.confidence_threshold)
+
+
+def run_on_images(args: argparse.Namespace) -> tuple[Results, int]:
+    """COCO results of all images, and the number of images that were skipped."""
+    images = find_images(args.input)
+    pictures: list[Path | None] = [None] * len(images)
+    if args.output is not None:
+        pictures = [*plan_outputs(images, args.output, args.overwrite)]
+    detector = build_detector(args)
+    results: Results = []
+    skipped = 0
+    pairs = list(zip(images, pictures, strict=True))
+    for number, (image, picture) in enumerate(tqdm(pairs, unit="image"), start=1):
+        try:
+            results += run_on_image(detector, image, number, picture)
+        except ImageError as error:
+            skipped += 1
+            tqdm.write(f"skipped: {error}", file=sys.stderr)
+    print(f"{len(results)} detections on {len(images) - skipped} images, {skipped} skipped")
+    return results, skipped
+
+
+def run_on_video(args: argparse.Namespace) -> Results:
+    """COCO results of all frames; ``image_id`` counts them from 1."""
+    source = Path(args.video_input)
+    target = args.output
+    if target is not None:
+        if target.suffix.lower() != EXTENSION:
+            target = target / f"{source.stem}{EXTENSION}"
+        refuse_overwriting([target], [source], args.overwrite)
+    video = VideoReader(source)
+    detector = build_detector(args)
+    results: Results = []
+    number = 0
+    with VideoWriter(target or Path(), video.fps) as writer:
+        for number, frame in enumerate(
+            tqdm(video, total=video.frames or None, unit="frame"), start=1
+        ):
+            found = detector.detect(frame)
+            results += detector.results(found, number, source.name)
+            if target is not None:
+                writer.write(detector.draw(frame, found))
+    print(f"{len(results)} detections on {number} of {video.frames or 'unknown'} frames")
+    return results
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run; returns 1 if an image was skipped."""
+    args = parse_arguments(arguments)
+    setup_logger(name="dre_ssod")
+    if args.json is not None:
+        inputs = map(Path, args.input or [args.video_input])
+        refuse_overwriting([args.json], inputs, args.overwrite)
+    skipped = 0
+    if args.video_input is not None:
+        results = run_on_video(args)
+    else:
+        results, skipped = run_on_images(args)
+    if args.json is not None:
+        write_text(args.json, json.dumps(results) + "\n")
+    return SKIPPED_CODE if skipped else 0
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the program with command-line arguments; returns its exit code."""
+    codes: list[int] = []
+    return run_program(lambda: codes.append(main(arguments))) or codes[0]
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,153 @@
+#!/usr/bin/env python
+"""Export the teacher of a checkpoint, checked against the model that it is made from.
+
+    python tools/export_model.py --config-file output/run/config.yaml --output exported \\
+        MODEL.WEIGHTS output/run/model_final.pth
+
+Writes model.ts (TorchScript) with model.ts.json beside it, and model_weights.pth (weights alone).
+The check runs on images of DATASETS.TEST, or of --images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils.logger import setup_logger
+from torch import Tensor
+
+from dre_ssod.config_checks import check_config
+from dre_ssod.config_reading import read_config
+from dre_ssod.deployment.export import (
+    ExportError,
+    eager_detections,
+    largest_differences,
+    save_safetensors,
+    save_torchscript,
+    save_weights,
+    trace,
+)
+from dre_ssod.deployment.label_manifest import open_images
+from dre_ssod.deployment.trained_model import (
+    InferenceReader,
+    device_of,
+    find_categories,
+    load_trained,
+)
+from dre_ssod.engine.cli import run_program
+from dre_ssod.errors import ConfigError
+
+FORMATS = ("torchscript", "weights", "safetensors")
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", default="", metavar="FILE", help="config of the model")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to fill")
+    parser.add_argument(
+        "--format",
+        action="append",
+        choices=FORMATS,
+        help="may be repeated (default: torchscript and weights)",
+    )
+    parser.add_argument("--images", default="", help="folder or dataset to check on")
+    parser.add_argument("--count", type=int, default=50, help="images of the check (default: 50)")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-3,
+        help="largest difference allowed, in pixels and in scores (default: 0.001)",
+    )
+    parser.add_argument(
+        "--classes", default="", help="A,B,C: the model's classes (default: of DATASETS.TRAIN)"
+    )
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values")
+    parsed = parser.parse_args(arguments)
+    parsed.format = parsed.format or ["torchscript", "weights"]
+    return parsed
+
+
+def read_images(cfg: CfgNode, source: str, count: int) -> Iterator[Tensor]:
+    """The first images of a source, resized as at test time, on the model's device."""
+    reader = InferenceReader(cfg)
+    with tempfile.TemporaryDirectory() as scratch:
+        images = open_images(source, Path(scratch))
+        for entry in itertools.islice(images.entries, count):
+            name = str(Path(images.root) / entry.file_name)
+            yield reader(name)["image"].to(cfg.MODEL.DEVICE)
+
+
+def export_torchscript(
+    args: argparse.Namespace, cfg: CfgNode, model: torch.nn.Module, class_names: list[str]
+) -> None:
+    """Trace on the image with the most boxes, compare, and write what does not differ."""
+    source = args.images or next(iter(cfg.DATASETS.TEST), "")
+    if not source or args.count < 1:
+        raise ConfigError("there is no image to check on: give --images and --count of 1 or more")
+    images = list(read_images(cfg, source, args.count))
+    with torch.no_grad():
+        richest = max(images, key=lambda i: len(eager_detections(model, [{"image": i}])[0]))
+    traced = trace(model, richest)
+    worst, detections, count = largest_differences(model, traced, images)
+    shown = ", ".join(f"{name} {value:.2g}" for name, value in worst.items())
+    print(
+        f"TorchScript against eager, {count} images of {source}, {detections} detections; largest "
+        f"difference: {shown}"
+    )
+    over = {name: value for name, value in worst.items() if not value <= args.tolerance}
+    if over:
+        raise ExportError(
+            f"the traced model differs by more than --tolerance {args.tolerance:g}: "
+            f"{', '.join(f'{name} {value:.3g}' for name, value in over.items())}. Nothing was "
+            "written."
+        )
+    save_torchscript(traced, args.output / "model.ts", cfg, class_names)
+    print(args.output / "model.ts")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Load, export, check."""
+    setup_logger(name="dre_ssod")
+    cfg = read_config(args.config_file, args.opts)
+    cfg.MODEL.DEVICE = device_of(cfg)
+    names = [name.strip() for name in args.classes.split(",") if name.strip()]
+    class_names = [category["name"] for category in find_categories(cfg, names)]
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(class_names)
+    check_config(cfg, world_size=1)
+    targets = {
+        "torchscript": "model.ts",
+        "weights": "model_weights.pth",
+        "safetensors": "model.safetensors",
+    }
+    for path in (args.output / targets[name] for name in args.format):
+        if path.exists():
+            raise ConfigError(f"{path} exists: choose another --output")
+    model = load_trained(cfg)
+    args.output.mkdir(parents=True, exist_ok=True)
+    if "torchscript" in args.format:
+        export_torchscript(args, cfg, model, class_names)
+    if "weights" in args.format:
+        save_weights(model, args.output / targets["weights"])
+        print(args.output / targets["weights"])
+    if "safetensors" in args.format:
+        save_safetensors(model, args.output / targets["safetensors"])
+        print(args.output / targets["safetensors"])
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the tool with command-line arguments; returns its exit code."""
+    args = parse_arguments(arguments)
+    return run_program(lambda: main(args))
+
+
+if __name__ == "__main__":
+    sys.exit(run())

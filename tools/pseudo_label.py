@@ -1,0 +1,202 @@
+#!/usr/bin/env python
+"""Label a folder of images of any size with a trained model, as one COCO file.
+
+    python tools/pseudo_label.py --config-file output/run/config.yaml --input photos \\
+        --output labeled MODEL.WEIGHTS output/run/model_final.pth
+
+Interrupted? The same command again goes on where it stopped. --num-gpus N and torchrun share the
+work among processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import torch.distributed as dist
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from dre_ssod.config_checks import check_config
+from dre_ssod.config_reading import read_config
+from dre_ssod.deployment.bulk_labeling import LabelingJob, label_share, open_manifest, prepare
+from dre_ssod.deployment.label_merge import LABEL_NEXT, RESULT, SKIPPED, merge
+from dre_ssod.deployment.trained_model import device_of, find_categories
+from dre_ssod.deployment.uncertainty import CRITERIA
+from dre_ssod.engine.cli import launch_processes, run_program
+from dre_ssod.errors import ConfigError
+
+LONGEST_WAIT = timedelta(days=30)
+"""For the slowest of several processes."""
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", default="", metavar="FILE", help="config of the model")
+    parser.add_argument("--input", required=True, help="folder of images, or a dataset's URI")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to fill")
+    parser.add_argument(
+        "--min-score", type=float, help="of a box (default: SSOD.SCORE_THRESHOLD of the config)"
+    )
+    parser.add_argument(
+        "--classes", default="", help="A,B,C: the model's classes (default: of DATASETS.TRAIN)"
+    )
+    parser.add_argument(
+        "--batch", type=int, default=1, help="images of a forward pass (default: 1)"
+    )
+    parser.add_argument(
+        "--chunk", type=int, default=1000, help="images that are saved together (default: 1000)"
+    )
+    parser.add_argument(
+        "--label-next", type=int, default=100, metavar="N", help="images listed (default: 100)"
+    )
+    parser.add_argument(
+        "--label-next-by", choices=CRITERIA, default="both", help="low quality, high entropy, both"
+    )
+    parser.add_argument(
+        "--label-next-score",
+        type=float,
+        default=0.3,
+        metavar="S",
+        help="lowest score of a box that counts for --label-next (default: 0.3)",
+    )
+    parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values")
+    return parser.parse_args(arguments)
+
+
+def configure(args: argparse.Namespace) -> tuple[LabelingJob, CfgNode]:
+    """The checked job and the config of its model.
+
+    Raises:
+        ConfigError: naming the argument or key that cannot be used.
+    """
+    cfg = read_config(args.config_file, args.opts)
+    names = [name.strip() for name in args.classes.split(",") if name.strip()]
+    categories = find_categories(cfg, names)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(categories)
+    min_score = cfg.SSOD.SCORE_THRESHOLD if args.min_score is None else args.min_score
+    lowest = cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST
+    for name, score in (("min-score", min_score), ("label-next-score", args.label_next_score)):
+        if not lowest <= score <= 1.0:
+            raise ConfigError(
+                f"--{name} is {score}; it must lie between MODEL.ROI_HEADS.SCORE_THRESH_TEST, "
+                f"{lowest}, below which the model detects nothing, and 1."
+            )
+    for name, least in (("batch", 1), ("chunk", 1), ("label_next", 0)):
+        if getattr(args, name) < least:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least {least}"
+            )
+    if args.label_next_by != "entropy" and cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE != "kl":
+        raise ConfigError(
+            f"--label-next-by {args.label_next_by} needs a model with a variance branch: use "
+            "--label-next-by entropy"
+        )
+    check_config(cfg, world_size=1)
+    job = LabelingJob(
+        folder=args.output,
+        source=args.input,
+        categories=categories,
+        min_score=min_score,
+        uncertain_score=args.label_next_score,
+        batch_images=args.batch,
+        chunk_images=args.chunk,
+    )
+    return job, cfg
+
+
+def start(args: argparse.Namespace) -> None:
+    """Write the list of images, or find the one of the interrupted job."""
+    job, cfg = configure(args)
+    manifest = prepare(job, cfg)
+    print(f"{manifest.images:,} images, {len(manifest.offsets):,} chunks", flush=True)
+
+
+def work(args: argparse.Namespace) -> None:
+    """Label this process's share."""
+    rank = comm.get_rank()
+    setup_logger(name="dre_ssod", distributed_rank=rank)
+    job, cfg = configure(args)
+    device = device_of(cfg, int(os.environ.get("LOCAL_RANK", rank)))
+    if device != cfg.MODEL.DEVICE:
+        print(f"process {rank} uses {device}", flush=True)
+    cfg.MODEL.DEVICE = device
+    total = open_manifest(job.folder).images
+    done, begin = 0, time.monotonic()
+    for images in label_share(job, cfg, rank, comm.get_world_size()):
+        done += images
+        speed = done / (time.monotonic() - begin)
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(
+            f"process {rank}: {done:,} of {total:,} images, {speed:.1f} a second, "
+            f"at most {memory:.0f} MiB",
+            flush=True,
+        )
+
+
+def finish(args: argparse.Namespace) -> None:
+    """Merge the chunks and say what came out."""
+    job, _ = configure(args)
+    summary = merge(job, args.label_next, args.label_next_by)
+    print(f"{summary.boxes:,} boxes on {summary.images:,} images: {job.folder / RESULT}")
+    if summary.skipped:
+        print(f"{summary.skipped:,} images could not be read: {job.folder / SKIPPED}")
+    print(f"{summary.listed:,} images to label next: {job.folder / LABEL_NEXT}")
+
+
+@contextmanager
+def torchrun_processes() -> Iterator[None]:
+    """The process group that torchrun describes; only barriers go through it."""
+    dist.init_process_group("gloo", timeout=LONGEST_WAIT)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def run_under_torchrun(args: argparse.Namespace) -> None:
+    """All three steps, the first and the last by process 0 alone."""
+    if args.num_gpus != 1:
+        raise ConfigError("--num-gpus is given, but torchrun has started the processes")
+    with torchrun_processes():
+        if comm.is_main_process():
+            start(args)
+        comm.synchronize()
+        work(args)
+        comm.synchronize()
+        if comm.is_main_process():
+            finish(args)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Start, work in one or several processes, finish."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        run_under_torchrun(args)
+        return
+    args.num_machines, args.machine_rank, args.dist_url = 1, 0, "auto"
+    setup_logger(name="dre_ssod")
+    start(args)
+    launch_processes(work, args)
+    finish(args)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the tool with command-line arguments; returns its exit code."""
+    args = parse_arguments(arguments)
+    return run_program(lambda: main(args))
+
+
+if __name__ == "__main__":
+    sys.exit(run())
