@@ -1,0 +1,157 @@
+"""A whole training step against the parts that no semi-supervised step can do without."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from dataclasses import replace
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from dre_ssod.benchmark.memory import peak_bytes
+from dre_ssod.benchmark.report import Goal, Report, Row
+from dre_ssod.benchmark.timing import add, interleave, machine, ratio
+from dre_ssod.engine.step import SemiSupervisedTrainer
+from dre_ssod.engine.trainer import SSODTrainer
+from dre_ssod.structures import StudentBatch, TrainingBatch
+from dre_ssod.teacher import observe
+
+MAX_TIME_RATIO = 1.10
+MAX_MEMORY_RATIO = 1.10
+
+
+class StepParts:
+    """One batch of a config's data, and what a step does with it, whole and in parts."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        """
+        Args:
+            cfg: complete, with SSOD.ENABLED. Trained weights are not needed: tau is lowered until
+                the teacher gives as many pseudo-boxes an image as there are labeled ones.
+        """
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.SSOD.BURN_IN_ITERS = 0
+        with tempfile.TemporaryDirectory() as folder:
+            cfg.OUTPUT_DIR = folder
+            trainer = SSODTrainer(cfg)
+        self.trainer = trainer
+        self.step: SemiSupervisedTrainer = trainer._trainer
+        self.batch: TrainingBatch = next(iter(trainer.build_paired_loader()))
+        threshold = self._matching_threshold()
+        self.step.settings = replace(self.step.settings, score_threshold=threshold)
+        self.step.data_loader = itertools.repeat(self.batch)
+        opinion = observe(self.step.teacher, self.batch.unlabeled, threshold)
+        targets = opinion.pseudo_labels_on_strong_views()
+        strong = [
+            {"image": sample.strong.image, "instances": labels}
+            for sample, labels in zip(self.batch.unlabeled, targets, strict=True)
+        ]
+        self._all_labeled = StudentBatch(labeled=[*self.batch.labeled, *strong])
+
+    def _matching_threshold(self) -> float:
+        boxes = sum(len(image["instances"]) for image in self.batch.labeled)
+        boxes = max(1, boxes * len(self.batch.unlabeled) // len(self.batch.labeled))
+        opinion = observe(self.step.teacher, self.batch.unlabeled, 0.0)
+        scores = torch.cat([labels.gt_scores for labels in opinion.pseudo_labels])
+        return float(scores.sort(descending=True).values[: boxes + 1][-1])
+
+    def whole(self) -> None:
+        """Everything but the wait for images."""
+        with EventStorage(self.trainer.start_iter) as storage:
+            storage.iter = self.step.iter = self.trainer.start_iter
+            self.step.run_step()
+
+    def student(self) -> None:
+        """Forward and backward of plain Faster R-CNN losses on the same images and boxes."""
+        self.step.optimizer.zero_grad()
+        with EventStorage(), self.step._autocast():
+            losses = self.step.model(self._all_labeled)
+        losses.total(0.0).backward()
+
+    def teacher(self) -> None:
+        """Forward on the weak views, to detections after NMS."""
+        with self.step._autocast():
+            observe(self.step.teacher, self.batch.unlabeled, self.step.settings.score_threshold)
+
+    def optimizer(self) -> None:
+        """Gradient clipping, where configured, and the optimizer's step."""
+        self.step.optimizer.step()
+
+
+def benchmark_step(cfg: CfgNode, rounds: int) -> Report:
+    """Time and peak memory of a step and of its unavoidable parts, on one batch."""
+    parts = StepParts(cfg)
+    device = parts.step.device
+    # The order matters: optimizer needs the gradients that the student leaves behind.
+    timings = interleave(
+        {"step": parts.whole, "student": parts.student, "teacher": parts.teacher}, rounds, device
+    )
+    timings |= interleave({"optimizer": parts.optimizer}, rounds, device)
+    needed = add(timings["student"], timings["teacher"], timings["optimizer"])
+    report = Report(
+        "step",
+        {
+            "labeled": len(parts.batch.labeled),
+            "unlabeled": len(parts.batch.unlabeled),
+            "strong views": [sample.strong.size for sample in parts.batch.unlabeled],
+            "sampled RoIs an image": cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE,
+            "channels_last": cfg.MODEL.CHANNELS_LAST,
+            "autocast": str(parts.step.settings.autocast_dtype),
+            "rounds": rounds,
+        },
+        machine(),
+        [Row.milliseconds(name, timing) for name, timing in timings.items()],
+        [
+            Goal(
+                "step over student + teacher + optimizer",
+                ratio(timings["step"], needed),
+                MAX_TIME_RATIO,
+            )
+        ],
+    )
+    _add_memory(report, parts, device)
+    return report
+
+
+def _add_memory(report: Report, parts: StepParts, device: torch.device) -> None:
+    student = peak_bytes(parts.student, device)
+    whole = peak_bytes(parts.whole, device)
+    weights = sum(
+        t.numel() * t.element_size()
+        for t in [*parts.step.teacher.parameters(), *parts.step.teacher.buffers()]
+    )
+    activation = _largest_activation(parts)
+    extra = whole - student + weights
+    megabytes = {
+        "peak of the student alone": student,
+        "peak of the step, without the teacher's weights": whole,
+        "teacher's weights": weights,
+        "teacher's largest activation": activation,
+    }
+    report.rows += [Row(name, value / 2**20, "MiB") for name, value in megabytes.items()]
+    report.goals.append(
+        Goal(
+            "memory a step adds over the teacher's weights and largest activation",
+            extra / (weights + activation),
+            MAX_MEMORY_RATIO,
+        )
+    )
+
+
+def _largest_activation(parts: StepParts) -> int:
+    """Bytes of the largest tensor that a module of the teacher returns."""
+    sizes = [0]
+
+    def note(module: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, torch.Tensor):
+            sizes.append(output.numel() * output.element_size())
+
+    handles = [module.register_forward_hook(note) for module in parts.step.teacher.modules()]
+    parts.teacher()
+    for handle in handles:
+        handle.remove()
+    return max(sizes)

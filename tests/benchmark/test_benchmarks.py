@@ -1,0 +1,73 @@
+"""That the benchmarks measure what they say; how fast it is, is not a test's business."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import CfgNode
+
+from dre_ssod.benchmark.ema import benchmark_ema
+from dre_ssod.benchmark.loader import benchmark_growth, benchmark_loader
+from dre_ssod.benchmark.report import Report
+from dre_ssod.benchmark.step import StepParts, benchmark_step
+from dre_ssod.engine.setup import complete
+from tests.tiny_dataset import loggers_kept, tiny_run, write_tiny_dataset
+
+
+@pytest.fixture(scope="module")
+def cfg(tmp_path_factory: pytest.TempPathFactory) -> CfgNode:
+    root: Path = tmp_path_factory.mktemp("benchmark")
+    cfg = tiny_run(write_tiny_dataset(root), root / "run")
+    with loggers_kept():
+        complete(cfg, logging.getLogger("dre_ssod"))
+    return cfg
+
+
+def names(report: Report) -> list[str]:
+    return [row.name for row in report.rows]
+
+
+def test_ema(cfg: CfgNode) -> None:
+    report = benchmark_ema(cfg, rounds=2)
+    assert report.settings["rounds"] == 2
+    assert all(row.value > 0 for row in report.rows)
+    assert [goal.bound for goal in report.goals] == [1.3]
+
+
+def test_the_loader_measures_each_image_once_a_view(cfg: CfgNode) -> None:
+    report = benchmark_loader(cfg, rounds=2, images=5)
+    assert report.settings["images"] == 5
+    assert report.goals[0].value == report.rows[0].value > 0
+
+
+def test_growth_counts_the_memory_of_workers() -> None:
+    report = benchmark_growth(entries=2000, workers=1)
+    values = {row.name: row.value for row in report.rows}
+    assert values["memory a worker has for itself"] > 0
+    assert {goal.unit for goal in report.goals} == {"bytes", "s"}
+
+
+def test_the_parts_of_a_step_are_those_of_the_run(cfg: CfgNode) -> None:
+    parts = StepParts(cfg)
+    assert len(parts.batch.labeled) == len(parts.batch.unlabeled) == 2
+    labeled = sum(len(image["instances"]) for image in parts.batch.labeled)
+    pseudo = sum(len(image["instances"]) for image in parts._all_labeled.labeled[2:])
+    # As many pseudo-boxes as labeled ones, but for those that leave the strong view.
+    assert 0 < pseudo <= labeled + 2
+    before = [p.clone() for p in parts.step.teacher.parameters()]
+    parts.student()
+    assert any(p.grad is not None and bool(p.grad.any()) for p in parts.step.model.parameters())
+    parts.teacher()
+    assert all(map(torch.equal, before, parts.step.teacher.parameters()))
+    parts.whole()
+    assert not all(map(torch.equal, before, parts.step.teacher.parameters()))
+
+
+def test_step(cfg: CfgNode) -> None:
+    report = benchmark_step(cfg, rounds=1)
+    assert {"step", "student", "teacher", "optimizer"} <= set(names(report))
+    assert len(report.goals) == 2
+    assert not Path(cfg.OUTPUT_DIR).exists()

@@ -1,0 +1,96 @@
+#!/usr/bin/env python
+"""Measure speed and memory against the limit, in one process.
+
+    python tools/benchmark.py loader --config-file configs/coco_10pct.yaml
+    python tools/benchmark.py step --config-file configs/bccd_10pct.yaml --threads 1
+    python tools/benchmark.py ema --config-file configs/coco_10pct.yaml --json ema.json
+
+loader   both views of an unlabeled image, against decoding and two plain resizes
+growth   start-up and memory of a pool of a million names
+step     a training step, against student, teacher and optimizer measured alone
+ema      the moving average, against one pass over a flat buffer
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+
+from dre_ssod.benchmark.ema import benchmark_ema
+from dre_ssod.benchmark.loader import benchmark_growth, benchmark_loader
+from dre_ssod.benchmark.report import Report
+from dre_ssod.benchmark.step import benchmark_step
+from dre_ssod.config_checks import check_config
+from dre_ssod.config_reading import read_config
+from dre_ssod.engine.cli import run_program
+from dre_ssod.engine.setup import complete
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Command-line arguments."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    kinds = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
+    growth = _add_kind(kinds, "growth")
+    growth.add_argument("--entries", type=int, default=1_000_000, help="names in the pool")
+    growth.add_argument("--workers", type=int, default=2, help="loading processes")
+    for name in ("loader", "step", "ema"):
+        kind = _add_kind(kinds, name)
+        kind.add_argument("--config-file", default="", metavar="FILE")
+        kind.add_argument("--rounds", type=int, default=5, help="timed rounds (default: 5)")
+        kind.add_argument("--threads", type=int, help="of PyTorch (default: its own choice)")
+        if name == "loader":
+            kind.add_argument("--images", type=int, default=128, help="a round (default: 128)")
+        kind.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values")
+    return parser.parse_args(arguments)
+
+
+def _add_kind(kinds: Any, name: str) -> argparse.ArgumentParser:
+    kind: argparse.ArgumentParser = kinds.add_parser(name)
+    kind.add_argument("--json", type=Path, metavar="FILE", help="also write the report there")
+    return kind
+
+
+def run(args: argparse.Namespace) -> Report:
+    """The benchmark that the arguments name."""
+    if args.what == "growth":
+        return benchmark_growth(args.entries, args.workers)
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    cfg = configure(args)
+    if args.what == "loader":
+        return benchmark_loader(cfg, args.rounds, args.images)
+    return {"step": benchmark_step, "ema": benchmark_ema}[args.what](cfg, args.rounds)
+
+
+def configure(args: argparse.Namespace) -> CfgNode:
+    """The checked config; nothing is written to its OUTPUT_DIR."""
+    cfg = read_config(args.config_file, args.opts)
+    complete(cfg, logging.getLogger("dre_ssod"))
+    check_config(cfg, world_size=1)
+    cfg.freeze()
+    return cfg
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the tool; returns the exit code."""
+    args = parse_arguments(arguments)
+
+    def program() -> None:
+        report = run(args)
+        print(report.text())
+        if args.json is not None:
+            report.save(args.json)
+
+    return run_program(program)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
