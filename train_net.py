@@ -3,6 +3,7 @@
 
 python train_net.py --config-file configs/quickstart.yaml
 python train_net.py --config-file configs/coco_1pct.yaml --num-gpus 2
+torchrun --nproc-per-node 2 --max-restarts 3 train_net.py --config-file configs/coco_1pct.yaml
 python train_net.py --config-file configs/coco_1pct.yaml --eval-only MODEL.WEIGHTS model.pth
 """
 
@@ -10,59 +11,78 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
+from collections.abc import Sequence
 from typing import Any
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, launch
+from detectron2.engine import default_argument_parser
 
-from dre_ssod.engine.checkpoint import load_student
+from dre_ssod.engine.checkpoint import SafeCheckpointer, load_student
+from dre_ssod.engine.cli import launch_processes, run_program
+from dre_ssod.engine.dataset_table import prepare_evaluation
+from dre_ssod.engine.evaluation import evaluate_models
+from dre_ssod.engine.launch import is_restart
+from dre_ssod.engine.results import record_results, saved_iteration
+from dre_ssod.engine.run_record import record_start
 from dre_ssod.engine.setup import setup
-from dre_ssod.engine.trainer import SSODTrainer, evaluate_models
+from dre_ssod.engine.trainer import SSODTrainer
+from dre_ssod.errors import ConfigError
 
 
-def evaluate(cfg: CfgNode) -> Any:
-    """Evaluate SSOD.EVAL_MODEL of the checkpoint MODEL.WEIGHTS."""
+def evaluate(cfg: CfgNode, config_file: str) -> Any:
+    """Evaluate SSOD.EVAL_MODEL of the checkpoint MODEL.WEIGHTS on DATASETS.TEST."""
     if not cfg.MODEL.WEIGHTS:
-        raise ValueError("--eval-only needs a checkpoint: name it with MODEL.WEIGHTS FILE")
+        raise ConfigError("--eval-only needs a checkpoint: name it with MODEL.WEIGHTS FILE")
+    datasets = prepare_evaluation(cfg)
+    record_start(cfg, "evaluation", datasets, config_file=config_file, seed=cfg.SEED)
     models = {}
     if cfg.SSOD.EVAL_MODEL in ("teacher", "both"):
         models["teacher"] = SSODTrainer.build_model(cfg)
-        DetectionCheckpointer(models["teacher"]).load(cfg.MODEL.WEIGHTS)
+        SafeCheckpointer(models["teacher"]).load(cfg.MODEL.WEIGHTS)
     if cfg.SSOD.EVAL_MODEL in ("student", "both"):
         student = SSODTrainer.build_model(cfg)
         if load_student(cfg.MODEL.WEIGHTS, student):
             models["student"] = student
         elif cfg.SSOD.EVAL_MODEL == "student":
-            raise ValueError(
+            raise ConfigError(
                 f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r} holds no student: set SSOD.EVAL_MODEL teacher"
             )
         else:
             logging.getLogger("dre_ssod").warning(
                 "%s holds no student: evaluating its model alone.", cfg.MODEL.WEIGHTS
             )
-    return evaluate_models(cfg, models)
+    results = evaluate_models(cfg, models, "inference_eval")
+    weights = cfg.MODEL.WEIGHTS
+    record_results(cfg, results, "evaluation", weights, saved_iteration(weights))
+    return results
 
 
 def main(args: argparse.Namespace) -> Any:
     """Run one process."""
+    if args.eval_only and args.resume:
+        raise ConfigError("--eval-only evaluates MODEL.WEIGHTS; leave --resume out")
+    # After the death of a process torchrun starts the program anew with the same arguments.
+    args.resume = args.resume or (is_restart() and not args.eval_only)
     cfg = setup(args)
     if args.eval_only:
-        if args.resume:
-            raise ValueError("--eval-only evaluates MODEL.WEIGHTS; leave --resume out")
-        return evaluate(cfg)
+        return evaluate(cfg, args.config_file)
     trainer = SSODTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
+    record_start(
+        *(cfg, "training", trainer.datasets),
+        config_file=args.config_file,
+        seed=trainer.seed,
+        first_iteration=trainer.start_iter,
+    )
     return trainer.train()
 
 
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the program with command-line arguments; returns its exit code."""
+    args = default_argument_parser().parse_args(arguments)
+    return run_program(lambda: launch_processes(main, args))
+
+
 if __name__ == "__main__":
-    arguments = default_argument_parser().parse_args()
-    launch(
-        main,
-        arguments.num_gpus,
-        num_machines=arguments.num_machines,
-        machine_rank=arguments.machine_rank,
-        dist_url=arguments.dist_url,
-        args=(arguments,),
-    )
+    sys.exit(run())

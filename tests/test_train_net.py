@@ -3,7 +3,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from detectron2.engine import default_argument_parser
 
 import train_net
@@ -117,11 +117,26 @@ def test_two_processes_go_on_where_one_stopped(config: Path, trained: Path) -> N
     assert iterations == sorted(iterations)
 
 
-def test_the_command_line_reports_an_error_in_its_last_line(config: Path, tmp_path: Path) -> None:
-    result = run("--config-file", config, "SSOD.UNSUP_LOSS_WEIGHT", "-1.0", "OUTPUT_DIR", tmp_path)
-    assert result.returncode != 0
-    last = result.stderr.strip().splitlines()[-1]
-    assert re.search(r"ConfigError: SSOD.UNSUP_LOSS_WEIGHT is -1.0; it must be a number", last)
+def test_a_folder_of_images_is_trained_on_from_the_command_line_alone(
+    config: Path, data: TinyDataset, tmp_path: Path
+) -> None:
+    """A config that names no data, a COCO file for the labels, no JSON for the other images."""
+    settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    del settings["DATASETS"]
+    file = tmp_path / "no_data.yaml"
+    file.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    assert not list((data.root / "more").glob("*.json"))
+    words = ["--config-file", str(file), "OUTPUT_DIR", str(tmp_path / "run")]
+    words += ["DATASETS.TRAIN", f"('{data.labeled}',)"]
+    words += ["DATASETS.UNLABELED", f"('{data.unlabeled}',)"]
+    assert train_net.run(words) == 0
+    metrics = last_metrics(tmp_path / "run")
+    assert metrics["ssod/pseudo_boxes_per_image"] >= 0.0
+    assert metrics["ssod/skipped_images"] == 0
+    assert "loss_cls_unsup" in metrics
+    assert (tmp_path / "run" / "model_final.pth").exists()
+    log = (tmp_path / "run" / "log.txt").read_text(encoding="utf-8")
+    assert "8 labeled and 4 unlabeled images" in log or data.unlabeled in log
 
 
 def test_a_wrong_key_is_named(config: Path, tmp_path: Path) -> None:

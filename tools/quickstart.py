@@ -27,7 +27,10 @@ from tabulate import tabulate
 
 from dre_ssod.config import get_cfg
 from dre_ssod.data.sources import class_names, resolve_dataset
-from dre_ssod.engine.drawing import draw_detections, draw_ground_truth, side_by_side
+from dre_ssod.engine.cli import run_program
+from dre_ssod.errors import UserError
+from dre_ssod.inspection.drawing import draw_detections, draw_ground_truth
+from dre_ssod.inspection.layout import side_by_side
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = {
@@ -72,7 +75,7 @@ def wait(processes: dict[str, subprocess.Popen[bytes]], runs: dict[str, Path]) -
     """Wait for all runs, showing how far they are; returns the seconds that each took.
 
     Raises:
-        RuntimeError: if a run fails; the others are ended.
+        UserError: if a run fails, with its last words; the others are ended.
     """
     begin = shown = time.monotonic()
     seconds: dict[str, float] = {}
@@ -85,7 +88,9 @@ def wait(processes: dict[str, subprocess.Popen[bytes]], runs: dict[str, Path]) -
                 if process.returncode != 0:
                     for other in processes.values():
                         other.terminate()
-                    raise RuntimeError(f"the {name} run failed: see {runs[name] / 'console.txt'}")
+                    console = runs[name] / "console.txt"
+                    words = " ".join(console.read_text(errors="replace").splitlines()[-5:])
+                    raise UserError(f"the {name} run failed, see {console}: {words}")
         if now - shown >= PROGRESS_SECONDS:
             shown = now
             for name in processes.keys() - seconds.keys():
@@ -160,4 +165,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

@@ -14,6 +14,9 @@ from torch import Tensor
 from dre_ssod.structures import StudentLosses
 
 PREFIX = "ssod/"
+_IMAGES = "images"
+_GRADIENT = "gradient_norm"
+_SIGNAL = "signal/"
 
 
 class StepMetrics:
@@ -28,6 +31,11 @@ class StepMetrics:
         self._supervised: set[str] = set()
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor] = {}
+        self._means: dict[str, float] = {}
+        self.drawn = 0
+        self.skipped = 0
+        self.gradient_norm = 0.0
+        self.signals: dict[str, float] = {}
 
     def add(self, losses: StudentLosses) -> None:
         """Add a micro-batch. Every micro-batch and process has the same names."""
@@ -37,50 +45,70 @@ class StepMetrics:
         for name, mean in losses.figures.items():
             self._accumulate(PREFIX + name, mean.total, mean.count)
 
+    def add_images(self, drawn: int, skipped: int, device: torch.device) -> None:
+        """Add images that were drawn and those among them that could not be read.
+
+        After :meth:`collect`, ``drawn`` and ``skipped`` hold the sums over all processes.
+        """
+        # Filled on the device: copied there, they would be waited for.
+        counts = [torch.full((), float(count), device=device) for count in (skipped, drawn)]
+        self._accumulate(_IMAGES, *counts)
+
+    def add_gradient_norm(self, norm: Tensor) -> None:
+        """Add the norm of all gradients together, the same on every process.
+
+        After :meth:`collect`, ``gradient_norm`` holds it.
+        """
+        self._accumulate(_GRADIENT, norm.float(), torch.ones_like(norm, dtype=torch.float32))
+
+    def add_signals(self, pending: dict[str, float], device: torch.device) -> None:
+        """Add numbers by name, of which :meth:`collect` puts the means in ``signals``."""
+        for name, value in pending.items():
+            found = torch.full((), value, device=device)
+            self._accumulate(_SIGNAL + name, found, torch.ones_like(found))
+
     def _accumulate(self, name: str, total: Tensor, count: Tensor) -> None:
         self._sums[name] = self._sums[name] + total if name in self._sums else total
         self._counts[name] = self._counts[name] + count if name in self._counts else count
 
-    def _means(self) -> dict[str, float]:
+    def collect(self) -> None:
+        """Average over processes and copy to the host: the one time a step waits for its device."""
         table = torch.stack(
             [torch.stack(list(values.values())) for values in (self._sums, self._counts)]
         )
         if comm.get_world_size() > 1:
             dist.all_reduce(table)
         sums, counts = table.tolist()
-        return {
+        found = dict(zip(self._sums, zip(sums, counts, strict=True), strict=True))
+        self.skipped, self.drawn = map(int, found.pop(_IMAGES, (0, 0)))
+        total_norm, times = found.pop(_GRADIENT, (0.0, 1.0))
+        self.gradient_norm = total_norm / times
+        for name in [name for name in found if name.startswith(_SIGNAL)]:
+            total, count = found.pop(name)
+            self.signals[name.removeprefix(_SIGNAL)] = total / count
+        self._means = {
             name: total / count
-            for name, total, count in zip(self._sums, sums, counts, strict=True)
+            for name, (total, count) in found.items()
             if count > 0 or math.isnan(total)
         }
 
-    def write(
-        self,
-        iteration: int,
-        unsup_loss_weight: float,
-        extra: dict[str, float],
-        file_names: list[str],
-    ) -> None:
-        """Check the losses and put everything into the event storage of the main process.
+    @property
+    def losses(self) -> dict[str, float]:
+        """Means of all losses by name, once collected."""
+        return {name: value for name, value in self._means.items() if not name.startswith(PREFIX)}
+
+    @property
+    def broken_losses(self) -> dict[str, float]:
+        """Those that are infinite or NaN."""
+        return {name: value for name, value in self.losses.items() if not math.isfinite(value)}
+
+    def write(self, iteration: int, unsup_loss_weight: float, extra: dict[str, float]) -> None:
+        """Put everything, once collected, into the event storage of the main process.
 
         Args:
             unsup_loss_weight: beta, for ``total_loss``.
             extra: further figures by name, the same on every process.
-            file_names: images of the step, named if a loss is not finite.
-
-        Raises:
-            FloatingPointError: on every process, if a loss is infinite or NaN.
         """
-        means = self._means()
-        losses = {name: value for name, value in means.items() if not name.startswith(PREFIX)}
-        broken = {name: value for name, value in losses.items() if not math.isfinite(value)}
-        if broken:
-            raise FloatingPointError(
-                f"iteration {iteration}: {broken} (all losses: {losses}). The weights of the last "
-                "checkpoint are from before this step. Lower SOLVER.BASE_LR, lengthen "
-                "SOLVER.WARMUP_ITERS or switch on SOLVER.CLIP_GRADIENTS. Images of this process: "
-                f"{file_names}"
-            )
         storage = get_event_storage()
         storage.put_scalar("rank_data_time", self._data_time, cur_iter=iteration)
         data_time = max(comm.gather(self._data_time) or [self._data_time])
@@ -89,10 +117,13 @@ class StepMetrics:
         storage.put_scalar("data_time", data_time, cur_iter=iteration)
         total = sum(
             value if name in self._supervised else unsup_loss_weight * value
-            for name, value in losses.items()
+            for name, value in self.losses.items()
         )
         figures = {PREFIX + name: value for name, value in extra.items()}
-        storage.put_scalars(cur_iter=iteration, total_loss=total, **means, **figures)
+        # Infinite where gradient scaling skips the step.
+        if math.isfinite(self.gradient_norm):
+            figures[PREFIX + _GRADIENT] = self.gradient_norm
+        storage.put_scalars(cur_iter=iteration, total_loss=total, **self._means, **figures)
 
 
 class FigurePrinter(EventWriter):
@@ -110,9 +141,10 @@ class FigurePrinter(EventWriter):
     def write(self) -> None:
         """Print the current figures."""
         storage = get_event_storage()
+        latest = storage.latest_with_smoothing_hint(self._window)
         figures = [
-            f"{name.removeprefix(PREFIX)}: {history.median(self._window):.4g}"
-            for name, history in sorted(storage.histories().items())
+            f"{name.removeprefix(PREFIX)}: {value:.4g}"
+            for name, (value, _) in sorted(latest.items())
             if name.startswith(PREFIX)
         ]
         if figures:

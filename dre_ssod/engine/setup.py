@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 import logging
+from pathlib import Path
 
 import torch
+import yaml
 from detectron2.config import CfgNode
-from detectron2.engine import default_setup
 from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
-from dre_ssod.config import get_cfg
-from dre_ssod.config_checks import check_config
+from dre_ssod.config_checks import check_config, check_files
+from dre_ssod.config_reading import read_config
 from dre_ssod.data.sources import class_names, resolve_dataset
 from dre_ssod.engine.checkpoint import refuse_to_overwrite
+from dre_ssod.engine.run_record import set_aside, write_text
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -23,17 +27,22 @@ def setup(args: argparse.Namespace) -> CfgNode:
     Args:
         args: of Detectron2's ``default_argument_parser``.
     """
-    cfg = get_cfg()
-    if args.config_file:
-        cfg.merge_from_file(args.config_file)
-    cfg.merge_from_list(args.opts)
+    cfg = read_config(args.config_file, args.opts)
+    check_config(cfg, comm.get_world_size())
+    check_files(cfg, resume=args.resume)
     if not (args.resume or args.eval_only):
         refuse_to_overwrite(cfg.OUTPUT_DIR)
     logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="dre_ssod")
     complete(cfg, logger)
-    check_config(cfg, comm.get_world_size())
+    if cfg.SEED < 0:
+        cfg.SEED = _draw_seed(Path(cfg.OUTPUT_DIR), args.resume)
     cfg.freeze()
-    default_setup(cfg, args)
+    _log_start(cfg, args)
+    if comm.is_main_process():
+        save_config(cfg, "config_eval.yaml" if args.eval_only else "config.yaml")
+    seed_all_rng(cfg.SEED + comm.get_rank())
+    # An evaluation has few images of each size: searching for the fastest operators would not pay.
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
     return cfg
 
 
@@ -47,3 +56,40 @@ def complete(cfg: CfgNode, logger: logging.Logger) -> None:
         cfg.DATASETS[key] = tuple(resolve_dataset(name) for name in cfg.DATASETS[key])
     if cfg.MODEL.ROI_HEADS.NUM_CLASSES == 0:
         cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(class_names(cfg.DATASETS.TRAIN))
+
+
+def save_config(cfg: CfgNode, name: str) -> None:
+    """Save the config in OUTPUT_DIR; another one of that name is kept with a number in its name.
+
+    An evaluation has a file of its own, so that ``config.yaml`` stays the config of the training.
+    """
+    path, text = Path(cfg.OUTPUT_DIR) / name, cfg.dump()
+    if path.exists():
+        if path.read_text(encoding="utf-8", errors="replace") == text:
+            return
+        other = set_aside(path)
+        logging.getLogger("dre_ssod").info("The config has changed; the former one is %s", other)
+    write_text(path, text)
+
+
+def _draw_seed(folder: Path, resume: bool) -> int:
+    """The seed of a run that names none: of the run that is resumed, else a random one."""
+    saved = folder / "config.yaml"
+    seed = None
+    if resume and saved.is_file():
+        try:
+            seed = yaml.safe_load(saved.read_text(encoding="utf-8")).get("SEED")
+        except (ValueError, AttributeError, yaml.YAMLError):
+            logging.getLogger("dre_ssod").warning("%s cannot be read: it names no seed", saved)
+    return seed if isinstance(seed, int) and seed >= 0 else int(comm.shared_random_seed())
+
+
+def _log_start(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Start Detectron2's loggers and log what its ``default_setup`` does."""
+    rank = comm.get_rank()
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="fvcore")
+    logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank)
+    logger.info("Process %d of %d", rank, comm.get_world_size())
+    logger.info("Environment:\n%s", collect_env_info())
+    logger.info("Command line: %s", args)
+    logger.info("Full config:\n%s", cfg.dump())

@@ -6,7 +6,6 @@ import contextlib
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,42 +14,20 @@ from detectron2.engine import SimpleTrainer
 from detectron2.layers import cat
 from detectron2.structures import Instances
 from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from dre_ssod.engine.ema import ModelEMA, ema_decay
-from dre_ssod.engine.metrics import StepMetrics
+from dre_ssod.engine.health import UnreadableImages
+from dre_ssod.engine.metrics import PREFIX, StepMetrics
+from dre_ssod.engine.nonfinite import NonfiniteGuard
+from dre_ssod.engine.signals import SignalRequests
+from dre_ssod.engine.step_settings import StepSettings
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.structures import Mean, StudentBatch, StudentLosses, TrainingBatch
 from dre_ssod.teacher import observe
-
-
-@dataclass(frozen=True)
-class StepSettings:
-    """What a step needs to know, by the paper's symbols where it has one.
-
-    Attributes:
-        unsup_loss_weight: beta of eq. 3.
-        score_threshold: tau.
-        prc: whether the teacher scores the student's proposals.
-        burn_in_iters: iterations before the first pseudo-label.
-        burn_in_copy: whether the student is copied into the teacher after them.
-        ema_decay: upper bound of the decay.
-        accumulation_steps: forward passes per optimizer step.
-        autocast_dtype: float16 or bfloat16 under AMP, else None.
-        seed: makes every random choice of a step a function of (seed, iteration, rank).
-    """
-
-    unsup_loss_weight: float
-    score_threshold: float
-    prc: bool
-    burn_in_iters: int
-    burn_in_copy: bool
-    ema_decay: float
-    accumulation_steps: int
-    autocast_dtype: torch.dtype | None
-    seed: int
 
 
 class SemiSupervisedTrainer(SimpleTrainer):
@@ -74,12 +51,17 @@ class SemiSupervisedTrainer(SimpleTrainer):
         super().__init__(model, data_loader, optimizer)
         self.teacher = teacher.eval().requires_grad_(False)
         self.settings = settings
+        self.images = UnreadableImages(settings.max_unreadable_share)
         student = model.module if isinstance(model, DistributedDataParallel) else model
         self.ema = ModelEMA(teacher, student)
+        # The last micro-batch of the newest step, for hooks that show it.
+        self.last_batch: TrainingBatch | None = None
         self.device = next(student.parameters()).device
         self.grad_scaler = torch.amp.GradScaler(
             self.device.type, enabled=settings.autocast_dtype == torch.float16
         )
+        self.guard = NonfiniteGuard(student, self.grad_scaler, settings.skip_nonfinite)
+        self.signals = SignalRequests()
 
     def run_step(self) -> None:
         """Draw, compute, descend, average."""
@@ -87,38 +69,63 @@ class SemiSupervisedTrainer(SimpleTrainer):
         start = time.perf_counter()
         batches = [next(self._data_loader_iter) for _ in range(self.settings.accumulation_steps)]
         metrics = StepMetrics(data_time=time.perf_counter() - start)
+        self.images.check_complete(batches)
+        self.last_batch = batches[-1]
         self._seed_step()
+        self.guard.before_forward()
+        try:
+            self._forward_and_backward(batches, metrics)
+        except FloatingPointError as error:
+            # Detectron2 checks proposals in the forward pass.
+            self.guard.refuse_forward(error, self._where(batches))
+            self.signals.agree(self.signals.pending())
+            self._write_count("skipped_steps", self.guard.skipped)
+            return
+        self.after_backward()
+        self.grad_scaler.unscale_(self.optimizer)
+        metrics.add_gradient_norm(self.guard.gradient_norm())
+        metrics.add_signals(self.signals.pending(), self.device)
+        metrics.collect()
+        self.signals.agree(metrics.signals)
+        self._count_images(batches, metrics)
+        if self.guard.accepts(metrics, self._where(batches)):
+            decay = self._decay()
+            metrics.write(self.iter, self.settings.unsup_loss_weight, {"ema_decay": decay})
+            self.grad_scaler.step(self.optimizer)
+            self.ema.update(decay)
+        self.grad_scaler.update()
+        if self.settings.skip_nonfinite:
+            self._write_count("skipped_steps", self.guard.skipped)
 
+    def _forward_and_backward(self, batches: list[TrainingBatch], metrics: StepMetrics) -> None:
+        """Gradients of the mean over the micro-batches, and what there is to say about them."""
         self.optimizer.zero_grad()
         for batch, synchronize in self._micro_batches(batches):
             with synchronize:
-                losses = self._checked_losses(batch)
+                with self._autocast():
+                    losses = self.compute_losses(batch)
                 total = losses.total(self.settings.unsup_loss_weight) / len(batches)
                 self.grad_scaler.scale(total).backward()
             metrics.add(losses)
-        self.after_backward()
-        decay = self._decay()
-        metrics.write(
-            self.iter, self.settings.unsup_loss_weight, {"ema_decay": decay}, _file_names(batches)
+            metrics.add_images(_count_drawn(batch), len(batch.failures), self.device)
+
+    def _count_images(self, batches: list[TrainingBatch], metrics: StepMetrics) -> None:
+        failures = [failure for batch in batches for failure in batch.failures]
+        self.images.update(failures, metrics.drawn, metrics.skipped)
+        self._write_count("skipped_images", self.images.skipped)
+
+    def _write_count(self, name: str, count: int) -> None:
+        get_event_storage().put_scalar(
+            PREFIX + name, count, smoothing_hint=False, cur_iter=self.iter
         )
 
-        self.grad_scaler.step(self.optimizer)
-        self.grad_scaler.update()
-        self.ema.update(decay)
-
-    def _checked_losses(self, batch: TrainingBatch) -> StudentLosses:
-        """The losses under AMP; Detectron2's error for broken proposals says when and where."""
-        try:
-            with self._autocast():
-                return self.compute_losses(batch)
-        except FloatingPointError as error:
-            raise FloatingPointError(
-                f"iteration {self.iter}: {error} Images of this process: {_file_names([batch])}"
-            ) from error
+    def _where(self, batches: list[TrainingBatch]) -> str:
+        return f"iteration {self.iter}, images of this process {_file_names(batches)}"
 
     def compute_losses(self, batch: TrainingBatch) -> StudentLosses:
         """Steps 1 to 4 of the method; the losses before beta."""
-        figures = {"labeled_boxes_per_image": _boxes([x["instances"] for x in batch.labeled])}
+        labels = [image["instances"] for image in batch.labeled]
+        figures = {"labeled_boxes_per_image": _boxes(labels, self.device)}
         if not batch.unlabeled:
             losses: StudentLosses = self.model(StudentBatch(labeled=batch.labeled))
         else:
@@ -132,8 +139,8 @@ class SemiSupervisedTrainer(SimpleTrainer):
                     scorer=opinion.score_proposals if self.settings.prc else None,
                 )
             )
-            figures |= _pseudo_label_figures(pseudo_labels)
-        losses.merge(StudentLosses(figures={k: _on(v, self.device) for k, v in figures.items()}))
+            figures |= _pseudo_label_figures(pseudo_labels, self.device)
+        losses.merge(StudentLosses(figures=figures))
         return losses
 
     def _decay(self) -> float:
@@ -166,29 +173,36 @@ class SemiSupervisedTrainer(SimpleTrainer):
         """Iteration, optimizer, gradient scaler and the seed, which is all the random state."""
         state: dict[str, Any] = super().state_dict()
         state["grad_scaler"] = self.grad_scaler.state_dict()
+        state["guard"] = self.guard.state_dict()
+        state["images"] = self.images.state_dict()
         state["seed"] = self.settings.seed
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Inverse of :meth:`state_dict`; the seed is taken up by the owner of the loader."""
         super().load_state_dict(state_dict)
-        self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+        # Empty where the run so far needed no scaling.
+        if state_dict["grad_scaler"]:
+            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+        # Checkpoints of version 0.1.0 have no such counts.
+        if "guard" in state_dict:
+            self.guard.load_state_dict(state_dict["guard"])
+        if "images" in state_dict:
+            self.images.load_state_dict(state_dict["images"])
 
 
-def _boxes(instances: list[Instances]) -> Mean:
+def _boxes(instances: list[Instances], device: torch.device) -> Mean:
     """Boxes an image."""
+    # Filled on the device: copied there, they would be waited for.
     return Mean(
-        torch.tensor(float(sum(len(i) for i in instances))), torch.tensor(float(len(instances)))
+        torch.full((), float(sum(len(i) for i in instances)), device=device),
+        torch.full((), float(len(instances)), device=device),
     )
 
 
-def _on(mean: Mean, device: torch.device) -> Mean:
-    return Mean(mean.total.to(device), mean.count.to(device))
-
-
-def _pseudo_label_figures(pseudo_labels: list[Instances]) -> dict[str, Mean]:
+def _pseudo_label_figures(pseudo_labels: list[Instances], device: torch.device) -> dict[str, Mean]:
     figures = {
-        "pseudo_boxes_per_image": _boxes(pseudo_labels),
+        "pseudo_boxes_per_image": _boxes(pseudo_labels, device),
         "pseudo_score": Mean.of(cat([labels.gt_scores for labels in pseudo_labels])),
     }
     if pseudo_labels[0].has("gt_localization_quality"):
@@ -196,6 +210,11 @@ def _pseudo_label_figures(pseudo_labels: list[Instances]) -> dict[str, Mean]:
             cat([labels.gt_localization_quality for labels in pseudo_labels])
         )
     return figures
+
+
+def _count_drawn(batch: TrainingBatch) -> int:
+    """Images that were drawn for a batch, readable or not."""
+    return len(batch.labeled) + len(batch.unlabeled) + len(batch.failures)
 
 
 def _file_names(batches: list[TrainingBatch]) -> list[str]:

@@ -9,25 +9,33 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.utils import comm
-from detectron2.utils.events import EventWriter
+from detectron2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from dre_ssod.config_checks import check_config, check_pools
-from dre_ssod.data.loader import BatchPlan, build_paired_loader
-from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper
-from dre_ssod.data.splits import Pools, build_pools
+from dre_ssod.config_checks import check_config
+from dre_ssod.data.mappers import EvaluationMapper
+from dre_ssod.data.splits import record_split
 from dre_ssod.engine.checkpoint import build_checkpointer, refuse_to_overwrite
-from dre_ssod.engine.evaluation import build_evaluator
-from dre_ssod.engine.hooks import BestModelCheckpointer
+from dre_ssod.engine.checkpoint_files import CheckpointError
+from dre_ssod.engine.dataset_table import describe_sets, format_table
+from dre_ssod.engine.evaluation import best_metric_name, build_evaluator, evaluate_models
+from dre_ssod.engine.health import PseudoLabelWatch
+from dre_ssod.engine.hooks import BestModel, Checkpoints, Evaluation, SaveBeforeEvaluation
 from dre_ssod.engine.metrics import FigurePrinter
-from dre_ssod.engine.step import SemiSupervisedTrainer, StepSettings
+from dre_ssod.engine.metrics_file import MetricsFile, ResumingWriter
+from dre_ssod.engine.panel_hook import panel_hook
+from dre_ssod.engine.pseudo_label_quality import PseudoLabelProbe
+from dre_ssod.engine.results import record_results
+from dre_ssod.engine.step import SemiSupervisedTrainer
+from dre_ssod.engine.step_settings import step_settings
+from dre_ssod.engine.training_data import build_training_loader, load_pools
 
 logger = logging.getLogger("dre_ssod")
 
@@ -48,6 +56,10 @@ class SSODTrainer(DefaultTrainer):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self._seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self.pools = load_pools(cfg)
+        self.datasets = describe_sets(cfg, self.pools)
+        logger.info("Sets of this run:\n%s", format_table(self.datasets))
+        labeled_files = [record["file_name"] for record in self.pools.labeled]
+        self.probe = PseudoLabelProbe.from_config(cfg, labeled_files, self.pools.classes)
 
         student = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, student)
@@ -88,77 +100,124 @@ class SSODTrainer(DefaultTrainer):
 
         Raises:
             FileExistsError: if not resuming and OUTPUT_DIR holds another run's checkpoints.
+            CheckpointError: if OUTPUT_DIR holds checkpoints, but none that can be used.
         """
         if not resume:
             refuse_to_overwrite(self.cfg.OUTPUT_DIR)
-        elif not self.checkpointer.has_checkpoint():
+        last = self.checkpointer.find_last() if resume else None
+        if last is not None:
+            self._load(last)
+            return
+        if resume:
             logger.warning(
                 "--resume: %s has no checkpoint yet; starting at iteration 0.", self.cfg.OUTPUT_DIR
             )
-        super().resume_or_load(resume)
-        if self.start_iter == 0:
-            self.student.load_state_dict(self.teacher.state_dict())
+        self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
+        self.student.load_state_dict(self.teacher.state_dict())
+
+    def _load(self, path: str) -> None:
+        """Take up a run after the iteration that a checkpoint finished."""
+        try:
+            self.checkpointer.load(path)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"{path} does not fit the config: {str(error)[:500]} A run goes on with the config "
+                "it was started with; another one needs another OUTPUT_DIR."
+            ) from error
+        self.start_iter = self.iter + 1
 
     def train(self) -> Any:
         """Train from the current iteration to SOLVER.MAX_ITER."""
         self._trainer.data_loader = self.build_paired_loader()
-        if self.pools.split is not None and comm.is_main_process():
-            self.pools.split.save(Path(self.cfg.OUTPUT_DIR) / "split.json")
-        return super().train()
+        if comm.is_main_process():
+            path = Path(self.cfg.OUTPUT_DIR) / "split.json"
+            record_split(self.pools.split, path, resumed=self.start_iter > 0)
+        with self._trainer.signals.caught():
+            return super().train()
+
+    def before_train(self) -> None:
+        """Before the loop; a run that was resumed before an evaluation begins with it."""
+        super().before_train()
+        if not self._checkpoints.evaluation_pending:
+            return
+        self.iter = self.storage.iter = self.start_iter - 1
+        saved = next(i for i, h in enumerate(self._hooks) if isinstance(h, SaveBeforeEvaluation))
+        for hook in self._hooks[saved + 1 :]:
+            hook.after_step()
+        self.iter = self.storage.iter = self.start_iter
 
     def build_paired_loader(self) -> Any:
         """The loader of this process, standing at the current iteration."""
-        cfg = self.cfg
-        micro_batches = cfg.SOLVER.ACCUMULATION_STEPS
-        labeled, unlabeled = images_per_pass(cfg, comm.get_world_size())
-        return build_paired_loader(
-            self.pools.labeled,
-            self.pools.unlabeled,
-            LabeledMapper.from_config(cfg),
-            UnlabeledMapper.from_config(cfg),
-            BatchPlan(
-                labeled=labeled,
-                unlabeled=unlabeled,
-                burn_in_batches=cfg.SSOD.BURN_IN_ITERS * micro_batches,
-                rank=comm.get_rank(),
-                world_size=comm.get_world_size(),
-            ),
-            seed=self._seed,
-            start=self.start_iter * micro_batches,
-            num_workers=cfg.DATALOADER.NUM_WORKERS,
-        )
+        return build_training_loader(self.cfg, self.pools, self._seed, self.start_iter)
 
     def build_hooks(self) -> list[Any]:
-        """Detectron2's hooks, evaluation of both models and the checkpoint of the best teacher."""
+        """Evaluation of both models, checkpoints and Detectron2's own hooks; see engine/hooks.py.
+
+        They are the same on every process, since each restores their state.
+        """
         cfg = self.cfg
-        found: list[Any] = [hooks.IterationTimer(), hooks.LRScheduler()]
-        if comm.is_main_process():
-            found.append(
-                hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)
-            )
-        found.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self.evaluate))
-        if comm.is_main_process():
-            metric = best_metric_name(cfg)
-            if metric is not None:
-                found.append(BestModelCheckpointer(cfg.TEST.EVAL_PERIOD, self.checkpointer, metric))
-            found.append(hooks.PeriodicWriter(self.build_writers(), period=20))
-        return found
+        signals = self._trainer.signals
+        evaluation = Evaluation(cfg.TEST.EVAL_PERIOD, self.evaluate, signals)
+        metric = best_metric_name(cfg)
+        best = None if metric is None else BestModel(evaluation, metric)
+        self._checkpoints = Checkpoints(
+            self.checkpointer,
+            evaluation,
+            best,
+            signals,
+            period=cfg.SOLVER.CHECKPOINT_PERIOD,
+            kept=cfg.SOLVER.CHECKPOINTS_KEPT,
+        )
+        watch = PseudoLabelWatch(
+            cfg.SSOD.WARN_NO_PSEUDO_LABELS_ITERS, cfg.SSOD.WARN_PSEUDO_BOX_RATIO
+        )
+        found = [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(),
+            watch if cfg.SSOD.ENABLED else None,
+            panel_hook(cfg, self._trainer, self.student, self.pools.classes),
+            SaveBeforeEvaluation(evaluation, self._checkpoints),
+            evaluation,
+            best,
+            ResumingWriter(self.build_writers() if comm.is_main_process() else []),
+            self._checkpoints,
+        ]
+        return [hook for hook in found if hook is not None]
 
     def build_writers(self) -> list[EventWriter]:
         """Detectron2's console line, metrics.json and TensorBoard, and the line of SSOD figures."""
-        writers: list[EventWriter] = super().build_writers()
-        return [*writers, FigurePrinter(logger)]
+        folder = Path(self.cfg.OUTPUT_DIR)
+        folder.mkdir(parents=True, exist_ok=True)
+        return [
+            CommonMetricPrinter(self.max_iter),
+            MetricsFile(folder / "metrics.json"),
+            TensorboardXWriter(str(folder)),
+            FigurePrinter(logger),
+        ]
 
     def evaluate(self) -> OrderedDict[str, Any]:
-        """Results of SSOD.EVAL_MODEL, under "teacher" and "student"."""
-        return evaluate_models(
-            self.cfg,
-            {
-                name: model
-                for name, model in (("teacher", self.teacher), ("student", self.student))
-                if self.cfg.SSOD.EVAL_MODEL in (name, "both")
-            },
-        )
+        """Results of SSOD.EVAL_MODEL, under "teacher" and "student", and of the diagnosis of
+        TEST.PSEUDO_LABEL_SET under "pseudo_labels". The last results are also filed."""
+        models = {"teacher": self.teacher, "student": self.student}
+        chosen = {n: m for n, m in models.items() if self.cfg.SSOD.EVAL_MODEL in (n, "both")}
+        results = evaluate_models(self.cfg, chosen, "inference")
+        if self.iter >= self.max_iter - 1:
+            final = Path(self.cfg.OUTPUT_DIR) / "model_final.pth"
+            record_results(self.cfg, results, "training", str(final), self.max_iter - 1)
+        if self.probe is not None:
+            results["pseudo_labels"] = self.probe.measure(self.teacher)
+        return results
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run; once it is resumed, that of its first start."""
+        return int(self._seed)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        """Detectron2's loader, with files read as in training."""
+        mapper = EvaluationMapper.from_config(cfg)
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     @classmethod
     def build_evaluator(
@@ -166,7 +225,7 @@ class SSODTrainer(DefaultTrainer):
     ) -> DatasetEvaluators:
         """See :func:`dre_ssod.engine.evaluation.build_evaluator`."""
         folder = output_dir or str(Path(cfg.OUTPUT_DIR) / "inference")
-        return build_evaluator(dataset_name, folder)
+        return build_evaluator(dataset_name, folder, cfg.TEST.VOC_PROTOCOLS)
 
     def state_dict(self) -> dict[str, Any]:
         # The last finished iteration: once training is over, Detectron2 counts one further.
@@ -175,89 +234,13 @@ class SSODTrainer(DefaultTrainer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the run; its seed wins over the config's, so that the streams go on."""
+        states = state_dict.get("hooks", {})
+        if "BestModelCheckpointer" in states:
+            # What version 0.1.0 called it.
+            states["BestModel"] = states.pop("BestModelCheckpointer")
         super().load_state_dict(state_dict)
         self._seed = state_dict["seed"]
         self._trainer.settings = step_settings(self.cfg, self._seed, self.student.device)
-
-
-def evaluate_models(cfg: CfgNode, models: dict[str, nn.Module]) -> OrderedDict[str, Any]:
-    """Evaluate several models on DATASETS.TEST; results by model name, then as Detectron2's."""
-    results: OrderedDict[str, Any] = OrderedDict()
-    for name, model in models.items():
-        logger.info("Evaluating the %s", name)
-        results[name] = SSODTrainer.test(cfg, model)
-    return results
-
-
-def load_pools(cfg: CfgNode) -> Pools:
-    """The labeled and unlabeled images of a config, checked."""
-    unlabeled = cfg.DATASETS.UNLABELED if cfg.SSOD.ENABLED else ()
-    pools = build_pools(
-        cfg.DATASETS.TRAIN,
-        unlabeled,
-        cfg.DATASETS.LABELED_PERCENT,
-        cfg.DATASETS.LABELED_FOLD,
-        cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-    )
-    check_pools(cfg, pools)
-    logger.info(
-        "%d labeled and %d unlabeled images; classes: %s",
-        len(pools.labeled),
-        len(pools.unlabeled) if cfg.SSOD.ENABLED else 0,
-        ", ".join(pools.classes),
-    )
-    return pools
-
-
-def images_per_pass(cfg: CfgNode, world_size: int) -> tuple[int, int]:
-    """Labeled and unlabeled images that one process draws for one forward pass."""
-    labeled, unlabeled = cfg.SSOD.LABELED_TO_UNLABELED
-    share = cfg.SOLVER.IMS_PER_BATCH // (world_size * cfg.SOLVER.ACCUMULATION_STEPS)
-    if not cfg.SSOD.ENABLED:
-        return share, 0
-    part = share // (labeled + unlabeled)
-    return part * labeled, part * unlabeled
-
-
-def step_settings(cfg: CfgNode, seed: int, device: torch.device) -> StepSettings:
-    """The settings of the training step that a config describes."""
-    return StepSettings(
-        unsup_loss_weight=cfg.SSOD.UNSUP_LOSS_WEIGHT,
-        score_threshold=cfg.SSOD.SCORE_THRESHOLD,
-        prc=cfg.SSOD.PRC.ENABLED,
-        burn_in_iters=cfg.SSOD.BURN_IN_ITERS,
-        burn_in_copy=cfg.SSOD.BURN_IN_COPY,
-        ema_decay=cfg.SSOD.EMA.DECAY,
-        accumulation_steps=cfg.SOLVER.ACCUMULATION_STEPS,
-        autocast_dtype=autocast_dtype(cfg, device),
-        seed=seed,
-    )
-
-
-def autocast_dtype(cfg: CfgNode, device: torch.device) -> torch.dtype | None:
-    """The dtype of SOLVER.AMP on a device, None where AMP is off."""
-    if not cfg.SOLVER.AMP.ENABLED:
-        return None
-    name = cfg.SOLVER.AMP.DTYPE
-    if name == "auto":
-        name = "float16" if device.type == "cuda" else "bfloat16"
-    if name == "float16" and device.type == "cpu":
-        raise ValueError(
-            "SOLVER.AMP.DTYPE is 'float16' but MODEL.DEVICE is 'cpu', which has no gradient "
-            "scaling: use 'bfloat16' or 'auto'."
-        )
-    return {"float16": torch.float16, "bfloat16": torch.bfloat16}[name]
-
-
-def best_metric_name(cfg: CfgNode) -> str | None:
-    """The metric whose best checkpoint is kept: AP of the teacher (of the student if alone)."""
-    if not cfg.DATASETS.TEST:
-        return None
-    model = "student" if cfg.SSOD.EVAL_MODEL == "student" else "teacher"
-    parts = [model, "bbox", "AP"]
-    if len(cfg.DATASETS.TEST) > 1:
-        parts.insert(1, cfg.DATASETS.TEST[0])
-    return "/".join(parts)
 
 
 def _wrap(model: nn.Module) -> nn.Module | DistributedDataParallel:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +12,18 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
+from dre_ssod.engine.setup import complete
 from dre_ssod.engine.step import SemiSupervisedTrainer, StepSettings
-from dre_ssod.engine.trainer import _wrap
+from dre_ssod.engine.trainer import SSODTrainer, _wrap
 from dre_ssod.structures import TrainingBatch
 from tests.engine.models import opinionated
 from tests.factories import affine, labeled_image, tiny_cfg, tiny_model, unlabeled_sample
+from tests.tiny_dataset import TinyDataset, tiny_run, write_tiny_dataset
 
 WORLD_SIZE = 2
 BETA = 2.0
@@ -61,6 +66,8 @@ def make_trainer(model: nn.Module, teacher: Any, batches: Any = ()) -> SemiSuper
         ema_decay=0.9,
         accumulation_steps=2,
         autocast_dtype=None,
+        skip_nonfinite=False,
+        max_unreadable_share=0.01,
         seed=5,
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
@@ -87,9 +94,9 @@ def one_pass(weights: dict[str, Any], batch: TrainingBatch) -> dict[str, dict[st
     }
 
 
-def three_steps(rank: int) -> dict[str, dict[str, Tensor]]:
+def three_steps(rank: int, **overrides: Any) -> dict[str, dict[str, Tensor]]:
     """Student and teacher after three steps from weights that differ between the processes."""
-    cfg = tiny_cfg()
+    cfg = tiny_cfg(**overrides)
     student = tiny_model(cfg, seed=rank, spread=5.0)
     model = _wrap(student)
     batches = [batch_of(rank, barren=number % 2 == 1) for number in range(6)]
@@ -98,6 +105,40 @@ def three_steps(rank: int) -> dict[str, dict[str, Tensor]]:
         for trainer.iter in range(3):
             trainer.run_step()
     return {"student": student.state_dict(), "teacher": trainer.teacher.state_dict()}
+
+
+class Guesser(nn.Module):
+    """Finds the objects of the tiny set more or less, the same ones wherever it runs."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._objects = json.loads((folder / "train.json").read_text(encoding="utf-8"))[
+            "annotations"
+        ]
+
+    def forward(self, inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
+        return [{"instances": self._guess(image)} for image in inputs]
+
+    def _guess(self, image: dict[str, Any]) -> Instances:
+        found = [item for item in self._objects if item["image_id"] == image["image_id"]]
+        generator = torch.Generator().manual_seed(image["image_id"])
+        boxes = torch.tensor([item["bbox"] for item in found])
+        boxes[:, 2:] += boxes[:, :2]
+        boxes += 2.0 * torch.randn(boxes.shape, generator=generator)
+        return Instances(
+            (image["height"], image["width"]),
+            pred_boxes=Boxes(boxes),
+            scores=torch.rand(len(found), generator=generator),
+            pred_classes=torch.tensor([item["category_id"] - 1 for item in found]),
+        )
+
+
+def evaluation(folder: Path) -> dict[str, float]:
+    """COCO-style AP of a model on eight images, by however many processes there are."""
+    cfg = tiny_run(TinyDataset(folder), folder / f"out{comm.get_world_size()}")
+    complete(cfg, logging.getLogger("test"))
+    results = SSODTrainer.test(cfg, Guesser(folder))
+    return dict(results["bbox"]) if results else {}
 
 
 def worker(rank: int, folder: str) -> None:
@@ -112,6 +153,8 @@ def worker(rank: int, folder: str) -> None:
         for name, barren in (("rich", False), ("barren", True))
     }
     found["steps"] = three_steps(rank)
+    found["batch norm"] = three_steps(rank, **{"MODEL.TIMM.NORM": "BN"})
+    found["evaluation"] = evaluation(Path(folder))
     torch.save(found, f"{folder}/{rank}.pth")
     dist.destroy_process_group()
 
@@ -132,6 +175,7 @@ def ranks(
     """What each of two processes found."""
     folder: Path = tmp_path_factory.mktemp("ranks")
     torch.save(weights, folder / "weights.pth")
+    write_tiny_dataset(folder)
     mp.spawn(worker, args=(str(folder),), nprocs=WORLD_SIZE)
     return [torch.load(folder / f"{rank}.pth", weights_only=True) for rank in range(WORLD_SIZE)]
 
@@ -164,13 +208,24 @@ def test_every_process_reaches_every_parameter(ranks: list[dict[str, Any]], case
         assert not rank[case]["missing"]
 
 
+@pytest.mark.parametrize("norm", ["steps", "batch norm"])
 @pytest.mark.parametrize("model", ["student", "teacher"])
 def test_models_are_identical_on_all_processes_after_three_steps(
-    ranks: list[dict[str, Any]], model: str
+    ranks: list[dict[str, Any]], model: str, norm: str
 ) -> None:
-    first, second = (rank["steps"][model] for rank in ranks)
+    """The statistics of batch norms too, although each process sees its own images."""
+    first, second = (rank[norm][model] for rank in ranks)
     assert first.keys() == second.keys()
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), name
-    teacher, student = ranks[0]["steps"]["teacher"], ranks[0]["steps"]["student"]
+    teacher, student = ranks[0][norm]["teacher"], ranks[0][norm]["student"]
     assert any(not torch.equal(teacher[name], student[name]) for name in teacher)
+
+
+def test_two_processes_evaluate_as_one(
+    ranks: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    expected = evaluation(write_tiny_dataset(tmp_path_factory.mktemp("alone")).root)
+    assert 10.0 < expected["AP"] < 90.0
+    assert ranks[0]["evaluation"] == pytest.approx(expected, abs=0.0, nan_ok=True)
+    assert ranks[1]["evaluation"] == {}

@@ -32,8 +32,9 @@ def written(
     metrics = StepMetrics(data_time=0.25)
     for batch in batches:
         metrics.add(batch)
+    metrics.collect()
     with EventStorage(0) as storage:
-        metrics.write(7, beta, extra or {}, ["a.png"])
+        metrics.write(7, beta, extra or {})
         latest = storage.latest()
     assert {iteration for _, iteration in latest.values()} == {7}
     return {name: value for name, (value, _) in latest.items()}
@@ -79,17 +80,40 @@ def test_a_loss_that_is_not_finite_is_named(value: float, part: str) -> None:
     metrics = StepMetrics(data_time=0.0)
     metrics.add(losses({"loss_rpn_cls": 2.0, "loss_bad": 1.0}))
     metrics.add(broken)
-    with EventStorage(0) as storage:
-        with pytest.raises(FloatingPointError, match=r"iteration 41: \{'loss_bad': ") as error:
-            metrics.write(41, 4.0, {}, ["x/first.png", "second.png"])
-        assert "total_loss" not in storage.latest()
-    message = str(error.value)
-    for word in ("x/first.png", "second.png", "'loss_rpn_cls': 1.5", "SOLVER.BASE_LR"):
-        assert word in message
+    metrics.collect()
+    assert metrics.broken_losses.keys() == {"loss_bad"}
+    assert metrics.losses["loss_rpn_cls"] == 1.5
 
 
 def test_a_negative_loss_is_no_error() -> None:
     assert written(losses({"loss_box_reg": -3.0}))["total_loss"] == -3.0
+
+
+def test_the_norm_of_the_gradients_and_signals_come_with_the_losses() -> None:
+    metrics = StepMetrics(data_time=0.0)
+    metrics.add(losses({"loss_cls": 1.0}))
+    metrics.add_gradient_norm(torch.tensor(2.5))
+    metrics.add_signals({"SIGTERM": 0.0, "SIGINT": 1.0}, torch.device("cpu"))
+    metrics.collect()
+    assert metrics.gradient_norm == 2.5
+    assert metrics.signals == {"SIGTERM": 0.0, "SIGINT": 1.0}
+    assert metrics.losses == {"loss_cls": 1.0}
+    with EventStorage(0) as storage:
+        metrics.write(0, 1.0, {})
+        assert storage.latest()["ssod/gradient_norm"] == (2.5, 0)
+        assert not [name for name in storage.latest() if "SIG" in name]
+
+
+@pytest.mark.parametrize("norm", [math.nan, math.inf])
+def test_a_norm_that_is_not_finite_is_no_figure(norm: float) -> None:
+    metrics = StepMetrics(data_time=0.0)
+    metrics.add(losses({"loss_cls": 1.0}))
+    metrics.add_gradient_norm(torch.tensor(norm))
+    metrics.collect()
+    assert not math.isfinite(metrics.gradient_norm)
+    with EventStorage(0) as storage:
+        metrics.write(0, 1.0, {})
+        assert "ssod/gradient_norm" not in storage.latest()
 
 
 def test_metrics_hold_no_graph() -> None:

@@ -25,6 +25,8 @@ SETTINGS = StepSettings(
     ema_decay=0.9,
     accumulation_steps=1,
     autocast_dtype=None,
+    skip_nonfinite=False,
+    max_unreadable_share=0.01,
     seed=11,
 )
 
@@ -216,10 +218,47 @@ def test_weights_that_are_not_finite_name_the_iteration_and_the_images() -> None
     with torch.no_grad():
         trainer.model.proposal_generator.rpn_head.conv.weight.fill_(math.nan)
     teacher = state(trainer.teacher)
-    with pytest.raises(FloatingPointError, match=r"iteration 9: .*labeled40.png") as error:
+    with pytest.raises(FloatingPointError, match=r"iteration 9.*labeled40.png") as error:
         run(trainer, [9])
     assert "unlabeled40.png" in str(error.value)
     assert_equal(state(trainer.teacher), teacher)
+
+
+def test_a_gradient_that_is_not_finite_names_its_parameters_and_changes_nothing() -> None:
+    trainer = make_trainer([batch(4)])
+    name = "roi_heads.box_head.fc1.weight"
+    trainer.model.get_parameter(name).register_hook(lambda gradient: gradient * math.nan)
+    student, teacher = state(trainer.model), state(trainer.teacher)
+    with pytest.raises(FloatingPointError, match=rf"iteration 3.*labeled40.png.*{name}\."):
+        run(trainer, [3])
+    assert_equal(state(trainer.model), student)
+    assert_equal(state(trainer.teacher), teacher)
+
+
+@pytest.mark.parametrize("kind", ["gradient", "loss", "forward"])
+def test_a_step_that_is_not_finite_is_skipped_where_configured(kind: str) -> None:
+    """The steps around it are those of a run that never saw its batch."""
+    trainer = make_trainer([batch(0), batch(4), batch(1)], skip_nonfinite=True, lr=1e-3)
+    other = make_trainer([batch(0), batch(1)], lr=1e-3)
+    run(trainer, [0])
+    run(other, [0])
+    if kind == "gradient":
+        weight = trainer.model.get_parameter("roi_heads.box_head.fc1.weight")
+        handle = weight.register_hook(lambda gradient: gradient * math.inf)
+    else:
+        layers = {"loss": "roi_heads.box_predictor.cls_score", "forward": "backbone.fpn_lateral2"}
+        layer = trainer.model.get_submodule(layers[kind])
+        handle = layer.register_forward_hook(lambda *args: args[-1] * math.nan)
+    found = run(trainer, [1])
+    assert found["ssod/skipped_steps"] == 1.0
+    assert "total_loss" not in found
+    assert_equal(state(trainer.model), state(other.model))
+    assert_equal(state(trainer.teacher), state(other.teacher))
+    handle.remove()
+    assert run(trainer, [2])["ssod/skipped_steps"] == 1.0
+    run(other, [2])
+    assert_equal(state(trainer.model), state(other.model))
+    assert_equal(state(trainer.teacher), state(other.teacher))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ from detectron2.utils.env import seed_all_rng
 from dre_ssod import add_ssod_config
 from dre_ssod.config_checks import ConfigError, check_config
 from dre_ssod.engine.setup import complete, setup
-from dre_ssod.engine.trainer import SSODTrainer, load_pools
+from dre_ssod.engine.trainer import SSODTrainer
+from dre_ssod.engine.training_data import load_pools
 from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run, write_tiny_dataset
 
 
@@ -187,10 +188,9 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
 def test_a_finished_run_can_be_made_longer(data: TinyDataset, tmp_path: Path) -> None:
     short = {"SOLVER.MAX_ITER": 1, "SSOD.EVAL_MODEL": "teacher"}
     train(completed(tiny_run(data, tmp_path, **short)))
-    assert (tmp_path / "last_checkpoint").read_text() == "model_best.pth"
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000000.pth"
     trainer = SSODTrainer(completed(tiny_run(data, tmp_path)))
     trainer.resume_or_load(True)
-    # The best checkpoint of the closing evaluation counts its iterations like any other.
     assert trainer.start_iter == 1
 
 
@@ -251,3 +251,15 @@ def test_data_that_contradict_the_config_are_refused(data: TinyDataset, tmp_path
         load_pools(completed(tiny_run(data, tmp_path, **empty)))
     with pytest.raises(ConfigError, match="NUM_CLASSES is 5"):
         load_pools(completed(tiny_run(data, tmp_path, **{"MODEL.ROI_HEADS.NUM_CLASSES": 5})))
+
+
+def test_the_split_of_a_run_can_be_used_again(data: TinyDataset, tmp_path: Path) -> None:
+    cfg = completed(tiny_run(data, tmp_path, **{"DATASETS.LABELED_FOLD": 3}))
+    drawn = load_pools(cfg)
+    assert drawn.split is not None
+    drawn.split.save(tmp_path / "split.json")
+    again = {
+        "DATASETS.LABELED_PERCENT": 100.0,
+        "DATASETS.SPLIT_FILE": str(tmp_path / "split.json"),
+    }
+    assert load_pools(completed(tiny_run(data, tmp_path, **again))) == drawn

@@ -1,0 +1,109 @@
+"""metrics.json and the printed figures, which a resumed run continues as if never interrupted."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import IO, Any
+
+from detectron2.engine.hooks import PeriodicWriter
+from detectron2.utils.events import EventWriter, JSONWriter
+
+WINDOW = 20
+"""Iterations over which figures are smoothed, as by Detectron2."""
+TIMES = frozenset({"time", "data_time", "rank_data_time", "eta_seconds"})
+"""Figures that depend on the clock."""
+
+logger = logging.getLogger(__name__)
+
+
+class MetricsFile(JSONWriter):
+    """Detectron2's ``metrics.json`` that can be cut back to where a checkpoint was written."""
+
+    _file_handle: IO[str]
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path), window_size=WINDOW)
+        self._path = path
+
+    def state_dict(self) -> dict[str, int]:
+        """The last iteration and the size in bytes that have been written."""
+        self._file_handle.flush()
+        return {"last_write": self._last_write, "bytes": self._path.stat().st_size}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Take away the lines that came after the state; they will be written again."""
+        self._last_write = state["last_write"]
+        size = self._path.stat().st_size
+        if size <= state["bytes"]:
+            return
+        with self._path.open("rb") as file:
+            file.seek(max(state["bytes"] - 1, 0))
+            fits = state["bytes"] == 0 or file.read(1) == b"\n"
+        if not fits:
+            logger.warning("%s is not the file of this run; appending to it.", self._path)
+            return
+        os.truncate(self._path, state["bytes"])
+
+    def start_anew(self) -> None:
+        """Keep what an earlier run wrote under another name."""
+        if self._path.stat().st_size == 0:
+            return
+        number = 1
+        while (aside := self._path.with_name(f"{self._path.name}.{number}")).exists():
+            number += 1
+        self._file_handle.close()
+        self._path.rename(aside)
+        self._file_handle = self._path.open("a")
+        logger.warning("%s is of a run that left no checkpoint; it is now %s", self._path, aside)
+
+
+class ResumingWriter(PeriodicWriter):
+    """Writes every 20 iterations and after the last one, over a resume as without it.
+
+    The smoothed figures need those of the last iterations, so a checkpoint holds them.
+    """
+
+    def __init__(self, writers: list[EventWriter]) -> None:
+        super().__init__(writers, period=WINDOW)
+        self._files = [writer for writer in writers if isinstance(writer, MetricsFile)]
+        self._loaded: dict[str, Any] | None = None
+
+    def before_train(self) -> None:
+        """Put the figures of the last iterations back, and the files to the same place."""
+        if self._loaded is None:
+            # A checkpoint of version 0.1.0 has no such state; its run appends.
+            for file in self._files if self.trainer.start_iter == 0 else []:
+                file.start_anew()
+            return
+        for name, (smoothed, values) in self._loaded["scalars"].items():
+            for value, iteration in values:
+                self.trainer.storage.put_scalar(
+                    name, value, smoothing_hint=smoothed, cur_iter=iteration
+                )
+        for file, state in zip(self._files, self._loaded["files"], strict=False):
+            file.load_state_dict(state)
+
+    def state_dict(self) -> dict[str, Any]:
+        storage = getattr(self.trainer, "storage", None)
+        if storage is None:
+            return self._loaded or {}
+        hints = storage.smoothing_hints()
+        scalars = {
+            name: (hints[name], _recent(history.values()))
+            for name, history in storage.histories().items()
+            if name not in TIMES
+        }
+        return {"scalars": scalars, "files": [file.state_dict() for file in self._files]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember the state until training starts."""
+        self._loaded = state_dict
+
+
+def _recent(values: list[tuple[float, int]]) -> list[tuple[float, int]]:
+    """The (value, iteration) pairs of the last iterations; there may be several of an iteration."""
+    first = values[-1][1] - WINDOW + 1
+    start = next(i for i in range(len(values), 0, -1) if i == 1 or values[i - 2][1] < first) - 1
+    return [(float(value), int(iteration)) for value, iteration in values[start:]]

@@ -1,0 +1,104 @@
+"""What a run does when it is told to stop or to save.
+
+SIGTERM and SIGINT (Ctrl-C) save a checkpoint and end the run, SIGUSR1 saves and goes on. A signal
+is noted when it comes and acted upon at the end of a step, in which all processes have learned of
+it with the copy of the losses that the step makes anyway.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+logger = logging.getLogger("dre_ssod")
+
+
+def exit_code(signal_number: int) -> int:
+    """The exit code of a run that a signal ended: 143 for SIGTERM, 130 for SIGINT."""
+    return 128 + signal_number
+
+
+class SignalRequests:
+    """Signals that this process received, and what all processes agreed to do about them."""
+
+    def __init__(self) -> None:
+        self._received: set[signal.Signals] = set()
+        self._at_once = False
+        self.save = False
+        self.stop: signal.Signals | None = None
+
+    @contextlib.contextmanager
+    def caught(self) -> Iterator[None]:
+        """Note signals instead of dying of them. Only the main thread can; others do nothing."""
+        if threading.current_thread() is not threading.main_thread():
+            logger.warning("Training runs outside the main thread: signals will not save it.")
+            yield
+            return
+        before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        received = signal.Signals(number)
+        self._received.add(received)
+        if received == signal.SIGINT:
+            # A second Ctrl-C ends the process, wherever it is.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if self._at_once:
+            self.exit_if_told()
+
+    def pending(self) -> dict[str, float]:
+        """1.0 by the name of each signal that came since it was last agreed upon, else 0.0."""
+        return {number.name: float(number in self._received) for number in SIGNALS}
+
+    def agree(self, counts: Mapping[str, float]) -> None:
+        """Take up what any process received.
+
+        Args:
+            counts: :meth:`pending` of all processes, summed or averaged.
+        """
+        agreed = [number for number in SIGNALS if counts[number.name] > 0]
+        self._received -= {signal.SIGUSR1} & set(agreed)
+        self.save = signal.SIGUSR1 in agreed
+        self.stop = next((number for number in agreed if number != signal.SIGUSR1), None)
+        if agreed:
+            logger.info("%s: saving a checkpoint.", agreed[0].name)
+
+    def exit_if_told(self) -> None:
+        """End the process where it was told to stop.
+
+        Raises:
+            SystemExit: with :func:`exit_code`.
+        """
+        stops = [n for n in SIGNALS if n in self._received and n != signal.SIGUSR1]
+        stop = self.stop or next(iter(stops), None)
+        if stop is not None:
+            logger.info("%s: the run stops; go on with --resume.", stop.name)
+            raise SystemExit(exit_code(stop))
+
+    @contextlib.contextmanager
+    def acted_upon_at_once(self) -> Iterator[None]:
+        """A stretch that can be cut short, since all that came before it is saved.
+
+        Raises:
+            SystemExit: as soon as the process is told to stop, or was before.
+        """
+        self._at_once = True
+        try:
+            self.exit_if_told()
+            yield
+        except Exception:
+            # Loading processes that a signal to the whole group ended, other processes that left.
+            self.exit_if_told()
+            raise
+        finally:
+            self._at_once = False

@@ -1,0 +1,77 @@
+"""From a config to the images of a training run and their loader."""
+
+from __future__ import annotations
+
+import logging
+
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from torch.utils.data import DataLoader
+
+from dre_ssod.config_checks import check_pools
+from dre_ssod.data.loader import BatchPlan, build_paired_loader
+from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper
+from dre_ssod.data.splits import Pools, build_pools
+from dre_ssod.structures import TrainingBatch
+
+logger = logging.getLogger("dre_ssod")
+
+
+def load_pools(cfg: CfgNode) -> Pools:
+    """The labeled and unlabeled images of a config, checked."""
+    unlabeled = cfg.DATASETS.UNLABELED if cfg.SSOD.ENABLED else ()
+    pools = build_pools(
+        cfg.DATASETS.TRAIN,
+        unlabeled,
+        cfg.DATASETS.LABELED_PERCENT,
+        cfg.DATASETS.LABELED_FOLD,
+        cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+        cfg.DATASETS.SPLIT_FILE,
+    )
+    check_pools(cfg, pools)
+    logger.info(
+        "%d labeled and %d unlabeled images; classes: %s",
+        len(pools.labeled),
+        len(pools.unlabeled) if cfg.SSOD.ENABLED else 0,
+        ", ".join(pools.classes),
+    )
+    return pools
+
+
+def images_per_pass(cfg: CfgNode, world_size: int) -> tuple[int, int]:
+    """Labeled and unlabeled images that one process draws for one forward pass."""
+    labeled, unlabeled = cfg.SSOD.LABELED_TO_UNLABELED
+    share = cfg.SOLVER.IMS_PER_BATCH // (world_size * cfg.SOLVER.ACCUMULATION_STEPS)
+    if not cfg.SSOD.ENABLED:
+        return share, 0
+    part = share // (labeled + unlabeled)
+    return part * labeled, part * unlabeled
+
+
+def build_training_loader(
+    cfg: CfgNode, pools: Pools, seed: int, start_iter: int
+) -> DataLoader[TrainingBatch]:
+    """The endless loader of this process.
+
+    Args:
+        seed: of the run.
+        start_iter: the first iteration that it serves.
+    """
+    micro_batches = cfg.SOLVER.ACCUMULATION_STEPS
+    labeled, unlabeled = images_per_pass(cfg, comm.get_world_size())
+    return build_paired_loader(
+        pools.labeled,
+        pools.unlabeled,
+        LabeledMapper.from_config(cfg),
+        UnlabeledMapper.from_config(cfg),
+        BatchPlan(
+            labeled=labeled,
+            unlabeled=unlabeled,
+            burn_in_batches=cfg.SSOD.BURN_IN_ITERS * micro_batches,
+            rank=comm.get_rank(),
+            world_size=comm.get_world_size(),
+        ),
+        seed=seed,
+        start=start_iter * micro_batches,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+    )

@@ -1,0 +1,98 @@
+"""What starting a program leaves in the run folder."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from detectron2.config import CfgNode
+
+from dre_ssod.engine.setup import save_config, setup
+from tests.factories import tiny_cfg
+from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run, write_tiny_dataset
+
+
+@pytest.fixture(autouse=True)
+def _undone() -> Iterator[None]:
+    benchmark = torch.backends.cudnn.benchmark
+    with loggers_kept(), torch.random.fork_rng(devices=[]):
+        yield
+    torch.backends.cudnn.benchmark = benchmark
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
+    return write_tiny_dataset(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def config_file(data: TinyDataset, tmp_path: Path) -> Path:
+    path = tmp_path / "my.yaml"
+    path.write_text(tiny_run(data, tmp_path / "run", SEED=-1).dump(), encoding="utf-8")
+    return path
+
+
+def start(file: Path, *opts: str, resume: bool = False, eval_only: bool = False) -> CfgNode:
+    return setup(
+        argparse.Namespace(
+            config_file=str(file), opts=list(opts), resume=resume, eval_only=eval_only
+        )
+    )
+
+
+def saved(path: Path) -> dict[str, object]:
+    content: dict[str, object] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return content
+
+
+def test_an_evaluation_leaves_the_config_of_the_training(config_file: Path) -> None:
+    run = config_file.parent / "run"
+    start(config_file)
+    before = (run / "config.yaml").read_bytes()
+    start(config_file, "SEED", "5", eval_only=True)
+    assert (run / "config.yaml").read_bytes() == before
+    assert saved(run / "config_eval.yaml")["SEED"] == 5
+
+
+def test_a_random_seed_is_written_down_and_used(config_file: Path) -> None:
+    cfg = start(config_file)
+    assert cfg.SEED >= 0
+    assert saved(config_file.parent / "run" / "config.yaml")["SEED"] == cfg.SEED
+    drawn = np.random.rand(), torch.rand(3).tolist()
+    start(config_file, "SEED", str(cfg.SEED), "OUTPUT_DIR", str(config_file.parent / "again"))
+    assert (np.random.rand(), torch.rand(3).tolist()) == drawn
+    other = start(config_file, "OUTPUT_DIR", str(config_file.parent / "other"))
+    assert other.SEED != cfg.SEED
+
+
+def test_a_resumed_run_keeps_its_random_seed(config_file: Path) -> None:
+    seed = start(config_file).SEED
+    assert start(config_file, resume=True).SEED == seed
+    assert start(config_file, "SEED", "5", resume=True).SEED == 5
+    config = config_file.parent / "run" / "config.yaml"
+    config.write_text("{", encoding="utf-8")
+    assert start(config_file, resume=True).SEED >= 0
+
+
+def test_a_changed_config_is_kept_beside_the_new_one(tmp_path: Path) -> None:
+    cfg = tiny_cfg(OUTPUT_DIR=str(tmp_path))
+    save_config(cfg, "config.yaml")
+    first = (tmp_path / "config.yaml").read_bytes()
+    save_config(cfg, "config.yaml")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+    cfg.SOLVER.MAX_ITER = 12345
+    save_config(cfg, "config.yaml")
+    assert (tmp_path / "config_1.yaml").read_bytes() == first
+    assert "12345" in (tmp_path / "config.yaml").read_text(encoding="utf-8")
+
+
+def test_the_log_says_with_what_it_was_started(config_file: Path) -> None:
+    start(config_file, "SOLVER.BASE_LR", "0.0123")
+    log = (config_file.parent / "run" / "log.txt").read_text(encoding="utf-8")
+    for text in ("my.yaml", "PyTorch", "BASE_LR: 0.0123"):
+        assert text in log

@@ -1,0 +1,132 @@
+"""What users get wrong never ends in silence or in a traceback. See tests/bad_inputs.py."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.bad_config_inputs import ARGUMENTS
+from tests.bad_input import CONFIG, ROOT, BadInput, Outcome, run_in, slug
+from tests.bad_inputs import BAD_INPUTS, DOCUMENT, document, write_bad_files
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("bad").resolve()
+    write_bad_files(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def outcome_of(folder: Path) -> Callable[[BadInput], Outcome]:
+    """Each command line runs once."""
+    found: dict[str, Outcome] = {}
+
+    def outcome(case: BadInput) -> Outcome:
+        if case.mistake not in found:
+            found[case.mistake] = run_in(folder, case)
+        return found[case.mistake]
+
+    return outcome
+
+
+@pytest.mark.parametrize("case", BAD_INPUTS, ids=lambda case: slug(case.mistake))
+def test_bad_input_is_named_with_its_value_and_a_way_out(
+    case: BadInput, outcome_of: Callable[[BadInput], Outcome]
+) -> None:
+    outcome = outcome_of(case)
+    assert outcome.code == 2, outcome.output[-3000:]
+    missing = [part for part in case.says if part not in outcome.message]
+    assert not missing, outcome.message
+    assert "Traceback" not in outcome.output
+
+
+def test_the_mistakes_are_many_and_different() -> None:
+    assert len(BAD_INPUTS) >= 30
+    assert len({slug(case.mistake) for case in BAD_INPUTS}) == len(BAD_INPUTS)
+    assert len({(case.program, case.config, case.words) for case in BAD_INPUTS}) == len(BAD_INPUTS)
+
+
+def test_no_file_ran_a_program(folder: Path, outcome_of: Callable[[BadInput], Outcome]) -> None:
+    for case in BAD_INPUTS:
+        if "run a program" in case.mistake:
+            outcome_of(case)
+    assert not list(folder.rglob("pwned"))
+
+
+def test_the_document_shows_what_the_programs_say(
+    outcome_of: Callable[[BadInput], Outcome],
+) -> None:
+    """``python -m tests.bad_inputs`` writes it anew."""
+    assert DOCUMENT.read_text(encoding="utf-8") == document([outcome_of(c) for c in BAD_INPUTS])
+
+
+def start(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the program as a user does."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", str(ROOT / "train_net.py"), *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_the_program_itself_prints_one_paragraph(folder: Path) -> None:
+    case = next(case for case in ARGUMENTS if case.mistake == "a mistyped key")
+    result = start(folder, *case.command())
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: there is no config key 'SSOD.SCORE_TRESHOLD'")
+    assert "\n\n" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("DATASETS.UNLABELED \"('folder://gone',)\"", "folder://gone: no folder 'gone'"),
+        (
+            "DATASETS.UNLABELED \"('folder://cut',)\" DATASETS.LABELED_PERCENT 100 "
+            "DATALOADER.MAX_UNREADABLE_SHARE 0 SOLVER.MAX_ITER 100",
+            "could not be read, more than DATALOADER.MAX_UNREADABLE_SHARE 0.0 allows",
+        ),
+    ],
+    ids=["before", "during"],
+)
+def test_two_processes_stop_together_and_say_it_once(
+    folder: Path, words: str, message: str
+) -> None:
+    """A source that is missing, and an image that only one of the processes draws at first."""
+    if torch.cuda.is_available():
+        pytest.skip("--num-gpus 2 takes the GPUs where there are some")
+    output = f"runs/two_{slug(message)[:20]}"
+    result = start(
+        folder,
+        *("--config-file", CONFIG, "--num-gpus", "2", "--dist-url", "auto"),
+        *("OUTPUT_DIR", output, *shlex.split(words)),
+    )
+    assert result.returncode == 2, result.stderr[-3000:]
+    assert "Traceback" not in result.stdout + result.stderr
+    text = " ".join(result.stderr.split())
+    assert text.count("error: ") == 1
+    assert message in text
+    log = "".join(path.read_text() for path in (folder / output).glob("log.txt*"))
+    assert "Traceback" in log
+
+
+def test_the_traceback_is_there_for_who_asks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DRE_SSOD_TRACEBACK", "1")
+    outcome = run_in(folder, BadInput("", "asked", "SEED x", ()))
+    assert outcome.code == 2
+    assert "Traceback" in outcome.output
+    assert outcome.message.startswith("SEED is 'x'")
