@@ -30,6 +30,8 @@ Files of a set may only name images inside its image folder (``coco``) or its ro
 ``yolo``), unless the URI has ``outside=allow``.
 """
 
+# In bytes; what Linux and most file systems allow.
+_LONGEST_NAME, _LONGEST_PATH = 255, 4095
 _BAD_ESCAPE = re.compile("%(?![0-9a-fA-F]{2})")
 
 
@@ -175,8 +177,8 @@ def join_inside(folder: Path, path: str, limit: Path | None, where: str) -> Path
     Raises:
         SourceError: if the path leaves ``limit``, or can be no file's name.
     """
-    if not path.strip() or "\0" in path or not is_unicode(path):
-        raise SourceError(f"{where}: {path!r} cannot be the name of a file")
+    if not path.strip() or "\0" in path or not is_unicode(path) or _is_too_long(path):
+        raise SourceError(f"{where}: {path!r:.80} cannot be the name of a file")
     if not os.path.isabs(path) and ".." not in path.split("/"):
         return folder / path
     place = os.path.normpath(os.path.join(folder, path))
@@ -198,6 +200,12 @@ def is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _is_too_long(path: str) -> bool:
+    """Whether no usual file system could hold a file of this name."""
+    longest = max(len(part.encode()) for part in path.split("/"))
+    return longest > _LONGEST_NAME or len(path.encode()) > _LONGEST_PATH
 
 
 def _locate(path: str, uri: DatasetURI, fits: Callable[[Path], bool], kind: str) -> Path:
