@@ -33,7 +33,7 @@ INCOMPLETE := $(VENV)/incomplete
 help:
 	@echo "make venv    create $(VENV) with everything pinned; every target below does so first"
 	@echo "make demo    train the quickstart on the built-in sample set, evaluate, draw, print a table"
-	@echo "make test    run the whole test suite"
+	@echo "make test    run the whole test suite, but for the slow part: ARGS=\"-m slow\" kills runs over and over"
 	@echo "make lint    ruff check, ruff format --check, mypy"
 	@echo "make format  let ruff rewrite the code"
 	@echo "make clean   remove $(VENV) and caches; outputs and datasets stay"
