@@ -32,6 +32,7 @@ from dre_ssod.deployment.label_merge import LABEL_NEXT, RESULT, SKIPPED, merge
 from dre_ssod.deployment.trained_model import device_of, find_categories
 from dre_ssod.deployment.uncertainty import CRITERIA
 from dre_ssod.engine.cli import launch_processes, run_program
+from dre_ssod.engine.launch import join_process_group
 from dre_ssod.errors import ConfigError
 
 LONGEST_WAIT = timedelta(days=30)
@@ -159,7 +160,7 @@ def finish(args: argparse.Namespace) -> None:
 @contextmanager
 def torchrun_processes() -> Iterator[None]:
     """The process group that torchrun describes; only barriers go through it."""
-    dist.init_process_group("gloo", timeout=LONGEST_WAIT)
+    join_process_group("gloo", LONGEST_WAIT)
     try:
         yield
     finally:

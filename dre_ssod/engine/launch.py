@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from types import FrameType
 from typing import Any
 
@@ -42,7 +43,11 @@ def is_torchrun() -> bool:
 
 def is_restart() -> bool:
     """Whether torchrun started this process anew, after another one of the run had died."""
-    return is_torchrun() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return is_torchrun() and _restart_count() > 0
+
+
+def _restart_count() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def launch(
@@ -87,6 +92,15 @@ def launch(
         sys.exit(code)
 
 
+def join_process_group(backend: str, timeout: timedelta) -> None:
+    """Make the processes that torchrun started one group."""
+    store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
+    # The agent's store outlives a restart: under the names of dead processes, the new ones would
+    # wait for them.
+    store = dist.PrefixStore(f"restart_{_restart_count()}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+
+
 def _join_torchrun() -> None:
     local_rank = int(os.environ["LOCAL_RANK"])
     has_gpu = torch.cuda.is_available()
@@ -97,7 +111,7 @@ def _join_torchrun() -> None:
                 f"has {torch.cuda.device_count()} GPU(s)"
             )
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if has_gpu else "gloo", timeout=DEFAULT_TIMEOUT)
+    join_process_group("nccl" if has_gpu else "gloo", DEFAULT_TIMEOUT)
     comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
     comm.synchronize()
 
