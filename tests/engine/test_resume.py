@@ -178,10 +178,10 @@ def test_torchrun_starts_a_killed_process_anew_by_itself(
         code = agent.wait()
     text = (tmp_path / "log.txt").read_text()
     assert code == 0, text[-3000:]
-    assert "SIGKILL" in text
+    assert "exitcode: -9" in text
     expected, found = reference.state(processes=2), end_state(folder)
-    assert "model_final.pth/" in expected
     weights = [name for name in expected if name.startswith("model_final.pth")]
+    assert weights
     assert not differences({n: found[n] for n in weights}, {n: expected[n] for n in weights})
 
 
