@@ -19,6 +19,8 @@ import torch.distributed as dist
 from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.engine.launch import launch as detectron2_launch
 from detectron2.utils import comm
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from dre_ssod.engine.signals import SIGNALS, exit_code
@@ -94,10 +96,10 @@ def launch(
 
 def join_process_group(backend: str, timeout: timedelta) -> None:
     """Make the processes that torchrun started one group."""
-    store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
+    store, rank, world_size = next(rendezvous("env://", timeout=timeout))
     # The agent's store outlives a restart: under the names of dead processes, the new ones would
     # wait for them.
-    store = dist.PrefixStore(f"restart_{_restart_count()}", store)
+    store = PrefixStore(f"restart_{_restart_count()}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
 
 
