@@ -97,11 +97,11 @@ def test_what_holds_no_image_is_refused(tmp_path: Path) -> None:
 def test_chunks_are_the_list_in_order(tmp_path: Path, count: int, size: int) -> None:
     entries = [Entry(n, f"é {n}.png") for n in range(count)]
     path = tmp_path / "manifest.jsonl"
-    manifest = Manifest.write(path, ImageList("/root", iter(entries)), size)
+    manifest = Manifest.write(path, ImageList("/photos", iter(entries)), size)
     again = Manifest.from_dict(path, json.loads(json.dumps(manifest.as_dict())))
     assert again == manifest
     assert manifest.images == count
     chunks = [again.chunk(number) for number in range(len(again.offsets))]
     assert [entry for chunk in chunks for entry in chunk] == entries
     assert all(len(chunk) == size for chunk in chunks[:-1])
-    assert again.full_name(entries[0]) == "/root/é 0.png"
+    assert again.full_name(entries[0]) == "/photos/é 0.png"

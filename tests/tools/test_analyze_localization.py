@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,8 +16,6 @@ from torch import nn
 
 from dre_ssod.config_checks import ConfigError
 from tests.factories import BOXES, NUM_CLASSES, SIZE, draw, tiny_cfg, tiny_model
-
-TOOL = Path(__file__).parents[2] / "tools" / "analyze_localization.py"
 
 
 def boxes_of(image_id: int) -> list[tuple[float, float, float, float]]:
@@ -43,17 +39,6 @@ class Oracle(nn.Module):
             found.pred_boxes_sigma = torch.full((2, 4), 2.0)
             outputs.append({"instances": found})
         return outputs
-
-
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("analyze_localization", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -16,19 +14,6 @@ from PIL import Image
 from dre_ssod.inspection.video import VideoReader, VideoWriter
 from tests.factories import NUM_CLASSES, SIZE, tiny_cfg, tiny_model
 from tests.tiny_dataset import loggers_kept
-
-TOOL = Path(__file__).parents[2] / "tools" / "demo.py"
-
-
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("demo", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

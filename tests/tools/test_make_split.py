@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shlex
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -15,19 +13,7 @@ from dre_ssod.config import get_cfg
 from dre_ssod.data.splits import build_pools, draw_split, load_split
 from tests.tiny_dataset import TinyDataset, write_tiny_dataset
 
-TOOL = Path(__file__).parents[2] / "tools" / "make_split.py"
 IDS = [f"0/{number}" for number in range(1, 9)]
-
-
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_split", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

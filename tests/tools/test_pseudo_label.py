@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -15,21 +13,6 @@ from PIL import Image
 from tests.factories import BOXES, SIZE, draw, tiny_cfg, tiny_model
 
 TOOLS = Path(__file__).parents[2] / "tools"
-
-
-def load_tool(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    return load_tool("pseudo_label")
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -14,19 +12,6 @@ import torch
 from dre_ssod.errors import ConfigError
 from tests.factories import NUM_CLASSES, tiny_model
 from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run, write_tiny_dataset
-
-TOOL = Path(__file__).parents[2] / "tools" / "visualize_data.py"
-
-
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("visualize_data", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
