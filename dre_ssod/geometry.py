@@ -6,32 +6,8 @@ maps x to w - x. Matrices act on column vectors (x, y, 1).
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from detectron2.data.transforms import Transform, TransformList
 from torch import Tensor
-
-
-def transform_to_matrix(transform: Transform | TransformList) -> Tensor:
-    """Read the (3, 3) float64 matrix off an affine transform, by sending three points through it.
-
-    Raises:
-        ValueError: if the transform is not affine (a fourth point does not land where it should).
-    """
-    probe = np.array([[0.0, 0.0], [100.0, 0.0], [0.0, 100.0], [100.0, 100.0]])
-    image = torch.as_tensor(np.asarray(transform.apply_coords(probe.copy()), dtype=np.float64))
-    origin, along_x, along_y, corner = image
-    matrix = torch.eye(3, dtype=torch.float64)
-    matrix[:2, 0] = (along_x - origin) / 100.0
-    matrix[:2, 1] = (along_y - origin) / 100.0
-    matrix[:2, 2] = origin
-    if not torch.allclose(along_x + along_y - origin, corner, atol=1e-6 * 100.0):
-        raise ValueError(
-            f"{type(transform).__name__} is not affine: (100, 100) lands on {corner.tolist()}, an "
-            f"affine map would send it to {(along_x + along_y - origin).tolist()}. Views may only "
-            "use affine geometry."
-        )
-    return matrix
 
 
 def relative_matrix(source: Tensor, target: Tensor) -> Tensor:

@@ -41,24 +41,46 @@ class GeometricRecipe:
         require(0 <= angle < 90, "MAX_SHEAR", angle, "in [0, 90) degrees")
 
 
-def warp(image: Image, matrix: Matrix, fill: tuple[int, ...]) -> Image:
-    """Move an image by an affine map of continuous coordinates; its size stays.
+def warp(
+    image: Image, matrix: Matrix, fill: tuple[int, ...], size: tuple[int, int] | None = None
+) -> Image:
+    """Move an image by an affine map of continuous coordinates.
 
     Args:
         image: (H, W, 3) uint8.
         matrix: (3, 3), from the coordinates of ``image`` to those of the result.
         fill: grey level per channel of pixels that come from outside.
+        size: (height, width) of the result; None for that of ``image``.
     """
+    height, width = size or image.shape[:2]
+    if is_whole_shift(matrix) and (height, width) == image.shape[:2]:
+        return _shift(image, int(matrix[0, 2]), int(matrix[1, 2]), fill)
     half = translation(0.5, 0.5)
     centres = np.linalg.inv(half) @ matrix @ half
-    # A shift by whole pixels needs no interpolation; it is the cheap and lossless case.
-    shift_only = np.array_equal(matrix[:2, :2], np.eye(2)) and not np.any(matrix[:2, 2] % 1.0)
-    interpolation = cv2.INTER_NEAREST if shift_only else cv2.INTER_LINEAR
-    size = (image.shape[1], image.shape[0])
     # OpenCV warps four channels in half the time of three.
     padded = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
-    warped = cv2.warpAffine(padded, centres[:2], size, flags=interpolation, borderValue=(*fill, 0))
+    warped = cv2.warpAffine(
+        padded, centres[:2], (width, height), flags=cv2.INTER_LINEAR, borderValue=(*fill, 0)
+    )
     return np.asarray(cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB), np.uint8)
+
+
+def is_whole_shift(matrix: Matrix) -> bool:
+    """Whether a (3, 3) matrix moves by whole pixels only: the cheap and lossless case."""
+    return bool(np.array_equal(matrix[:2, :2], np.eye(2)) and not np.any(matrix[:2, 2] % 1.0))
+
+
+def _shift(image: Image, x: int, y: int, fill: tuple[int, ...]) -> Image:
+    """A copy of an image, moved by x pixels to the right and y down."""
+    height, width = image.shape[:2]
+    x, y = min(max(x, -width), width), min(max(y, -height), height)
+    kept = image[max(-y, 0) : height - max(y, 0), max(-x, 0) : width - max(x, 0)]
+    if kept.size == 0:
+        return np.full_like(image, fill)
+    top, bottom, left, right = max(y, 0), max(-y, 0), max(x, 0), max(-x, 0)
+    border = cv2.BORDER_CONSTANT
+    shifted = cv2.copyMakeBorder(kept, top, bottom, left, right, border, value=(*fill, 0))
+    return np.asarray(shifted, np.uint8)
 
 
 def random_distortion(

