@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from dre_ssod.allocator import keep_freed_memory
 from dre_ssod.engine.launch import is_torchrun, launch
 from dre_ssod.errors import ConfigError, UserError
 
@@ -36,6 +37,7 @@ def run_program(program: Callable[[], object]) -> int:
     Returns:
         The exit code: 0, or ``USER_ERROR_CODE``. Mistakes of the program are raised as they are.
     """
+    keep_freed_memory()
     try:
         with _TrainingTracebacks():
             program()
@@ -83,6 +85,7 @@ def _run_process(
 
     ``SystemExit`` leaves through ``torch.multiprocessing`` without a traceback.
     """
+    keep_freed_memory()
     try:
         with _TrainingTracebacks():
             main(args)

@@ -1,0 +1,39 @@
+"""Memory that is freed stays with the process, so that the next image or step takes it up again.
+
+By default the C library hands large blocks back to the system at once and asks for new ones, whose
+pages the kernel fills with zeros: a third of the time of a training step on a CPU, and more of that
+of an image.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+# Of glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_NEVER_TRIMMED = 2**31 - 1
+# The largest that is accepted wins; glibc has a limit, which differs between its versions.
+_MMAP_THRESHOLDS = (2**30, 2**25)
+_USER_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc keep freed memory for this process and for those that it forks.
+
+    The peak of the process stays what it was; between peaks it does not shrink.
+
+    Returns:
+        whether it does. Not where the C library is another one, or where the user has set it up by
+        an environment variable (``MALLOC_TRIM_THRESHOLD_``, ``MALLOC_MMAP_THRESHOLD_``,
+        ``GLIBC_TUNABLES``).
+    """
+    if any(name in os.environ for name in _USER_SETTINGS):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    if not mallopt(_M_TRIM_THRESHOLD, _NEVER_TRIMMED):
+        return False
+    return any(mallopt(_M_MMAP_THRESHOLD, threshold) for threshold in _MMAP_THRESHOLDS)

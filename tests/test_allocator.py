@@ -1,0 +1,57 @@
+"""That freed memory is kept, seen from outside; in processes of their own, as it cannot be undone."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+# Touches the pages of a block and frees it, over and over; prints how many were new to the process.
+PROGRAM = """
+import resource
+import numpy as np
+from dre_ssod.allocator import keep_freed_memory
+kept = keep_freed_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        np.ones(40 * 2**20, np.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(int(kept), faults())
+"""
+BLOCK_PAGES = 40 * 2**20 // 4096
+
+
+def run(**environment: str) -> tuple[bool, int]:
+    # No huge pages, of which one fault would bring in 512.
+    clean = {name: value for name, value in os.environ.items() if "MALLOC" not in name}
+    clean.pop("GLIBC_TUNABLES", None)
+    command = [sys.executable, "-W", "ignore", "-c", PROGRAM]
+    output = subprocess.check_output(
+        command, text=True, env={**clean, "NUMPY_MADVISE_HUGEPAGE": "0", **environment}
+    )
+    kept, faults = map(int, output.split())
+    return bool(kept), faults
+
+
+glibc_only = pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are"
+)
+
+
+@glibc_only
+def test_freed_memory_is_taken_up_again() -> None:
+    kept, faults = run()
+    assert kept
+    assert faults < BLOCK_PAGES
+
+
+@glibc_only
+def test_settings_of_the_user_are_left_alone() -> None:
+    kept, faults = run(MALLOC_TRIM_THRESHOLD_=str(2**17))
+    assert not kept
+    assert faults > 10 * BLOCK_PAGES
