@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import timm
 import torch
@@ -209,6 +211,63 @@ def test_channels_last_changes_no_value() -> None:
     assert features["p2"].is_contiguous(memory_format=torch.channels_last)
     for key, feature in features.items():
         torch.testing.assert_close(feature, expected[key], rtol=1e-9, atol=1e-9)
+
+
+def test_depthwise_layers_alone_stay_in_float32_under_autocast_on_a_cpu() -> None:
+    backbone = TimmBackbone(name="tf_efficientnet_lite0")
+    seen: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
+
+    def note(layer: nn.Conv2d, inputs: tuple[Tensor], output: Tensor) -> None:
+        seen[layer.groups > 1].add(output.dtype)
+
+    for layer in backbone.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(note)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        features = backbone(_images())
+    assert seen == {True: {torch.float32}, False: {torch.bfloat16}}
+    sum(feature.float().sum() for feature in features.values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in backbone.parameters())
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "mobilenetv3_small_100"])
+def test_depthwise_layers_change_no_value_and_no_name(name: str) -> None:
+    backbone = TimmBackbone(name=name, norm="BN").eval()
+    plain = timm.create_model(name, features_only=True, out_indices=(1, 2, 3, 4)).eval()
+    plain.load_state_dict(backbone.body.state_dict(), strict=False)
+    for feature, expected in zip(backbone(_images()).values(), plain(_images()), strict=True):
+        assert torch.equal(feature, expected)
+    # A copy, such as the teacher, computes with its own weights.
+    twin = copy.deepcopy(backbone)
+    for parameter in twin.parameters():
+        parameter.data.zero_()
+    assert not any(feature.any() for feature in twin(_images()).values())
+    assert all(feature.any() for feature in backbone(_images()).values())
+
+
+def test_frozen_stages_do_no_backward_work() -> None:
+    timm_cfg = _config("resnet18", "build_timm_backbone")
+    timm_cfg.MODEL.TIMM.FREEZE_AT = 2
+    resnet_cfg = get_cfg()
+    resnet_cfg.MODEL.BACKBONE.NAME = "build_resnet_backbone"
+    resnet_cfg.MODEL.RESNETS.DEPTH = 18
+    resnet_cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
+    resnet_cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res5"]
+    for cfg in (timm_cfg, resnet_cfg):
+        backbone = build_backbone(cfg)
+        in_graph: dict[bool, set[bool]] = {True: set(), False: set()}
+
+        def note(
+            layer: nn.Module, _: object, output: Tensor, found: dict[bool, set[bool]] = in_graph
+        ) -> None:
+            found[any(p.requires_grad for p in layer.parameters())].add(output.requires_grad)
+
+        for layer in backbone.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.register_forward_hook(note)
+        backbone(_images())
+        # What is not in the graph, a backward pass never visits.
+        assert in_graph == {True: {True}, False: {False}}
 
 
 @pytest.mark.parametrize(
