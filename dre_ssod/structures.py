@@ -7,7 +7,7 @@ classes; class index K is the background.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -31,6 +31,10 @@ class View:
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels."""
         return int(self.image.shape[1]), int(self.image.shape[2])
+
+    def pin_memory(self) -> View:
+        """The same in memory from which a GPU copies while the host goes on."""
+        return View(self.image.pin_memory(), self.matrix)
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,29 @@ class TrainingBatch:
     labeled: list[dict[str, Any]]
     unlabeled: list[UnlabeledSample] = field(default_factory=list)
     failures: tuple[ImageFailure, ...] = ()
+
+    def pin_memory(self) -> TrainingBatch:
+        """The same with its images where a GPU copies from; PyTorch's loader calls it."""
+        labeled = [{**sample, "image": sample["image"].pin_memory()} for sample in self.labeled]
+        unlabeled = [
+            replace(sample, weak=sample.weak.pin_memory(), strong=sample.strong.pin_memory())
+            for sample in self.unlabeled
+        ]
+        return replace(self, labeled=labeled, unlabeled=unlabeled)
+
+
+def to_device(instances: Instances, device: torch.device) -> Instances:
+    """Instances with their fields on a device, copied there while the host goes on.
+
+    ``Instances.to`` would wait for every field.
+    """
+    moved = Instances(instances.image_size)
+    for name, value in instances.get_fields().items():
+        if isinstance(value, Boxes):
+            moved.set(name, Boxes(value.tensor.to(device, non_blocking=True)))
+        else:
+            moved.set(name, value.to(device, non_blocking=True))
+    return moved
 
 
 @dataclass(frozen=True)
@@ -119,9 +146,16 @@ class Mean:
     count: Tensor
 
     @classmethod
-    def of(cls, values: Tensor) -> Mean:
+    def of(cls, values: Tensor, chosen: Tensor | None = None) -> Mean:
+        """The mean of (R,) values, or of those that (R,) booleans choose.
+
+        Picking them out would make the host wait for a GPU to count them.
+        """
         values = values.detach().float()
-        return cls(values.sum(), values.new_tensor(float(values.numel())))
+        if chosen is None:
+            count = torch.full((), float(values.numel()), device=values.device)
+            return cls(values.sum(), count)
+        return cls(torch.where(chosen, values, 0.0).sum(), chosen.sum().float())
 
 
 @dataclass

@@ -5,15 +5,16 @@ This is the only place where the teacher's frame (weak view) meets the student's
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from dre_ssod.geometry import map_boxes, relative_matrix
+from dre_ssod.geometry import align_boxes
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
-from dre_ssod.structures import ProposalScores, UnlabeledSample
+from dre_ssod.structures import ProposalScores, UnlabeledSample, View
 
 # A pseudo-box with a side below this many pixels of the strong view has left it.
 MIN_SIDE = 1.0
@@ -36,10 +37,9 @@ class TeacherOpinion:
 
     def pseudo_labels_on_strong_views(self) -> list[Instances]:
         """The pseudo-labels mapped weak -> strong, clipped; boxes that leave the view dropped."""
-        return [
-            to_view(labels, relative_matrix(s.weak.matrix, s.strong.matrix), s.strong.size)
-            for labels, s in zip(self.pseudo_labels, self.samples, strict=True)
-        ]
+        weak = [sample.weak for sample in self.samples]
+        strong = [sample.strong for sample in self.samples]
+        return to_views(self.pseudo_labels, weak, strong)
 
     @torch.no_grad()
     def score_proposals(self, boxes: list[Boxes]) -> ProposalScores:
@@ -48,13 +48,12 @@ class TeacherOpinion:
         Args:
             boxes: per image, in strong-view coordinates.
         """
-        aligned = []
-        for boxes_per_image, sample in zip(boxes, self.samples, strict=True):
-            matrix = relative_matrix(sample.strong.matrix, sample.weak.matrix)
-            weak_boxes = Boxes(map_boxes(boxes_per_image.tensor, matrix))
-            weak_boxes.clip(sample.weak.size)
-            aligned.append(weak_boxes)
-        return self._teacher.roi_heads.score_boxes(self._features, aligned)
+        aligned = align_boxes(
+            [boxes_per_image.tensor for boxes_per_image in boxes],
+            [sample.strong for sample in self.samples],
+            [sample.weak for sample in self.samples],
+        )
+        return self._teacher.roi_heads.score_boxes(self._features, [Boxes(b) for b in aligned])
 
 
 @torch.no_grad()
@@ -90,15 +89,27 @@ def as_targets(detections: Instances) -> Instances:
     return targets
 
 
-def to_view(labels: Instances, matrix: Tensor, size: tuple[int, int]) -> Instances:
-    """Map labels by ``matrix`` into a view of ``size`` (height, width); boxes outside are dropped.
+def to_views(
+    labels: Sequence[Instances], sources: Sequence[View], targets: Sequence[View]
+) -> list[Instances]:
+    """Carry the labels of N images from one view of each to another; boxes that leave it go.
 
-    ``gt_sigma`` belongs to the frame it was predicted in and is left behind.
+    The host waits for a GPU once, to learn which boxes are left. ``gt_sigma`` belongs to the frame
+    it was predicted in and is left behind.
+
+    Args:
+        labels: N ``Instances`` with ``gt_boxes`` in the coordinates of ``sources``.
+        sources, targets: N views.
     """
-    boxes = Boxes(map_boxes(labels.gt_boxes.tensor, matrix))
-    boxes.clip(size)
-    mapped = Instances(size, gt_boxes=boxes)
-    for name, value in labels.get_fields().items():
-        if name not in ("gt_boxes", "gt_sigma"):
-            mapped.set(name, value)
-    return mapped[boxes.nonempty(MIN_SIDE)]
+    boxes = align_boxes([found.gt_boxes.tensor for found in labels], sources, targets)
+    flat = Boxes(torch.cat(boxes))
+    inside = flat.nonempty(MIN_SIDE).cpu().split([len(found) for found in labels])
+    shown = []
+    for found, mapped, kept, view in zip(labels, boxes, inside, targets, strict=True):
+        rows = kept.nonzero()[:, 0].to(mapped.device, non_blocking=True)
+        instances = Instances(view.size, gt_boxes=Boxes(mapped[rows]))
+        for name, value in found.get_fields().items():
+            if name not in ("gt_boxes", "gt_sigma"):
+                instances.set(name, value[rows])
+        shown.append(instances)
+    return shown

@@ -1,4 +1,4 @@
-"""That freed memory is kept, seen from outside; in processes of their own, as it cannot be undone."""
+"""That freed memory is kept; seen from outside, in processes that the setting ends with."""
 
 from __future__ import annotations
 

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dre_ssod.data.distortions import rotation, shear, translation
-from dre_ssod.geometry import map_boxes, relative_matrix
+from dre_ssod.geometry import align_boxes, map_boxes, relative_matrix
+from dre_ssod.structures import View
 
 IDENTITY = torch.eye(3, dtype=torch.float64)
 sides = st.integers(20, 1500)
@@ -202,6 +203,29 @@ def test_identity_leaves_boxes_and_their_dtype(dtype: torch.dtype) -> None:
     mapped = map_boxes(boxes, IDENTITY)
     assert mapped.dtype == dtype
     assert torch.equal(mapped, boxes)
+
+
+def test_a_matrix_for_each_box_is_each_box_by_its_own_matrix() -> None:
+    boxes = torch.rand(5, 4, dtype=torch.float64) * 100
+    matrices = torch.stack([torch.from_numpy(rotation(7.0 * k) @ shear(3.0, k)) for k in range(5)])
+    together = map_boxes(boxes, matrices)
+    for box, matrix, mapped in zip(boxes, matrices, together, strict=True):
+        assert torch.equal(mapped[None], map_boxes(box[None], matrix))
+
+
+def test_aligned_boxes_are_mapped_by_the_views_of_their_image_and_clipped_to_it() -> None:
+    def view(matrix: np.ndarray, height: int, width: int) -> View:
+        return View(torch.zeros(3, height, width, dtype=torch.uint8), torch.from_numpy(matrix))
+
+    sources = [view(np.diag([2.0, 2.0, 1.0]), 200, 400), view(np.eye(3), 10, 10)]
+    targets = [view(translation(-30.0, 5.0), 60, 50), view(np.eye(3), 7, 9)]
+    boxes = [torch.tensor([[80.0, 20.0, 120.0, 60.0], [0.0, 0.0, 20.0, 10.0]]), torch.zeros(0, 4)]
+    first, second = align_boxes(boxes, sources, targets)
+    # Halved, then 30 to the left and 5 down; the second box has left the view.
+    assert first.tolist() == [[10.0, 15.0, 30.0, 35.0], [0.0, 5.0, 0.0, 10.0]]
+    assert second.shape == (0, 4)
+    (clipped,) = align_boxes([torch.tensor([[-5.0, 3.0, 99.0, 99.0]])], sources[1:], targets[1:])
+    assert clipped.tolist() == [[0.0, 3.0, 9.0, 7.0]]
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (0,)])

@@ -62,5 +62,7 @@ def test_mean_keeps_its_parts_and_no_graph() -> None:
 def test_mean_of_booleans_is_a_share_and_of_nothing_has_no_count() -> None:
     share = Mean.of(torch.tensor([True, False, False, True]))
     assert (share.total.item(), share.count.item()) == (2.0, 4.0)
+    chosen = Mean.of(torch.tensor([1.0, 2.0, 6.0]), torch.tensor([True, False, True]))
+    assert (chosen.total.item(), chosen.count.item()) == (7.0, 2.0)
     nothing = Mean.of(torch.zeros(0))
     assert (nothing.total.item(), nothing.count.item()) == (0.0, 0.0)

@@ -15,8 +15,8 @@ from dre_ssod.data.distortions import GeometricRecipe
 from dre_ssod.data.views import ViewRecipe, make_view
 from dre_ssod.geometry import map_boxes, relative_matrix
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
-from dre_ssod.structures import StudentBatch, UnlabeledSample
-from dre_ssod.teacher import TeacherOpinion, observe, to_view
+from dre_ssod.structures import StudentBatch, UnlabeledSample, View
+from dre_ssod.teacher import TeacherOpinion, observe, to_views
 from tests.factories import (
     BOXES,
     SIZE,
@@ -57,6 +57,12 @@ def _opinion(sample: UnlabeledSample, boxes: Tensor) -> TeacherOpinion:
     """An opinion that holds the given weak-view boxes as pseudo-labels."""
     labels = pseudo_labels(boxes.tolist(), size=sample.weak.size)
     return TeacherOpinion([sample], [labels], _teacher(), {})
+
+
+def blank(size: tuple[int, int], matrix: Tensor | None = None) -> View:
+    """A view of which only the geometry matters."""
+    image = torch.zeros((3, *size), dtype=torch.uint8)
+    return View(image, affine() if matrix is None else matrix)
 
 
 def _same(ours: Instances, theirs: Instances) -> None:
@@ -156,7 +162,7 @@ def test_boxes_that_leave_the_strong_view_are_clipped_or_dropped_with_all_they_c
     labels = pseudo_labels(boxes, (0.1, 0.2, 0.3))
     labels.gt_sigma = torch.ones(3, 4)
     # The view begins at x = 50: the first box is outside, the second one half inside.
-    shown = to_view(labels, affine(shift=(-50.0, 0.0)), (50, 40))
+    (shown,) = to_views([labels], [blank(SIZE)], [blank((50, 40), affine(shift=(-50.0, 0.0)))])
     assert shown.image_size == (50, 40)
     assert shown.gt_boxes.tensor.tolist() == [[0.0, 10.0, 10.0, 30.0], [10.0, 30.0, 40.0, 50.0]]
     assert shown.gt_classes.tolist() == [1, 2]
@@ -168,8 +174,19 @@ def test_boxes_that_leave_the_strong_view_are_clipped_or_dropped_with_all_they_c
 def test_a_sliver_below_one_pixel_is_dropped() -> None:
     labels = pseudo_labels(((10.0, 10.0, 30.0, 30.0), (10.0, 10.0, 32.0, 30.0)))
     # 0.5 and 2.5 pixels of the boxes remain.
-    shown = to_view(labels, affine(shift=(-29.5, 0.0)), SIZE)
+    (shown,) = to_views([labels], [blank(SIZE)], [blank(SIZE, affine(shift=(-29.5, 0.0)))])
     assert shown.gt_boxes.tensor.tolist() == [[0.0, 10.0, 2.5, 30.0]]
+
+
+def test_images_keep_their_own_labels_also_where_some_have_none() -> None:
+    labels = [pseudo_labels(BOXES[:count]) for count in (0, 2, 1, 0)]
+    moved = [affine(shift=(-50.0, 0.0)), affine(shift=(-25.0, 0.0)), affine(), affine()]
+    targets = [blank(SIZE, matrix) for matrix in moved]
+    together = to_views(labels, [blank(SIZE)] * 4, targets)
+    for found, target, shown in zip(labels, targets, together, strict=True):
+        (alone,) = to_views([found], [blank(SIZE)], [target])
+        _same(shown, alone)
+    assert [len(shown) for shown in together][2:] == [1, 0]
 
 
 def test_no_pseudo_labels_stay_none() -> None:

@@ -1,24 +1,24 @@
-"""Peak memory of a piece of work: of the GPU's allocator, or of the process on the CPU."""
+"""Memory: the peak of tensors in a piece of work, and what a process holds."""
 
 from __future__ import annotations
 
 import gc
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 _STATUS = Path("/proc/self/status")
-_CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 def peak_bytes(task: Callable[[], object], device: torch.device) -> int:
-    """Bytes that ``task`` needs at its peak beyond what is in use before it.
+    """Bytes of tensors that ``task`` needs at its peak beyond what is in use before it.
 
-    On the CPU this is resident memory, so tensors that live on are counted where they begin.
-
-    Raises:
-        OSError: on the CPU of a system without Linux's ``/proc``.
+    Counted by PyTorch's allocator; what was there before and goes is no gain. On a CPU, work space
+    inside an operator is not a tensor and not counted; the resident memory of the process says
+    nothing, as freed memory stays with it (see :mod:`dre_ssod.allocator`).
     """
     gc.collect()
     if device.type == "cuda":
@@ -26,18 +26,24 @@ def peak_bytes(task: Callable[[], object], device: torch.device) -> int:
         before = torch.cuda.memory_allocated(device)
         task()
         return torch.cuda.max_memory_allocated(device) - before
-    _CLEAR_REFS.write_text("5")  # sets the peak to the present
-    before = resident_bytes("VmRSS")
-    task()
-    return resident_bytes("VmHWM") - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        task()
+    results = profiler.profiler.kineto_results
+    changes = [event for event in results.events() if event.name() == "[memory]"]
+    changes.sort(key=lambda event: event.start_ns())
+    return max(itertools.accumulate((event.nbytes() for event in changes), initial=0))
 
 
-def resident_bytes(field: str = "VmRSS") -> int:
-    """Resident memory of this process ("VmRSS"), or its peak ("VmHWM"), in bytes."""
+def resident_bytes() -> int:
+    """Resident memory of this process.
+
+    Raises:
+        OSError: on a system without Linux's ``/proc``.
+    """
     for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
-        if line.startswith(field + ":"):
+        if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
-    raise OSError(f"{_STATUS} has no {field}")
+    raise OSError(f"{_STATUS} has no VmRSS")
 
 
 def private_bytes(process: int) -> int:

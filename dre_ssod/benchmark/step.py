@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
-from torch import nn
+from torch import Tensor, nn
 
 from dre_ssod.benchmark.memory import peak_bytes
 from dre_ssod.benchmark.report import Goal, Report, Row
+from dre_ssod.benchmark.synchronizations import SynchronizationCounter
 from dre_ssod.benchmark.timing import add, interleave, machine, ratio
 from dre_ssod.engine.step import SemiSupervisedTrainer
 from dre_ssod.engine.trainer import SSODTrainer
@@ -21,6 +23,7 @@ from dre_ssod.teacher import observe
 
 MAX_TIME_RATIO = 1.10
 MAX_MEMORY_RATIO = 1.10
+MAX_WAITS = 1
 
 
 class StepParts:
@@ -58,6 +61,15 @@ class StepParts:
         opinion = observe(self.step.teacher, self.batch.unlabeled, 0.0)
         scores = torch.cat([labels.gt_scores for labels in opinion.pseudo_labels])
         return float(scores.sort(descending=True).values[: boxes + 1][-1])
+
+    def host_tensors(self) -> Iterator[Tensor]:
+        """What the loader gave."""
+        for sample in self.batch.labeled:
+            boxes = sample["instances"]
+            yield from (sample["image"], boxes.gt_boxes.tensor, boxes.gt_classes)
+        for pair in self.batch.unlabeled:
+            for view in (pair.weak, pair.strong):
+                yield from (view.image, view.matrix)
 
     def whole(self) -> None:
         """Everything but the wait for images."""
@@ -114,6 +126,7 @@ def benchmark_step(cfg: CfgNode, rounds: int) -> Report:
         ],
     )
     _add_memory(report, parts, device)
+    _add_synchronizations(report, parts)
     return report
 
 
@@ -139,6 +152,25 @@ def _add_memory(report: Report, parts: StepParts, device: torch.device) -> None:
             extra / (weights + activation),
             MAX_MEMORY_RATIO,
         )
+    )
+
+
+def _add_synchronizations(report: Report, parts: StepParts) -> None:
+    """How often the host would wait for a GPU: here, in Detectron2's detector, and in its parts."""
+    waits = {}
+    for name, task in (("step", parts.whole), ("student", parts.student)):
+        with SynchronizationCounter(parts.host_tensors()) as waits[name]:
+            task()
+    report.rows += [
+        Row("waits for a GPU in a step, this project's own", waits["step"].of("dre_ssod"), ""),
+        Row("waits in Detectron2's detector, whole step", waits["step"].of("detectron2"), ""),
+        Row("waits in Detectron2's detector, student alone", waits["student"].of("detectron2"), ""),
+    ]
+    report.settings["places of its own waits"] = [
+        place for owner, place in waits["step"].places if owner == "dre_ssod"
+    ]
+    report.goals.append(
+        Goal("waits for a GPU in a step, this project's own", report.rows[-3].value, MAX_WAITS)
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from detectron2.data import DatasetFromList
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -213,6 +214,7 @@ def build_paired_loader(
         collate_fn=collate,
         num_workers=num_workers,
         worker_init_fn=_init_worker,
+        pin_memory=torch.cuda.is_available(),
     )
 
 

@@ -11,13 +11,12 @@ from detectron2.config import CfgNode
 
 from dre_ssod.data.images import read_image
 from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper, instances_in_view
-from dre_ssod.geometry import relative_matrix
 from dre_ssod.inspection.canvas import RGBImage
 from dre_ssod.inspection.drawing import checkerboard, draw_ground_truth
 from dre_ssod.inspection.layout import note, side_by_side, stack
 from dre_ssod.inspection.panels import ReducedView
 from dre_ssod.structures import View
-from dre_ssod.teacher import to_view
+from dre_ssod.teacher import to_views
 
 NOTE = (
     "The boxes of the strong view are those of the weak view, mapped by the matrices as",
@@ -55,8 +54,7 @@ class DataPanels:
         unmarked = {key: value for key, value in record.items() if key != "annotations"}
         pair = self._unlabeled(unmarked, unlabeled_rng)
         on_weak = instances_in_view(annotations, pair.weak)
-        matrix = relative_matrix(pair.weak.matrix, pair.strong.matrix)
-        on_strong = to_view(on_weak, matrix, pair.strong.size)
+        (on_strong,) = to_views([on_weak], [pair.weak], [pair.strong])
         # Its matrix is not needed: the mapper has mapped the boxes already.
         labeled_view = View(sample["image"], pair.weak.matrix)
         columns = [("original image", self._draw_original(file_name, annotations))]

@@ -15,7 +15,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor
 
-from dre_ssod.geometry import map_boxes, relative_matrix
+from dre_ssod.geometry import align_boxes
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.modeling.reweighting import proposal_reliability
 from dre_ssod.structures import UnlabeledSample
@@ -42,10 +42,9 @@ class Inspection:
 
     def proposals_on_weak_view(self) -> Boxes:
         """The proposals' boxes mapped strong -> weak and clipped, as the teacher scores them."""
-        matrix = relative_matrix(self.sample.strong.matrix, self.sample.weak.matrix)
-        boxes = Boxes(map_boxes(self.proposals.proposal_boxes.tensor, matrix))
-        boxes.clip(self.sample.weak.size)
-        return boxes
+        boxes = self.proposals.proposal_boxes.tensor
+        (aligned,) = align_boxes([boxes], [self.sample.strong], [self.sample.weak])
+        return Boxes(aligned)
 
 
 @torch.no_grad()

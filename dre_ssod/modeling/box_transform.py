@@ -7,6 +7,7 @@ turns the uncertainty of coded offsets into pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -45,7 +46,7 @@ class CornerTransform:
 
     def get_deltas(self, src_boxes: Tensor, target_boxes: Tensor) -> Tensor:
         """(R, 4) offsets that turn ``src_boxes`` (R, 4) into ``target_boxes`` (R, 4)."""
-        return (target_boxes - src_boxes) / _sides(src_boxes) * src_boxes.new_tensor(self.weights)
+        return (target_boxes - src_boxes) / _sides(src_boxes) * _like(src_boxes, self.weights)
 
     def apply_deltas(self, deltas: Tensor, boxes: Tensor) -> Tensor:
         """Exact inverse of :meth:`get_deltas`.
@@ -60,13 +61,13 @@ class CornerTransform:
         dtype = torch.promote_types(deltas.dtype, torch.float32)
         offsets = deltas.to(dtype).unflatten(1, (deltas.shape[1] // 4, 4))
         boxes = boxes.to(dtype)
-        scale = (_sides(boxes) / boxes.new_tensor(self.weights)).unsqueeze(1)
+        scale = (_sides(boxes) / _like(boxes, self.weights)).unsqueeze(1)
         return (boxes.unsqueeze(1) + offsets * scale).reshape(deltas.shape)
 
     def corner_sigma(self, deltas: Tensor, log_variance: Tensor, boxes: Tensor) -> Tensor:
         """Standard deviation of (x1, y1, x2, y2) in pixels, (R, 4); ``boxes`` are the proposals."""
         sigma = torch.exp(0.5 * log_variance.float())
-        return sigma * _sides(boxes.float()) / sigma.new_tensor(self.weights)
+        return sigma * _sides(boxes.float()) / _like(sigma, self.weights)
 
 
 class CenterSizeTransform(Box2BoxTransform):
@@ -78,7 +79,7 @@ class CenterSizeTransform(Box2BoxTransform):
 
     def corner_sigma(self, deltas: Tensor, log_variance: Tensor, boxes: Tensor) -> Tensor:
         """Standard deviation of (x1, y1, x2, y2) in pixels, (R, 4); ``boxes`` are the proposals."""
-        sigma = torch.exp(0.5 * log_variance.float()) / log_variance.new_tensor(self.weights)
+        sigma = torch.exp(0.5 * log_variance.float()) / _like(log_variance, self.weights)
         proposal_sides = _sides(boxes.float())[:, :2]
         decoded_sides = _sides(self.apply_deltas(deltas, boxes).float())[:, :2]
         variance = (sigma[:, :2] * proposal_sides).square()
@@ -98,3 +99,15 @@ def build_box_transform(name: str, weights: Sequence[float]) -> BoxTransform:
 def _sides(boxes: Tensor) -> Tensor:
     """(R, 4) of (W, H, W, H)."""
     return (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+
+
+def _like(tensor: Tensor, values: tuple[float, ...]) -> Tensor:
+    """The values with the type of a tensor, where it lies."""
+    return _on_device(values, tensor.dtype, tensor.device)
+
+
+@cache
+def _on_device(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    # Copied once, since the host waits for a copy; and fit for training, whoever asks first.
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)

@@ -10,7 +10,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.structures import ImageList, Instances
 from torch import Tensor
 
-from dre_ssod.structures import StudentBatch, StudentLosses
+from dre_ssod.structures import StudentBatch, StudentLosses, to_device
 
 
 @META_ARCH_REGISTRY.register()
@@ -44,6 +44,12 @@ class SemiSupervisedRCNN(GeneralizedRCNN):
         images.tensor = images.tensor.contiguous(memory_format=self.memory_format)
         return images
 
+    def _move_to_current_device(self, x: Tensor) -> Tensor:
+        if torch.jit.is_tracing():  # type: ignore[attr-defined]
+            # Detectron2's own way keeps a traced model free to move to another device.
+            return super()._move_to_current_device(x)
+        return x.to(self.device, non_blocking=True)
+
     def forward(
         self, batched_inputs: StudentBatch | list[dict[str, Any]]
     ) -> StudentLosses | dict[str, Tensor] | list[dict[str, Instances]]:
@@ -58,7 +64,7 @@ class SemiSupervisedRCNN(GeneralizedRCNN):
     def student_losses(self, batch: StudentBatch) -> StudentLosses:
         """All losses of a step, from one pass over labeled images and strong views together."""
         images = self.preprocess_image([*batch.labeled, *batch.strong])
-        targets = [x["instances"].to(self.device) for x in batch.labeled]
+        targets = [to_device(x["instances"], self.device) for x in batch.labeled]
         features = self.backbone(images.tensor)
         proposals, losses = self.proposal_generator.student_losses(
             images, features, targets, batch.pseudo_labels

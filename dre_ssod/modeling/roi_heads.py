@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec, cat, nonzero_tuple
+from detectron2.layers import ShapeSpec, cat
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, StandardROIHeads
 from detectron2.structures import Boxes, ImageList, Instances
 from fvcore.nn import smooth_l1_loss
@@ -159,17 +159,18 @@ class GaussianROIHeads(StandardROIHeads):
     ) -> StudentLosses:
         """Cross-entropy of Faster R-CNN, and eq. 10 or smooth L1 on foreground regions."""
         cls_loss = F.cross_entropy(predictions.logits.float(), classes, reduction="sum")
-        foreground, deltas, targets = self._foreground(predictions.deltas, sampled, classes)
+        is_foreground = classes < self.num_classes
+        deltas, targets = self._offsets(predictions.deltas, sampled, classes, is_foreground)
         figures = {}
         if predictions.log_variance is None:
             beta = self.box_predictor.smooth_l1_beta
             box_loss = smooth_l1_loss(deltas.float(), targets.float(), beta=beta).sum()
         else:
-            alpha = self.box_predictor.of_class(
-                predictions.log_variance[foreground], classes[foreground]
-            )
-            box_loss = kl_regression_loss(deltas, targets, alpha).sum()
-            figures["sigma"] = Mean.of(torch.exp(0.5 * alpha))
+            alpha = self._of_target_class(predictions.log_variance, classes)
+            losses = kl_regression_loss(deltas, targets, alpha)
+            box_loss = torch.where(is_foreground, losses, 0.0).sum()
+            sigma = torch.exp(0.5 * alpha).mean(dim=1)
+            figures["sigma"] = Mean.of(sigma, is_foreground)
         return StudentLosses(
             supervised={
                 "loss_cls": cls_loss / counts.sampled,
@@ -195,8 +196,8 @@ class GaussianROIHeads(StandardROIHeads):
             weights = proposal_reliability(
                 scorer([p.proposal_boxes for p in sampled]), is_foreground
             )
-            figures["prc_weight_fg"] = Mean.of(weights[is_foreground])
-            figures["prc_weight_bg"] = Mean.of(weights[~is_foreground])
+            figures["prc_weight_fg"] = Mean.of(weights, is_foreground)
+            figures["prc_weight_bg"] = Mean.of(weights, ~is_foreground)
         together = self.unsup_cls_normalizer == "sampled"
         cls_loss = prc_classification_loss(
             predictions.logits,
@@ -205,11 +206,11 @@ class GaussianROIHeads(StandardROIHeads):
             counts.sampled if together else counts.foreground,
             counts.sampled if together else counts.background,
         )
-        foreground, deltas, targets = self._foreground(predictions.deltas, sampled, classes)
+        deltas, targets = self._offsets(predictions.deltas, sampled, classes, is_foreground)
         quality = None
         if self.ler:
-            quality = _matched_quality(sampled, deltas.device)[foreground]
-            figures["ler_weight"] = Mean.of(quality)
+            quality = _matched_quality(sampled, deltas.device)
+            figures["ler_weight"] = Mean.of(quality, is_foreground)
         box_loss = ler_box_loss(
             deltas,
             targets,
@@ -234,22 +235,26 @@ class GaussianROIHeads(StandardROIHeads):
         # there are (see FastRCNNOutputLayers.box_reg_loss); eq. 10 and 11 say N_fg.
         return counts.sampled if self.box_loss_normalizer == "sampled" else counts.foreground
 
-    def _foreground(
-        self, deltas: Tensor, sampled: list[Instances], classes: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Indices of foreground regions, their predicted (F, 4) and their target (F, 4) offsets."""
-        foreground = nonzero_tuple(classes < self.num_classes)[0]
-        proposals = cat([p.proposal_boxes.tensor for p in sampled])[foreground]
+    def _offsets(
+        self, deltas: Tensor, sampled: list[Instances], classes: Tensor, is_foreground: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Predicted and target offsets, (R, 4) each, of every sampled region.
+
+        The targets of background regions are what was predicted, so that their smooth L1 loss and
+        its gradient are 0: picking the foreground out would make the host wait for a GPU.
+        """
+        proposals = cat([p.proposal_boxes.tensor for p in sampled])
         # An image without boxes has no gt_boxes field, and no foreground region either.
-        matched = [(p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes).tensor for p in sampled]
-        targets = self.box_predictor.box2box_transform.get_deltas(
-            proposals, cat(matched)[foreground]
+        matched = cat(
+            [(p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes).tensor for p in sampled]
         )
-        return (
-            foreground,
-            self.box_predictor.of_class(deltas[foreground], classes[foreground]),
-            targets,
-        )
+        predicted = self._of_target_class(deltas, classes)
+        targets = self.box_predictor.box2box_transform.get_deltas(proposals, matched)
+        return predicted, torch.where(is_foreground[:, None], targets, predicted.detach())
+
+    def _of_target_class(self, per_class: Tensor, classes: Tensor) -> Tensor:
+        """(R, 4) of (R, C * 4): the coding of each region's class, of any class for background."""
+        return self.box_predictor.of_class(per_class, classes.clamp(max=self.num_classes - 1))
 
 
 def _matched_quality(sampled: list[Instances], device: torch.device) -> Tensor:

@@ -299,7 +299,8 @@ def test_autocast_is_in_force_for_student_and_teacher(dtype: torch.dtype | None)
     seen: dict[str, set[torch.dtype]] = {"student": set(), "teacher": set()}
     for name, model in (("student", trainer.model), ("teacher", trainer.teacher)):
         for module in model.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
+            # Depthwise layers stay in float32 on a CPU: tests/modeling/test_backbone.py.
+            if isinstance(module, nn.Conv2d | nn.Linear) and getattr(module, "groups", 1) == 1:
                 module.register_forward_hook(
                     lambda _, __, output, name=name: seen[name].add(output.dtype)
                 )

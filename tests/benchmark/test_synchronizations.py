@@ -1,0 +1,80 @@
+"""The rules by which a host waits for a GPU, one by one; and a step that keeps to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor
+
+from dre_ssod.benchmark.synchronizations import SynchronizationCounter
+
+VALUES = torch.tensor([1.0, 0.0, 2.0, 3.0])
+BOXES = torch.tensor([[0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 9.0, 8.0]])
+DEVICE = torch.device("cpu")
+
+WAITING: dict[str, Callable[[Tensor], object]] = {
+    "item": lambda x: x.sum().item(),
+    "truth of a tensor": lambda x: bool(x.any()),
+    "float": lambda x: float(x[0]),
+    "list": lambda x: x.tolist(),
+    "copy to the host": lambda x: x.cpu(),
+    "nonzero": lambda x: x.nonzero(),
+    "where with one argument": lambda x: torch.where(x > 0),
+    "mask": lambda x: x[x > 0],
+    "mask on the left": lambda x: x.clone().__setitem__(x > 0, 5.0),
+    "masked_select": lambda x: x.masked_select(x > 0),
+    "unique": lambda x: x.unique(),
+    "repeats of unknown number": lambda x: torch.repeat_interleave(x.long()),
+    "NMS": lambda x: torchvision.ops.nms(BOXES * x[0], x[:2], 0.5),
+    "list to the device": lambda x: torch.tensor([1.0, 2.0], device=x.device),
+    "list beside a tensor": lambda x: x.new_tensor([1.0, 2.0]),
+}
+GOING_ON: dict[str, Callable[[Tensor], object]] = {
+    "arithmetic": lambda x: (x * 2 + 1).sum(),
+    "rows": lambda x: x[torch.arange(2, device=x.device)],
+    "choice by a mask": lambda x: torch.where(x > 0, x, 0.0),
+    "top": lambda x: x.topk(2),
+    "constant": lambda x: torch.full((3,), 2.0, device=x.device),
+    "zeros beside a tensor": lambda x: x.new_zeros(3),
+    "list on the host": lambda x: torch.tensor([1.0, 2.0]).tolist(),
+    "repeats of known number": lambda x: torch.repeat_interleave(x.long(), output_size=6),
+}
+
+
+def waits(task: Callable[[Tensor], object], host: tuple[Tensor, ...] = ()) -> int:
+    on_device = VALUES.clone()
+    with SynchronizationCounter(host) as counter:
+        task(on_device)
+    return counter.places.total()
+
+
+@pytest.mark.parametrize("name", WAITING)
+def test_the_host_waits(name: str) -> None:
+    assert waits(WAITING[name]) == 1
+
+
+@pytest.mark.parametrize("name", GOING_ON)
+def test_the_host_goes_on(name: str) -> None:
+    assert waits(GOING_ON[name]) == 0
+
+
+def test_what_the_loader_gave_is_read_freely_and_moved_at_a_price() -> None:
+    image = torch.ones(4)
+    assert waits(lambda _: (image * 2).tolist(), (image,)) == 0
+    assert waits(lambda _: (image * 2).to(DEVICE), (image,)) == 1
+    assert waits(lambda _: (image * 2).to(DEVICE, non_blocking=True), (image,)) == 0
+    # Once it is there, it costs to read it.
+    assert waits(lambda _: image.to(DEVICE, non_blocking=True).tolist(), (image,)) == 1
+    # Mixed with what lies on the device, the result lies there too.
+    assert waits(lambda x: (image + x).tolist(), (image,)) == 1
+
+
+def test_the_backward_pass_is_watched() -> None:
+    values = VALUES.clone().requires_grad_()
+    with SynchronizationCounter() as counter:
+        values[values > 0].sum().backward()
+    assert counter.of("backward") == 1
+    assert counter.places.total() == 2
