@@ -167,6 +167,11 @@ def _add_loop_keys(cfg: CfgNode) -> None:
 
 
 def _add_test_keys(cfg: CfgNode) -> None:
+    # Images that are given to the model together in evaluation, and by tools/pseudo_label.py unless
+    # its --batch says otherwise. On a GPU those that are padded to one size share a forward pass,
+    # which makes better use of it; on a CPU each has its own. What is found in an image does not
+    # depend on it, but for rounding on a GPU.
+    cfg.TEST.IMS_PER_BATCH = 1
     # Evaluation and use refine detections by these; pseudo-labels in training never are.
     # Boxes voted on by the candidates that NMS removes, weighted by their variance (He et al.,
     # 2019); needs the "kl" loss.

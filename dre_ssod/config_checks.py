@@ -53,6 +53,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "DATALOADER.MAX_UNREADABLE_SHARE": (0.0, 1.0),
     "SSOD.WARN_NO_PSEUDO_LABELS_ITERS": (0, 10**9),
     "SSOD.WARN_PSEUDO_BOX_RATIO": (0.0, 1e6),
+    "TEST.IMS_PER_BATCH": (1, 10**6),
     "TEST.VARIANCE_VOTING.SIGMA_T": (1e-4, 1e4),
     "TEST.PSEUDO_LABEL_IMAGES": (1, 10**9),
 }

@@ -12,6 +12,7 @@ REMEDIES = {
     "torch": START_AGAIN,
     "torchvision": START_AGAIN,
     "cv2": START_AGAIN,
+    "faster_coco_eval": START_AGAIN,
     "detectron2.model_zoo": CHECK_DETECTRON2,
     "detectron2.modeling": CHECK_DETECTRON2,
 }

@@ -4,11 +4,16 @@
     python tools/benchmark.py loader --config-file configs/coco_10pct.yaml
     python tools/benchmark.py step --config-file configs/bccd_10pct.yaml --threads 1
     python tools/benchmark.py ema --config-file configs/coco_10pct.yaml --json ema.json
+    python tools/benchmark.py eval
+    python tools/benchmark.py inference --config-file configs/bccd_10pct.yaml --batch 4
 
-loader   both views of an unlabeled image, against decoding and two plain resizes
-growth   start-up and memory of a pool of a million names
-step     a training step, against student, teacher and optimizer measured alone
-ema      the moving average, against one pass over a flat buffer
+loader     both views of an unlabeled image, against decoding and two plain resizes
+growth     start-up and memory of a pool of a million names
+step       a training step, against student, teacher and optimizer measured alone
+ema        the moving average, against one pass over a flat buffer
+eval       COCO's evaluation of drawn detections, against pycocotools; the objects are those of
+           DATASETS.TEST, or of a generated set without a config
+inference  detection one by one and in batches, against Detectron2's own classes
 """
 
 from __future__ import annotations
@@ -23,6 +28,8 @@ import torch
 from detectron2.config import CfgNode
 
 from dre_ssod.benchmark.ema import benchmark_ema
+from dre_ssod.benchmark.evaluation import benchmark_evaluation
+from dre_ssod.benchmark.inference import benchmark_inference
 from dre_ssod.benchmark.loader import benchmark_growth, benchmark_loader
 from dre_ssod.benchmark.report import Report
 from dre_ssod.benchmark.step import benchmark_step
@@ -41,13 +48,29 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     growth = _add_kind(kinds, "growth")
     growth.add_argument("--entries", type=int, default=1_000_000, help="names in the pool")
     growth.add_argument("--workers", type=int, default=2, help="loading processes")
-    for name in ("loader", "step", "ema"):
+    images = {"loader": 128, "eval": 5000, "inference": 32}
+    for name in ("loader", "step", "ema", "eval", "inference"):
         kind = _add_kind(kinds, name)
         kind.add_argument("--config-file", default="", metavar="FILE")
-        kind.add_argument("--rounds", type=int, default=5, help="timed rounds (default: 5)")
-        kind.add_argument("--threads", type=int, help="of PyTorch (default: its own choice)")
-        if name == "loader":
-            kind.add_argument("--images", type=int, default=128, help="a round (default: 128)")
+        kind.add_argument(
+            "--rounds", type=positive_number, default=5, help="timed rounds (default: 5)"
+        )
+        if name != "eval":
+            kind.add_argument(
+                "--threads", type=positive_number, help="of PyTorch (default: its own choice)"
+            )
+        if name in images:
+            default = images[name]
+            kind.add_argument(
+                "--images",
+                type=positive_number,
+                default=default,
+                help=f"a round (default: {default})",
+            )
+        if name == "inference":
+            kind.add_argument(
+                "--batch", type=positive_number, default=8, help="images (default: 8)"
+            )
         kind.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values")
     return parser.parse_args(arguments)
 
@@ -58,15 +81,29 @@ def _add_kind(kinds: Any, name: str) -> argparse.ArgumentParser:
     return kind
 
 
+def positive_number(text: str) -> int:
+    """An argument of the command line."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
 def run(args: argparse.Namespace) -> Report:
     """The benchmark that the arguments name."""
     if args.what == "growth":
         return benchmark_growth(args.entries, args.workers)
+    if args.what == "eval":
+        return benchmark_evaluation(
+            read_config(args.config_file, args.opts), args.rounds, args.images
+        )
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     cfg = configure(args)
     if args.what == "loader":
         return benchmark_loader(cfg, args.rounds, args.images)
+    if args.what == "inference":
+        return benchmark_inference(cfg, args.rounds, args.images, args.batch)
     return {"step": benchmark_step, "ema": benchmark_ema}[args.what](cfg, args.rounds)
 
 

@@ -54,7 +54,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--classes", default="", help="A,B,C: the model's classes (default: of DATASETS.TRAIN)"
     )
     parser.add_argument(
-        "--batch", type=int, default=1, help="images of a forward pass (default: 1)"
+        "--batch", type=int, help="images of a forward pass (default: TEST.IMS_PER_BATCH)"
     )
     parser.add_argument(
         "--chunk", type=int, default=1000, help="images that are saved together (default: 1000)"
@@ -95,11 +95,14 @@ def configure(args: argparse.Namespace) -> tuple[LabelingJob, CfgNode]:
                 f"--{name} is {score}; it must lie between MODEL.ROI_HEADS.SCORE_THRESH_TEST, "
                 f"{lowest}, below which the model detects nothing, and 1."
             )
-    for name, least in (("batch", 1), ("chunk", 1), ("label_next", 0)):
-        if getattr(args, name) < least:
-            raise ConfigError(
-                f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least {least}"
-            )
+    counts = (
+        ("batch", args.batch, 1),
+        ("chunk", args.chunk, 1),
+        ("label-next", args.label_next, 0),
+    )
+    for name, value, least in counts:
+        if value is not None and value < least:
+            raise ConfigError(f"--{name} is {value}; it must be at least {least}")
     if args.label_next_by != "entropy" and cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE != "kl":
         raise ConfigError(
             f"--label-next-by {args.label_next_by} needs a model with a variance branch: use "
@@ -112,7 +115,7 @@ def configure(args: argparse.Namespace) -> tuple[LabelingJob, CfgNode]:
         categories=categories,
         min_score=min_score,
         uncertain_score=args.label_next_score,
-        batch_images=args.batch,
+        batch_images=cfg.TEST.IMS_PER_BATCH if args.batch is None else args.batch,
         chunk_images=args.chunk,
     )
     return job, cfg

@@ -32,6 +32,11 @@ class Row:
         low, high = timing.quartiles
         return cls(name, timing.median * scale, "ms", (low * scale, high * scale))
 
+    @classmethod
+    def seconds(cls, name: str, timing: Timing) -> Row:
+        """A timing in seconds."""
+        return cls(name, timing.median, "s", timing.quartiles)
+
 
 @dataclass(frozen=True)
 class Goal:

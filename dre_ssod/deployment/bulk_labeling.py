@@ -68,6 +68,8 @@ class LabelingJob:
         kept.MODEL.DEVICE = device_of(cfg).partition(":")[0]
         # What changes no result, and the weights, whose content counts and not their place.
         kept.merge_from_list(["OUTPUT_DIR", "", "DATALOADER.NUM_WORKERS", 0, "MODEL.WEIGHTS", ""])
+        # batch_images is what counts.
+        kept.TEST.pop("IMS_PER_BATCH")
         return {
             "source": self.source,
             "weights_sha256": _digest(Path(cfg.MODEL.WEIGHTS)),

@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.data.datasets.coco import convert_to_coco_dict
 from detectron2.engine import DefaultTrainer
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluators
+from detectron2.evaluation import DatasetEvaluators
 from detectron2.utils import comm
 from torch import nn
 
+from dre_ssod.data.mappers import EvaluationMapper
 from dre_ssod.data.voc import VocSource
+from dre_ssod.engine.coco_evaluation import BoxEvaluator
 from dre_ssod.engine.voc_evaluation import VOCEvaluator
 
 HEADLINE = "bbox"
@@ -71,6 +73,16 @@ def build_evaluator(
     return _NamedEvaluators(dataset_name, evaluators)
 
 
+def build_test_loader(cfg: CfgNode, dataset_name: str) -> Any:
+    """Detectron2's loader, with files read as in training, in batches of TEST.IMS_PER_BATCH."""
+    return build_detection_test_loader(
+        cfg,
+        dataset_name,
+        mapper=EvaluationMapper.from_config(cfg),
+        batch_size=cfg.TEST.IMS_PER_BATCH,
+    )
+
+
 def evaluate_models(
     cfg: CfgNode, models: Mapping[str, nn.Module], folder: str
 ) -> OrderedDict[str, Any]:
@@ -87,7 +99,7 @@ def evaluate_models(
             build_evaluator(test_set, str(place / file_slug(test_set)), cfg.TEST.VOC_PROTOCOLS)
             for test_set in cfg.DATASETS.TEST
         ]
-        results[name] = DefaultTrainer.test(cfg, model, evaluators)
+        results[name] = _Test.test(cfg, model, evaluators)
     return results
 
 
@@ -115,6 +127,14 @@ def file_slug(dataset_name: str) -> str:
     return f"{slug}_{digest}"
 
 
+class _Test(DefaultTrainer):
+    """Detectron2's loop over the test sets, with this project's loader; never instantiated."""
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        return build_test_loader(cfg, dataset_name)
+
+
 class _NamedEvaluators(DatasetEvaluators):
     """Says with every result by which protocol it came about."""
 
@@ -130,7 +150,7 @@ class _NamedEvaluators(DatasetEvaluators):
         return results
 
 
-class _IgnoringEvaluator(COCOEvaluator):
+class _IgnoringEvaluator(BoxEvaluator):
     """COCO-style AP under a name that the headline cannot be confused with."""
 
     def evaluate(self, img_ids: Any = None) -> dict[str, Any]:
@@ -138,26 +158,26 @@ class _IgnoringEvaluator(COCOEvaluator):
         return {"bbox_ignore_difficult": results["bbox"]} if results else {}
 
 
-def _headline(dataset_name: str, output_dir: str) -> COCOEvaluator:
+def _headline(dataset_name: str, output_dir: str) -> BoxEvaluator:
     name = dataset_name
     if not MetadataCatalog.get(dataset_name).get("json_file"):
         path = Path(output_dir) / f"ground_truth_{file_slug(dataset_name)}.json"
         name = _with_ground_truth(dataset_name, path, lambda: convert_to_coco_dict(dataset_name))
-    return COCOEvaluator(name, ("bbox",), output_dir=output_dir, use_fast_impl=False)
+    return BoxEvaluator(name, output_dir)
 
 
 def _ignoring(
     dataset_name: str, output_dir: str, records: list[dict[str, Any]], classes: Sequence[str]
-) -> COCOEvaluator:
+) -> BoxEvaluator:
     path = Path(output_dir) / f"ground_truth_ignore_difficult_{file_slug(dataset_name)}.json"
     name = _with_ground_truth(
         dataset_name, path, lambda: _difficult_as_crowd(dataset_name, records, classes)
     )
-    return _IgnoringEvaluator(name, ("bbox",), use_fast_impl=False)
+    return _IgnoringEvaluator(name)
 
 
 def _with_ground_truth(dataset_name: str, path: Path, content: Callable[[], dict[str, Any]]) -> str:
-    """Write COCO JSON for pycocotools, once a process; the catalog name of the set that uses it.
+    """Write COCO JSON for the evaluator, once a process; the catalog name of the set that uses it.
 
     The set's own entry is left alone: it outlives the folder.
     """

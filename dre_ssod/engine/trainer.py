@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.utils import comm
@@ -20,12 +19,16 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from dre_ssod.config_checks import check_config
-from dre_ssod.data.mappers import EvaluationMapper
 from dre_ssod.data.splits import record_split
 from dre_ssod.engine.checkpoint import build_checkpointer, refuse_to_overwrite
 from dre_ssod.engine.checkpoint_files import CheckpointError
 from dre_ssod.engine.dataset_table import describe_sets, format_table
-from dre_ssod.engine.evaluation import best_metric_name, build_evaluator, evaluate_models
+from dre_ssod.engine.evaluation import (
+    best_metric_name,
+    build_evaluator,
+    build_test_loader,
+    evaluate_models,
+)
 from dre_ssod.engine.health import PseudoLabelWatch
 from dre_ssod.engine.hooks import BestModel, Checkpoints, Evaluation, SaveBeforeEvaluation
 from dre_ssod.engine.metrics import FigurePrinter
@@ -215,9 +218,8 @@ class SSODTrainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
-        """Detectron2's loader, with files read as in training."""
-        mapper = EvaluationMapper.from_config(cfg)
-        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+        """See :func:`dre_ssod.engine.evaluation.build_test_loader`."""
+        return build_test_loader(cfg, dataset_name)
 
     @classmethod
     def build_evaluator(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -93,10 +94,16 @@ class SemiSupervisedRCNN(GeneralizedRCNN):
         detected_instances: list[Instances] | None = None,
         do_postprocess: bool = True,
     ) -> list[Any]:
-        """As Detectron2's; ``pred_boxes_sigma`` is in pixels of the frame of the boxes."""
-        results: list[Instances] = super().inference(
-            batched_inputs, detected_instances, do_postprocess=False
-        )
+        """As Detectron2's, but what is found in an image does not depend on the others beside it.
+
+        ``pred_boxes_sigma`` is in pixels of the frame of the boxes.
+        """
+        results: list[Any] = [None] * len(batched_inputs)
+        for group in self._groups([x["image"] for x in batched_inputs]):
+            known = None if detected_instances is None else [detected_instances[i] for i in group]
+            found = super().inference([batched_inputs[i] for i in group], known, False)
+            for i, result in zip(group, found, strict=True):
+                results[i] = result
         if not do_postprocess:
             return results
         sizes = [r.image_size for r in results]
@@ -104,3 +111,29 @@ class SemiSupervisedRCNN(GeneralizedRCNN):
             height, width = result.image_size
             self.scale_sigma(result, inputs.get("height", height), inputs.get("width", width))
         return self._postprocess(results, batched_inputs, sizes)
+
+    def _groups(self, images: Sequence[Tensor]) -> list[list[int]]:
+        """Positions of the images that share a forward pass.
+
+        Those padded to one size: the padding beside an image changes what convolutions see at its
+        border. On a CPU each image is alone: there PyTorch picks its algorithms by the number of
+        images, so that roundings differ, and a batch saves little time.
+        """
+        if len(images) == 1 or not self._batches_images:
+            return [[position] for position in range(len(images))]
+        groups: dict[tuple[int, int], list[int]] = {}
+        for position, image in enumerate(images):
+            groups.setdefault(self._padded_size(image), []).append(position)
+        return list(groups.values())
+
+    @property
+    def _batches_images(self) -> bool:
+        return bool(self.device.type != "cpu")
+
+    def _padded_size(self, image: Tensor) -> tuple[int, int]:
+        """(height, width) that ``preprocess_image`` gives an image which is alone."""
+        constraints = self.backbone.padding_constraints
+        square = constraints.get("square_size", 0)
+        height, width = (square, square) if square > 0 else image.shape[-2:]
+        unit = max(constraints.get("size_divisibility", self.backbone.size_divisibility), 1)
+        return -(-height // unit) * unit, -(-width // unit) * unit

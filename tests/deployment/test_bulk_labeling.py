@@ -202,21 +202,22 @@ def test_workers_and_a_missing_chunk(
     assert run(job, workers)["pseudo_labels.json"] == expected
 
 
-def test_images_of_one_size_may_share_a_pass(cfg: CfgNode, images: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "one size"
-    folder.mkdir()
-    for name in ("1.png", "3.png", "5.png"):
-        (folder / name).symlink_to(images / name)
-    found = []
-    for size in (1, 2):
-        job = job_in(tmp_path / f"by {size}", folder, batch_images=size)
-        run(job, cfg)
-        found.append(result(job)["annotations"])
-        assert not (job.folder / "skipped.jsonl").exists()
-    assert len(found[0]) == len(found[1]) > 5
-    for one, two in zip(*found, strict=True):
-        np.testing.assert_allclose(one["bbox"], two["bbox"], atol=0.01)
-        assert one["category_id"] == two["category_id"]
+def test_how_images_are_batched_changes_no_label(
+    finished: LabelingJob, cfg: CfgNode, images: Path, tmp_path: Path
+) -> None:
+    """Images of two sizes, and a broken one, in batches that mix them."""
+    job = job_in(tmp_path / "job", images, batch_images=3)
+    run(job, cfg)
+    assert result(job)["annotations"] == result(finished)["annotations"]
+
+
+def test_the_batch_size_of_evaluation_is_no_setting_of_the_job(
+    finished: LabelingJob, cfg: CfgNode
+) -> None:
+    other = cfg.clone()
+    other.TEST.IMS_PER_BATCH = 5
+    assert finished.settings(other) == finished.settings(cfg)
+    assert other.TEST.IMS_PER_BATCH == 5
 
 
 def test_a_line_without_variance_has_neither_sigma_nor_quality(tmp_path: Path) -> None:

@@ -10,10 +10,19 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.pascal_voc import register_pascal_voc
+from PIL import Image
 
 from dre_ssod.config_checks import VOC_PROTOCOLS
+from dre_ssod.data.images import ImageError
 from dre_ssod.data.sources import resolve_dataset
-from dre_ssod.engine.evaluation import HEADLINE, PROTOCOLS, build_evaluator, is_voc
+from dre_ssod.engine.evaluation import (
+    HEADLINE,
+    PROTOCOLS,
+    build_evaluator,
+    build_test_loader,
+    evaluate_models,
+    is_voc,
+)
 from tests.engine.test_voc_evaluation import (
     LEFT,
     NOWHERE,
@@ -22,7 +31,8 @@ from tests.engine.test_voc_evaluation import (
     RIGHT,
     random_scene,
 )
-from tests.tiny_dataset import write_tiny_dataset
+from tests.factories import NUM_CLASSES, tiny_model
+from tests.tiny_dataset import tiny_run, write_tiny_dataset
 from tests.voc_folder import Detection, VocObject, evaluate_with, write_voc_folder
 
 # All 101 recalls up to 1/2 have precision 1, the others 0.
@@ -145,3 +155,41 @@ def test_a_coco_set_has_the_headline_alone_and_says_so(
     assert "TEST.VOC_PROTOCOLS voc07_bbox are left out for it" in caplog.text
     results = evaluate_with(evaluator, {1: [(0, 0.9, ON_LEFT)]})  # type: ignore[dict-item]
     assert results.keys() == {HEADLINE}
+
+
+def test_the_batch_size_changes_no_result(tmp_path: Path) -> None:
+    """On images of two shapes, in batches that mix them; detections are equal to the last bit."""
+    data = write_tiny_dataset(tmp_path)
+    annotations = tmp_path / "train.json"
+    content = json.loads(annotations.read_text())
+    for entry in content["images"][::3]:
+        path = tmp_path / "train" / entry["file_name"]
+        with Image.open(path) as image:
+            image.resize((64, 64)).save(path)
+        entry["height"] = entry["width"] = 64
+    annotations.write_text(json.dumps(content))
+    results, files = [], []
+    for size in (1, 3):
+        cfg = tiny_run(data, tmp_path / f"by {size}", **{"TEST.IMS_PER_BATCH": size})
+        cfg.MODEL.ROI_HEADS.NUM_CLASSES = NUM_CLASSES
+        resolve_dataset(data.labeled)
+        sizes = [len(batch) for batch in build_test_loader(cfg, data.labeled)]
+        assert sizes == ([1] * 8 if size == 1 else [3, 3, 2])
+        models = {"teacher": tiny_model(cfg, spread=0.5)}
+        results.append(evaluate_models(cfg, models, "inference")["teacher"])
+        [path] = (tmp_path / f"by {size}").rglob("coco_instances_results.json")
+        files.append(path.read_bytes())
+    assert files[0] == files[1]
+    assert len(json.loads(files[0])) > 50
+    assert results[0][HEADLINE] == pytest.approx(results[1][HEADLINE], rel=0, abs=0, nan_ok=True)
+
+
+def test_files_are_read_as_in_training(tmp_path: Path) -> None:
+    """A file that is not of the size its set states is refused by name, in evaluation too."""
+    data = write_tiny_dataset(tmp_path)
+    Image.new("RGB", (10, 10)).save(tmp_path / "train" / "3.png")
+    cfg = tiny_run(data, tmp_path / "run")
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = NUM_CLASSES
+    resolve_dataset(data.labeled)
+    with pytest.raises(ImageError, match=r"3\.png"):
+        evaluate_models(cfg, {"teacher": tiny_model(cfg)}, "inference")

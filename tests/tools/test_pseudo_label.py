@@ -53,6 +53,15 @@ def test_two_processes_write_what_one_writes(
         assert (one / name).read_bytes() == (two / name).read_bytes()
 
 
+@pytest.mark.parametrize(("options", "batch"), [([], 3), (["--batch", "2"], 2)])
+def test_the_batch_is_that_of_evaluation_unless_given(
+    tool: ModuleType, arguments: list[str], options: list[str], batch: int
+) -> None:
+    words = ["--output", "out", *options, *arguments, "TEST.IMS_PER_BATCH", "3"]
+    job, _ = tool.configure(tool.parse_arguments(words))
+    assert job.batch_images == batch
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
