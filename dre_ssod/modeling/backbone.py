@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import timm
@@ -18,7 +18,6 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
-from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.norm_act import BatchNormAct2d
 from timm.models.efficientnet import EfficientNetFeatures
 from timm.models.mobilenetv3 import MobileNetV3Features
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 
 from dre_ssod.errors import ConfigError
 from dre_ssod.modeling.backbone_weights import LITE0_WEIGHTS, feature_name, load_weights
+from dre_ssod.modeling.depthwise import keep_depthwise_in_float32
 
 _STRIDE_TO_NAME = {4: "res2", 8: "res3", 16: "res4", 32: "res5"}
 _NORMS = ("FrozenBN", "BN")
@@ -46,36 +46,6 @@ class FrozenBatchNormAct2d(FrozenBatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to the same shape."""
         return self.act(self.drop(super().forward(x)))
-
-
-class DepthwiseConv2d(nn.Conv2d):
-    """A depthwise convolution that computes in float32 under autocast on a CPU.
-
-    PyTorch's bfloat16 kernels there are up to six times slower backwards than the float32 ones for
-    kernels of 5 x 5, and hardly faster for others (see docs/performance.md).
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C, H, W) to (N, C, H', W'), in float32 on a CPU."""
-        return _in_float32_on_cpu(super().forward, x)
-
-
-class DepthwiseConv2dSame(Conv2dSame):
-    """The same with the padding of TensorFlow."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C, H, W) to (N, C, H', W'), in float32 on a CPU."""
-        return _in_float32_on_cpu(super().forward, x)
-
-
-_DEPTHWISE = {nn.Conv2d: DepthwiseConv2d, Conv2dSame: DepthwiseConv2dSame}
-
-
-def _in_float32_on_cpu(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
-        return function(x)
-    with torch.autocast("cpu", enabled=False):
-        return function(x.float())
 
 
 class TimmBackbone(Backbone):
@@ -127,10 +97,7 @@ class TimmBackbone(Backbone):
         everything = [module for module, _ in body.named_modules()]
         _freeze_batch_norms(body, everything if norm == "FrozenBN" else frozen)
 
-        for module in body.modules():
-            if type(module) in _DEPTHWISE and module.groups == module.in_channels > 1:
-                # The layer keeps its weights and settings; only its forward pass is another.
-                module.__class__ = _DEPTHWISE[type(module)]
+        keep_depthwise_in_float32(body)
         self.body: nn.Module = body
         self._channels_last_output = getattr(body, "output_fmt", "NCHW") == "NHWC"
         self._out_features = [_STRIDE_TO_NAME[stride] for stride in strides]
