@@ -42,7 +42,7 @@ class DepthwiseConv2dSame(Conv2dSame):
         return _in_float32(super().forward, x)
 
 
-_KINDS: dict[type, type[nn.Module]] = {
+_KINDS: dict[type, type[nn.Conv2d]] = {
     nn.Conv2d: DepthwiseConv2d,
     Conv2dSame: DepthwiseConv2dSame,
 }
