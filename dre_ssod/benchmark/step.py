@@ -23,7 +23,7 @@ from dre_ssod.teacher import observe
 
 MAX_TIME_RATIO = 1.10
 MAX_MEMORY_RATIO = 1.10
-MAX_WAITS = 1
+MAX_SYNCHRONIZATIONS = 1
 
 
 class StepParts:
@@ -156,22 +156,20 @@ def _add_memory(report: Report, parts: StepParts, device: torch.device) -> None:
 
 
 def _add_synchronizations(report: Report, parts: StepParts) -> None:
-    """How often the host would wait for a GPU: here, in Detectron2's detector, and in its parts."""
-    waits = {}
+    """How often the host would wait for a GPU: in this project's code, and in Detectron2's."""
+    counts = {}
     for name, task in (("step", parts.whole), ("student", parts.student)):
-        with SynchronizationCounter(parts.host_tensors()) as waits[name]:
+        with SynchronizationCounter(parts.host_tensors()) as counts[name]:
             task()
     report.rows += [
-        Row("waits for a GPU in a step, this project's own", waits["step"].of("dre_ssod"), ""),
-        Row("waits in Detectron2's detector, whole step", waits["step"].of("detectron2"), ""),
-        Row("waits in Detectron2's detector, student alone", waits["student"].of("detectron2"), ""),
+        Row("host synchronizations of this project's code", counts["step"].of("dre_ssod"), ""),
+        Row("of Detectron2's detector, whole step", counts["step"].of("detectron2"), ""),
+        Row("of Detectron2's detector, student alone", counts["student"].of("detectron2"), ""),
     ]
-    report.settings["places of its own waits"] = [
-        place for owner, place in waits["step"].places if owner == "dre_ssod"
+    report.settings["synchronized by this project in"] = [
+        place for owner, place in counts["step"].places if owner == "dre_ssod"
     ]
-    report.goals.append(
-        Goal("waits for a GPU in a step, this project's own", report.rows[-3].value, MAX_WAITS)
-    )
+    report.goals.append(Goal(report.rows[-3].name, report.rows[-3].value, MAX_SYNCHRONIZATIONS))
 
 
 def _largest_activation(parts: StepParts) -> int:

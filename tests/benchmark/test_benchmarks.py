@@ -72,6 +72,6 @@ def test_step(cfg: CfgNode) -> None:
     assert len(report.goals) == 3
     # Which pseudo-labels are left on the strong views, and all losses and figures; whatever the
     # number of images.
-    own = "waits for a GPU in a step, this project's own"
+    own = "host synchronizations of this project's code"
     assert {row.name: row.value for row in report.rows}[own] == 2
     assert not Path(cfg.OUTPUT_DIR).exists()
