@@ -18,7 +18,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from detectron2.data import DatasetFromList
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -190,6 +189,7 @@ def build_paired_loader(
     seed: int,
     start: int = 0,
     num_workers: int = 0,
+    pin_memory: bool = False,
 ) -> DataLoader[TrainingBatch]:
     """An endless loader of :class:`TrainingBatch`.
 
@@ -200,6 +200,7 @@ def build_paired_loader(
         seed: the same on every process.
         start: forward passes that the run has behind it.
         num_workers: loading processes; 0 loads in the calling one.
+        pin_memory: whether a GPU is to copy the images while the host goes on.
 
     Raises:
         ValueError: if a pool that the plan draws from is empty.
@@ -216,7 +217,7 @@ def build_paired_loader(
         collate_fn=collate,
         num_workers=num_workers,
         worker_init_fn=_init_worker,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin_memory,
     )
 
 

@@ -74,4 +74,5 @@ def build_training_loader(
         seed=seed,
         start=start_iter * micro_batches,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
+        pin_memory=cfg.MODEL.DEVICE.startswith("cuda"),
     )
