@@ -21,7 +21,7 @@ _USER_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUN
 def keep_freed_memory() -> bool:
     """Let glibc keep freed memory for this process and for those that it forks.
 
-    The process does not shrink between its peaks, which are 1 to 8 % higher in training.
+    The process does not shrink between its peaks, which are up to a tenth higher in training.
 
     Returns:
         whether it does. Not where the C library is another one, or where the user has set it up by

@@ -20,9 +20,13 @@ from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from dre_ssod.data.uri import SourceError
+
+try:
+    from torchvision.io import ImageReadMode, decode_jpeg
+except ImportError:  # Announced for a later torchvision.
+    decode_jpeg = None
 
 Pixels = NDArray[np.uint8]
 
@@ -211,15 +215,18 @@ def _decode_plain_jpeg(image: PillowImage.Image, file: IO[bytes]) -> Pixels | No
     """The pixels of an upright colour JPEG file, a fifth faster than by Pillow and the same.
 
     Both call libjpeg-turbo, but Pillow keeps four bytes a pixel and then makes two copies. None for
-    any other file, and for one that torchvision refuses: Pillow then says what is wrong.
+    any other file, for one that torchvision refuses (Pillow then says what is wrong), and where
+    torchvision comes without its decoders.
     """
+    if decode_jpeg is None:
+        return None
     if image.format != "JPEG" or image.mode != "RGB" or _orientation(image) != 1:
         return None
     file.seek(0)
     content = torch.from_numpy(np.frombuffer(bytearray(file.read()), np.uint8))
     try:
         planes = decode_jpeg(content, ImageReadMode.RGB)
-    except RuntimeError:
+    except (RuntimeError, AttributeError):
         file.seek(0)
         return None
     return np.ascontiguousarray(planes.permute(1, 2, 0).numpy())
@@ -239,7 +246,7 @@ def _decode(image: PillowImage.Image, file_name: str) -> Pixels:
             "and nothing says what is black and what is white; save it with 8 or 16 bits a channel",
             file_name,
         )
-    return np.asarray(image.convert("RGB"))
+    return np.array(image.convert("RGB"))
 
 
 def _scale_to_bytes(grey: NDArray[np.uint16], file_name: str) -> Pixels:

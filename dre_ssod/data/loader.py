@@ -9,6 +9,7 @@ this stays true.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -231,11 +232,13 @@ def _init_worker(worker_id: int) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_end_when_told, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_when_told, daemon=True).start()
 
 
-def _end_when_told(parent: int) -> None:
-    """Let SIGTERM end this process if its parent sends it: at its exit, it waits for that."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+def _end_when_told() -> None:
+    """Let SIGTERM end this process if the one that loads sends it: at its exit, it waits for it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "runs in loading processes only"
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
         pass
     os._exit(0)

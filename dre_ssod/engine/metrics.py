@@ -72,7 +72,7 @@ class StepMetrics:
         self._counts[name] = self._counts[name] + count if name in self._counts else count
 
     def collect(self) -> None:
-        """Average over processes and copy to the host: the one time a step waits for its device."""
+        """Average over processes and copy to the host, for which a step waits for its device."""
         table = torch.stack(
             [torch.stack(list(values.values())) for values in (self._sums, self._counts)]
         )

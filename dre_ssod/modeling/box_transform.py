@@ -7,7 +7,6 @@ turns the uncertainty of coded offsets into pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Protocol
 
 import torch
@@ -102,12 +101,8 @@ def _sides(boxes: Tensor) -> Tensor:
 
 
 def _like(tensor: Tensor, values: tuple[float, ...]) -> Tensor:
-    """The values with the type of a tensor, where it lies."""
-    return _on_device(values, tensor.dtype, tensor.device)
+    """The values as a tensor of the same dtype and device, filled there.
 
-
-@cache
-def _on_device(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    # Copied once, since the host waits for a copy; and fit for training, whoever asks first.
-    with torch.inference_mode(False):
-        return torch.tensor(values, dtype=dtype, device=device)
+    ``new_tensor`` would copy them from the host, which waits for a GPU.
+    """
+    return torch.stack([tensor.new_full((), value) for value in values])

@@ -128,6 +128,7 @@ class SemiSupervisedRCNN(GeneralizedRCNN):
 
     @property
     def _batches_images(self) -> bool:
+        """Whether several images share a pass; the tests try it on a CPU, too."""
         return bool(self.device.type != "cpu")
 
     def _padded_size(self, image: Tensor) -> tuple[int, int]:

@@ -24,7 +24,7 @@ def ler_box_loss(
     """Smooth L1 weighted by the localization quality of the matched pseudo-label (eq. 11).
 
     Args:
-        prediction, target: (R, 4) coded offsets of the R foreground regions.
+        prediction, target: (R, 4) coded offsets; of background regions, which add nothing, equal.
         quality: (R,) s_loc of each region's pseudo-label; None for weight 1 (LER off).
         normalizer: scalar that the sum is divided by.
         beta: where smooth L1 turns from quadratic to linear.

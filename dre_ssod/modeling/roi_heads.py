@@ -240,8 +240,8 @@ class GaussianROIHeads(StandardROIHeads):
     ) -> tuple[Tensor, Tensor]:
         """Predicted and target offsets, (R, 4) each, of every sampled region.
 
-        The targets of background regions are what was predicted, so that their smooth L1 loss and
-        its gradient are 0: picking the foreground out would make the host wait for a GPU.
+        Both are 0 for background regions, so that their smooth L1 loss and its gradient are:
+        picking the foreground out would make the host wait for a GPU.
         """
         proposals = cat([p.proposal_boxes.tensor for p in sampled])
         # An image without boxes has no gt_boxes field, and no foreground region either.
@@ -250,7 +250,8 @@ class GaussianROIHeads(StandardROIHeads):
         )
         predicted = self._of_target_class(deltas, classes)
         targets = self.box_predictor.box2box_transform.get_deltas(proposals, matched)
-        return predicted, torch.where(is_foreground[:, None], targets, predicted.detach())
+        chosen = is_foreground[:, None]
+        return torch.where(chosen, predicted, 0.0), torch.where(chosen, targets, 0.0)
 
     def _of_target_class(self, per_class: Tensor, classes: Tensor) -> Tensor:
         """(R, 4) of (R, C * 4): the coding of each region's class, of any class for background."""

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image as PillowImage
 from torch.utils.data import DataLoader, Dataset
 
+from dre_ssod.data import images
 from dre_ssod.data.images import ImageError, check_shape, check_size, read_header, read_image
 from dre_ssod.data.uri import SourceError
 
@@ -196,6 +197,22 @@ def test_files_that_are_no_images_are_refused_by_name(
         read_image(str(path), "RGB")
     assert str(caught.value).startswith(str(path))
     assert caught.value.file_name == str(path)
+
+
+def _absent(*_: object) -> None:
+    raise AttributeError("'_OpNamespace' 'image' object has no attribute 'decode_jpeg'")
+
+
+@pytest.mark.parametrize("decoder", [None, _absent])
+def test_without_torchvisions_decoder_a_jpeg_is_the_same(
+    decoder: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "photo.jpg"
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    PillowImage.fromarray(pixels).save(path, quality=85)
+    expected = read_image(str(path), "RGB")
+    monkeypatch.setattr(images, "decode_jpeg", decoder)
+    assert np.array_equal(read_image(str(path), "RGB"), expected)
 
 
 @pytest.mark.parametrize("read", [read_header, lambda path: read_image(path, "BGR")])

@@ -11,6 +11,7 @@ from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch import Tensor
 from torch.nn import functional as F
 
+from dre_ssod.modeling.reweighting import ler_box_loss
 from tests.factories import BOXES, NUM_CLASSES, SIZE, pseudo_labels
 from tests.modeling.regions import (
     Scorer,
@@ -117,6 +118,24 @@ def test_unsupervised_losses_are_equations_11_to_14() -> None:
     assert losses.unsupervised["loss_box_reg_unsup"].item() == pytest.approx(
         regression / region, rel=1e-4
     )
+
+
+def test_a_background_region_cannot_spoil_the_box_losses_whatever_its_offsets() -> None:
+    heads = make_heads()
+    classes = torch.tensor([NUM_CLASSES, 0])
+    deltas = torch.full((2, 4 * NUM_CLASSES), math.inf)
+    deltas[1] = 0.5
+    deltas.requires_grad_()
+    sampled = Instances(SIZE, proposal_boxes=Boxes([[0.0, 0.0, 8.0, 8.0], [1.0, 1.0, 9.0, 9.0]]))
+    sampled.gt_boxes = Boxes([[2.0, 2.0, 9.0, 9.0], [1.0, 1.0, 8.0, 9.0]])
+    predicted, targets = heads._offsets(deltas, [sampled], classes, classes < NUM_CLASSES)
+    loss = ler_box_loss(predicted, targets, torch.tensor([0.0, 0.3]), torch.tensor(2.0))
+    loss.backward()
+    assert loss.isfinite()
+    assert deltas.grad is not None
+    assert deltas.grad.isfinite().all()
+    assert not deltas.grad[0].any()
+    assert deltas.grad[1].any()
 
 
 def test_ler_with_quality_one_is_no_ler() -> None:
