@@ -12,13 +12,14 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dre_ssod"
 
 # What each part may import besides itself. `data` and `modeling` do not know each other.
-GROUND = {"geometry", "structures", "config", "errors"}
+GROUND = {"geometry", "structures", "config", "errors", "allocator"}
 CONFIG = {"config_reading", "config_values", "config_checks"}
 ALLOWED = {
-    "geometry": set(),
+    "geometry": {"structures"},
     "structures": set(),
     "config": set(),
     "errors": set(),
+    "allocator": set(),
     "config_reading": GROUND,
     "data": GROUND,
     "modeling": GROUND,
@@ -28,7 +29,7 @@ ALLOWED = {
     "inspection": GROUND | {"teacher", "data", "modeling"},
     "engine": GROUND | CONFIG | {"teacher", "data", "modeling", "inspection"},
     "deployment": GROUND | CONFIG | {"data", "modeling", "inspection", "engine"},
-    "benchmark": GROUND | CONFIG | {"teacher", "data", "modeling", "engine"},
+    "benchmark": GROUND | CONFIG | {"teacher", "data", "modeling", "engine", "deployment"},
     "__init__": GROUND | {"data", "modeling"},
 }
 
