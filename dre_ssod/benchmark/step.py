@@ -18,6 +18,7 @@ from dre_ssod.benchmark.synchronizations import SynchronizationCounter
 from dre_ssod.benchmark.timing import add, interleave, machine, ratio
 from dre_ssod.engine.step import SemiSupervisedTrainer
 from dre_ssod.engine.trainer import SSODTrainer
+from dre_ssod.errors import ConfigError
 from dre_ssod.structures import StudentBatch, TrainingBatch
 from dre_ssod.teacher import observe
 
@@ -34,7 +35,15 @@ class StepParts:
         Args:
             cfg: complete, with SSOD.ENABLED. Trained weights are not needed: tau is lowered until
                 the teacher gives as many pseudo-boxes an image as there are labeled ones.
+
+        Raises:
+            ConfigError: for a supervised baseline.
         """
+        if not cfg.SSOD.ENABLED:
+            raise ConfigError(
+                "SSOD.ENABLED is False; the benchmark compares a semi-supervised step with its "
+                "parts: choose a config that sets it True."
+            )
         cfg = cfg.clone()
         cfg.defrost()
         cfg.SSOD.BURN_IN_ITERS = 0

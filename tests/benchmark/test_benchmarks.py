@@ -14,6 +14,7 @@ from dre_ssod.benchmark.loader import benchmark_growth, benchmark_loader
 from dre_ssod.benchmark.report import Report
 from dre_ssod.benchmark.step import StepParts, benchmark_step
 from dre_ssod.engine.setup import complete
+from dre_ssod.errors import ConfigError
 from tests.tiny_dataset import loggers_kept, tiny_run, write_tiny_dataset
 
 
@@ -64,6 +65,14 @@ def test_the_parts_of_a_step_are_those_of_the_run(cfg: CfgNode) -> None:
     assert all(map(torch.equal, before, parts.step.teacher.parameters()))
     parts.whole()
     assert not all(map(torch.equal, before, parts.step.teacher.parameters()))
+
+
+def test_a_supervised_baseline_has_no_such_step(cfg: CfgNode) -> None:
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SSOD.ENABLED = False
+    with pytest.raises(ConfigError, match=r"SSOD\.ENABLED is False"):
+        StepParts(cfg)
 
 
 def test_step(cfg: CfgNode) -> None:
