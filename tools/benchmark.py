@@ -46,7 +46,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     kinds = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
     growth = _add_kind(kinds, "growth")
-    growth.add_argument("--entries", type=int, default=1_000_000, help="names in the pool")
+    growth.add_argument(
+        "--entries", type=positive_number, default=1_000_000, help="names in the pool"
+    )
     growth.add_argument("--workers", type=int, default=2, help="loading processes")
     images = {"loader": 128, "eval": 5000, "inference": 32}
     for name in ("loader", "step", "ema", "eval", "inference"):

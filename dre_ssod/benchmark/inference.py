@@ -14,6 +14,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from dre_ssod.benchmark.report import Goal, Report, Row
+from dre_ssod.benchmark.thresholds import threshold_for
 from dre_ssod.benchmark.timing import interleave, machine, ratio
 from dre_ssod.data.mappers import EvaluationMapper
 from dre_ssod.data.sources import load_unlabeled
@@ -46,7 +47,7 @@ class Detectors:
         self.ours: SemiSupervisedRCNN = ours
         self.plain = plain_detector(cfg, self.ours)
         if not cfg.MODEL.WEIGHTS:
-            threshold = matching_threshold(self.plain, self.images[:4])
+            threshold = matching_threshold(self.ours, self.images[:4])
             for model in (self.ours, self.plain):
                 model.roi_heads.box_predictor.test_score_thresh = threshold
 
@@ -75,19 +76,14 @@ def plain_detector(cfg: CfgNode, ours: SemiSupervisedRCNN) -> GeneralizedRCNN:
 
 
 @torch.no_grad()
-def matching_threshold(model: GeneralizedRCNN, inputs: Batch) -> float:
+def matching_threshold(model: SemiSupervisedRCNN, inputs: Batch) -> float:
     """The score that CANDIDATES boxes an image exceed, on average."""
     images = model.preprocess_image(inputs)
     features = model.backbone(images.tensor)
     proposals, _ = model.proposal_generator(images, features, None)
-    heads = model.roi_heads
-    pooled = heads.box_pooler(
-        [features[name] for name in heads.box_in_features], [p.proposal_boxes for p in proposals]
-    )
-    predictions = heads.box_predictor(heads.box_head(pooled))
-    probabilities = torch.cat(heads.box_predictor.predict_probs(predictions, proposals))
-    scores = probabilities[:, :-1].flatten().sort(descending=True).values
-    return float(scores[: CANDIDATES * len(inputs) + 1][-1])
+    predictions = model.roi_heads.predict(features, [p.proposal_boxes for p in proposals])
+    probabilities = torch.cat(model.roi_heads.box_predictor.predict_probs(predictions, proposals))
+    return threshold_for(probabilities[:, :-1].flatten(), CANDIDATES * len(inputs))
 
 
 def benchmark_inference(cfg: CfgNode, rounds: int, images: int, batch: int) -> Report:

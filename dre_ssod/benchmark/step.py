@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from dre_ssod.benchmark.memory import peak_bytes
 from dre_ssod.benchmark.report import Goal, Report, Row
-from dre_ssod.benchmark.synchronizations import SynchronizationCounter
+from dre_ssod.benchmark.synchronizations import count_synchronizations
+from dre_ssod.benchmark.thresholds import threshold_for
 from dre_ssod.benchmark.timing import add, interleave, machine, ratio
 from dre_ssod.engine.step import SemiSupervisedTrainer
 from dre_ssod.engine.trainer import SSODTrainer
@@ -69,7 +70,7 @@ class StepParts:
         boxes = max(1, boxes * len(self.batch.unlabeled) // len(self.batch.labeled))
         opinion = observe(self.step.teacher, self.batch.unlabeled, 0.0)
         scores = torch.cat([labels.gt_scores for labels in opinion.pseudo_labels])
-        return float(scores.sort(descending=True).values[: boxes + 1][-1])
+        return threshold_for(scores, boxes)
 
     def host_tensors(self) -> Iterator[Tensor]:
         """What the loader gave."""
@@ -168,17 +169,18 @@ def _add_synchronizations(report: Report, parts: StepParts) -> None:
     """How often the host would wait for a GPU: in this project's code, and in Detectron2's."""
     counts = {}
     for name, task in (("step", parts.whole), ("student", parts.student)):
-        with SynchronizationCounter(parts.host_tensors()) as counts[name]:
+        with count_synchronizations(parts.host_tensors()) as counts[name]:
             task()
+    own = Row("host synchronizations of this project's code", counts["step"].of("dre_ssod"), "")
     report.rows += [
-        Row("host synchronizations of this project's code", counts["step"].of("dre_ssod"), ""),
+        own,
         Row("of Detectron2's detector, whole step", counts["step"].of("detectron2"), ""),
         Row("of Detectron2's detector, student alone", counts["student"].of("detectron2"), ""),
     ]
     report.settings["synchronized by this project in"] = [
         place for owner, place in counts["step"].places if owner == "dre_ssod"
     ]
-    report.goals.append(Goal(report.rows[-3].name, report.rows[-3].value, MAX_SYNCHRONIZATIONS))
+    report.goals.append(Goal(own.name, own.value, MAX_SYNCHRONIZATIONS))
 
 
 def _largest_activation(parts: StepParts) -> int:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
-from types import FrameType, TracebackType
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
@@ -42,45 +43,39 @@ _FROM_HOST_DATA = {"tensor", "as_tensor"}
 _OWNERS = {"/dre_ssod/": "dre_ssod", "/detectron2/modeling/": "detectron2"}
 
 
-class SynchronizationCounter:
-    """While entered, counts the waits by the place in the code that causes them.
+class Synchronizations:
+    """The waits of a piece of work, by the place in the code that causes them.
 
     Attributes:
         places: number of waits by (owner, function and line); owners are "dre_ssod",
             "detectron2" (its models), "backward" (the pass of autograd) and "other".
     """
 
-    def __init__(self, host_tensors: Iterable[Tensor] = ()) -> None:
-        """
-        Args:
-            host_tensors: those that the loader gave, which a GPU run finds on the host. What is
-                computed from them alone lies there too, until it is moved.
-        """
+    def __init__(self) -> None:
         self.places: Counter[tuple[str, str]] = Counter()
-        for tensor in host_tensors:
-            setattr(tensor, _MARK, True)
-        self._modes = (_Calls(self._note), _Kernels(self._note))
-
-    def __enter__(self) -> SynchronizationCounter:
-        for mode in self._modes:
-            mode.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for mode in reversed(self._modes):
-            mode.__exit__(kind, error, trace)
 
     def of(self, owner: str) -> int:
         """The number of waits of one owner."""
         return sum(count for (name, _), count in self.places.items() if name == owner)
 
-    def _note(self) -> None:
+    def note(self) -> None:
+        """Count a wait where the code is now."""
         self.places[_place()] += 1
+
+
+@contextmanager
+def count_synchronizations(host_tensors: Iterable[Tensor] = ()) -> Iterator[Synchronizations]:
+    """While entered, counts the waits.
+
+    Args:
+        host_tensors: those that the loader gave, which a GPU run finds on the host. What is
+            computed from them alone lies there too, until it is moved.
+    """
+    for tensor in host_tensors:
+        setattr(tensor, _MARK, True)
+    found = Synchronizations()
+    with _Calls(found.note), _Kernels(found.note):
+        yield found
 
 
 class _Kernels(TorchDispatchMode):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import pytest
@@ -13,18 +12,7 @@ from dre_ssod.benchmark.ema import benchmark_ema
 from dre_ssod.benchmark.loader import benchmark_growth, benchmark_loader
 from dre_ssod.benchmark.report import Report
 from dre_ssod.benchmark.step import StepParts, benchmark_step
-from dre_ssod.engine.setup import complete
 from dre_ssod.errors import ConfigError
-from tests.tiny_dataset import loggers_kept, tiny_run, write_tiny_dataset
-
-
-@pytest.fixture(scope="module")
-def cfg(tmp_path_factory: pytest.TempPathFactory) -> CfgNode:
-    root: Path = tmp_path_factory.mktemp("benchmark")
-    cfg = tiny_run(write_tiny_dataset(root), root / "run")
-    with loggers_kept():
-        complete(cfg, logging.getLogger("dre_ssod"))
-    return cfg
 
 
 def names(report: Report) -> list[str]:

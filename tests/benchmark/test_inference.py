@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from pathlib import Path
 
-import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import GeneralizedRCNN
@@ -19,18 +17,7 @@ from dre_ssod.benchmark.inference import (
     compare,
     matching_threshold,
 )
-from dre_ssod.engine.setup import complete
 from tests.factories import tiny_model
-from tests.tiny_dataset import loggers_kept, tiny_run, write_tiny_dataset
-
-
-@pytest.fixture(scope="module")
-def cfg(tmp_path_factory: pytest.TempPathFactory) -> CfgNode:
-    root: Path = tmp_path_factory.mktemp("benchmark")
-    cfg = tiny_run(write_tiny_dataset(root), root / "run")
-    with loggers_kept():
-        complete(cfg, logging.getLogger("dre_ssod"))
-    return cfg
 
 
 def test_both_detectors_find_the_same(cfg: CfgNode) -> None:
@@ -47,7 +34,7 @@ def test_the_threshold_lets_as_many_boxes_through_as_it_says(cfg: CfgNode) -> No
     detectors = Detectors(cfg, images=2)
     model = tiny_model(cfg, spread=0.5).eval()
     detectors.plain.load_state_dict(model.state_dict(), strict=False)
-    threshold = matching_threshold(detectors.plain, detectors.images)
+    threshold = matching_threshold(model, detectors.images)
     seen: list[torch.Tensor] = []
     predictor = detectors.plain.roi_heads.box_predictor
     handle = predictor.register_forward_hook(lambda _, inputs, output: seen.append(output[0]))

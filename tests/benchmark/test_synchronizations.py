@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from dre_ssod.benchmark.synchronizations import SynchronizationCounter
+from dre_ssod.benchmark.synchronizations import count_synchronizations
 
 VALUES = torch.tensor([1.0, 0.0, 2.0, 3.0])
 BOXES = torch.tensor([[0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 9.0, 8.0]])
@@ -46,7 +46,7 @@ GOING_ON: dict[str, Callable[[Tensor], object]] = {
 
 def waits(task: Callable[[Tensor], object], host: tuple[Tensor, ...] = ()) -> int:
     on_device = VALUES.clone()
-    with SynchronizationCounter(host) as counter:
+    with count_synchronizations(host) as counter:
         task(on_device)
     return counter.places.total()
 
@@ -74,7 +74,7 @@ def test_what_the_loader_gave_is_read_freely_and_moved_at_a_price() -> None:
 
 def test_the_backward_pass_is_watched() -> None:
     values = VALUES.clone().requires_grad_()
-    with SynchronizationCounter() as counter:
+    with count_synchronizations() as counter:
         values[values > 0].sum().backward()
     assert counter.of("backward") == 1
     assert counter.places.total() == 2
