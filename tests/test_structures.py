@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dre_ssod.structures import Mean, StudentLosses, TrainingBatch, View
+from dre_ssod.structures import Mean, StudentLosses, TrainingBatch, UnlabeledSample, View
 
 
 def test_a_view_knows_its_size() -> None:
@@ -15,6 +15,20 @@ def test_a_view_knows_its_size() -> None:
 
 def test_a_batch_may_be_labeled_only() -> None:
     assert TrainingBatch(labeled=[{}]).unlabeled == []
+
+
+def test_images_are_pinned_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Without a GPU there is no such memory.
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
+    image, matrix = torch.zeros(3, 2, 2, dtype=torch.uint8), torch.eye(3)
+    pair = UnlabeledSample("u.jpg", View(image, matrix), View(image, matrix))
+    batch = TrainingBatch([{"image": image, "file_name": "l.jpg"}], [pair])
+    pinned = batch.pin_memory()
+    images = [pinned.labeled[0]["image"], pinned.unlabeled[0].weak.image]
+    assert all(bool((moved == 1).all()) for moved in [*images, pinned.unlabeled[0].strong.image])
+    assert pinned.labeled[0]["file_name"] == "l.jpg"
+    assert torch.equal(pinned.unlabeled[0].strong.matrix, matrix)
+    assert not image.any()
 
 
 def test_total_is_equation_3() -> None:

@@ -68,7 +68,7 @@ class LabelingJob:
         kept.MODEL.DEVICE = device_of(cfg).partition(":")[0]
         # What changes no result, and the weights, whose content counts and not their place.
         kept.merge_from_list(["OUTPUT_DIR", "", "DATALOADER.NUM_WORKERS", 0, "MODEL.WEIGHTS", ""])
-        # batch_images is what counts.
+        # batch_images says it; jobs from before the key was there go on.
         kept.TEST.pop("IMS_PER_BATCH")
         return {
             "source": self.source,

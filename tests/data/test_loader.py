@@ -3,8 +3,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -32,7 +29,7 @@ from dre_ssod.data.loader import (
 from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper
 from dre_ssod.data.splits import build_pools
 from dre_ssod.data.uri import SourceError
-from dre_ssod.structures import ImageFailure, TrainingBatch, UnlabeledSample, View
+from dre_ssod.structures import ImageFailure, TrainingBatch, UnlabeledSample
 
 Batch = list[tuple[str, float]]
 
@@ -320,42 +317,3 @@ def test_other_errors_are_not_taken_for_unreadable_images() -> None:
     )
     with pytest.raises(SourceError, match="not about an image"):
         next(iter(loader))
-
-
-LEFT_OPEN = """
-import subprocess
-from dre_ssod.data.loader import BatchPlan, build_paired_loader
-
-def mapper(record, rng):
-    return record["file_name"]
-
-pool = [{"file_name": "a"}]
-loader = build_paired_loader(pool, pool, mapper, mapper, BatchPlan(1, 1), seed=1, num_workers=1)
-batches = iter(loader)
-next(batches)
-for _ in range(2):
-    subprocess.run(["kill", "-TERM", str(batches._workers[0].pid)], check=True)
-    for _ in range(10):
-        next(batches)
-print("served")
-"""
-
-
-def test_a_worker_outlives_a_signal_to_all_but_not_its_program() -> None:
-    # It would be waited for at the exit for ever, since PyTorch ends it by the same signal.
-    command = [sys.executable, "-W", "ignore", "-c", LEFT_OPEN]
-    assert subprocess.check_output(command, text=True, timeout=120) == "served\n"
-
-
-def test_images_are_pinned_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Without a GPU there is no such memory.
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
-    image, matrix = torch.zeros(3, 2, 2, dtype=torch.uint8), torch.eye(3)
-    pair = UnlabeledSample("u.jpg", View(image, matrix), View(image, matrix))
-    batch = TrainingBatch([{"image": image, "file_name": "l.jpg"}], [pair])
-    pinned = batch.pin_memory()
-    images = [pinned.labeled[0]["image"], pinned.unlabeled[0].weak.image]
-    assert all(bool((moved == 1).all()) for moved in [*images, pinned.unlabeled[0].strong.image])
-    assert pinned.labeled[0]["file_name"] == "l.jpg"
-    assert torch.equal(pinned.unlabeled[0].strong.matrix, matrix)
-    assert not image.any()
