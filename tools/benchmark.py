@@ -3,6 +3,7 @@
 
     python tools/benchmark.py loader --config-file configs/coco_10pct.yaml
     python tools/benchmark.py step --config-file configs/bccd_10pct.yaml --threads 1
+    python tools/benchmark.py formats --config-file configs/bccd_10pct.yaml
     python tools/benchmark.py ema --config-file configs/coco_10pct.yaml --json ema.json
     python tools/benchmark.py eval
     python tools/benchmark.py inference --config-file configs/bccd_10pct.yaml --batch 4
@@ -10,6 +11,7 @@
 loader     both views of an unlabeled image, against decoding and two plain resizes
 growth     start-up and memory of a pool of a million names
 step       a training step, against student, teacher and optimizer measured alone
+formats    a training step in float32 and under autocast, with and without channels-last
 ema        the moving average, against one pass over a flat buffer
 eval       COCO's evaluation of drawn detections, against pycocotools; the objects are those of
            DATASETS.TEST, or of a generated set without a config
@@ -29,6 +31,7 @@ from detectron2.config import CfgNode
 
 from dre_ssod.benchmark.ema import benchmark_ema
 from dre_ssod.benchmark.evaluation import benchmark_evaluation
+from dre_ssod.benchmark.formats import benchmark_formats
 from dre_ssod.benchmark.inference import benchmark_inference
 from dre_ssod.benchmark.loader import benchmark_growth, benchmark_loader
 from dre_ssod.benchmark.report import Report
@@ -51,7 +54,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     growth.add_argument("--workers", type=int, default=2, help="loading processes")
     images = {"loader": 128, "eval": 5000, "inference": 32}
-    for name in ("loader", "step", "ema", "eval", "inference"):
+    for name in ("loader", "step", "formats", "ema", "eval", "inference"):
         kind = _add_kind(kinds, name)
         kind.add_argument("--config-file", default="", metavar="FILE")
         kind.add_argument(
@@ -106,7 +109,8 @@ def run(args: argparse.Namespace) -> Report:
         return benchmark_loader(cfg, args.rounds, args.images)
     if args.what == "inference":
         return benchmark_inference(cfg, args.rounds, args.images, args.batch)
-    return {"step": benchmark_step, "ema": benchmark_ema}[args.what](cfg, args.rounds)
+    benchmarks = {"step": benchmark_step, "formats": benchmark_formats, "ema": benchmark_ema}
+    return benchmarks[args.what](cfg, args.rounds)
 
 
 def configure(args: argparse.Namespace) -> CfgNode:

@@ -53,6 +53,9 @@ class StepParts:
             trainer = SSODTrainer(cfg)
         self.trainer = trainer
         self.step: SemiSupervisedTrainer = trainer._trainer
+        # The same work, but every round finds the same weights; random ones would soon overflow.
+        for group in self.step.optimizer.param_groups:
+            group["lr"] = 0.0
         self.batch: TrainingBatch = next(iter(trainer.build_paired_loader()))
         threshold = self._matching_threshold()
         self.step.settings = replace(self.step.settings, score_threshold=threshold)

@@ -9,6 +9,7 @@ import torch
 from detectron2.config import CfgNode
 
 from dre_ssod.benchmark.ema import benchmark_ema
+from dre_ssod.benchmark.formats import benchmark_formats
 from dre_ssod.benchmark.loader import benchmark_growth, benchmark_loader
 from dre_ssod.benchmark.report import Report
 from dre_ssod.benchmark.step import StepParts, benchmark_step
@@ -51,7 +52,15 @@ def test_the_parts_of_a_step_are_those_of_the_run(cfg: CfgNode) -> None:
     assert any(p.grad is not None and bool(p.grad.any()) for p in parts.step.model.parameters())
     parts.teacher()
     assert all(map(torch.equal, before, parts.step.teacher.parameters()))
+    weights = [p.clone() for p in parts.step.model.parameters()]
     parts.whole()
+    assert all(map(torch.equal, weights, parts.step.model.parameters()))
+    # All that kept the step from changing them was the rate.
+    for group in parts.step.optimizer.param_groups:
+        assert group["lr"] == 0.0
+        group["lr"] = 0.1
+    parts.whole()
+    assert not all(map(torch.equal, weights, parts.step.model.parameters()))
     assert not all(map(torch.equal, before, parts.step.teacher.parameters()))
 
 
@@ -72,3 +81,28 @@ def test_step(cfg: CfgNode) -> None:
     own = "host synchronizations of this project's code"
     assert {row.name: row.value for row in report.rows}[own] == 2
     assert not Path(cfg.OUTPUT_DIR).exists()
+
+
+def test_formats_are_all_tried_and_the_configs_choice_is_judged(
+    cfg: CfgNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SOLVER.AMP.ENABLED = True
+    cfg.MODEL.CHANNELS_LAST = False
+    tried = []
+
+    def whole(parts: StepParts) -> None:
+        tried.append((parts.step.settings.autocast_dtype, parts.step.model.memory_format))
+        run_step(parts)
+
+    run_step = StepParts.whole
+    monkeypatch.setattr(StepParts, "whole", whole)
+    report = benchmark_formats(cfg, rounds=1)
+    assert len(set(tried)) == 4
+    assert {dtype for dtype, _ in tried} == {None, torch.bfloat16}
+    times = {row.name: row.value for row in report.rows if row.unit == "ms"}
+    assert report.settings["the config's choice"] == "autocast"
+    assert report.settings["the quickest"] == min(times, key=lambda name: times[name])
+    expected = times["autocast"] / min(times.values())
+    assert report.goals[0].value == pytest.approx(expected)
