@@ -85,20 +85,6 @@ class TrainingBatch:
         return replace(self, labeled=labeled, unlabeled=unlabeled)
 
 
-def to_device(instances: Instances, device: torch.device) -> Instances:
-    """Instances with their fields on a device, copied there while the host goes on.
-
-    ``Instances.to`` would wait for every field.
-    """
-    moved = Instances(instances.image_size)
-    for name, value in instances.get_fields().items():
-        if isinstance(value, Boxes):
-            moved.set(name, Boxes(value.tensor.to(device, non_blocking=True)))
-        else:
-            moved.set(name, value.to(device, non_blocking=True))
-    return moved
-
-
 @dataclass(frozen=True)
 class ProposalScores:
     """The teacher's opinion of R student proposals.
@@ -118,6 +104,12 @@ class ProposalScores:
 ProposalScorer = Callable[[list[Boxes]], ProposalScores]
 """Scores student proposals, given per image in strong-view coordinates; rows in the same order."""
 
+PseudoLabels = Callable[[], list[Instances]]
+"""Gives one ``Instances`` per strong view, in its coordinates, with ``gt_boxes``, ``gt_classes``,
+``gt_scores`` (R,) and, where the teacher has a variance branch, ``gt_localization_quality`` (R,).
+
+A call waits for a GPU to tell which boxes there are, so it comes as late as it can."""
+
 
 @dataclass(frozen=True)
 class StudentBatch:
@@ -126,15 +118,13 @@ class StudentBatch:
     Attributes:
         labeled: Detectron2 dicts with ``image`` and ``instances``.
         strong: dicts with ``image``: the strong views, one per unlabeled image.
-        pseudo_labels: one ``Instances`` per strong view, in its coordinates, with ``gt_boxes``,
-            ``gt_classes``, ``gt_scores`` (R,) and, where the teacher has a variance branch,
-            ``gt_localization_quality`` (R,).
+        pseudo_labels: of the strong views; none unless there are such views.
         scorer: the teacher's RoI head behind the inverse geometry; None unless PRC is on.
     """
 
     labeled: list[dict[str, Any]]
     strong: list[dict[str, Any]] = field(default_factory=list)
-    pseudo_labels: list[Instances] = field(default_factory=list)
+    pseudo_labels: PseudoLabels = list
     scorer: ProposalScorer | None = None
 
 

@@ -6,7 +6,6 @@ This is the only place where the teacher's frame (weak view) meets the student's
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -15,31 +14,48 @@ from torch import Tensor
 from dre_ssod.geometry import align_boxes
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.structures import ProposalScores, UnlabeledSample, View
+from dre_ssod.transfers import HostCopy
 
 # A pseudo-box with a side below this many pixels of the strong view has left it.
 MIN_SIDE = 1.0
 
 
-@dataclass(frozen=True)
 class TeacherOpinion:
     """The teacher's view of a batch of unlabeled images.
 
     Attributes:
+        samples: the images, N.
         pseudo_labels: per image, in weak-view coordinates: ``gt_boxes``, ``gt_classes``,
             ``gt_scores`` (R,) and, with a variance branch, ``gt_localization_quality`` (R,) and
             ``gt_sigma`` (R, 4) in pixels of the weak view.
     """
 
-    samples: list[UnlabeledSample]
-    pseudo_labels: list[Instances]
-    _teacher: SemiSupervisedRCNN
-    _features: dict[str, Tensor]
+    def __init__(
+        self,
+        samples: list[UnlabeledSample],
+        pseudo_labels: list[Instances],
+        teacher: SemiSupervisedRCNN,
+        features: dict[str, Tensor],
+    ) -> None:
+        """
+        Args:
+            samples, pseudo_labels: see the class.
+            teacher, features: score proposals; the features are those of the weak views.
+        """
+        self.samples = samples
+        self.pseudo_labels = pseudo_labels
+        self._teacher = teacher
+        self._features = features
+        weak = [sample.weak for sample in samples]
+        strong = [sample.strong for sample in samples]
+        self._on_strong_views = CarriedLabels(pseudo_labels, weak, strong)
 
     def pseudo_labels_on_strong_views(self) -> list[Instances]:
-        """The pseudo-labels mapped weak -> strong, clipped; boxes that leave the view dropped."""
-        weak = [sample.weak for sample in self.samples]
-        strong = [sample.strong for sample in self.samples]
-        return to_views(self.pseudo_labels, weak, strong)
+        """The pseudo-labels mapped weak -> strong, clipped; boxes that leave the view dropped.
+
+        Waits for a GPU; see :class:`CarriedLabels`.
+        """
+        return self._on_strong_views.wait()
 
     @torch.no_grad()
     def score_proposals(self, boxes: list[Boxes]) -> ProposalScores:
@@ -89,27 +105,40 @@ def as_targets(detections: Instances) -> Instances:
     return targets
 
 
-def to_views(
-    labels: Sequence[Instances], sources: Sequence[View], targets: Sequence[View]
-) -> list[Instances]:
-    """Carry the labels of N images from one view of each to another; boxes that leave it go.
+class CarriedLabels:
+    """Labels of N images carried from one view of each to another; boxes that leave it go.
 
-    The host waits for a GPU once, to learn which boxes are left. ``gt_sigma`` belongs to the frame
-    it was predicted in and is left behind.
-
-    Args:
-        labels: N ``Instances`` with ``gt_boxes`` in the coordinates of ``sources``.
-        sources, targets: N views.
+    Which boxes are left is on its way to the host from the start; whoever needs to know, waits.
+    ``gt_sigma`` belongs to the frame it was predicted in and is left behind.
     """
-    boxes = align_boxes([found.gt_boxes.tensor for found in labels], sources, targets)
-    flat = Boxes(torch.cat(boxes))
-    inside = flat.nonempty(MIN_SIDE).cpu().split([len(found) for found in labels])
-    shown = []
-    for found, mapped, kept, view in zip(labels, boxes, inside, targets, strict=True):
-        rows = kept.nonzero()[:, 0].to(mapped.device, non_blocking=True)
-        instances = Instances(view.size, gt_boxes=Boxes(mapped[rows]))
-        for name, value in found.get_fields().items():
-            if name not in ("gt_boxes", "gt_sigma"):
-                instances.set(name, value[rows])
-        shown.append(instances)
-    return shown
+
+    def __init__(
+        self, labels: Sequence[Instances], sources: Sequence[View], targets: Sequence[View]
+    ) -> None:
+        """
+        Args:
+            labels: N ``Instances`` with ``gt_boxes`` in the coordinates of ``sources``.
+            sources, targets: N views.
+        """
+        self._labels = labels
+        self._targets = targets
+        self._boxes = align_boxes([found.gt_boxes.tensor for found in labels], sources, targets)
+        self._is_inside = HostCopy(Boxes(torch.cat(self._boxes)).nonempty(MIN_SIDE))
+        self._carried: list[Instances] | None = None
+
+    def wait(self) -> list[Instances]:
+        """N ``Instances`` in the coordinates of ``targets``, with what their boxes carried."""
+        if self._carried is None:
+            is_inside = self._is_inside.read().split([len(found) for found in self._labels])
+            self._carried = list(map(_select, self._labels, self._boxes, is_inside, self._targets))
+        return self._carried
+
+
+def _select(labels: Instances, boxes: Tensor, is_inside: Tensor, view: View) -> Instances:
+    """The labels of one image whose boxes, (R, 4) in a view, are inside, (R,) on the host."""
+    rows = is_inside.nonzero()[:, 0].to(boxes.device, non_blocking=True)
+    instances = Instances(view.size, gt_boxes=Boxes(boxes[rows]))
+    for name, value in labels.get_fields().items():
+        if name not in ("gt_boxes", "gt_sigma"):
+            instances.set(name, value[rows])
+    return instances

@@ -16,7 +16,7 @@ from dre_ssod.data.views import ViewRecipe, make_view
 from dre_ssod.geometry import map_boxes, relative_matrix
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.structures import StudentBatch, UnlabeledSample, View
-from dre_ssod.teacher import TeacherOpinion, observe, to_views
+from dre_ssod.teacher import CarriedLabels, TeacherOpinion, observe
 from tests.factories import (
     BOXES,
     SIZE,
@@ -162,7 +162,8 @@ def test_boxes_that_leave_the_strong_view_are_clipped_or_dropped_with_all_they_c
     labels = pseudo_labels(boxes, (0.1, 0.2, 0.3))
     labels.gt_sigma = torch.ones(3, 4)
     # The view begins at x = 50: the first box is outside, the second one half inside.
-    (shown,) = to_views([labels], [blank(SIZE)], [blank((50, 40), affine(shift=(-50.0, 0.0)))])
+    strong = blank((50, 40), affine(shift=(-50.0, 0.0)))
+    (shown,) = CarriedLabels([labels], [blank(SIZE)], [strong]).wait()
     assert shown.image_size == (50, 40)
     assert shown.gt_boxes.tensor.tolist() == [[0.0, 10.0, 10.0, 30.0], [10.0, 30.0, 40.0, 50.0]]
     assert shown.gt_classes.tolist() == [1, 2]
@@ -174,7 +175,8 @@ def test_boxes_that_leave_the_strong_view_are_clipped_or_dropped_with_all_they_c
 def test_a_sliver_below_one_pixel_is_dropped() -> None:
     labels = pseudo_labels(((10.0, 10.0, 30.0, 30.0), (10.0, 10.0, 32.0, 30.0)))
     # 0.5 and 2.5 pixels of the boxes remain.
-    (shown,) = to_views([labels], [blank(SIZE)], [blank(SIZE, affine(shift=(-29.5, 0.0)))])
+    strong = blank(SIZE, affine(shift=(-29.5, 0.0)))
+    (shown,) = CarriedLabels([labels], [blank(SIZE)], [strong]).wait()
     assert shown.gt_boxes.tensor.tolist() == [[0.0, 10.0, 2.5, 30.0]]
 
 
@@ -182,9 +184,9 @@ def test_images_keep_their_own_labels_also_where_some_have_none() -> None:
     labels = [pseudo_labels(BOXES[:count]) for count in (0, 2, 1, 0)]
     moved = [affine(shift=(-50.0, 0.0)), affine(shift=(-25.0, 0.0)), affine(), affine()]
     targets = [blank(SIZE, matrix) for matrix in moved]
-    together = to_views(labels, [blank(SIZE)] * 4, targets)
+    together = CarriedLabels(labels, [blank(SIZE)] * 4, targets).wait()
     for found, target, shown in zip(labels, targets, together, strict=True):
-        (alone,) = to_views([found], [blank(SIZE)], [target])
+        (alone,) = CarriedLabels([found], [blank(SIZE)], [target]).wait()
         _same(shown, alone)
     assert [len(shown) for shown in together][2:] == [1, 0]
 
@@ -239,14 +241,14 @@ def test_the_teacher_gets_no_gradient() -> None:
     batch = StudentBatch(
         labeled=[labeled_image(0)],
         strong=[{"image": s.strong.image} for s in samples],
-        pseudo_labels=opinion.pseudo_labels_on_strong_views(),
+        pseudo_labels=opinion.pseudo_labels_on_strong_views,
         scorer=opinion.score_proposals,
     )
-    assert all(len(labels) for labels in batch.pseudo_labels)
+    assert all(len(labels) for labels in batch.pseudo_labels())
     # Neither what it says of its own boxes nor what it says of the student's has a graph.
-    scores = opinion.score_proposals([labels.gt_boxes for labels in batch.pseudo_labels])
+    scores = opinion.score_proposals([labels.gt_boxes for labels in batch.pseudo_labels()])
     assert not scores.foreground.requires_grad
-    for labels in batch.pseudo_labels:
+    for labels in batch.pseudo_labels():
         assert not labels.gt_boxes.tensor.requires_grad
         assert not labels.gt_localization_quality.requires_grad
     torch.manual_seed(0)
@@ -263,7 +265,7 @@ def test_a_dead_teacher_still_lets_the_student_learn() -> None:
     batch = StudentBatch(
         labeled=[labeled_image(0)],
         strong=[{"image": s.strong.image} for s in samples],
-        pseudo_labels=opinion.pseudo_labels_on_strong_views(),
+        pseudo_labels=opinion.pseudo_labels_on_strong_views,
         scorer=opinion.score_proposals,
     )
     torch.manual_seed(0)

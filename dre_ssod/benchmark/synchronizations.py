@@ -115,7 +115,10 @@ class _Calls(TorchFunctionMode):
         inputs = _tensors((args, kwargs))
         on_host = bool(inputs) and all(hasattr(t, _MARK) for t in inputs)
         names_device = _names_device(args, kwargs)
-        if on_host:
+        if name == "copy_":
+            ends = {hasattr(tensor, _MARK) for tensor in inputs}
+            waits = len(ends) == 2 and not kwargs.get("non_blocking")
+        elif on_host:
             waits = names_device and not kwargs.get("non_blocking")
         elif inputs:
             waits = name in _READING or name == "new_tensor"

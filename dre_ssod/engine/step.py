@@ -130,16 +130,15 @@ class SemiSupervisedTrainer(SimpleTrainer):
             losses: StudentLosses = self.model(StudentBatch(labeled=batch.labeled))
         else:
             opinion = observe(self.teacher, batch.unlabeled, self.settings.score_threshold)
-            pseudo_labels = opinion.pseudo_labels_on_strong_views()
             losses = self.model(
                 StudentBatch(
                     labeled=batch.labeled,
                     strong=[{"image": sample.strong.image} for sample in batch.unlabeled],
-                    pseudo_labels=pseudo_labels,
+                    pseudo_labels=opinion.pseudo_labels_on_strong_views,
                     scorer=opinion.score_proposals if self.settings.prc else None,
                 )
             )
-            figures |= _pseudo_label_figures(pseudo_labels, self.device)
+            figures |= _pseudo_label_figures(opinion.pseudo_labels_on_strong_views(), self.device)
         losses.merge(StudentLosses(figures=figures))
         return losses
 

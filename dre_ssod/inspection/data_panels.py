@@ -16,7 +16,7 @@ from dre_ssod.inspection.drawing import checkerboard, draw_ground_truth
 from dre_ssod.inspection.layout import note, side_by_side, stack
 from dre_ssod.inspection.panels import ReducedView
 from dre_ssod.structures import View
-from dre_ssod.teacher import to_views
+from dre_ssod.teacher import CarriedLabels
 
 NOTE = (
     "The boxes of the strong view are those of the weak view, mapped by the matrices as",
@@ -54,7 +54,7 @@ class DataPanels:
         unmarked = {key: value for key, value in record.items() if key != "annotations"}
         pair = self._unlabeled(unmarked, unlabeled_rng)
         on_weak = instances_in_view(annotations, pair.weak)
-        (on_strong,) = to_views([on_weak], [pair.weak], [pair.strong])
+        (on_strong,) = CarriedLabels([on_weak], [pair.weak], [pair.strong]).wait()
         # Its matrix is not needed: the mapper has mapped the boxes already.
         labeled_view = View(sample["image"], pair.weak.matrix)
         columns = [("original image", self._draw_original(file_name, annotations))]

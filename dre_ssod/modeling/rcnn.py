@@ -11,7 +11,8 @@ from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.structures import ImageList, Instances
 from torch import Tensor
 
-from dre_ssod.structures import StudentBatch, StudentLosses, to_device
+from dre_ssod.structures import StudentBatch, StudentLosses
+from dre_ssod.transfers import to_device
 
 
 @META_ARCH_REGISTRY.register()
@@ -67,13 +68,13 @@ class SemiSupervisedRCNN(GeneralizedRCNN):
         images = self.preprocess_image([*batch.labeled, *batch.strong])
         targets = [to_device(x["instances"], self.device) for x in batch.labeled]
         features = self.backbone(images.tensor)
+        # Asked for only now: a GPU has these features to compute while the host waits.
+        pseudo_labels = batch.pseudo_labels()
         proposals, losses = self.proposal_generator.student_losses(
-            images, features, targets, batch.pseudo_labels
+            images, features, targets, pseudo_labels
         )
         losses.merge(
-            self.roi_heads.student_losses(
-                features, proposals, targets, batch.pseudo_labels, batch.scorer
-            )
+            self.roi_heads.student_losses(features, proposals, targets, pseudo_labels, batch.scorer)
         )
         return losses
 

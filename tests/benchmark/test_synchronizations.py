@@ -10,6 +10,7 @@ import torchvision
 from torch import Tensor
 
 from dre_ssod.benchmark.synchronizations import count_synchronizations
+from dre_ssod.transfers import HostCopy
 
 VALUES = torch.tensor([1.0, 0.0, 2.0, 3.0])
 BOXES = torch.tensor([[0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 9.0, 8.0]])
@@ -68,8 +69,19 @@ def test_what_the_loader_gave_is_read_freely_and_moved_at_a_price() -> None:
     assert waits(lambda _: (image * 2).to(DEVICE, non_blocking=True), (image,)) == 0
     # Once it is there, it costs to read it.
     assert waits(lambda _: image.to(DEVICE, non_blocking=True).tolist(), (image,)) == 1
+    assert waits(lambda x: x.copy_(image), (image,)) == 1
+    assert waits(lambda x: x.copy_(image, non_blocking=True), (image,)) == 0
     # Mixed with what lies on the device, the result lies there too.
     assert waits(lambda x: (image + x).tolist(), (image,)) == 1
+
+
+def test_what_is_on_its_way_to_the_host_is_read_freely_there() -> None:
+    def read(x: Tensor) -> list[float]:
+        return torch.empty(4).copy_(x, non_blocking=True).tolist()
+
+    assert waits(read) == 0
+    assert waits(lambda x: torch.empty(4).copy_(x)) == 1
+    assert waits(lambda x: HostCopy(x).read().nonzero()) == 0
 
 
 def test_the_backward_pass_is_watched() -> None:

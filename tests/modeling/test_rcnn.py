@@ -58,7 +58,7 @@ def _batch(labeled_boxes: Any = BOXES, pseudo_boxes: Any = OTHER_BOXES) -> Stude
     return StudentBatch(
         labeled=[labeled_image(0, boxes=labeled_boxes)],
         strong=[{"image": draw(SIZE, pseudo_boxes, seed=seed)} for seed in (1, 2)],
-        pseudo_labels=[pseudo_labels(pseudo_boxes), pseudo_labels(())],
+        pseudo_labels=lambda: [pseudo_labels(pseudo_boxes), pseudo_labels(())],
         scorer=_ones,
     )
 
@@ -114,6 +114,19 @@ def test_the_variance_branch_does_not_change_what_is_detected() -> None:
             assert mine["instances"].has("pred_boxes_sigma")
             assert not other["instances"].has("pred_boxes_sigma")
             _assert_same_fields(mine["instances"], other["instances"])
+
+
+def test_pseudo_labels_are_asked_for_once_a_gpu_has_the_features_to_compute() -> None:
+    model, batch = tiny_model(tiny_cfg()), _batch()
+    order = []
+
+    def pseudo_labels_of_the_batch() -> list[Instances]:
+        order.append("pseudo-labels")
+        return batch.pseudo_labels()
+
+    model.backbone.register_forward_hook(lambda *_: order.append("features"))
+    model(replace(batch, pseudo_labels=pseudo_labels_of_the_batch))
+    assert order == ["features", "pseudo-labels"]
 
 
 @torch.no_grad()
