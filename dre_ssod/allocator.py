@@ -12,7 +12,7 @@ import os
 
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_NEVER_TRIMMED = 2**31 - 1
+_NEVER_TRIMMED = -1  # The largest number that an int holds would mean 2 GiB.
 # The largest that is accepted wins; glibc has a limit, which differs between its versions.
 _MMAP_THRESHOLDS = (2**30, 2**25)
 _USER_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")

@@ -23,18 +23,39 @@ def faults():
 faults()
 print(int(kept), faults())
 """
+# Frees 3 GiB that it has not touched; prints the address space before and after, in GiB.
+LARGE_PROGRAM = """
+import ctypes
+import resource
+from dre_ssod.allocator import keep_freed_memory
+malloc, free = ctypes.CDLL(None).malloc, ctypes.CDLL(None).free
+malloc.restype = ctypes.c_void_p
+def size():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * resource.getpagesize() / 2**30
+keep_freed_memory()
+start = size()
+blocks = [malloc(ctypes.c_size_t(2**24)) for _ in range(192)]
+assert all(blocks)
+full = size()
+for block in reversed(blocks):
+    free(ctypes.c_void_p(block))
+print(full - start, size() - start)
+"""
 BLOCK_PAGES = 40 * 2**20 // 4096
 
 
-def run(**environment: str) -> tuple[bool, int]:
+def words_of(program: str, **environment: str) -> list[str]:
     # No huge pages, of which one fault would bring in 512.
     clean = {name: value for name, value in os.environ.items() if "MALLOC" not in name}
     clean.pop("GLIBC_TUNABLES", None)
-    command = [sys.executable, "-W", "ignore", "-c", PROGRAM]
-    output = subprocess.check_output(
-        command, text=True, env={**clean, "NUMPY_MADVISE_HUGEPAGE": "0", **environment}
-    )
-    kept, faults = map(int, output.split())
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    environment = {**clean, "NUMPY_MADVISE_HUGEPAGE": "0", **environment}
+    return subprocess.check_output(command, text=True, env=environment).split()
+
+
+def run(**environment: str) -> tuple[bool, int]:
+    kept, faults = map(int, words_of(PROGRAM, **environment))
     return bool(kept), faults
 
 
@@ -48,6 +69,13 @@ def test_freed_memory_is_taken_up_again() -> None:
     kept, faults = run()
     assert kept
     assert faults < BLOCK_PAGES
+
+
+@glibc_only
+def test_more_than_two_gibibytes_are_kept_as_well() -> None:
+    taken, kept = map(float, words_of(LARGE_PROGRAM))
+    assert taken > 2.9
+    assert kept == pytest.approx(taken, abs=0.1)
 
 
 @glibc_only
