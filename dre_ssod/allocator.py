@@ -1,8 +1,8 @@
 """Memory that is freed stays with the process, so that the next image or step takes it up again.
 
 By default the C library hands large blocks back to the system at once and asks for new ones, whose
-pages the kernel fills with zeros: four tenths of the time of an image, and up to a twelfth of that
-of a training step on a CPU (docs/performance.md).
+pages the kernel fills with zeros: four tenths of the time of an image, and a twelfth to a third of
+that of a training step on a CPU (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import os
 
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_NEVER_TRIMMED = -1  # The largest number that an int holds would mean 2 GiB.
+# By mallopt(3) it turns trimming off; the largest number that an int holds would mean 2 GiB.
+_NEVER_TRIMMED = -1
 # The largest that is accepted wins; glibc has a limit, which differs between its versions.
 _MMAP_THRESHOLDS = (2**30, 2**25)
 _USER_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")

@@ -108,7 +108,7 @@ PseudoLabels = Callable[[], list[Instances]]
 """Gives one ``Instances`` per strong view, in its coordinates, with ``gt_boxes``, ``gt_classes``,
 ``gt_scores`` (R,) and, where the teacher has a variance branch, ``gt_localization_quality`` (R,).
 
-A call waits for a GPU to tell which boxes there are, so it comes as late as it can."""
+The first call waits for a GPU to say which boxes there are, so it comes as late as it can."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class StudentBatch:
     Attributes:
         labeled: Detectron2 dicts with ``image`` and ``instances``.
         strong: dicts with ``image``: the strong views, one per unlabeled image.
-        pseudo_labels: of the strong views; none unless there are such views.
+        pseudo_labels: of the strong views; gives an empty list where there are none.
         scorer: the teacher's RoI head behind the inverse geometry; None unless PRC is on.
     """
 

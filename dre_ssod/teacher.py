@@ -6,6 +6,7 @@ This is the only place where the teacher's frame (weak view) meets the student's
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -20,42 +21,26 @@ from dre_ssod.transfers import HostCopy
 MIN_SIDE = 1.0
 
 
+@dataclass(frozen=True)
 class TeacherOpinion:
     """The teacher's view of a batch of unlabeled images.
 
     Attributes:
-        samples: the images, N.
         pseudo_labels: per image, in weak-view coordinates: ``gt_boxes``, ``gt_classes``,
             ``gt_scores`` (R,) and, with a variance branch, ``gt_localization_quality`` (R,) and
             ``gt_sigma`` (R, 4) in pixels of the weak view.
     """
 
-    def __init__(
-        self,
-        samples: list[UnlabeledSample],
-        pseudo_labels: list[Instances],
-        teacher: SemiSupervisedRCNN,
-        features: dict[str, Tensor],
-    ) -> None:
-        """
-        Args:
-            samples, pseudo_labels: see the class.
-            teacher, features: score proposals; the features are those of the weak views.
-        """
-        self.samples = samples
-        self.pseudo_labels = pseudo_labels
-        self._teacher = teacher
-        self._features = features
-        weak = [sample.weak for sample in samples]
-        strong = [sample.strong for sample in samples]
-        self._on_strong_views = CarriedLabels(pseudo_labels, weak, strong)
+    samples: list[UnlabeledSample]
+    pseudo_labels: list[Instances]
+    _teacher: SemiSupervisedRCNN
+    _features: dict[str, Tensor]
 
-    def pseudo_labels_on_strong_views(self) -> list[Instances]:
-        """The pseudo-labels mapped weak -> strong, clipped; boxes that leave the view dropped.
-
-        Waits for a GPU; see :class:`CarriedLabels`.
-        """
-        return self._on_strong_views.wait()
+    def carry_to_strong_views(self) -> CarriedLabels:
+        """The pseudo-labels mapped weak -> strong, clipped; boxes that leave the view dropped."""
+        weak = [sample.weak for sample in self.samples]
+        strong = [sample.strong for sample in self.samples]
+        return CarriedLabels(self.pseudo_labels, weak, strong)
 
     @torch.no_grad()
     def score_proposals(self, boxes: list[Boxes]) -> ProposalScores:
@@ -117,28 +102,36 @@ class CarriedLabels:
     ) -> None:
         """
         Args:
-            labels: N ``Instances`` with ``gt_boxes`` in the coordinates of ``sources``.
+            labels: N ``Instances`` of the same fields, with ``gt_boxes`` in the coordinates of
+                ``sources``.
             sources, targets: N views.
         """
         self._labels = labels
         self._targets = targets
-        self._boxes = align_boxes([found.gt_boxes.tensor for found in labels], sources, targets)
-        self._is_inside = HostCopy(Boxes(torch.cat(self._boxes)).nonempty(MIN_SIDE))
+        boxes = align_boxes([found.gt_boxes.tensor for found in labels], sources, targets)
+        self._boxes = torch.cat(boxes)
+        self._is_inside = HostCopy(Boxes(self._boxes).nonempty(MIN_SIDE))
         self._carried: list[Instances] | None = None
 
     def wait(self) -> list[Instances]:
-        """N ``Instances`` in the coordinates of ``targets``, with what their boxes carried."""
+        """N ``Instances`` in the coordinates of ``targets``, with what their boxes carried.
+
+        The first call waits for a GPU to say which boxes there are; later ones give the same.
+        """
         if self._carried is None:
-            is_inside = self._is_inside.read().split([len(found) for found in self._labels])
-            self._carried = list(map(_select, self._labels, self._boxes, is_inside, self._targets))
+            self._carried = self._select(self._is_inside.read())
         return self._carried
 
-
-def _select(labels: Instances, boxes: Tensor, is_inside: Tensor, view: View) -> Instances:
-    """The labels of one image whose boxes, (R, 4) in a view, are inside, (R,) on the host."""
-    rows = is_inside.nonzero()[:, 0].to(boxes.device, non_blocking=True)
-    instances = Instances(view.size, gt_boxes=Boxes(boxes[rows]))
-    for name, value in labels.get_fields().items():
-        if name not in ("gt_boxes", "gt_sigma"):
-            instances.set(name, value[rows])
-    return instances
+    def _select(self, is_inside: Tensor) -> list[Instances]:
+        """The labels of the boxes that are inside, (R,) of all images, on the host."""
+        counts = [int(part.sum()) for part in is_inside.split([len(f) for f in self._labels])]
+        rows = is_inside.nonzero()[:, 0].to(self._boxes.device, non_blocking=True)
+        fields = {"gt_boxes": list(map(Boxes, self._boxes[rows].split(counts)))}
+        for name in self._labels[0].get_fields():
+            if name not in ("gt_boxes", "gt_sigma"):
+                values = torch.cat([found.get(name) for found in self._labels])
+                fields[name] = list(values[rows].split(counts))
+        return [
+            Instances(view.size, **{name: parts[i] for name, parts in fields.items()})
+            for i, view in enumerate(self._targets)
+        ]

@@ -25,13 +25,13 @@ class HostCopy:
     """A tensor on its way to the host.
 
     :meth:`read` waits until it has arrived, and for nothing that the device was given to do
-    afterwards: who queues work in between keeps the device busy.
+    afterwards: whoever queues work in between keeps the device busy.
     """
 
     def __init__(self, tensor: Tensor) -> None:
         """
         Args:
-            tensor: of any device; not to be written to before it is read.
+            tensor: on any device; not to be written to from another stream before it is read.
         """
         self._copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
         # Of other accelerators a copy that nobody waits for could be read too early.

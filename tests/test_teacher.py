@@ -17,6 +17,7 @@ from dre_ssod.geometry import map_boxes, relative_matrix
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.structures import StudentBatch, UnlabeledSample, View
 from dre_ssod.teacher import CarriedLabels, TeacherOpinion, observe
+from dre_ssod.transfers import to_device
 from tests.factories import (
     BOXES,
     SIZE,
@@ -129,7 +130,7 @@ def test_a_pseudo_label_lands_on_the_square_that_the_strong_view_shows(
 ) -> None:
     sample = unlabeled_sample(0, SQUARE, weak, strong)
     opinion = _opinion(sample, torch.tensor([_visible(sample.weak.image)]))
-    (labels,) = opinion.pseudo_labels_on_strong_views()
+    (labels,) = opinion.carry_to_strong_views().wait()
     assert labels.image_size == sample.strong.size
     shown = _visible(sample.strong.image)
     assert labels.gt_boxes.tensor[0].tolist() == pytest.approx(shown, abs=1.5)
@@ -152,7 +153,7 @@ def test_a_pseudo_label_lands_on_the_square_in_views_as_they_are_drawn_in_traini
         rng = np.random.default_rng(seed)
         sample = UnlabeledSample("", make_view(image, weak, rng), make_view(image, strong, rng))
         opinion = _opinion(sample, torch.tensor([_visible(sample.weak.image)]))
-        (labels,) = opinion.pseudo_labels_on_strong_views()
+        (labels,) = opinion.carry_to_strong_views().wait()
         shown = _visible(sample.strong.image)
         assert labels.gt_boxes.tensor[0].tolist() == pytest.approx(shown, abs=2.5), seed
 
@@ -191,9 +192,21 @@ def test_images_keep_their_own_labels_also_where_some_have_none() -> None:
     assert [len(shown) for shown in together][2:] == [1, 0]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_carrying_labels_does_not_drain_a_gpu() -> None:
+    labels = [to_device(pseudo_labels(BOXES[:count]), torch.device("cuda")) for count in (1, 2)]
+    targets = [blank(SIZE, affine(shift=(-50.0, 0.0))), blank(SIZE)]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        shown = CarriedLabels(labels, [blank(SIZE)] * 2, targets).wait()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(shown[1]) == 2
+
+
 def test_no_pseudo_labels_stay_none() -> None:
     sample = unlabeled_sample(0, ())
-    (labels,) = _opinion(sample, torch.zeros(0, 4)).pseudo_labels_on_strong_views()
+    (labels,) = _opinion(sample, torch.zeros(0, 4)).carry_to_strong_views().wait()
     assert len(labels) == 0
     assert labels.gt_boxes.tensor.shape == (0, 4)
     assert labels.gt_localization_quality.shape == (0,)
@@ -241,7 +254,7 @@ def test_the_teacher_gets_no_gradient() -> None:
     batch = StudentBatch(
         labeled=[labeled_image(0)],
         strong=[{"image": s.strong.image} for s in samples],
-        pseudo_labels=opinion.pseudo_labels_on_strong_views,
+        pseudo_labels=opinion.carry_to_strong_views().wait,
         scorer=opinion.score_proposals,
     )
     assert all(len(labels) for labels in batch.pseudo_labels())
@@ -265,7 +278,7 @@ def test_a_dead_teacher_still_lets_the_student_learn() -> None:
     batch = StudentBatch(
         labeled=[labeled_image(0)],
         strong=[{"image": s.strong.image} for s in samples],
-        pseudo_labels=opinion.pseudo_labels_on_strong_views,
+        pseudo_labels=opinion.carry_to_strong_views().wait,
         scorer=opinion.score_proposals,
     )
     torch.manual_seed(0)

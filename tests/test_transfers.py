@@ -34,16 +34,25 @@ def test_a_copy_on_the_host_has_the_values(values: Tensor) -> None:
     assert copy.data_ptr() != values.data_ptr() or not values.numel()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_goes_on_with_what_comes_after_a_copy() -> None:
-    device = torch.device("cuda")
-    large = torch.ones(8192, 8192, device=device)
-    large @ large
-    copy = HostCopy(VALUES.to(device) * 2)
-    for _ in range(50):
-        large = large @ large / 8192
+gpu_only = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@gpu_only
+def test_a_copy_is_awaited_and_what_is_queued_behind_it_is_not() -> None:
+    values = VALUES.to("cuda")
+    large = torch.ones(8192, 8192, device="cuda")
+    _work(large)
+    copy = HostCopy(values * 2)
+    assert copy._arrived is not None
+    assert not copy._arrived.query()
+    _work(large)
     end = torch.cuda.current_stream().record_event()
     assert torch.equal(copy.read(), VALUES * 2)
-    # The copy has arrived, and the GPU is still busy with what was given to it afterwards.
     assert not end.query()
     torch.cuda.synchronize()
+
+
+def _work(large: Tensor) -> None:
+    """Queue what takes a GPU far longer than the host needs to go on."""
+    for _ in range(50):
+        large = large @ large / 8192

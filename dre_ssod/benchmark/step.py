@@ -34,8 +34,9 @@ class StepParts:
     def __init__(self, cfg: CfgNode) -> None:
         """
         Args:
-            cfg: complete, with SSOD.ENABLED. Trained weights are not needed: tau is lowered until
-                the teacher gives as many pseudo-boxes an image as there are labeled ones.
+            cfg: complete, with SSOD.ENABLED; a negative SEED means 0. Trained weights are not
+                needed: tau is lowered until the teacher gives as many pseudo-boxes an image as
+                there are labeled ones.
 
         Raises:
             ConfigError: for a supervised baseline.
@@ -48,12 +49,16 @@ class StepParts:
         cfg = cfg.clone()
         cfg.defrost()
         cfg.SSOD.BURN_IN_ITERS = 0
+        # The same images and weights whenever it runs.
+        cfg.SEED = max(cfg.SEED, 0)
+        torch.manual_seed(cfg.SEED)
         with tempfile.TemporaryDirectory() as folder:
             cfg.OUTPUT_DIR = folder
             trainer = SSODTrainer(cfg)
         self.trainer = trainer
         self.step: SemiSupervisedTrainer = trainer._trainer
-        # The same work, but every round finds the same weights; random ones would soon overflow.
+        # The same work, but every round finds the same weights; random ones would soon diverge at
+        # the config's rate.
         for group in self.step.optimizer.param_groups:
             group["lr"] = 0.0
         self.batch: TrainingBatch = next(iter(trainer.build_paired_loader()))
@@ -61,7 +66,7 @@ class StepParts:
         self.step.settings = replace(self.step.settings, score_threshold=threshold)
         self.step.data_loader = itertools.repeat(self.batch)
         opinion = observe(self.step.teacher, self.batch.unlabeled, threshold)
-        targets = opinion.pseudo_labels_on_strong_views()
+        targets = opinion.carry_to_strong_views().wait()
         strong = [
             {"image": sample.strong.image, "instances": labels}
             for sample, labels in zip(self.batch.unlabeled, targets, strict=True)
@@ -177,6 +182,7 @@ def _add_synchronizations(report: Report, parts: StepParts) -> None:
     own = Row("host synchronizations of this project's code", counts["step"].of("dre_ssod"), "")
     report.rows += [
         own,
+        Row("copies to the host that are awaited by an event", counts["step"].arrivals, ""),
         Row("of Detectron2's detector, whole step", counts["step"].of("detectron2"), ""),
         Row("of Detectron2's detector, student alone", counts["student"].of("detectron2"), ""),
     ]

@@ -49,10 +49,13 @@ class Synchronizations:
     Attributes:
         places: number of waits by (owner, function and line); owners are "dre_ssod",
             "detectron2" (its models), "backward" (the pass of autograd) and "other".
+        arrivals: number of asynchronous copies to the host. Each is read after an event that says
+            that it has arrived (see ``transfers.HostCopy``); what is queued behind is not awaited.
     """
 
     def __init__(self) -> None:
         self.places: Counter[tuple[str, str]] = Counter()
+        self.arrivals = 0
 
     def of(self, owner: str) -> int:
         """The number of waits of one owner."""
@@ -74,7 +77,7 @@ def count_synchronizations(host_tensors: Iterable[Tensor] = ()) -> Iterator[Sync
     for tensor in host_tensors:
         setattr(tensor, _MARK, True)
     found = Synchronizations()
-    with _Calls(found.note), _Kernels(found.note):
+    with _Calls(found), _Kernels(found.note):
         yield found
 
 
@@ -103,9 +106,9 @@ class _Kernels(TorchDispatchMode):
 class _Calls(TorchFunctionMode):
     """Sees copies between host and device, and keeps the marks of tensors on the host."""
 
-    def __init__(self, note: Callable[[], None]) -> None:
+    def __init__(self, found: Synchronizations) -> None:
         super().__init__()
-        self._note = note
+        self._found = found
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -116,8 +119,10 @@ class _Calls(TorchFunctionMode):
         on_host = bool(inputs) and all(hasattr(t, _MARK) for t in inputs)
         names_device = _names_device(args, kwargs)
         if name == "copy_":
-            ends = {hasattr(tensor, _MARK) for tensor in inputs}
-            waits = len(ends) == 2 and not kwargs.get("non_blocking")
+            target_on_host, source_on_host = (hasattr(tensor, _MARK) for tensor in inputs)
+            goes_on = kwargs.get("non_blocking", len(args) > 2 and args[2])
+            waits = target_on_host != source_on_host and not goes_on
+            self._found.arrivals += target_on_host and not source_on_host and goes_on
         elif on_host:
             waits = names_device and not kwargs.get("non_blocking")
         elif inputs:
@@ -125,7 +130,7 @@ class _Calls(TorchFunctionMode):
         else:
             waits = names_device and name in _FROM_HOST_DATA
         if waits:
-            self._note()
+            self._found.note()
         result = function(*args, **kwargs)
         if isinstance(result, Tensor) and any(result is tensor for tensor in inputs):
             # A copy to where it lies already is no copy; the result needs a mark of its own.

@@ -130,15 +130,16 @@ class SemiSupervisedTrainer(SimpleTrainer):
             losses: StudentLosses = self.model(StudentBatch(labeled=batch.labeled))
         else:
             opinion = observe(self.teacher, batch.unlabeled, self.settings.score_threshold)
+            carried = opinion.carry_to_strong_views()
             losses = self.model(
                 StudentBatch(
                     labeled=batch.labeled,
                     strong=[{"image": sample.strong.image} for sample in batch.unlabeled],
-                    pseudo_labels=opinion.pseudo_labels_on_strong_views,
+                    pseudo_labels=carried.wait,
                     scorer=opinion.score_proposals if self.settings.prc else None,
                 )
             )
-            figures |= _pseudo_label_figures(opinion.pseudo_labels_on_strong_views(), self.device)
+            figures |= _pseudo_label_figures(carried.wait(), self.device)
         losses.merge(StudentLosses(figures=figures))
         return losses
 

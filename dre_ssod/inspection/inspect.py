@@ -75,7 +75,7 @@ def inspect(
     with torch.random.fork_rng(devices=devices), EventStorage():
         torch.manual_seed(seed)
         opinion = observe(teacher, list(samples), score_threshold)
-        strong_labels = opinion.pseudo_labels_on_strong_views()
+        strong_labels = opinion.carry_to_strong_views().wait()
         sampled = _sample_proposals(student, samples, strong_labels)
         if prc:
             boxes = [p.proposal_boxes for p in sampled]

@@ -76,9 +76,10 @@ def test_step(cfg: CfgNode) -> None:
     report = benchmark_step(cfg, rounds=1)
     assert {"step", "student", "teacher", "optimizer"} <= set(names(report))
     assert len(report.goals) == 3
-    # All losses and figures; whatever the number of images.
-    own = "host synchronizations of this project's code"
-    assert {row.name: row.value for row in report.rows}[own] == 1
+    values = {row.name: row.value for row in report.rows}
+    # All losses and figures, and which pseudo-labels are left; whatever the number of images.
+    assert values["host synchronizations of this project's code"] == 1
+    assert values["copies to the host that are awaited by an event"] == 1
     assert not Path(cfg.OUTPUT_DIR).exists()
 
 
@@ -89,16 +90,23 @@ def test_formats_are_all_tried_and_the_configs_choice_is_judged(
     cfg.defrost()
     cfg.SOLVER.AMP.ENABLED = True
     cfg.MODEL.CHANNELS_LAST = False
-    tried = []
+    cfg.SEED = -1
+    tried, contents = [], []
 
     def whole(parts: StepParts) -> None:
         tried.append((parts.step.settings.autocast_dtype, parts.step.model.memory_format))
+        weights = [p.sum().item() for p in parts.step.model.parameters()]
+        images = [float(sample.strong.image.sum()) for sample in parts.batch.unlabeled]
+        contents.append((weights, images))
         run_step(parts)
 
     run_step = StepParts.whole
     monkeypatch.setattr(StepParts, "whole", whole)
     report = benchmark_formats(cfg, rounds=1)
     assert len(set(tried)) == 4
+    for weights, images in contents:
+        assert weights == pytest.approx(contents[0][0])
+        assert images == contents[0][1]
     assert {dtype for dtype, _ in tried} == {None, torch.bfloat16}
     times = {row.name: row.value for row in report.rows if row.unit == "ms"}
     assert report.settings["the config's choice"] == "autocast"

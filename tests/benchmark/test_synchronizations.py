@@ -75,13 +75,15 @@ def test_what_the_loader_gave_is_read_freely_and_moved_at_a_price() -> None:
     assert waits(lambda x: (image + x).tolist(), (image,)) == 1
 
 
-def test_what_is_on_its_way_to_the_host_is_read_freely_there() -> None:
-    def read(x: Tensor) -> list[float]:
-        return torch.empty(4).copy_(x, non_blocking=True).tolist()
-
-    assert waits(read) == 0
+def test_copies_to_the_host_that_an_event_announces_are_counted_apart() -> None:
+    with count_synchronizations() as counter:
+        HostCopy(VALUES.clone()).read().nonzero()
+    assert (counter.places.total(), counter.arrivals) == (0, 1)
     assert waits(lambda x: torch.empty(4).copy_(x)) == 1
-    assert waits(lambda x: HostCopy(x).read().nonzero()) == 0
+    with count_synchronizations() as counter:
+        torch.empty(4).copy_(VALUES.clone(), True)
+        VALUES.clone().copy_(VALUES.clone(), True)
+    assert (counter.places.total(), counter.arrivals) == (0, 1)
 
 
 def test_the_backward_pass_is_watched() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dre_ssod.engine.step import SemiSupervisedTrainer, StepSettings
 from dre_ssod.structures import TrainingBatch
+from dre_ssod.transfers import HostCopy
 from tests.engine.models import opinionated
 from tests.factories import labeled_image, tiny_cfg, tiny_model, unlabeled_sample
 
@@ -133,6 +134,27 @@ def test_after_the_first_step_the_teacher_is_the_student() -> None:
     trainer = make_trainer([batch(0)])
     run(trainer)
     assert_equal(state(trainer.teacher), state(trainer.model))
+
+
+def test_pseudo_labels_are_on_their_way_before_the_students_features_and_read_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    order = []
+
+    class Recorded(HostCopy):
+        def __init__(self, tensor: Tensor) -> None:
+            order.append("copied")
+            super().__init__(tensor)
+
+        def read(self) -> Tensor:
+            order.append("read")
+            return super().read()
+
+    monkeypatch.setattr("dre_ssod.teacher.HostCopy", Recorded)
+    trainer = make_trainer([batch(0)])
+    trainer.model.backbone.register_forward_hook(lambda *_: order.append("features"))
+    run(trainer)
+    assert order == ["copied", "features", "read"]
 
 
 def test_the_gradient_is_linear_in_beta_and_beta_does_not_reach_the_variance() -> None:

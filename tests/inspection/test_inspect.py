@@ -51,7 +51,7 @@ def test_pseudo_labels_are_those_of_the_step(
     opinion = observe(teacher, SAMPLES, TAU)
     assert sum(len(i.weak_labels) for i in found) > 0
     for inspection, weak, strong in zip(
-        found, opinion.pseudo_labels, opinion.pseudo_labels_on_strong_views(), strict=True
+        found, opinion.pseudo_labels, opinion.carry_to_strong_views().wait(), strict=True
     ):
         assert torch.equal(inspection.weak_labels.gt_sigma, weak.gt_sigma)
         assert torch.equal(inspection.strong_labels.gt_boxes.tensor, strong.gt_boxes.tensor)
