@@ -131,7 +131,8 @@ class CarriedLabels:
             if name not in ("gt_boxes", "gt_sigma"):
                 values = torch.cat([found.get(name) for found in self._labels])
                 fields[name] = list(values[rows].split(counts))
+        images = zip(self._targets, *fields.values(), strict=True)
         return [
-            Instances(view.size, **{name: parts[i] for name, parts in fields.items()})
-            for i, view in enumerate(self._targets)
+            Instances(view.size, **dict(zip(fields, values, strict=True)))
+            for view, *values in images
         ]

@@ -16,23 +16,21 @@ MAX_RATIO = 1.05
 
 def benchmark_formats(cfg: CfgNode, rounds: int) -> Report:
     """Time a step with autocast and channels-last off and on, on the same batch and weights."""
-    choices = list(itertools.product((False, True), repeat=2))
+    choices = itertools.product((False, True), repeat=2)
     steps = {_name(*choice): _step(cfg, *choice) for choice in choices}
-    device = steps[_name(*choices[0])].step.device
-    timings = interleave({name: parts.whole for name, parts in steps.items()}, rounds, device)
+    plain, *_, both = steps.values()
+    timings = interleave(
+        {name: parts.whole for name, parts in steps.items()}, rounds, plain.step.device
+    )
     chosen = _name(cfg.SOLVER.AMP.ENABLED, cfg.MODEL.CHANNELS_LAST)
     quickest = min(timings, key=lambda name: timings[name].median)
-    plain = timings[_name(*choices[0])]
+    (first, in_float32), *others = timings.items()
     rows = [Row.milliseconds(name, timing) for name, timing in timings.items()]
-    rows += [
-        Row(f"{name}, over float32", ratio(timing, plain), "")
-        for name, timing in timings.items()
-        if timing is not plain
-    ]
+    rows += [Row(f"{name}, over {first}", ratio(timing, in_float32), "") for name, timing in others]
     return Report(
         "formats",
         {
-            "autocast": str(steps[_name(*choices[-1])].step.settings.autocast_dtype),
+            "autocast": str(both.step.settings.autocast_dtype),
             "the config's choice": chosen,
             "the quickest": quickest,
             "rounds": rounds,

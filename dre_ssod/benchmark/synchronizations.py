@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -77,16 +77,16 @@ def count_synchronizations(host_tensors: Iterable[Tensor] = ()) -> Iterator[Sync
     for tensor in host_tensors:
         setattr(tensor, _MARK, True)
     found = Synchronizations()
-    with _Calls(found), _Kernels(found.note):
+    with _Calls(found), _Kernels(found):
         yield found
 
 
 class _Kernels(TorchDispatchMode):
     """Sees operators of the forward and of the backward pass."""
 
-    def __init__(self, note: Callable[[], None]) -> None:
+    def __init__(self, found: Synchronizations) -> None:
         super().__init__()
-        self._note = note
+        self._found = found
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -99,7 +99,7 @@ class _Kernels(TorchDispatchMode):
         elif name == "aten::repeat_interleave":
             waits = kwargs.get("output_size") is None
         if waits and not all(hasattr(tensor, _MARK) for tensor in _tensors(args)):
-            self._note()
+            self._found.note()
         return function(*args, **kwargs)
 
 
