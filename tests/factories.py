@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
@@ -21,6 +22,8 @@ SIZE = (64, 96)
 """(height, width) of the images, unless told otherwise."""
 BOXES = ((8.0, 8.0, 40.0, 40.0), (50.0, 20.0, 74.0, 44.0))
 """Two squares that images show, unless told otherwise."""
+
+gpu_only = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 def tiny_cfg(**overrides: Any) -> CfgNode:

@@ -24,6 +24,7 @@ from tests.factories import (
     affine,
     draw,
     flip,
+    gpu_only,
     labeled_image,
     mapped,
     pseudo_labels,
@@ -192,7 +193,7 @@ def test_images_keep_their_own_labels_also_where_some_have_none() -> None:
     assert [len(shown) for shown in together][2:] == [1, 0]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@gpu_only
 def test_carrying_labels_does_not_drain_a_gpu() -> None:
     labels = [to_device(pseudo_labels(BOXES[:count]), torch.device("cuda")) for count in (1, 2)]
     targets = [blank(SIZE, affine(shift=(-50.0, 0.0))), blank(SIZE)]

@@ -8,6 +8,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from dre_ssod.transfers import HostCopy, to_device
+from tests.factories import gpu_only
 
 CPU = torch.device("cpu")
 VALUES = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
@@ -32,9 +33,6 @@ def test_a_copy_on_the_host_has_the_values(values: Tensor) -> None:
     assert copy.dtype == values.dtype
     assert torch.equal(copy, values)
     assert copy.data_ptr() != values.data_ptr() or not values.numel()
-
-
-gpu_only = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 @gpu_only

@@ -12,9 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from detectron2.structures import Boxes, BoxMode, Instances
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from dre_ssod.data.convert import FORMS, convert
@@ -25,9 +23,9 @@ from dre_ssod.data.splits import build_pools
 from dre_ssod.data.uri import SourceError
 from dre_ssod.data.views import ViewRecipe
 from dre_ssod.engine.evaluation import build_evaluator
+from tests.data.written_sets import boxes_of
 
 Writer = Callable[..., Path]
-Box = tuple[float, float, float, float]
 
 # Not in the order of its names, and with an image without objects.
 OBJECTS = {
@@ -50,20 +48,6 @@ def voc(tmp_path: Path, write_voc: Writer) -> str:
         pixels = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(root / "JPEGImages" / f"{name}.png")
     return f"voc://{root}?split=train"
-
-
-def boxes_of(records: Sequence[dict[str, Any]]) -> list[list[tuple[int, Box]]]:
-    """Class index and corners of every box, by image."""
-    return [
-        [
-            (
-                item["category_id"],
-                tuple(BoxMode.convert(list(item["bbox"]), item["bbox_mode"], BoxMode.XYXY_ABS)),
-            )
-            for item in record["annotations"]
-        ]
-        for record in records
-    ]
 
 
 def pixels_of(records: Sequence[dict[str, Any]]) -> list[bytes]:
@@ -143,71 +127,6 @@ def test_ap_is_the_same_through_all_forms(voc: str, tmp_path: Path, form: str) -
     assert 0 < expected["AP"] < 100
     for name in ("AP", "AP50", "AP75", "AP-cat", "AP-dog"):
         assert found[name] == pytest.approx(expected[name], abs=1e-9)
-
-
-SIDES = st.floats(0, 1).map(lambda value: round(value, 6))
-CLASSES = ["b & <c>", "a", "1", "no", "é,ü %"]
-
-
-@st.composite
-def coco_sets(draw: st.DrawFn) -> list[list[tuple[int, list[float]]]]:
-    """(category id, (x, y, w, h)) by image of 640 x 480 pixels, boxes wider than two pixels."""
-    images = []
-    for _ in range(draw(st.integers(1, 4))):
-        boxes = []
-        for _ in range(draw(st.integers(0, 4))):
-            x, y = 600 * draw(SIDES), 450 * draw(SIDES)
-            sides = [2 + 38 * draw(SIDES), 2 + 28 * draw(SIDES)]
-            boxes.append((draw(st.integers(1, len(CLASSES))), [x, y, *sides]))
-        images.append(boxes)
-    if not any(images):
-        images[0].append((1, [0.0, 0.0, 2.5, 2.5]))
-    return images
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    images=coco_sets(),
-    order=st.randoms(use_true_random=False),
-    chain=st.permutations(sorted(FORMS)),
-)
-def test_a_chain_of_forms_brings_every_box_back(
-    tmp_path_factory: pytest.TempPathFactory,
-    write_image: Writer,
-    write_coco: Writer,
-    images: list[list[tuple[int, list[float]]]],
-    order: Any,
-    chain: list[str],
-) -> None:
-    root = tmp_path_factory.mktemp("chain")
-    numbers = order.sample(range(1, 30), len(images))
-    names = {number: f"{'ab'[number % 2]}/{number}.png" for number in numbers}
-    for name in names.values():
-        write_image(root / "images" / name, (640, 480))
-    entries = [
-        {"id": number, "file_name": name, "width": 640, "height": 480}
-        for number, name in names.items()
-    ]
-    path = write_coco(
-        root / "a.json",
-        dict(zip(numbers, images, strict=True)),
-        dict(enumerate(CLASSES, start=1)),
-        replaced={"images": entries},
-    )
-    uri = f"coco://{path}?images={root / 'images'}"
-    before = load_labeled([uri])
-    for step, form in enumerate(chain):
-        [result] = convert({"train": uri}, form, root / str(step), "link")
-        assert not result.lost
-        uri = result.uri
-    after = load_labeled([uri])
-    assert class_names([uri]) == CLASSES
-    for found, expected in zip(boxes_of(after), boxes_of(before), strict=True):
-        assert [index for index, _ in found] == [index for index, _ in expected]
-        for (_, ours), (_, theirs) in zip(found, expected, strict=True):
-            assert ours == pytest.approx(theirs, abs=1e-5)
-    original = [Path(record["file_name"]).resolve() for record in before]
-    assert [Path(record["file_name"]).resolve() for record in after] == original
 
 
 def test_parts_go_into_one_dataset(voc: str, tmp_path: Path, write_voc: Writer, form: str) -> None:

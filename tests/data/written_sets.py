@@ -1,8 +1,9 @@
-"""Writers of the same dataset in every layout that has labels."""
+"""Writers of the same dataset in every layout that has labels, and what a reader found there."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from urllib.parse import quote
 from xml.sax.saxutils import escape
 
 import yaml
+from detectron2.structures import BoxMode
 from PIL import Image
 
 Box = tuple[int, float, float, float, float]
 """Class index, x1, y1, x2, y2 in pixels."""
+Corners = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -85,3 +88,17 @@ def write_images(folder: Path, example: Example, sized: bool) -> None:
             Image.new("1", size).save(path)
         else:
             path.touch()
+
+
+def boxes_of(records: Sequence[dict[str, Any]]) -> list[list[tuple[int, Corners]]]:
+    """Class index and corners of every box, by image."""
+    return [
+        [
+            (
+                item["category_id"],
+                tuple(BoxMode.convert(list(item["bbox"]), item["bbox_mode"], BoxMode.XYXY_ABS)),
+            )
+            for item in record["annotations"]
+        ]
+        for record in records
+    ]

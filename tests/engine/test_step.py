@@ -1,101 +1,26 @@
+"""A whole training step: what it writes, moves and repeats."""
+
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from dre_ssod.engine.step import SemiSupervisedTrainer, StepSettings
-from dre_ssod.structures import TrainingBatch
 from dre_ssod.transfers import HostCopy
-from tests.engine.models import opinionated
-from tests.factories import labeled_image, tiny_cfg, tiny_model, unlabeled_sample
-
-SETTINGS = StepSettings(
-    unsup_loss_weight=2.0,
-    score_threshold=0.3,
-    prc=True,
-    burn_in_iters=0,
-    burn_in_copy=True,
-    ema_decay=0.9,
-    accumulation_steps=1,
-    autocast_dtype=None,
-    skip_nonfinite=False,
-    max_unreadable_share=0.01,
-    seed=11,
+from tests.engine.steps import (
+    SAMPLE_ALL,
+    assert_close,
+    assert_equal,
+    batch,
+    gradients,
+    make_trainer,
+    run,
+    state,
 )
-
-# Every anchor and every proposal is sampled, so that no loss depends on random numbers.
-SAMPLE_ALL = {
-    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 1024,
-    "MODEL.RPN.POSITIVE_FRACTION": 1.0,
-    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 256,
-    "MODEL.ROI_HEADS.POSITIVE_FRACTION": 1.0,
-}
-
-
-def batch(number: int, labeled: int = 1, unlabeled: int = 1) -> TrainingBatch:
-    return TrainingBatch(
-        labeled=[labeled_image(seed=10 * number + n) for n in range(labeled)],
-        unlabeled=[unlabeled_sample(seed=10 * number + n) for n in range(unlabeled)],
-    )
-
-
-def make_trainer(
-    batches: Sequence[TrainingBatch],
-    lr: float = 0.01,
-    overrides: dict[str, Any] | None = None,
-    **settings: Any,
-) -> SemiSupervisedTrainer:
-    """A trainer whose teacher finds something on the images and whose student is another model."""
-    cfg = tiny_cfg(**(overrides or {}))
-    student = tiny_model(cfg, seed=1, spread=1.0)
-    teacher = opinionated(tiny_model(cfg, seed=2, spread=5.0))
-    optimizer = torch.optim.SGD(student.parameters(), lr=lr, momentum=0.9)
-    return SemiSupervisedTrainer(
-        student, teacher, batches, optimizer, replace(SETTINGS, **settings)
-    )
-
-
-def run(trainer: SemiSupervisedTrainer, iterations: Sequence[int] = (0,)) -> dict[str, float]:
-    """Run steps and return what the last one wrote."""
-    with EventStorage(0) as storage:
-        for trainer.iter in iterations:
-            trainer.run_step()
-        return {name: value for name, (value, _) in storage.latest().items()}
-
-
-def state(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def gradients(model: nn.Module) -> dict[str, Tensor]:
-    return {
-        name: parameter.grad.clone()
-        for name, parameter in model.named_parameters()
-        if parameter.grad is not None
-    }
-
-
-def assert_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
-    assert first.keys() == second.keys()
-    for name, tensor in first.items():
-        assert torch.equal(tensor, second[name]), name
-
-
-def assert_close(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
-    assert first.keys() == second.keys()
-    for name, tensor in first.items():
-        scale = float(second[name].abs().max())
-        torch.testing.assert_close(
-            tensor, second[name], rtol=1e-4, atol=1e-5 * scale + 1e-9, msg=name
-        )
 
 
 def test_a_step_writes_every_loss_and_figure() -> None:
@@ -214,73 +139,6 @@ def test_a_step_is_a_function_of_seed_and_iteration() -> None:
     assert_equal(weights, weights_again)
     assert totals(seed=2, iteration=5, noise=0)[0] != loss
     assert totals(seed=1, iteration=6, noise=0)[0] != loss
-
-
-def test_a_loss_that_is_not_finite_names_its_cause_and_changes_nothing() -> None:
-    trainer = make_trainer([batch(4), batch(7)], accumulation_steps=2)
-    with torch.no_grad():
-        # Finite weights, infinite logits.
-        trainer.model.roi_heads.box_predictor.cls_score.weight.fill_(3e38)
-    student, teacher = state(trainer.model), state(trainer.teacher)
-    optimizer = copy.deepcopy(trainer.optimizer.state_dict())
-    with pytest.raises(FloatingPointError) as error:
-        run(trainer, [123])
-    message = str(error.value)
-    for word in ("iteration 123", "loss_cls", "labeled40.png", "labeled70.png"):
-        assert word in message
-    assert "unlabeled40.png" in message
-    assert_equal(state(trainer.model), student)
-    assert_equal(state(trainer.teacher), teacher)
-    assert trainer.optimizer.state_dict() == optimizer
-
-
-def test_weights_that_are_not_finite_name_the_iteration_and_the_images() -> None:
-    """Detectron2's own check speaks first there, without saying when and where."""
-    trainer = make_trainer([batch(4)])
-    with torch.no_grad():
-        trainer.model.proposal_generator.rpn_head.conv.weight.fill_(math.nan)
-    teacher = state(trainer.teacher)
-    with pytest.raises(FloatingPointError, match=r"iteration 9.*labeled40.png") as error:
-        run(trainer, [9])
-    assert "unlabeled40.png" in str(error.value)
-    assert_equal(state(trainer.teacher), teacher)
-
-
-def test_a_gradient_that_is_not_finite_names_its_parameters_and_changes_nothing() -> None:
-    trainer = make_trainer([batch(4)])
-    name = "roi_heads.box_head.fc1.weight"
-    trainer.model.get_parameter(name).register_hook(lambda gradient: gradient * math.nan)
-    student, teacher = state(trainer.model), state(trainer.teacher)
-    with pytest.raises(FloatingPointError, match=rf"iteration 3.*labeled40.png.*{name}\."):
-        run(trainer, [3])
-    assert_equal(state(trainer.model), student)
-    assert_equal(state(trainer.teacher), teacher)
-
-
-@pytest.mark.parametrize("kind", ["gradient", "loss", "forward"])
-def test_a_step_that_is_not_finite_is_skipped_where_configured(kind: str) -> None:
-    """The steps around it are those of a run that never saw its batch."""
-    trainer = make_trainer([batch(0), batch(4), batch(1)], skip_nonfinite=True, lr=1e-3)
-    other = make_trainer([batch(0), batch(1)], lr=1e-3)
-    run(trainer, [0])
-    run(other, [0])
-    if kind == "gradient":
-        weight = trainer.model.get_parameter("roi_heads.box_head.fc1.weight")
-        handle = weight.register_hook(lambda gradient: gradient * math.inf)
-    else:
-        layers = {"loss": "roi_heads.box_predictor.cls_score", "forward": "backbone.fpn_lateral2"}
-        layer = trainer.model.get_submodule(layers[kind])
-        handle = layer.register_forward_hook(lambda *args: args[-1] * math.nan)
-    found = run(trainer, [1])
-    assert found["ssod/skipped_steps"] == 1.0
-    assert "total_loss" not in found
-    assert_equal(state(trainer.model), state(other.model))
-    assert_equal(state(trainer.teacher), state(other.teacher))
-    handle.remove()
-    assert run(trainer, [2])["ssod/skipped_steps"] == 1.0
-    run(other, [2])
-    assert_equal(state(trainer.model), state(other.model))
-    assert_equal(state(trainer.teacher), state(other.teacher))
 
 
 @pytest.mark.parametrize(
