@@ -40,14 +40,18 @@ _MASKS = (torch.bool, torch.uint8)
 _READING = {"tolist", "numpy", "cpu"}
 _FROM_HOST_DATA = {"tensor", "as_tensor"}
 # Detectron2's containers and wrappers count for whoever calls them.
-_OWNERS = {"/dre_ssod/": "dre_ssod", "/detectron2/modeling/": "detectron2"}
+_OWNERS = {
+    "dre_ssod.": "dre_ssod",
+    "detectron2.modeling.": "detectron2",
+    "torch.autograd.": "backward",
+}
 
 
 class Synchronizations:
     """The waits of a piece of work, by the place in the code that causes them.
 
     Attributes:
-        places: number of waits by (owner, function and line); owners are "dre_ssod",
+        places: number of waits by (owner, place); owners are "dre_ssod",
             "detectron2" (its models), "backward" (the pass of autograd) and "other".
         arrivals: number of asynchronous copies to the host. Each is read after an event that says
             that it has arrived (see ``transfers.HostCopy``); what is queued behind is not awaited.
@@ -152,15 +156,20 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 def _place() -> tuple[str, str]:
-    """Owner, and "file:line function", of the innermost frame that belongs to one."""
+    """Owner, and "module:line function", of the innermost frame that belongs to one."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
-        path = frame.f_code.co_filename
-        if "torch/autograd/" in path:
-            return "backward", "backward"
-        part = next((part for part in _OWNERS if part in path), None)
-        if part is not None and "/benchmark/" not in path:
-            inside = path[path.rindex(part) + 1 :]
-            return _OWNERS[part], f"{inside}:{frame.f_lineno} {frame.f_code.co_name}"
+        # Its module, not its file: folders may have any name.
+        module = frame.f_globals.get("__name__", "")
+        owner = _owner(module)
+        if owner is not None:
+            return owner, f"{module}:{frame.f_lineno} {frame.f_code.co_name}"
         frame = frame.f_back
     return "other", "other"
+
+
+def _owner(module: str) -> str | None:
+    """Whom the waits of a module count for; None: for its callers."""
+    if module.startswith(__package__):
+        return None
+    return next((o for part, o in _OWNERS.items() if f"{module}.".startswith(part)), None)

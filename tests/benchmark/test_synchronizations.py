@@ -92,3 +92,19 @@ def test_the_backward_pass_is_watched() -> None:
         values[values > 0].sum().backward()
     assert counter.of("backward") == 1
     assert counter.places.total() == 2
+
+
+@pytest.mark.parametrize(
+    ("module", "owner"),
+    [("dre_ssod.teacher", "dre_ssod"), ("detectron2.modeling.matcher", "detectron2")]
+    + [(name, "other") for name in ("torch.functional", "detectron2.structures", "dre_ssod_more")],
+)
+def test_a_wait_belongs_to_the_module_that_it_is_in_wherever_that_lies(
+    module: str, owner: str
+) -> None:
+    code = compile("def read(x): return x.tolist()", "/home/me/dre_ssod/.venv/file.py", "exec")
+    names = {"__name__": module}
+    exec(code, names)
+    with count_synchronizations() as counter:
+        names["read"](VALUES.clone())  # type: ignore[operator]
+    assert counter.of(owner) == counter.places.total() == 1
