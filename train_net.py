@@ -18,16 +18,16 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser
 
-from dre_ssod.engine.checkpoint import SafeCheckpointer, load_student
-from dre_ssod.engine.cli import launch_processes, run_program
-from dre_ssod.engine.dataset_table import prepare_evaluation
-from dre_ssod.engine.evaluation import evaluate_models
-from dre_ssod.engine.launch import is_restart
-from dre_ssod.engine.results import record_results, saved_iteration
-from dre_ssod.engine.run_record import record_start
+from dre_ssod.checkpoints.checkpointer import SafeCheckpointer, load_student
 from dre_ssod.engine.setup import setup
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.errors import ConfigError
+from dre_ssod.evaluation.evaluators import evaluate_models
+from dre_ssod.launch.processes import is_restart
+from dre_ssod.launch.program import launch_processes, run_program
+from dre_ssod.runs.record import record_start
+from dre_ssod.runs.results import record_results, saved_iteration
+from dre_ssod.runs.sets import prepare_evaluation
 
 
 def evaluate(cfg: CfgNode, config_file: str) -> Any:

@@ -4,7 +4,7 @@ Importing this package registers the detector's parts with Detectron2.
 """
 
 from dre_ssod import modeling
-from dre_ssod.config import add_ssod_config, get_cfg
+from dre_ssod.config.keys import add_ssod_config, get_cfg
 
 __version__ = "0.2.0"
 __all__ = ["__version__", "add_ssod_config", "get_cfg", "modeling"]

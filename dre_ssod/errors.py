@@ -13,3 +13,15 @@ class UserError(ValueError):
 
 class ConfigError(UserError):
     """A config key, a config file or a command-line argument that cannot be used."""
+
+
+class SourceError(UserError):
+    """A dataset name, file or annotation that cannot be used."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be written or read."""
+
+
+class UntrustedFileError(UserError):
+    """A file that holds more than numbers, texts and plain containers."""

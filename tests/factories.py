@@ -12,7 +12,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from dre_ssod.config import get_cfg
+from dre_ssod.config.keys import get_cfg
 from dre_ssod.geometry import map_boxes
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.structures import UnlabeledSample, View

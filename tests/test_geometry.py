@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dre_ssod.data.distortions import rotation, shear, translation
+from dre_ssod.data.views.geometric import rotation, shear, translation
 from dre_ssod.geometry import align_boxes, map_boxes, relative_matrix
 from dre_ssod.structures import View
 

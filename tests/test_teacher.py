@@ -11,8 +11,8 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor
 
-from dre_ssod.data.distortions import GeometricRecipe
-from dre_ssod.data.views import ViewRecipe, make_view
+from dre_ssod.data.views.geometric import GeometricRecipe
+from dre_ssod.data.views.views import ViewRecipe, make_view
 from dre_ssod.geometry import map_boxes, relative_matrix
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.structures import StudentBatch, UnlabeledSample, View

@@ -28,19 +28,19 @@ from tabulate import tabulate
 from torch import nn
 from tqdm import tqdm
 
-from dre_ssod.config_reading import read_config
-from dre_ssod.data.sources import load_one_labeled
+from dre_ssod.config.reading import read_config
+from dre_ssod.data.sources.catalog import load_one_labeled
 from dre_ssod.deployment.trained_model import load_trained
-from dre_ssod.engine.cli import run_program
-from dre_ssod.engine.evaluation import file_slug
-from dre_ssod.engine.ranking import METRICS, RankingEvaluation
-from dre_ssod.engine.run_record import write_text
 from dre_ssod.engine.setup import setup
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.errors import ConfigError
-from dre_ssod.inspection.localization_analysis import DetectionTable, SetReport, analyze, match
+from dre_ssod.evaluation.evaluators import file_slug
+from dre_ssod.evaluation.localization import DetectionTable, SetReport, analyze, match
+from dre_ssod.evaluation.ranking import METRICS, RankingEvaluation
+from dre_ssod.evaluation.reliability import LEVELS, Reliability, reliability
 from dre_ssod.inspection.localization_figure import draw_analysis, number
-from dre_ssod.inspection.sigma_reliability import LEVELS, Reliability, reliability
+from dre_ssod.launch.program import run_program
+from dre_ssod.runs.record import write_text
 
 MIN_IOU = 0.5
 

@@ -36,10 +36,10 @@ from dre_ssod.benchmark.inference import benchmark_inference
 from dre_ssod.benchmark.loader import benchmark_growth, benchmark_loader
 from dre_ssod.benchmark.report import Report
 from dre_ssod.benchmark.step import benchmark_step
-from dre_ssod.config_checks import check_config
-from dre_ssod.config_reading import read_config
-from dre_ssod.engine.cli import run_program
+from dre_ssod.config.checks import check_config
+from dre_ssod.config.reading import read_config
 from dre_ssod.engine.setup import complete
+from dre_ssod.launch.program import run_program
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

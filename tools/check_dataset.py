@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dre_ssod.config_reading import read_config
+from dre_ssod.config.reading import read_config
 from dre_ssod.data.audit.audit import audit
 from dre_ssod.data.audit.files import LEVELS
 from dre_ssod.data.audit.report import as_dict, as_text, kinds_table

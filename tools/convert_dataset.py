@@ -13,8 +13,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from dre_ssod.data.convert import FORMS, IMAGE_MODES, convert
-from dre_ssod.engine.cli import run_program
+from dre_ssod.data.conversion.convert import FORMS, IMAGE_MODES, convert
+from dre_ssod.launch.program import run_program
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -22,8 +22,8 @@ from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
-from dre_ssod.config_checks import check_config
-from dre_ssod.config_reading import read_config
+from dre_ssod.config.checks import check_config
+from dre_ssod.config.reading import read_config
 from dre_ssod.data.images import ImageError
 from dre_ssod.deployment.demo import (
     Detector,
@@ -33,9 +33,9 @@ from dre_ssod.deployment.demo import (
     run_on_image,
 )
 from dre_ssod.deployment.trained_model import device_of, find_categories, load_trained
-from dre_ssod.engine.cli import run_program
-from dre_ssod.engine.run_record import write_text
 from dre_ssod.inspection.video import EXTENSION, VideoReader, VideoWriter
+from dre_ssod.launch.program import run_program
+from dre_ssod.runs.record import write_text
 
 SKIPPED_CODE = 1
 Results = list[dict[str, Any]]

@@ -22,8 +22,8 @@ from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 from torch import Tensor
 
-from dre_ssod.config_checks import check_config
-from dre_ssod.config_reading import read_config
+from dre_ssod.config.checks import check_config
+from dre_ssod.config.reading import read_config
 from dre_ssod.deployment.export import (
     ExportError,
     eager_detections,
@@ -40,8 +40,8 @@ from dre_ssod.deployment.trained_model import (
     find_categories,
     load_trained,
 )
-from dre_ssod.engine.cli import run_program
 from dre_ssod.errors import ConfigError
+from dre_ssod.launch.program import run_program
 
 FORMATS = ("torchscript", "weights", "safetensors")
 

@@ -18,8 +18,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dre_ssod.data.coco_content import coco_uri, write_split
-from dre_ssod.data.splits import (
+from dre_ssod.data.conversion.coco_content import coco_uri, write_split
+from dre_ssod.data.splits.split import (
     NamedRecord,
     Split,
     draw_split,
@@ -27,7 +27,7 @@ from dre_ssod.data.splits import (
     load_split,
     load_unbiased_teacher_split,
 )
-from dre_ssod.engine.cli import run_program
+from dre_ssod.launch.program import run_program
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from dre_ssod.engine.cli import run_program
-from dre_ssod.inspection.run_history import comparison, read_runs
 from dre_ssod.inspection.run_plots import draw_runs
+from dre_ssod.launch.program import run_program
+from dre_ssod.runs.history import comparison, read_runs
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -25,15 +25,15 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from dre_ssod.config_checks import check_config
-from dre_ssod.config_reading import read_config
+from dre_ssod.config.checks import check_config
+from dre_ssod.config.reading import read_config
 from dre_ssod.deployment.bulk_labeling import LabelingJob, label_share, open_manifest, prepare
 from dre_ssod.deployment.label_merge import LABEL_NEXT, RESULT, SKIPPED, merge
 from dre_ssod.deployment.trained_model import device_of, find_categories
 from dre_ssod.deployment.uncertainty import CRITERIA
-from dre_ssod.engine.cli import launch_processes, run_program
-from dre_ssod.engine.launch import join_process_group
 from dre_ssod.errors import ConfigError
+from dre_ssod.launch.processes import join_process_group
+from dre_ssod.launch.program import launch_processes, run_program
 
 LONGEST_WAIT = timedelta(days=30)
 """For the slowest of several processes."""

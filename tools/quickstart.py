@@ -25,12 +25,12 @@ from detectron2.data import DatasetCatalog, detection_utils
 from detectron2.engine import DefaultPredictor
 from tabulate import tabulate
 
-from dre_ssod.config import get_cfg
-from dre_ssod.data.sources import class_names, resolve_dataset
-from dre_ssod.engine.cli import run_program
+from dre_ssod.config.keys import get_cfg
+from dre_ssod.data.sources.catalog import class_names, resolve_dataset
 from dre_ssod.errors import UserError
 from dre_ssod.inspection.drawing import draw_detections, draw_ground_truth
 from dre_ssod.inspection.layout import side_by_side
+from dre_ssod.launch.program import run_program
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = {

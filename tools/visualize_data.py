@@ -20,20 +20,20 @@ from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
-from dre_ssod.config_checks import check_config
-from dre_ssod.config_reading import read_config
+from dre_ssod.checkpoints.checkpointer import load_student
+from dre_ssod.config.checks import check_config
+from dre_ssod.config.reading import read_config
 from dre_ssod.data.images import ImageError
 from dre_ssod.data.mappers import UnlabeledMapper
-from dre_ssod.data.splits import Pools
+from dre_ssod.data.splits.split import Pools
 from dre_ssod.deployment.trained_model import load_trained
-from dre_ssod.engine.checkpoint import load_student
-from dre_ssod.engine.cli import run_program
 from dre_ssod.engine.setup import complete
 from dre_ssod.engine.training_data import load_pools
 from dre_ssod.errors import ConfigError
 from dre_ssod.inspection.data_panels import DataPanels
 from dre_ssod.inspection.inspect import inspect
 from dre_ssod.inspection.panels import draw_inspection, write_picture
+from dre_ssod.launch.program import run_program
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 
 

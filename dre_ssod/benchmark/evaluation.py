@@ -16,9 +16,9 @@ from pycocotools.cocoeval import COCOeval
 from dre_ssod.benchmark.boxes import draw_detections, draw_truth
 from dre_ssod.benchmark.report import Goal, Report, Row
 from dre_ssod.benchmark.timing import Timing, interleave, machine, ratio
-from dre_ssod.data.sources import resolve_dataset
-from dre_ssod.engine.coco_evaluation import evaluate_boxes
+from dre_ssod.data.sources.catalog import resolve_dataset
 from dre_ssod.errors import ConfigError
+from dre_ssod.evaluation.coco import evaluate_boxes
 
 MAX_DIFFERENCE = 1e-6
 CLASSES = 80

@@ -17,7 +17,7 @@ from dre_ssod.benchmark.report import Goal, Report, Row
 from dre_ssod.benchmark.thresholds import threshold_for
 from dre_ssod.benchmark.timing import interleave, machine, ratio
 from dre_ssod.data.mappers import EvaluationMapper
-from dre_ssod.data.sources import load_unlabeled
+from dre_ssod.data.sources.catalog import load_unlabeled
 from dre_ssod.deployment.trained_model import load_trained
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 

@@ -17,8 +17,8 @@ from dre_ssod.benchmark.report import Goal, Report, Row
 from dre_ssod.benchmark.timing import interleave, machine, ratio
 from dre_ssod.data.loader import BatchPlan, build_paired_loader
 from dre_ssod.data.mappers import UnlabeledMapper
-from dre_ssod.data.sources import load_unlabeled
-from dre_ssod.data.splits import draw_split
+from dre_ssod.data.sources.catalog import load_unlabeled
+from dre_ssod.data.splits.split import draw_split
 
 MAX_MILLISECONDS = 15.0
 MAX_BYTES_PER_ENTRY = 2048.0

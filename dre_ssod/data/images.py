@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 
-from dre_ssod.data.uri import SourceError
+from dre_ssod.errors import SourceError
 
 try:
     from torchvision.io import ImageReadMode, decode_jpeg

@@ -16,7 +16,7 @@ from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.structures import Boxes, BoxMode, Instances
 
 from dre_ssod.data.images import Pixels, check_shape, check_size, read_image
-from dre_ssod.data.views import ViewRecipe, make_view
+from dre_ssod.data.views.views import ViewRecipe, make_view
 from dre_ssod.geometry import map_boxes
 from dre_ssod.structures import UnlabeledSample, View
 

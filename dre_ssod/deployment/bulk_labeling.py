@@ -23,11 +23,11 @@ from detectron2.structures import Instances
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from dre_ssod.checkpoints.folder import write_atomically
 from dre_ssod.data.images import ImageError
 from dre_ssod.deployment.label_manifest import Entry, Manifest, open_images
 from dre_ssod.deployment.trained_model import Category, InferenceReader, device_of, load_trained
 from dre_ssod.deployment.uncertainty import image_uncertainty
-from dre_ssod.engine.checkpoint_files import write_atomically
 from dre_ssod.errors import ConfigError
 
 SETTINGS = "settings.json"

@@ -15,8 +15,8 @@ from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.structures import Instances
 from torch import nn
 
-from dre_ssod.data.folder import IMAGE_EXTENSIONS, is_image_name, list_images
 from dre_ssod.data.images import read_image
+from dre_ssod.data.sources.folder import IMAGE_EXTENSIONS, is_image_name, list_images
 from dre_ssod.deployment.trained_model import Category
 from dre_ssod.errors import ConfigError
 from dre_ssod.inspection.canvas import RGBImage

@@ -22,7 +22,7 @@ from detectron2.export.torchscript_patch import patch_builtin_len
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from dre_ssod.engine.checkpoint_files import write_atomically
+from dre_ssod.checkpoints.folder import write_atomically
 from dre_ssod.errors import UserError
 
 # Modules of this package whose len() of boxes must stay a tensor while a model is traced.

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dre_ssod.data.coco import CocoSource
-from dre_ssod.data.folder import FolderSource, is_image_name
-from dre_ssod.data.sources import load_unlabeled, open_source
-from dre_ssod.data.uri import SourceError, is_unicode, is_uri
+from dre_ssod.data.sources.catalog import load_unlabeled, open_source
+from dre_ssod.data.sources.coco import CocoSource
+from dre_ssod.data.sources.folder import FolderSource, is_image_name
+from dre_ssod.data.sources.uri import is_unicode, is_uri
+from dre_ssod.errors import SourceError
 
 SORTED_AT_ONCE = 100_000
 """Names held in memory while a list is sorted."""

@@ -13,11 +13,10 @@ from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 
+from dre_ssod.checkpoints.checkpointer import SafeCheckpointer
 from dre_ssod.data.images import read_image
-from dre_ssod.data.sources import class_names
-from dre_ssod.data.uri import SourceError
-from dre_ssod.engine.checkpoint import SafeCheckpointer
-from dre_ssod.errors import ConfigError
+from dre_ssod.data.sources.catalog import class_names
+from dre_ssod.errors import ConfigError, SourceError
 
 logger = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
-from dre_ssod.config_checks import check_config, check_files
-from dre_ssod.config_reading import read_config
-from dre_ssod.data.sources import class_names, resolve_dataset
-from dre_ssod.engine.checkpoint import refuse_to_overwrite
-from dre_ssod.engine.run_record import set_aside, write_text
+from dre_ssod.checkpoints.checkpointer import refuse_to_overwrite
+from dre_ssod.config.checks import check_config, check_files
+from dre_ssod.config.reading import read_config
+from dre_ssod.data.sources.catalog import class_names, resolve_dataset
+from dre_ssod.runs.record import set_aside, write_text
 
 
 def setup(args: argparse.Namespace) -> CfgNode:

@@ -20,11 +20,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from dre_ssod.engine.ema import ModelEMA, ema_decay
-from dre_ssod.engine.health import UnreadableImages
 from dre_ssod.engine.metrics import PREFIX, StepMetrics
 from dre_ssod.engine.nonfinite import NonfiniteGuard
-from dre_ssod.engine.signals import SignalRequests
 from dre_ssod.engine.step_settings import StepSettings
+from dre_ssod.engine.unreadable import UnreadableImages
+from dre_ssod.launch.signals import SignalRequests
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.structures import Mean, StudentBatch, StudentLosses, TrainingBatch
 from dre_ssod.teacher import observe

@@ -18,27 +18,28 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from dre_ssod.config_checks import check_config
-from dre_ssod.data.splits import record_split
-from dre_ssod.engine.checkpoint import build_checkpointer, refuse_to_overwrite
-from dre_ssod.engine.checkpoint_files import CheckpointError
-from dre_ssod.engine.dataset_table import describe_sets, format_table
-from dre_ssod.engine.evaluation import (
+from dre_ssod.checkpoints.checkpointer import build_checkpointer, refuse_to_overwrite
+from dre_ssod.config.checks import check_config
+from dre_ssod.data.splits.split import record_split
+from dre_ssod.engine.hooks.checkpoints import Checkpoints, SaveBeforeEvaluation
+from dre_ssod.engine.hooks.evaluation import BestModel, Evaluation
+from dre_ssod.engine.hooks.panels import panel_hook
+from dre_ssod.engine.hooks.watch import PseudoLabelWatch
+from dre_ssod.engine.hooks.writers import MetricsFile, ResumingWriter
+from dre_ssod.engine.metrics import FigurePrinter
+from dre_ssod.engine.step import SemiSupervisedTrainer
+from dre_ssod.engine.step_settings import step_settings
+from dre_ssod.engine.training_data import build_training_loader, load_pools
+from dre_ssod.errors import CheckpointError
+from dre_ssod.evaluation.evaluators import (
     best_metric_name,
     build_evaluator,
     build_test_loader,
     evaluate_models,
 )
-from dre_ssod.engine.health import PseudoLabelWatch
-from dre_ssod.engine.hooks import BestModel, Checkpoints, Evaluation, SaveBeforeEvaluation
-from dre_ssod.engine.metrics import FigurePrinter
-from dre_ssod.engine.metrics_file import MetricsFile, ResumingWriter
-from dre_ssod.engine.panel_hook import panel_hook
-from dre_ssod.engine.pseudo_label_quality import PseudoLabelProbe
-from dre_ssod.engine.results import record_results
-from dre_ssod.engine.step import SemiSupervisedTrainer
-from dre_ssod.engine.step_settings import step_settings
-from dre_ssod.engine.training_data import build_training_loader, load_pools
+from dre_ssod.evaluation.pseudo_labels import PseudoLabelProbe
+from dre_ssod.runs.results import record_results
+from dre_ssod.runs.sets import describe_sets, format_table
 
 logger = logging.getLogger("dre_ssod")
 
@@ -218,14 +219,14 @@ class SSODTrainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
-        """See :func:`dre_ssod.engine.evaluation.build_test_loader`."""
+        """See :func:`dre_ssod.evaluation.evaluators.build_test_loader`."""
         return build_test_loader(cfg, dataset_name)
 
     @classmethod
     def build_evaluator(
         cls, cfg: CfgNode, dataset_name: str, output_dir: str | None = None
     ) -> DatasetEvaluators:
-        """See :func:`dre_ssod.engine.evaluation.build_evaluator`."""
+        """See :func:`dre_ssod.evaluation.evaluators.build_evaluator`."""
         folder = output_dir or str(Path(cfg.OUTPUT_DIR) / "inference")
         return build_evaluator(dataset_name, folder, cfg.TEST.VOC_PROTOCOLS)
 

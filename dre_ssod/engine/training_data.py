@@ -8,10 +8,10 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
-from dre_ssod.config_checks import check_pools
+from dre_ssod.config.checks import check_pools
 from dre_ssod.data.loader import BatchPlan, build_paired_loader
 from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper
-from dre_ssod.data.splits import Pools, build_pools
+from dre_ssod.data.splits.split import Pools, build_pools
 from dre_ssod.structures import TrainingBatch
 
 logger = logging.getLogger("dre_ssod")

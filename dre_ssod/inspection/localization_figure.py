@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from scipy import stats
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from dre_ssod.inspection.localization_analysis import Correlation, DetectionTable, SetReport
-from dre_ssod.inspection.sigma_reliability import COORDINATES, LEVELS, Reliability
+from dre_ssod.evaluation.localization import Correlation, DetectionTable, SetReport
+from dre_ssod.evaluation.reliability import COORDINATES, LEVELS, Reliability
 
 Rankings = Mapping[str, Mapping[str, Mapping[str, float | None]]]
 

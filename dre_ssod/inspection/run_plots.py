@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from dre_ssod.inspection.run_history import RunHistory, metric_name
+from dre_ssod.runs.history import RunHistory, metric_name
 
 COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#e377c2", "#7f7f7f")
 LineStyle = Literal["-", "--", ":", "-."] | tuple[float, Sequence[float]]

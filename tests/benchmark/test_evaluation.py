@@ -9,9 +9,9 @@ import pytest
 
 from dre_ssod.benchmark.evaluation import benchmark_evaluation
 from dre_ssod.benchmark.report import Report
-from dre_ssod.config import get_cfg
-from dre_ssod.engine.coco_evaluation import evaluate_boxes
+from dre_ssod.config.keys import get_cfg
 from dre_ssod.errors import ConfigError
+from dre_ssod.evaluation.coco import evaluate_boxes
 from tests.tiny_dataset import tiny_run, write_tiny_dataset
 
 

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dre_ssod.data import images
 from dre_ssod.data.images import ImageError, check_shape, check_size, read_header, read_image
-from dre_ssod.data.uri import SourceError
+from dre_ssod.errors import SourceError
 
 SHAPE = (9, 13, 3)
 PIXELS = np.random.default_rng(0).integers(0, 256, SHAPE, dtype=np.uint8)

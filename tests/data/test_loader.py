@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dre_ssod.config import get_cfg
+from dre_ssod.config.keys import get_cfg
 from dre_ssod.data.images import ImageError
 from dre_ssod.data.loader import (
     LABELED,
@@ -27,8 +27,8 @@ from dre_ssod.data.loader import (
     build_paired_loader,
 )
 from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper
-from dre_ssod.data.splits import build_pools
-from dre_ssod.data.uri import SourceError
+from dre_ssod.data.splits.split import build_pools
+from dre_ssod.errors import SourceError
 from dre_ssod.structures import ImageFailure, TrainingBatch, UnlabeledSample
 
 Batch = list[tuple[str, float]]

@@ -15,7 +15,7 @@ from detectron2.data.dataset_mapper import DatasetMapper
 from detectron2.structures import BoxMode
 from PIL import Image as PillowImage
 
-from dre_ssod.config import get_cfg
+from dre_ssod.config.keys import get_cfg
 from dre_ssod.data import mappers
 from dre_ssod.data.images import ImageError, read_image
 from dre_ssod.data.mappers import (
@@ -24,7 +24,7 @@ from dre_ssod.data.mappers import (
     UnlabeledMapper,
     instances_in_view,
 )
-from dre_ssod.data.views import ViewRecipe
+from dre_ssod.data.views.views import ViewRecipe
 from dre_ssod.structures import UnlabeledSample, View
 
 WIDTH, HEIGHT = 64, 48

@@ -16,7 +16,7 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from dre_ssod.data.images import read_image
-from dre_ssod.data.sources import load_one_labeled
+from dre_ssod.data.sources.catalog import load_one_labeled
 from dre_ssod.deployment.bulk_labeling import (
     LabelingJob,
     chunk_path,

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dre_ssod.data.folder import list_images
-from dre_ssod.data.uri import SourceError
+from dre_ssod.data.sources.folder import list_images
 from dre_ssod.deployment.label_manifest import (
     Entry,
     ImageList,
@@ -19,6 +18,7 @@ from dre_ssod.deployment.label_manifest import (
     sort_names,
     walk_images,
 )
+from dre_ssod.errors import SourceError
 
 
 @pytest.fixture(scope="module")

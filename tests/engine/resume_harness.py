@@ -29,9 +29,11 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
-from dre_ssod.config_checks import check_config
-from dre_ssod.engine import checkpoint, checkpoint_files, hooks
-from dre_ssod.engine.metrics_file import TIMES
+from dre_ssod.checkpoints import checkpointer as checkpointer_module
+from dre_ssod.checkpoints import folder as folder_module
+from dre_ssod.config.checks import check_config
+from dre_ssod.engine.hooks import checkpoints
+from dre_ssod.engine.hooks.writers import TIMES
 from dre_ssod.engine.setup import complete
 from dre_ssod.engine.trainer import SSODTrainer
 from tests.tiny_dataset import TinyDataset, tiny_run
@@ -190,17 +192,17 @@ def killing_itself(trainer: SSODTrainer, moment: str, iteration: int) -> Iterato
 
         whole(path, write_half)
 
-    whole = checkpoint_files.write_atomically
+    whole = folder_module.write_atomically
     checkpointer = trainer.checkpointer
     if moment == "step":
         trainer.register_hooks([_BeforeStep(iteration, _die)])
     elif moment == "write":
-        checkpoint.write_atomically = half_written
+        checkpointer_module.write_atomically = half_written
     elif moment == "written":
         checkpointer.tag_last_checkpoint = before(checkpointer.tag_last_checkpoint)
     elif moment == "named":
-        hooks.clear_old = before(hooks.clear_old)
-        hooks.link_or_copy = before(hooks.link_or_copy)
+        checkpoints.clear_old = before(checkpoints.clear_old)
+        checkpoints.link_or_copy = before(checkpoints.link_or_copy)
     elif moment == "evaluation":
         trainer._checkpoints._evaluation._func = before(trainer.evaluate)
     else:

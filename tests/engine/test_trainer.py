@@ -18,7 +18,7 @@ from detectron2.engine import DefaultPredictor, HookBase
 from detectron2.utils.env import seed_all_rng
 
 from dre_ssod import add_ssod_config
-from dre_ssod.config_checks import ConfigError, check_config
+from dre_ssod.config.checks import ConfigError, check_config
 from dre_ssod.engine.setup import complete, setup
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.engine.training_data import load_pools

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dre_ssod.inspection.localization_analysis import DetectionTable, analyze
+from dre_ssod.evaluation.localization import DetectionTable, analyze
+from dre_ssod.evaluation.reliability import reliability
 from dre_ssod.inspection.localization_figure import draw_analysis, point_density
-from dre_ssod.inspection.sigma_reliability import reliability
 
 RANKINGS = {
     "first": {"score": {"AP": 40.0, "AP50": 80.0}, "s_loc": {"AP": 30.0, "AP50": 70.0}},

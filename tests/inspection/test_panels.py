@@ -14,8 +14,8 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.env import seed_all_rng
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dre_ssod.config_checks import check_config
-from dre_ssod.engine.panel_hook import panel_hook
+from dre_ssod.config.checks import check_config
+from dre_ssod.engine.hooks.panels import panel_hook
 from dre_ssod.engine.setup import complete
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.inspection.inspect import Inspection

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from dre_ssod.inspection.run_history import RunHistory, Series
 from dre_ssod.inspection.run_plots import COLORS, PANELS, draw_runs
+from dre_ssod.runs.history import RunHistory, Series
 
 
 def history(name: str, *figures: str) -> RunHistory:

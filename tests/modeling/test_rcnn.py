@@ -11,7 +11,7 @@ from detectron2.modeling import GeneralizedRCNN, build_model
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from dre_ssod.modeling import backbone
+from dre_ssod.modeling.backbones import timm_backbone as backbone
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.structures import ProposalScores, StudentBatch, StudentLosses
 from tests.factories import (

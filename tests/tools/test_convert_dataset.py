@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from dre_ssod.data.sources import load_labeled
+from dre_ssod.data.sources.catalog import load_labeled
 from tests.tiny_dataset import TinyDataset, write_tiny_dataset
 
 

@@ -13,8 +13,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
 from dre_ssod.data.audit.files import FileCheck
-from dre_ssod.data.sources import load_one_labeled, load_unlabeled, resolve_dataset
-from dre_ssod.data.uri import SourceError
+from dre_ssod.data.sources.catalog import load_one_labeled, load_unlabeled, resolve_dataset
+from dre_ssod.errors import SourceError
 
 ROLES = ("labeled", "unlabeled", "test")
 COCO_AREAS = (32.0**2, 96.0**2)

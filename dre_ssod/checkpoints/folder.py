@@ -1,0 +1,264 @@
+"""Checkpoint files on disk: written whole or not at all, checked, listed and cleared away.
+
+A run's folder holds ``model_0004999.pth`` and so on, numbered by the iteration they finished,
+``model_best.pth`` and ``model_final.pth``, which are further names of numbered ones, and
+``last_checkpoint``, which names the newest.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import re
+import shutil
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from dre_ssod.errors import CheckpointError, UntrustedFileError
+
+LAST = "last_checkpoint"
+_OURS = re.compile(r"model_(\d{7,}|best|final)\.pth")
+_NUMBERED = re.compile(r"model_\d{7,}\.pth")
+_PARTIAL = ".partial"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, order=True)
+class Checkpoint:
+    """A file from which a run can go on.
+
+    Attributes:
+        iteration: the last one that it has behind it.
+    """
+
+    iteration: int
+    path: Path
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file so that ``path`` is at any moment either as before or complete.
+
+    Args:
+        write: writes the content.
+
+    Raises:
+        CheckpointError: if it cannot be written; ``path`` is as before.
+    """
+    partial = path.with_name(path.name + _PARTIAL)
+    try:
+        with partial.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        _sync_folder(path.parent)
+    # torch.save raises RuntimeError where the disk is full.
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(_describe_failure(path, error)) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the new name of a file survive a crash of the machine."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        # Some network file systems know no such thing.
+        logger.debug("%s cannot be synchronised", folder)
+    finally:
+        os.close(descriptor)
+
+
+def _describe_failure(path: Path, error: Exception) -> str:
+    cause = error
+    while not isinstance(cause, OSError) and isinstance(cause.__context__, Exception):
+        cause = cause.__context__
+    try:
+        free = f"{shutil.disk_usage(path.parent).free / 2**20:.0f} MiB are free there"
+    except OSError:
+        free = "the folder cannot be looked into"
+    return (
+        f"{path} cannot be written: {cause} ({free}). The checkpoints before it are untouched. "
+        "Free some space or make the folder writable, then go on with --resume; "
+        "SOLVER.CHECKPOINTS_KEPT sets how many are kept."
+    )
+
+
+def link_or_copy(path: Path, name: str) -> None:
+    """Give a file a further name in its folder, replacing what had it; takes no space if it can.
+
+    Raises:
+        CheckpointError: as :func:`write_atomically`.
+    """
+    target = path.with_name(name)
+    if target.exists() and target.samefile(path):
+        return
+    partial = path.with_name(name + _PARTIAL)
+    try:
+        partial.unlink(missing_ok=True)
+        os.link(path, partial)
+        partial.replace(target)
+    except OSError:
+        # File systems without hard links.
+        with path.open("rb") as source:
+            write_atomically(target, lambda file: shutil.copyfileobj(source, file))
+
+
+def name_last(folder: Path, name: str) -> None:
+    """Have ``last_checkpoint`` name a file."""
+    write_atomically(folder / LAST, lambda file: file.write(name.encode()))
+
+
+def read_tensors(path: str | Path, mmap: bool = False) -> Any:
+    """The content of a ``.pth`` file of tensors and plain containers.
+
+    Args:
+        mmap: whether tensors are read only when they are used.
+
+    Raises:
+        UntrustedFileError: if it is damaged or holds anything else. Nothing was run.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    # A damaged file may raise nearly anything on its way.
+    except Exception as error:
+        # PyTorch's own text would advise to load it without the check.
+        is_refusal = isinstance(error, pickle.UnpicklingError)
+        reason = "" if is_refusal else f" ({str(error).partition(chr(10))[0][:300]})"
+        raise UntrustedFileError(
+            f"{path} is not read{reason}. A .pth checkpoint may only hold tensors, numbers, texts "
+            "and plain containers; it is damaged or would run code. Nothing of it was run."
+        ) from error
+
+
+def find_damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint file of this project; None if it is whole.
+
+    Every byte of its content is compared with the checksums that it holds.
+    """
+    try:
+        if path.stat().st_size == 0:
+            return "it is empty"
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except (OSError, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
+        return f"it cannot be read: {error}"
+    except zipfile.BadZipFile as error:
+        return f"it is cut off or damaged: {error}"
+    return f"its checksum does not fit ({broken})" if broken else None
+
+
+def open_checkpoint(path: Path) -> Checkpoint | None:
+    """The checkpoint in a file, looked into without reading its weights.
+
+    Returns:
+        None if it is sound, but no run can go on from it.
+
+    Raises:
+        CheckpointError: if it is damaged.
+    """
+    damage = find_damage(path)
+    if damage is not None:
+        raise CheckpointError(f"{path} is damaged: {damage}")
+    try:
+        content = read_tensors(path, mmap=True)
+    except UntrustedFileError as error:
+        raise CheckpointError(str(error)) from error
+    if not isinstance(content, dict) or not {"model", "student", "trainer"} <= content.keys():
+        return None
+    return Checkpoint(int(content["iteration"]), path)
+
+
+def find_last(folder: Path) -> Checkpoint | None:
+    """The checkpoint from which the run in a folder goes on.
+
+    It is the one that ``last_checkpoint`` names. If that one is damaged or missing, or there is no
+    such file, it is the newest sound one, and what was wrong is logged.
+
+    Returns:
+        None if the folder holds no checkpoint at all.
+
+    Raises:
+        CheckpointError: if there are checkpoints, but none is sound.
+    """
+    named = _named_last(folder)
+    troubles: list[str] = []
+    if named is not None:
+        found = _try_open(named, troubles)
+        if found is not None:
+            return found
+    others = [path for path in our_files(folder) if path != named]
+    sound = [found for path in others if (found := _try_open(path, troubles)) is not None]
+    for trouble in troubles:
+        logger.warning("%s", trouble)
+    if sound:
+        newest = max(sound)
+        what = f"{LAST} names no usable file" if named else f"there is no file {LAST}"
+        logger.warning("%s: %s; going on from %s", folder, what, newest.path.name)
+        return newest
+    if troubles:
+        raise CheckpointError(
+            f"{folder} holds a run, but none of its checkpoints can be used: {' '.join(troubles)} "
+            "Bring one back from a copy, or choose another OUTPUT_DIR to start anew."
+        )
+    return None
+
+
+def _named_last(folder: Path) -> Path | None:
+    try:
+        name = (folder / LAST).read_text(encoding="utf-8", errors="replace").strip()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CheckpointError(f"{folder / LAST} cannot be read: {error}") from error
+    # Only a name: a checkpoint lies in the folder of its run.
+    return folder / (Path(name.replace("\0", "")).name or "nameless")
+
+
+def _try_open(path: Path, troubles: list[str]) -> Checkpoint | None:
+    try:
+        if not path.is_file():
+            raise CheckpointError(f"{path} does not exist")
+        found = open_checkpoint(path)
+    # OSError: a name that no file can have, a folder that cannot be looked into.
+    except (CheckpointError, OSError) as error:
+        troubles.append(f"{error}.")
+        return None
+    if found is None:
+        troubles.append(f"{path} holds no run, only weights.")
+    return found
+
+
+def our_files(folder: Path) -> list[Path]:
+    """Checkpoints of a run, by name."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if _OURS.fullmatch(path.name))
+
+
+def clear_old(folder: Path, kept: int, last: Path) -> None:
+    """Remove numbered checkpoints but the newest ``kept`` and ``last``, and cut-off writes."""
+    numbered = [path for path in our_files(folder) if _NUMBERED.fullmatch(path.name)]
+    # Longer numbers are larger ones.
+    numbered.sort(key=lambda path: (len(path.name), path.name))
+    for path in numbered[:-kept]:
+        if path != last:
+            path.unlink(missing_ok=True)
+    clear_partial(folder)
+
+
+def clear_partial(folder: Path) -> None:
+    """Remove what a write left that was killed."""
+    for path in folder.glob(f"*{_PARTIAL}"):
+        name = path.name.removesuffix(_PARTIAL)
+        if name == LAST or _OURS.fullmatch(name):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,147 @@
+"""A user's config file and KEY VALUE pairs to a config, or an error that names the key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from detectron2.config import CfgNode
+
+from dre_ssod.config.keys import get_cfg
+from dre_ssod.errors import ConfigError
+
+EXAMPLES = {
+    bool: "True or False",
+    int: "a whole number, such as 100",
+    float: "a number, such as 0.5",
+    str: "a text; one that looks like a number goes in quotes of its own, \"'12'\"",
+    tuple: "a tuple, such as (1, 2); of texts: \"('folder://DIR',)\", with the comma",
+    list: "a list, such as [1, 2]",
+}
+"""What a key holds, by the type of its default."""
+
+
+def read_config(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
+    """The default config, changed by a file and then by the command line.
+
+    A whole number is taken where a key holds a decimal one.
+
+    Args:
+        config_file: YAML, possibly with ``_BASE_``; read without running anything in it. "" for
+            none.
+        opts: keys and values in turn.
+
+    Raises:
+        ConfigError: naming the file, key and value that cannot be used, and close key names.
+    """
+    cfg = get_cfg()
+    if config_file:
+        for key, value in leaves(_read_file(config_file)):
+            _set(cfg, key, value, f" (in {config_file})")
+        if cfg.VERSION != get_cfg().VERSION:
+            raise ConfigError(
+                f"VERSION is {cfg.VERSION!r} (in {config_file}); it must be {get_cfg().VERSION}"
+            )
+    words = list(opts)
+    if len(words) % 2:
+        raise ConfigError(
+            f"the command line does not end in pairs of KEY VALUE: {str(words[-1])!r} has no "
+            "partner. Put a space between key and value, quote values with spaces, and name "
+            "options such as --resume before the first key"
+        )
+    for key, value in zip(words[::2], words[1::2], strict=True):
+        _set(cfg, key, value, "")
+    return cfg
+
+
+def _read_file(path: str) -> dict[str, Any]:
+    if not Path(path).is_file():
+        folder = Path(path).parent
+        close = get_close_matches(Path(path).name, [p.name for p in folder.glob("*.yaml")])
+        hint = f"; close names there: {', '.join(close)}" if close else ""
+        raise ConfigError(f"--config-file {path!r}: there is no such file{hint}")
+    try:
+        content = CfgNode.load_yaml_with_base(path, allow_unsafe=False)
+    except OSError as error:
+        raise ConfigError(
+            f"--config-file {path!r}: cannot be read: {error}. The path of a _BASE_ starts at the "
+            "folder of the file that names it"
+        ) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config-file {path!r}: not valid YAML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--config-file {path!r}: not UTF-8 text: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"--config-file {path!r}: its _BASE_ leads back to itself") from error
+    except (AssertionError, TypeError, AttributeError, ValueError) as error:
+        raise ConfigError(f"--config-file {path!r}: {_NO_KEYS} ({error})") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"--config-file {path!r}: {_NO_KEYS}; it is {content!r:.80}")
+    return content
+
+
+_NO_KEYS = "a config file holds keys and values by group, such as 'SOLVER:' and '  MAX_ITER: 100'"
+
+
+def leaves(node: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys of a nested config with their values; an empty group counts as a value."""
+    for name, value in node.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _set(cfg: CfgNode, key: str, raw: Any, where: str) -> None:
+    """Set one key, or raise a ConfigError; ``where`` says which file ``raw`` is from."""
+    *groups, name = str(key).split(".")
+    node: Any = cfg
+    for group in groups:
+        node = node.get(group) if isinstance(node, CfgNode) else None
+    if not isinstance(node, CfgNode) or name not in node:
+        close = get_close_matches(str(key), [known for known, _ in leaves(cfg)], n=3, cutoff=0.75)
+        hint = f" Close names: {', '.join(close)}." if close else ""
+        raise ConfigError(
+            f"there is no config key {str(key)!r}{where}; its value would be {raw!r:.80}.{hint} "
+            "dre_ssod/config.py and Detectron2's config reference explain all keys."
+        )
+    old = node[name]
+    if isinstance(old, CfgNode):
+        if raw == {}:
+            return
+        keys = ", ".join(f"{key}.{child}" for child in list(old)[:3])
+        raise ConfigError(f"{key} is a group of keys{where}, not a key: set {keys} ...")
+    value = _decode(raw)
+    if isinstance(old, float) and type(value) is int:
+        value = _as_float(value)
+    elif {type(old), type(value)} == {list, tuple}:
+        value = type(old)(value)
+    # As in Detectron2, a key may hold None, and what held None anything.
+    is_none = value is None or (old is None and type(value) in EXAMPLES)
+    if type(value) is not type(old) and not is_none:
+        valid = EXAMPLES.get(type(old), "one of " + ", ".join(kind.__name__ for kind in EXAMPLES))
+        raise ConfigError(
+            f"{key} is {value!r:.200}{where}, of type {type(value).__name__}; it must be {valid}. "
+            f"So far it is {old!r:.80}."
+        )
+    node[name] = value
+
+
+def _decode(raw: Any) -> Any:
+    """A value as Detectron2 reads it: a text that is a Python literal becomes that literal."""
+    try:
+        return CfgNode._decode_cfg_value(raw)
+    # Literals that are nested too deeply or hold what cannot be a key.
+    except (TypeError, MemoryError, RecursionError):
+        return raw
+
+
+def _as_float(value: int) -> float | int:
+    """The number, which stays whole where it is too large."""
+    try:
+        return float(value)
+    except OverflowError:
+        return value

@@ -1,0 +1,198 @@
+"""Any labeled dataset, or the two parts of its split, as the content of COCO files."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from detectron2.data import MetadataCatalog
+from detectron2.structures import BoxMode
+
+from dre_ssod.data.sources.catalog import class_names, open_source
+from dre_ssod.data.sources.coco import CocoSource
+from dre_ssod.data.sources.uri import is_uri
+from dre_ssod.data.splits.split import NamedRecord, Split
+from dre_ssod.errors import SourceError
+
+
+@dataclass(frozen=True)
+class CocoContent:
+    """A labeled dataset in COCO's form.
+
+    Attributes:
+        content: what a COCO file holds; the images' ids rise in the order of the dataset.
+        image_root: the folder that ``file_name`` of the images is relative to.
+        source_ids: the id that the dataset itself has for each image of ``content``, as text.
+    """
+
+    content: dict[str, Any]
+    image_root: Path
+    source_ids: tuple[str, ...]
+
+    def only(self, chosen: Collection[str], annotated: bool) -> CocoContent:
+        """The part with the images of these source ids, with or without their annotations."""
+        wanted = set(chosen)
+        kept = [
+            (image, source_id)
+            for image, source_id in zip(self.content["images"], self.source_ids, strict=True)
+            if source_id in wanted
+        ]
+        ids = {image["id"] for image, _ in kept}
+        annotations = [
+            item
+            for item in self.content.get("annotations", [])
+            if annotated and item["image_id"] in ids
+        ]
+        images = [image for image, _ in kept]
+        content = {**self.content, "images": images, "annotations": annotations}
+        return replace(self, content=content, source_ids=tuple(name for _, name in kept))
+
+
+def as_coco(name: str, records: Sequence[dict[str, Any]]) -> CocoContent:
+    """A labeled dataset in COCO's form.
+
+    A COCO file is taken as it is, with its ids, masks and areas; where image names lead out of its
+    image folder, all become relative to a higher one. For other datasets images and
+    annotations are numbered from 1 and classes too, in their order; boxes become (x, y, width,
+    height), and ``difficult`` is kept as a further entry of an annotation.
+
+    Args:
+        name: URI or registered name.
+        records: of ``load_one_labeled(name)``.
+
+    Raises:
+        SourceError: if a record does not say the size of its image.
+    """
+    source = _coco_file(name)
+    if source is None:
+        return _from_records(records, class_names([name]))
+    json_file, image_root = source
+    content = json.loads(json_file.read_text(encoding="utf-8"))
+    content["images"] = sorted(content["images"], key=lambda image: image["id"])
+    image_root = Path(os.path.abspath(image_root))
+    files = [os.path.abspath(image_root / image["file_name"]) for image in content["images"]]
+    if not all(Path(file).is_relative_to(image_root) for file in files):
+        image_root, _ = relative_names(files)
+    for image, file in zip(content["images"], files, strict=True):
+        image["file_name"] = Path(file).relative_to(image_root).as_posix()
+    ids = tuple(str(image["id"]) for image in content["images"])
+    return CocoContent(content, image_root, ids)
+
+
+def write_split(source: str, records: Sequence[NamedRecord], split: Split, output: Path) -> Path:
+    """Write the two parts of one dataset as COCO files, and the split beside them.
+
+    Args:
+        source: name or URI of the dataset that the split was made from.
+        records: of ``load_named([source])``.
+        split: leaves at least one image unlabeled.
+        output: folder for ``labeled.json``, ``unlabeled.json`` (images and classes, no annotations)
+            and ``split.json``.
+
+    Returns:
+        The folder that the image names of both COCO files are relative to.
+
+    Raises:
+        SourceError: if one of the files exists, or no image would be unlabeled.
+    """
+    parts = {name: output / f"{name}.json" for name in ("labeled", "unlabeled", "split")}
+    for path in parts.values():
+        if path.exists():
+            raise SourceError(f"{path} exists; choose another folder, or remove it")
+    if len(split.labeled_ids) == split.total:
+        raise SourceError(f"all {split.total} images would be labeled, and none unlabeled")
+    content = as_coco(source, [record for _, record in records])
+    labeled = {name.partition("/")[2] for name in split.labeled_ids}
+    rest = set(content.source_ids) - labeled
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(content.only(labeled, annotated=True).content, parts["labeled"])
+    write_json(content.only(rest, annotated=False).content, parts["unlabeled"])
+    split.save(parts["split"])
+    return content.image_root
+
+
+def write_json(content: dict[str, Any], path: Path) -> None:
+    """Write the content of a COCO file to a new file.
+
+    Raises:
+        FileExistsError: if ``path`` exists.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("x", encoding="utf-8") as file:
+        json.dump(content, file)
+
+
+def coco_uri(json_file: Path, image_root: Path) -> str:
+    """The URI of a COCO file."""
+    return f"coco://{quote(str(json_file))}?images={quote(str(image_root))}"
+
+
+def relative_names(files: Sequence[str]) -> tuple[Path, list[str]]:
+    """The lowest folder that holds all of these files, and their names relative to it."""
+    paths = [os.path.abspath(file) for file in files]
+    folder = Path(os.path.commonpath([os.path.dirname(path) for path in paths]))
+    return folder, [Path(path).relative_to(folder).as_posix() for path in paths]
+
+
+def image_size(record: dict[str, Any]) -> tuple[int, int]:
+    """(width, height) that a record states.
+
+    Raises:
+        SourceError: if it does not.
+    """
+    try:
+        return int(record["width"]), int(record["height"])
+    except KeyError as error:
+        raise SourceError(
+            f"{record['file_name']}: the dataset does not say the image's {error.args[0]}"
+        ) from error
+
+
+def corners(annotation: dict[str, Any]) -> tuple[float, float, float, float]:
+    """(x1, y1, x2, y2) of an annotation in Detectron2's format."""
+    box = BoxMode.convert(list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYXY_ABS)
+    x1, y1, x2, y2 = map(float, box)
+    return x1, y1, x2, y2
+
+
+def _coco_file(name: str) -> tuple[Path, Path] | None:
+    """JSON file and image folder of a dataset that is a COCO file, else None."""
+    if is_uri(name):
+        source = open_source(name)
+        return (source.json_file, source.image_root) if isinstance(source, CocoSource) else None
+    metadata = MetadataCatalog.get(name)
+    # A set with a folder of its own has its evaluator's cache as json_file.
+    is_file = metadata.get("evaluator_type") == "coco" and not metadata.get("dirname")
+    if not is_file or not metadata.get("json_file") or not metadata.get("image_root"):
+        return None
+    return Path(metadata.json_file), Path(metadata.image_root)
+
+
+def _from_records(records: Sequence[dict[str, Any]], classes: Sequence[str]) -> CocoContent:
+    root, names = relative_names([record["file_name"] for record in records])
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image_id, (record, name) in enumerate(zip(records, names, strict=True), start=1):
+        width, height = image_size(record)
+        images.append({"id": image_id, "file_name": name, "width": width, "height": height})
+        for item in record["annotations"]:
+            x1, y1, x2, y2 = corners(item)
+            annotation = {
+                "id": len(annotations) + 1,
+                "image_id": image_id,
+                "category_id": item["category_id"] + 1,
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "area": (x2 - x1) * (y2 - y1),
+                "iscrowd": int(item.get("iscrowd", 0)),
+            }
+            if "difficult" in item:
+                annotation["difficult"] = int(item["difficult"])
+            annotations.append(annotation)
+    categories = [{"id": index, "name": name} for index, name in enumerate(classes, start=1)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    return CocoContent(content, root, tuple(str(record["image_id"]) for record in records))

@@ -1,0 +1,237 @@
+"""Dataset names and URIs to records in Detectron2's format.
+
+Every name in ``DATASETS.TRAIN``, ``DATASETS.UNLABELED`` and ``DATASETS.TEST`` is a dataset that is
+registered with Detectron2, or a URI (``uri.URI_FORMS``), which is registered on first use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Protocol
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from dre_ssod.data.sources.coco import CocoSource
+from dre_ssod.data.sources.folder import FolderSource
+from dre_ssod.data.sources.uri import (
+    URI_FORMS,
+    DatasetURI,
+    datasets_root,
+    find_any,
+    find_file,
+    find_folder,
+    is_uri,
+    parse_uri,
+)
+from dre_ssod.data.sources.voc import VocSource
+from dre_ssod.data.sources.yolo import YoloSource
+from dre_ssod.errors import SourceError
+
+UNLABELED_KEYS = ("file_name", "image_id", "height", "width")
+"""All that a record of an unlabeled image may hold."""
+
+
+class Source(Protocol):
+    """Where records come from; two sources are equal if they read the same files."""
+
+    def metadata(self) -> dict[str, Any]:
+        """Entries for ``MetadataCatalog``."""
+
+    def labeled(self) -> list[dict[str, Any]]:
+        """Records with ``annotations``, and with ``dropped_boxes`` where boxes were left out."""
+
+    def images(self) -> list[dict[str, Any]]:
+        """Records without labels, made without looking at any label."""
+
+
+_registered: dict[str, Source] = {}
+
+
+def open_source(name: str) -> Source:
+    """The source that a URI names; its files are found, not yet read.
+
+    Raises:
+        SourceError: if the URI is malformed or what it names is missing.
+    """
+    uri = parse_uri(name)
+    if uri.scheme == "coco":
+        uri.allow(required=["images"], optional=["outside"])
+        outside = uri.allows_outside()
+        annotations = find_file(uri.path, uri)
+        return CocoSource(name, annotations, find_folder(uri.value("images"), uri), outside)
+    if uri.scheme == "voc":
+        uri.allow(required=["split"], optional=["classes"])
+        classes = uri.class_list()
+        return VocSource(name, find_folder(uri.path, uri), uri.value("split"), classes)
+    if uri.scheme == "yolo":
+        uri.allow(required=["split"], optional=["classes", "outside"])
+        classes, outside = uri.class_list(), uri.allows_outside()
+        return YoloSource(name, find_any(uri.path, uri), uri.value("split"), classes, outside)
+    if uri.scheme == "folder":
+        uri.allow()
+        return FolderSource(name, find_folder(uri.path, uri))
+    return _sample_source(uri)
+
+
+def resolve_dataset(name: str) -> str:
+    """The name under which Detectron2's catalogs know a dataset, which a URI enters on first use.
+
+    Metadata of a labeled URI has ``thing_classes`` and ``evaluator_type`` "coco". COCO files also
+    give ``json_file`` and ``image_root``; VOC and YOLO folders have no ``json_file`` and must be
+    converted to be evaluated in COCO's way.
+
+    Raises:
+        SourceError: if ``name`` is neither registered nor a URI that can be read.
+    """
+    if is_uri(name):
+        source = open_source(name)
+        if _registered.get(name) != source or name not in DatasetCatalog:
+            metadata = source.metadata()
+            for catalog in (DatasetCatalog, MetadataCatalog):
+                catalog.pop(name, None)
+            DatasetCatalog.register(name, source.labeled)
+            MetadataCatalog.get(name).set(**metadata)
+            _registered[name] = source
+        return name
+    if name in DatasetCatalog:
+        return name
+    close = get_close_matches(name, DatasetCatalog.list(), n=4)
+    hint = f"; close names: {', '.join(close)}" if close else ""
+    raise SourceError(
+        f"{name!r} is not a dataset that is registered with Detectron2{hint}. "
+        f"Your own data go by URI: {', '.join(URI_FORMS.values())}"
+    )
+
+
+def class_names(names: Sequence[str]) -> list[str]:
+    """The classes that all these labeled datasets share, in the order of their indices.
+
+    Raises:
+        SourceError: if a dataset has no classes, or two differ in names or order.
+    """
+    classes: list[str] | None = None
+    for name in map(resolve_dataset, names):
+        own = list(MetadataCatalog.get(name).get("thing_classes", []))
+        if not own:
+            raise SourceError(
+                f"{name}: has no classes, so it cannot be used as labeled data; "
+                "name it in DATASETS.UNLABELED, or give annotations with classes"
+            )
+        if classes is not None and own != classes:
+            raise SourceError(
+                f"the classes of {names[0]} and {name} differ: {_difference(classes, own)}. "
+                "Labeled sets must have the same classes in the same order; "
+                "voc:// takes them from classes="
+            )
+        classes = own
+    if classes is None:
+        raise SourceError("no labeled dataset is named; set DATASETS.TRAIN")
+    return classes
+
+
+def load_labeled(names: Sequence[str]) -> list[dict[str, Any]]:
+    """Records with ``annotations`` of all the datasets, one after the other.
+
+    Raises:
+        SourceError: as ``class_names`` and ``load_one_labeled`` do.
+    """
+    class_names(names)
+    return [record for name in names for record in load_one_labeled(name)]
+
+
+def load_one_labeled(name: str) -> list[dict[str, Any]]:
+    """Records of one dataset, each with ``annotations``.
+
+    Raises:
+        SourceError: if its files are missing or cannot be read.
+    """
+    name = resolve_dataset(name)
+    _check_registered_files(name)
+    records: list[dict[str, Any]] = DatasetCatalog.get(name)
+    for record in records:
+        if "annotations" not in record:
+            raise SourceError(
+                f"{name}: {record.get('file_name')} has no annotations; "
+                "a set without labels belongs in DATASETS.UNLABELED"
+            )
+    return records
+
+
+def load_unlabeled(names: Sequence[str]) -> list[dict[str, Any]]:
+    """Records with ``UNLABELED_KEYS`` only, of all the datasets, one after the other.
+
+    The annotations of a URI are not read at all.
+
+    Raises:
+        SourceError: if a dataset is unknown or its files are missing.
+    """
+    records: list[dict[str, Any]] = []
+    for name in names:
+        if is_uri(name):
+            records += strip_labels(open_source(name).images())
+        else:
+            _check_registered_files(resolve_dataset(name))
+            records += strip_labels(DatasetCatalog.get(name))
+    return records
+
+
+def strip_labels(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """New records that hold ``UNLABELED_KEYS`` and nothing else."""
+    return [{key: record[key] for key in UNLABELED_KEYS if key in record} for record in records]
+
+
+def _sample_source(uri: DatasetURI) -> Source:
+    from dre_ssod.data.sample.dataset import ensure_sample_set  # slow, and rarely used
+
+    uri.allow(optional=["seed"])
+    parts = ("labeled", "unlabeled", "val")
+    if uri.path not in parts:
+        raise SourceError(f"{uri.text}: unknown part {uri.path!r}; valid: {', '.join(parts)}")
+    seed_text = uri.value("seed", "0")
+    if not (seed_text.isascii() and seed_text.isdigit()):
+        raise SourceError(f"{uri.text}: seed must be an integer from 0, is {seed_text!r}")
+    seed = int(seed_text)
+    folder = "dre_ssod_sample" if seed == 0 else f"dre_ssod_sample_seed{seed}"
+    root = Path(datasets_root() / folder).absolute()
+    try:
+        ensure_sample_set(root, seed)
+    except OSError as error:
+        raise SourceError(
+            f"{uri.text}: the sample set cannot be generated in {root}: {error}. Set "
+            "$DETECTRON2_DATASETS to a folder that can be written to"
+        ) from error
+    if uri.path == "unlabeled":
+        return FolderSource(uri.text, root / "unlabeled")
+    return CocoSource(uri.text, root / "annotations" / f"{uri.path}.json", root / uri.path)
+
+
+def _check_registered_files(name: str) -> None:
+    """Raise a SourceError if files that a registered dataset's metadata names are missing.
+
+    The ``json_file`` of a set that has a ``dirname`` is an evaluator's cache, not its data; and the
+    files of a URI are found when it is resolved.
+    """
+    if is_uri(name):
+        return
+    metadata = MetadataCatalog.get(name)
+    for key in ("dirname",) if metadata.get("dirname") else ("json_file", "image_root"):
+        path = metadata.get(key)
+        if path is not None and "://" not in path and not Path(path).exists():
+            raise SourceError(
+                f"{name}: {path} is missing. Detectron2 reads $DETECTRON2_DATASETS (now "
+                f"{datasets_root()}) when it is imported: set it before the program starts, or "
+                "name the data by URI"
+            )
+
+
+def _difference(first: list[str], second: list[str]) -> str:
+    only_first = [name for name in first if name not in second]
+    only_second = [name for name in second if name not in first]
+    if not only_first and not only_second:
+        return f"the order is {', '.join(first)} against {', '.join(second)}"
+    return (
+        f"only the first has {', '.join(only_first) or 'none'}; "
+        f"only the second has {', '.join(only_second) or 'none'}"
+    )

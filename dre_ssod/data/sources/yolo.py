@@ -1,0 +1,246 @@
+"""YOLO datasets in the layout of Ultralytics as a data source.
+
+Each image ``.../images/NAME.jpg`` has its boxes in ``.../labels/NAME.txt``, a line each: the index
+of the class, then centre, width and height as fractions of the image's size.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detectron2.structures import BoxMode
+
+from dre_ssod.data.images import ImageError, read_header
+from dre_ssod.data.sources.yolo_layout import YoloLayout, read_lines
+from dre_ssod.errors import SourceError
+
+logger = logging.getLogger(__name__)
+
+Corners = tuple[float, float, float, float]
+
+# What writers round away may take a fraction of 1 just above it.
+_SLACK = 1e-6
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class YoloSource:
+    """``yolo://ROOT?split=train[&classes=A,B,C][&outside=allow]``.
+
+    Attributes:
+        name: the name in Detectron2's catalogs.
+        place: the dataset folder, or the YAML file in it.
+        split: "train", "val" or "test" of the YAML file; without one, a folder's name.
+        chosen_classes: the classes in order, where neither the YAML file nor ``classes.txt`` gives
+            them.
+        outside: whether files of the dataset may name images outside its folder.
+    """
+
+    name: str
+    place: Path
+    split: str
+    chosen_classes: tuple[str, ...] = ()
+    outside: bool = False
+
+    def metadata(self) -> dict[str, Any]:
+        """The classes; without ``json_file``, since there is none.
+
+        Raises:
+            SourceError: if the dataset has no classes or not this split.
+        """
+        layout = self._layout()
+        layout.places(self.split)
+        return {
+            "thing_classes": layout.classes(self.chosen_classes),
+            "evaluator_type": "coco",
+        }
+
+    def images(self) -> list[dict[str, Any]]:
+        """Records of the split's images; neither labels nor images are opened.
+
+        Their ids are the paths from the dataset folder.
+
+        Raises:
+            SourceError: if the split or one of its images is missing.
+        """
+        return _records(self._layout(), self.split)
+
+    def labeled(self) -> list[dict[str, Any]]:
+        """Records in Detectron2's format, with sizes from the images' headers.
+
+        An image without a label file has no objects. Of a polygon (seven numbers or more), the box
+        around it is taken. Boxes without positive width and height are dropped and counted in one
+        warning; a record that lost boxes holds them as ``dropped_boxes``, (x1, y1, x2, y2) each.
+
+        Raises:
+            SourceError: if a file is missing or malformed, an image cannot be opened, or no image
+                has a label file.
+        """
+        layout = self._layout()
+        classes, points = len(layout.classes(self.chosen_classes)), layout.point_columns()
+        records = _records(layout, self.split)
+        labels = _label_files(records, layout.root)
+        _add_sizes(self.name, records)
+        boxes = 0
+        dropped: list[Path] = []
+        for path, record in labels.items():
+            record["annotations"] = []
+            for index, fractions in _read_labels(path, classes, points):
+                box = _to_pixels(fractions, record["width"], record["height"])
+                if box[2] <= box[0] or box[3] <= box[1]:
+                    record.setdefault("dropped_boxes", []).append(box)
+                    dropped.append(path)
+                    continue
+                record["annotations"].append(
+                    {
+                        "bbox": box,
+                        "bbox_mode": BoxMode.XYXY_ABS,
+                        "category_id": index,
+                        "iscrowd": 0,
+                    }
+                )
+            boxes += len(record["annotations"])
+        missing = _count_missing(self.name, list(labels))
+        logger.info(
+            f"{self.name}: {len(records)} images, {boxes} boxes, {missing} without a label file"
+        )
+        if dropped:
+            logger.warning(
+                f"{self.name}: dropped {len(dropped)} boxes without positive width and height; the "
+                f"first is in {dropped[0]}"
+            )
+        return records
+
+    def _layout(self) -> YoloLayout:
+        return YoloLayout.read(self.place, self.outside)
+
+
+def _records(layout: YoloLayout, split: str) -> list[dict[str, Any]]:
+    return [
+        {"file_name": str(path), "image_id": Path(os.path.relpath(path, layout.root)).as_posix()}
+        for path in layout.images(split)
+    ]
+
+
+def _label_files(records: list[dict[str, Any]], root: Path) -> dict[Path, dict[str, Any]]:
+    """The record that each label file, which need not exist, belongs to.
+
+    Raises:
+        SourceError: if two images have the same label file.
+    """
+    found: dict[Path, dict[str, Any]] = {}
+    for record in records:
+        path = _label_file(Path(record["file_name"]), root)
+        if path in found:
+            raise SourceError(
+                f"{path}: belongs to two images, {found[path]['file_name']} and "
+                f"{record['file_name']}; rename one"
+            )
+        found[path] = record
+    return found
+
+
+def _label_file(image: Path, root: Path) -> Path:
+    """With the path's last ``images`` made ``labels``; beside the image if there is none."""
+    inside = image.is_relative_to(root)
+    parts = list(image.relative_to(root).parts if inside else image.parts)
+    for index in range(len(parts) - 2, -1, -1):
+        if parts[index] == "images":
+            parts[index] = "labels"
+            break
+    return (root.joinpath(*parts) if inside else Path(*parts)).with_suffix(".txt")
+
+
+def _add_sizes(name: str, records: list[dict[str, Any]]) -> None:
+    """Set ``width`` and ``height``.
+
+    Raises:
+        SourceError: naming the first few of the images that cannot be opened.
+    """
+    failures: list[ImageError] = []
+    for record in records:
+        try:
+            header = read_header(record["file_name"])
+        except ImageError as error:
+            failures.append(error)
+            continue
+        record["width"], record["height"] = header.width, header.height
+    if failures:
+        reasons = "; ".join(map(str, failures[:_SHOWN]))
+        more = f"; and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
+        raise SourceError(
+            f"{name}: the boxes of {len(failures)} of {len(records)} images cannot be placed, as "
+            f"the size of the image is unknown: {reasons}{more}"
+        )
+
+
+def _count_missing(name: str, labels: list[Path]) -> int:
+    missing = [path for path in labels if not path.exists()]
+    if len(missing) == len(labels):
+        raise SourceError(
+            f"{name}: none of the {len(labels)} images has a label file; the first was looked "
+            f"for at {missing[0]}. A set without labels belongs in DATASETS.UNLABELED"
+        )
+    return len(missing)
+
+
+def _read_labels(path: Path, classes: int, points: int) -> list[tuple[int, Corners]]:
+    """Class index and corners, as fractions of the image's size, of each line; none if no file."""
+    if not path.exists():
+        return []
+    return [
+        _parse(line.split(), f"{path}, line {number}", classes, points)
+        for number, line in enumerate(read_lines(path), start=1)
+        if line.strip()
+    ]
+
+
+def _parse(fields: list[str], where: str, classes: int, points: int) -> tuple[int, Corners]:
+    values = [_number(text, where) for text in fields]
+    is_box = len(values) == 5 + points
+    if not is_box and (points or len(values) < 7 or len(values) % 2 == 0):
+        expected = (
+            f"a box with key points has {5 + points} (see 'kpt_shape' in the YAML file)"
+            if points
+            else "a box has 5 (class, x, y, width, height), without a score; a polygon has a class "
+            "and at least 3 points"
+        )
+        raise SourceError(f"{where}: has {len(values)} numbers; {expected}")
+    if not values[0].is_integer() or not 0 <= values[0] < classes:
+        raise SourceError(
+            f"{where}: the class must be an integer from 0 to {classes - 1}, is {fields[0]}"
+        )
+    fractions = values[1:5] if is_box else values[1:]
+    for text, value in zip(fields[1:], fractions, strict=False):
+        if not -_SLACK <= value <= 1 + _SLACK:
+            raise SourceError(
+                f"{where}: {text} is no fraction of the image's size in [0, 1]; divide x and width "
+                "by the image's width, y and height by its height"
+            )
+    if is_box:
+        x, y, width, height = fractions
+        return int(values[0]), (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+    xs, ys = fractions[0::2], fractions[1::2]
+    return int(values[0]), (min(xs), min(ys), max(xs), max(ys))
+
+
+def _number(text: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    # Python takes 1_0 for a number.
+    if not math.isfinite(value) or "_" in text:
+        raise SourceError(f"{where}: {text[:40]!r} must be a finite number")
+    return value
+
+
+def _to_pixels(corners: Corners, width: int, height: int) -> list[float]:
+    """Rounded to a millionth of a pixel, which gives back whole pixels as they were written."""
+    sides = (width, height, width, height)
+    return [round(corner * side, 6) for corner, side in zip(corners, sides, strict=True)]

@@ -1,0 +1,134 @@
+"""Geometric operations of the strong view, as matrices and one warp.
+
+Coordinates are continuous: pixel (i, j) covers [j, j + 1] x [i, i + 1], an image of width w spans
+[0, w]. OpenCV's warps put pixel (i, j) at the point (j, i) instead, which is half a pixel off; see
+:func:`warp`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dre_ssod.data.views.photometric import Image
+from dre_ssod.errors import ConfigError
+
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class GeometricRecipe:
+    """One of translate x, translate y, rotate, shear in x and y; all equally likely.
+
+    Attributes:
+        max_translate: largest translation as a fraction of the side along which it goes.
+        max_rotate: largest rotation about the centre, in degrees.
+        max_shear: largest shear angle about the centre, in degrees, below 90.
+    """
+
+    max_translate: float
+    max_rotate: float
+    max_shear: float
+
+    def __post_init__(self) -> None:
+        part, degrees, angle = self.max_translate, self.max_rotate, self.max_shear
+        require(0 <= part <= 1, "MAX_TRANSLATE", part, "in [0, 1]")
+        require(0 <= degrees <= 180, "MAX_ROTATE", degrees, "in [0, 180] degrees")
+        require(0 <= angle < 90, "MAX_SHEAR", angle, "in [0, 90) degrees")
+
+
+def warp(
+    image: Image, matrix: Matrix, fill: tuple[int, ...], size: tuple[int, int] | None = None
+) -> Image:
+    """Move an image by an affine map of continuous coordinates.
+
+    Args:
+        image: (H, W, 3) uint8.
+        matrix: (3, 3), from the coordinates of ``image`` to those of the result.
+        fill: grey level per channel of pixels that come from outside.
+        size: (height, width) of the result; None for that of ``image``.
+    """
+    height, width = size or image.shape[:2]
+    if is_whole_shift(matrix) and (height, width) == image.shape[:2]:
+        return _shift(image, int(matrix[0, 2]), int(matrix[1, 2]), fill)
+    half = translation(0.5, 0.5)
+    centres = np.linalg.inv(half) @ matrix @ half
+    # OpenCV warps four channels in half the time of three.
+    padded = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
+    warped = cv2.warpAffine(
+        padded, centres[:2], (width, height), flags=cv2.INTER_LINEAR, borderValue=(*fill, 0)
+    )
+    return np.asarray(cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB), np.uint8)
+
+
+def is_whole_shift(matrix: Matrix) -> bool:
+    """Whether a (3, 3) matrix moves by whole pixels only: the cheap and lossless case."""
+    return bool(np.array_equal(matrix[:2, :2], np.eye(2)) and not np.any(matrix[:2, 2] % 1.0))
+
+
+def _shift(image: Image, x: int, y: int, fill: tuple[int, ...]) -> Image:
+    """A copy of an image, moved by x pixels to the right and y down."""
+    height, width = image.shape[:2]
+    x, y = min(max(x, -width), width), min(max(y, -height), height)
+    kept = image[max(-y, 0) : height - max(y, 0), max(-x, 0) : width - max(x, 0)]
+    if kept.size == 0:
+        return np.full_like(image, fill)
+    top, bottom, left, right = max(y, 0), max(-y, 0), max(x, 0), max(-x, 0)
+    border = cv2.BORDER_CONSTANT
+    shifted = cv2.copyMakeBorder(kept, top, bottom, left, right, border, value=(*fill, 0))
+    return np.asarray(shifted, np.uint8)
+
+
+def random_distortion(
+    width: int, height: int, recipe: GeometricRecipe, rng: np.random.Generator
+) -> Matrix:
+    """Draw the (3, 3) matrix of one geometric operation on a view of this size.
+
+    Translations are whole pixels. Rotation and shear keep the centre of the view in place; a shear
+    goes in x, then in y, with an angle of its own for each.
+    """
+    kind = int(rng.integers(4))
+    if kind == 0:
+        return translation(_whole_shift(width, recipe, rng), 0.0)
+    if kind == 1:
+        return translation(0.0, _whole_shift(height, recipe, rng))
+    if kind == 2:
+        linear = rotation(rng.uniform(-recipe.max_rotate, recipe.max_rotate))
+    else:
+        linear = shear(*rng.uniform(-recipe.max_shear, recipe.max_shear, size=2))
+    centre = translation(width / 2.0, height / 2.0)
+    return centre @ linear @ np.linalg.inv(centre)
+
+
+def translation(x: float, y: float) -> Matrix:
+    """(3, 3) shift in pixels."""
+    return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
+
+
+def rotation(degrees: float) -> Matrix:
+    """(3, 3) rotation about the origin; positive is clockwise on the screen, as y points down."""
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
+
+
+def shear(degrees_x: float, degrees_y: float) -> Matrix:
+    """(3, 3) shear in x, then in y, about the origin."""
+    in_x, in_y = np.eye(3), np.eye(3)
+    in_x[0, 1] = math.tan(math.radians(degrees_x))
+    in_y[1, 0] = math.tan(math.radians(degrees_y))
+    return in_y @ in_x
+
+
+def _whole_shift(side: int, recipe: GeometricRecipe, rng: np.random.Generator) -> float:
+    largest = int(recipe.max_translate * side)
+    return float(rng.integers(-largest, largest, endpoint=True))
+
+
+def require(valid: bool, key: str, value: object, expected: str) -> None:
+    """Raise a ConfigError that names the setting, its value and what is expected, unless valid."""
+    if not valid:
+        raise ConfigError(f"{key} is {value!r}; it must be {expected}")

@@ -1,0 +1,269 @@
+"""Views: what an image goes through before a detector sees it, and the matrix that boxes follow.
+
+A recipe says what may happen to an image; :func:`make_view` draws from it. All randomness comes
+from the generator that is passed in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data.transforms import ResizeShortestEdge
+from torch import Tensor
+from torch.nn import functional as F
+
+from dre_ssod.data.views.geometric import (
+    GeometricRecipe,
+    Matrix,
+    is_whole_shift,
+    random_distortion,
+    require,
+    warp,
+)
+from dre_ssod.data.views.photometric import IMAGE_FORMATS, Image, random_photometric
+from dre_ssod.structures import View
+
+SAMPLINGS = ("range", "choice")
+FLIPS = ("horizontal", "vertical", "none")
+
+
+@dataclass(frozen=True)
+class EraseRecipe:
+    """Squares painted over, wholly inside the view.
+
+    Attributes:
+        count: (min, max) number of squares.
+        size: (min, max) side of a square as a fraction of the view's short side.
+    """
+
+    count: tuple[int, int]
+    size: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        pairs = len(self.count) == 2 and len(self.size) == 2
+        require(pairs, "ERASE_COUNT, ERASE_SIZE", (self.count, self.size), "(min, max) each")
+        fewest, most = self.count
+        require(0 <= fewest <= most, "ERASE_COUNT", self.count, "(min, max), 0 <= min <= max")
+        smallest, largest = self.size
+        fractions = 0 <= smallest <= largest <= 1
+        require(fractions, "ERASE_SIZE", self.size, "(min, max), 0 <= min <= max <= 1")
+
+
+@dataclass(frozen=True)
+class ViewRecipe:
+    """What may happen to an image, in this order: flip, resize, distort, erase.
+
+    Attributes:
+        short_sides: in pixels; (min, max) for "range", any number of lengths for "choice".
+        sampling: "range" (a uniform integer between the two, both included) or "choice".
+        max_size: longest side allowed, in pixels; it overrules the short side.
+        flip: "horizontal", "vertical" (each with probability 1/2) or "none".
+        image_format: channel order of the image, "RGB" or "BGR".
+        fill: grey level per channel, in the image's order, of pixels that come from outside and of
+            erased squares.
+        photometric: whether one photometric operation is applied.
+        geometric: None for no distortion. With ``photometric``, the two come in random order.
+        erase: None for no erased squares.
+    """
+
+    short_sides: tuple[int, ...]
+    sampling: str
+    max_size: int
+    flip: str
+    image_format: str
+    fill: tuple[int, ...]
+    photometric: bool = False
+    geometric: GeometricRecipe | None = None
+    erase: EraseRecipe | None = None
+
+    def __post_init__(self) -> None:
+        sides = self.short_sides
+        require(
+            self.sampling in SAMPLINGS,
+            "INPUT.MIN_SIZE_TRAIN_SAMPLING",
+            self.sampling,
+            f"one of {SAMPLINGS}",
+        )
+        require(
+            len(sides) > 0 and min(sides) > 0, "INPUT.MIN_SIZE_TRAIN", sides, "positive lengths"
+        )
+        if self.sampling == "range":
+            require(
+                len(sides) == 2 and sides[0] <= sides[1],
+                "INPUT.MIN_SIZE_TRAIN",
+                sides,
+                '(min, max) when INPUT.MIN_SIZE_TRAIN_SAMPLING is "range"',
+            )
+        require(self.max_size > 0, "INPUT.MAX_SIZE_TRAIN", self.max_size, "a positive length")
+        require(self.flip in FLIPS, "INPUT.RANDOM_FLIP", self.flip, f"one of {FLIPS}")
+        require(
+            self.image_format in IMAGE_FORMATS,
+            "INPUT.FORMAT",
+            self.image_format,
+            f"one of {IMAGE_FORMATS}",
+        )
+        require(
+            len(self.fill) == 3 and 0 <= min(self.fill) <= max(self.fill) <= 255,
+            "MODEL.PIXEL_MEAN (rounded)",
+            self.fill,
+            "three grey levels in [0, 255]",
+        )
+
+    @classmethod
+    def weak(cls, cfg: CfgNode) -> ViewRecipe:
+        """The teacher's view: flip and resize."""
+        return cls(
+            short_sides=_as_tuple(cfg.INPUT.MIN_SIZE_TRAIN),
+            sampling=cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING,
+            max_size=cfg.INPUT.MAX_SIZE_TRAIN,
+            flip=cfg.INPUT.RANDOM_FLIP,
+            image_format=cfg.INPUT.FORMAT,
+            fill=_mean_colour(cfg),
+        )
+
+    @classmethod
+    def labeled(cls, cfg: CfgNode) -> ViewRecipe:
+        """The labeled view: flip, resize and one photometric operation."""
+        return replace(cls.weak(cfg), photometric=cfg.SSOD.LABELED_VIEW.PHOTOMETRIC)
+
+    @classmethod
+    def strong(cls, cfg: CfgNode) -> ViewRecipe:
+        """The student's view of an unlabeled image: the weak view's steps and all the others."""
+        node = cfg.SSOD.STRONG_VIEW
+        geometric = GeometricRecipe(node.MAX_TRANSLATE, node.MAX_ROTATE, node.MAX_SHEAR)
+        return replace(
+            cls.weak(cfg),
+            photometric=node.PHOTOMETRIC,
+            geometric=geometric if node.GEOMETRIC else None,
+            erase=EraseRecipe(tuple(node.ERASE_COUNT), tuple(node.ERASE_SIZE)),
+        )
+
+
+def make_view(image: Image, recipe: ViewRecipe, rng: np.random.Generator) -> View:
+    """Draw one view of an image.
+
+    Args:
+        image: (H, W, 3) uint8, contiguous, in ``recipe.image_format``; it is not changed.
+        recipe: what may happen to it.
+        rng: the only source of randomness.
+
+    Returns:
+        The view; ``matrix`` is exactly the map that its pixels went through.
+    """
+    matrix, (height, width) = _draw_flip_and_size(image, recipe, rng)
+    steps = ["photometric"] * recipe.photometric + ["geometric"] * (recipe.geometric is not None)
+    placed: Image | None = None
+    for step in rng.permutation(steps):
+        if step == "photometric":
+            placed = flip_and_resize(image, matrix, height, width) if placed is None else placed
+            placed = random_photometric(placed, recipe.image_format, rng)
+        elif recipe.geometric is not None:
+            distortion = random_distortion(width, height, recipe.geometric, rng)
+            if placed is None:
+                placed = _flip_resize_and_warp(image, matrix, distortion, (height, width), recipe)
+            else:
+                placed = warp(placed, distortion, recipe.fill)
+            matrix = distortion @ matrix
+    if placed is None:
+        placed = flip_and_resize(image, matrix, height, width)
+    if recipe.erase is not None:
+        erase_squares(placed, recipe.erase, recipe.fill, rng)
+    return View(_to_tensor(placed), torch.from_numpy(matrix))
+
+
+def flip_and_resize(image: Image, matrix: Matrix, height: int, width: int) -> Image:
+    """A flipped and resized copy of an image.
+
+    Args:
+        matrix: (3, 3), diagonal but for the shift of a flip; it says whether there is one.
+        height, width: of the result.
+    """
+    if matrix[0, 0] < 0:
+        image = np.asarray(cv2.flip(image, 1), np.uint8)
+    if matrix[1, 1] < 0:
+        image = np.asarray(cv2.flip(image, 0), np.uint8)
+    return resize(image, height, width)
+
+
+def resize(image: Image, height: int, width: int) -> Image:
+    """Bilinear resize, the same picture as Detectron2's at test time (within two grey levels).
+
+    Detectron2 resizes with Pillow, whose filter grows with the reduction, so that nothing aliases.
+    OpenCV's INTER_LINEAR does the same when it enlarges, several times faster; when it shrinks it
+    aliases, and INTER_AREA looks different. PyTorch has Pillow's filter, four times faster.
+    """
+    if height >= image.shape[0] and width >= image.shape[1]:
+        return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR))
+    planes = torch.from_numpy(image).permute(2, 0, 1)[None]
+    shrunk = F.interpolate(planes, (height, width), mode="bilinear", antialias=True)[0]
+    return np.ascontiguousarray(shrunk.permute(1, 2, 0).numpy())
+
+
+def erase_squares(
+    image: Image, recipe: EraseRecipe, fill: tuple[int, ...], rng: np.random.Generator
+) -> None:
+    """Paint random squares of an image in ``fill``, in place."""
+    height, width = image.shape[:2]
+    for _ in range(int(rng.integers(recipe.count[0], recipe.count[1], endpoint=True))):
+        side = round(rng.uniform(*recipe.size) * min(height, width))
+        top = int(rng.integers(height - side, endpoint=True))
+        left = int(rng.integers(width - side, endpoint=True))
+        image[top : top + side, left : left + side] = fill
+
+
+def _draw_flip_and_size(
+    image: Image, recipe: ViewRecipe, rng: np.random.Generator
+) -> tuple[Matrix, tuple[int, int]]:
+    """The (3, 3) matrix of a random flip and resize, and the (height, width) of the result."""
+    height, width = image.shape[:2]
+    flipped = recipe.flip != "none" and rng.random() < 0.5
+    if recipe.sampling == "range":
+        shortest, longest = recipe.short_sides
+        short_side = int(rng.integers(shortest, longest, endpoint=True))
+    else:
+        short_side = int(rng.choice(recipe.short_sides))
+    # A very long image can come out less than half a pixel thin.
+    shape = ResizeShortestEdge.get_output_shape(height, width, short_side, recipe.max_size)
+    new_height, new_width = max(shape[0], 1), max(shape[1], 1)
+    matrix = np.diag([new_width / width, new_height / height, 1.0])
+    if flipped:
+        # x of the image goes to width - x, as Detectron2 has it.
+        axis, side = (0, new_width) if recipe.flip == "horizontal" else (1, new_height)
+        matrix[axis, axis] *= -1.0
+        matrix[axis, 2] = side
+    return matrix, (new_height, new_width)
+
+
+def _flip_resize_and_warp(
+    image: Image, matrix: Matrix, distortion: Matrix, size: tuple[int, int], recipe: ViewRecipe
+) -> Image:
+    """The image flipped, resized and distorted: in one pass, unless that would alias or is slower.
+
+    Args:
+        matrix: (3, 3), flip and resize.
+        distortion: (3, 3), of the resized image.
+        size: (height, width) of the result.
+    """
+    shrinks = size[0] < image.shape[0] or size[1] < image.shape[1]
+    if shrinks or is_whole_shift(distortion):
+        return warp(flip_and_resize(image, matrix, *size), distortion, recipe.fill)
+    return warp(image, distortion @ matrix, recipe.fill, size)
+
+
+def _to_tensor(image: Image) -> Tensor:
+    """(3, H, W), contiguous, of an (H, W, 3) array."""
+    planes = np.empty((image.shape[2], image.shape[0], image.shape[1]), np.uint8)
+    cv2.split(image, list(planes))
+    return torch.from_numpy(planes)
+
+
+def _as_tuple(sides: int | tuple[int, ...] | list[int]) -> tuple[int, ...]:
+    return (sides,) if isinstance(sides, int) else tuple(sides)
+
+
+def _mean_colour(cfg: CfgNode) -> tuple[int, ...]:
+    return tuple(round(value) for value in cfg.MODEL.PIXEL_MEAN)

@@ -1,0 +1,85 @@
+"""When the models are evaluated, and which evaluation was the best so far."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+from detectron2.engine import EvalHook, HookBase
+from detectron2.utils import comm
+
+from dre_ssod.launch.signals import SignalRequests
+
+logger = logging.getLogger(__name__)
+
+
+class Evaluation(EvalHook):
+    """Evaluates every so many iterations and after the last one.
+
+    Unlike Detectron2's, it does so as a part of the iteration, whose checkpoint then knows the
+    results, and a signal to stop cuts it short.
+    """
+
+    def __init__(
+        self, period: int, evaluate: Callable[[], dict[str, Any]], signals: SignalRequests
+    ) -> None:
+        """
+        Args:
+            period: iterations; 0 evaluates after the last one only.
+            evaluate: gives nested results.
+        """
+        super().__init__(period, evaluate)
+        self._signals = signals
+
+    @property
+    def is_due(self) -> bool:
+        """Whether this iteration is evaluated."""
+        done = self.trainer.iter + 1
+        return done == self.trainer.max_iter or (self._period > 0 and done % self._period == 0)
+
+    def after_step(self) -> None:
+        if self.is_due:
+            with self._signals.acted_upon_at_once():
+                self._do_eval()
+
+    def after_train(self) -> None:
+        # As Detectron2's does, so that trainer and hook do not keep each other alive.
+        del self._func
+
+
+class BestModel(HookBase):
+    """Remembers the iteration of the best evaluation, over a resume too."""
+
+    def __init__(self, evaluation: Evaluation, metric: str) -> None:
+        """
+        Args:
+            evaluation: runs before this hook.
+            metric: name in the event storage; higher is better.
+        """
+        self._evaluation = evaluation
+        self._metric = metric
+        self.best_metric: float | None = None
+        self.best_iter: int | None = None
+
+    def after_step(self) -> None:
+        if not self._evaluation.is_due or not comm.is_main_process():
+            return
+        latest = self.trainer.storage.latest().get(self._metric)
+        if latest is None or latest[1] != self.trainer.iter:
+            logger.warning("%s was not evaluated: no best checkpoint is kept.", self._metric)
+            return
+        value = float(latest[0])
+        # AP is NaN where nothing was detected.
+        if math.isnan(value) or (self.best_metric is not None and value <= self.best_metric):
+            return
+        self.best_metric, self.best_iter = value, self.trainer.iter
+        logger.info("The best so far: %s is %.3f", self._metric, value)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_metric": self.best_metric, "best_iter": self.best_iter}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_metric = state_dict["best_metric"]
+        self.best_iter = state_dict["best_iter"]

@@ -1,0 +1,222 @@
+"""Evaluation of a model on a set, by one or several protocols, each under its own name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog, build_detection_test_loader
+from detectron2.data.datasets.coco import convert_to_coco_dict
+from detectron2.engine import DefaultTrainer
+from detectron2.evaluation import DatasetEvaluators
+from detectron2.utils import comm
+from torch import nn
+
+from dre_ssod.data.mappers import EvaluationMapper
+from dre_ssod.data.sources.voc import VocSource
+from dre_ssod.evaluation.coco import BoxEvaluator
+from dre_ssod.evaluation.voc import VOCEvaluator
+
+HEADLINE = "bbox"
+PROTOCOLS = {
+    HEADLINE: "COCO-style AP; difficult objects, where a set marks any, count like all others",
+    "bbox_ignore_difficult": "COCO-style AP; difficult objects are ignored, as COCO ignores crowds",
+    "voc07_bbox": "PASCAL VOC 2007 AP (11 points), as Detectron2; difficult objects are ignored",
+    "voc10_bbox": "PASCAL VOC 2010 AP (area), as Detectron2; difficult objects are ignored",
+}
+"""What the keys of the results mean. Figures of different keys cannot be compared."""
+
+logger = logging.getLogger(__name__)
+
+
+def build_evaluator(
+    dataset_name: str, output_dir: str, protocols: Sequence[str] = ()
+) -> DatasetEvaluators:
+    """COCO-style AP for any dataset, and further protocols beside it for sets in VOC's layout.
+
+    Args:
+        dataset_name: a registered dataset with annotations.
+        output_dir: where detections go, and the ground truth of datasets that are not COCO files.
+        protocols: keys of :data:`PROTOCOLS` beside "bbox" (``TEST.VOC_PROTOCOLS``). For a set that
+            is not in VOC's layout, and so marks no object as difficult, they are left out with a
+            warning.
+
+    Raises:
+        SourceError: if a protocol needs annotation files that cannot be read.
+    """
+    evaluators: list[Any] = [_headline(dataset_name, output_dir)]
+    if protocols and not is_voc(dataset_name):
+        logger.warning(
+            "%s is not in PASCAL VOC's layout and marks no object as difficult: TEST.VOC_PROTOCOLS "
+            "%s are left out for it.",
+            dataset_name,
+            ", ".join(protocols),
+        )
+    elif protocols:
+        metadata = MetadataCatalog.get(dataset_name)
+        classes = tuple(metadata.thing_classes)
+        root = Path(metadata.dirname)
+        # Also for names that Detectron2 registered: its records do not say what is difficult.
+        records = VocSource(dataset_name, root, metadata.split, classes).labeled()
+        for key in protocols:
+            if key == "bbox_ignore_difficult":
+                evaluators.append(_ignoring(dataset_name, output_dir, records, classes))
+            else:
+                evaluators.append(VOCEvaluator(key, records, classes, key == "voc07_bbox"))
+    return _NamedEvaluators(dataset_name, evaluators)
+
+
+def build_test_loader(cfg: CfgNode, dataset_name: str) -> Any:
+    """Detectron2's loader, with files read as in training, in batches of TEST.IMS_PER_BATCH."""
+    return build_detection_test_loader(
+        cfg,
+        dataset_name,
+        mapper=EvaluationMapper.from_config(cfg),
+        batch_size=cfg.TEST.IMS_PER_BATCH,
+    )
+
+
+def evaluate_models(
+    cfg: CfgNode, models: Mapping[str, nn.Module], folder: str
+) -> OrderedDict[str, Any]:
+    """Evaluate several models on DATASETS.TEST; results by model name, then as Detectron2's.
+
+    Args:
+        folder: of OUTPUT_DIR, for the detections of each model on each set.
+    """
+    results: OrderedDict[str, Any] = OrderedDict()
+    for name, model in models.items():
+        logger.info("Evaluating the %s", name)
+        place = Path(cfg.OUTPUT_DIR) / folder / name
+        evaluators = [
+            build_evaluator(test_set, str(place / file_slug(test_set)), cfg.TEST.VOC_PROTOCOLS)
+            for test_set in cfg.DATASETS.TEST
+        ]
+        results[name] = _Test.test(cfg, model, evaluators)
+    return results
+
+
+def best_metric_name(cfg: CfgNode) -> str | None:
+    """The metric whose best checkpoint is kept: AP of the teacher (of the student if alone)."""
+    if not cfg.DATASETS.TEST:
+        return None
+    model = "student" if cfg.SSOD.EVAL_MODEL == "student" else "teacher"
+    parts = [model, HEADLINE, "AP"]
+    if len(cfg.DATASETS.TEST) > 1:
+        parts.insert(1, cfg.DATASETS.TEST[0])
+    return "/".join(parts)
+
+
+def is_voc(dataset_name: str) -> bool:
+    """Whether a registered dataset is in PASCAL VOC's layout."""
+    metadata = MetadataCatalog.get(dataset_name)
+    return bool(metadata.get("dirname") and metadata.get("split"))
+
+
+def file_slug(dataset_name: str) -> str:
+    """A file name that any dataset name, URIs included, can have; the same on every rank."""
+    slug = re.sub(r"[^A-Za-z0-9]+", "_", dataset_name).strip("_")[:60]
+    digest = hashlib.sha256(dataset_name.encode()).hexdigest()[:8]
+    return f"{slug}_{digest}"
+
+
+class _Test(DefaultTrainer):
+    """Detectron2's loop over the test sets, with this project's loader; never instantiated."""
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        return build_test_loader(cfg, dataset_name)
+
+
+class _NamedEvaluators(DatasetEvaluators):
+    """Says with every result by which protocol it came about."""
+
+    def __init__(self, dataset_name: str, evaluators: list[Any]) -> None:
+        super().__init__(evaluators)
+        self._dataset_name = dataset_name
+
+    def evaluate(self) -> dict[str, Any]:
+        results: dict[str, Any] = super().evaluate()
+        for key, figures in results.items():
+            line = ", ".join(f"{n} {v:.2f}" for n, v in figures.items() if "-" not in n)
+            logger.info("%s, %s (%s): %s", self._dataset_name, key, PROTOCOLS[key], line)
+        return results
+
+
+class _IgnoringEvaluator(BoxEvaluator):
+    """COCO-style AP under a name that the headline cannot be confused with."""
+
+    def evaluate(self, img_ids: Any = None) -> dict[str, Any]:
+        results = super().evaluate(img_ids)
+        return {"bbox_ignore_difficult": results["bbox"]} if results else {}
+
+
+def _headline(dataset_name: str, output_dir: str) -> BoxEvaluator:
+    name = dataset_name
+    if not MetadataCatalog.get(dataset_name).get("json_file"):
+        path = Path(output_dir) / f"ground_truth_{file_slug(dataset_name)}.json"
+        name = _with_ground_truth(dataset_name, path, lambda: convert_to_coco_dict(dataset_name))
+    return BoxEvaluator(name, output_dir)
+
+
+def _ignoring(
+    dataset_name: str, output_dir: str, records: list[dict[str, Any]], classes: Sequence[str]
+) -> BoxEvaluator:
+    path = Path(output_dir) / f"ground_truth_ignore_difficult_{file_slug(dataset_name)}.json"
+    name = _with_ground_truth(
+        dataset_name, path, lambda: _difficult_as_crowd(dataset_name, records, classes)
+    )
+    return _IgnoringEvaluator(name)
+
+
+def _with_ground_truth(dataset_name: str, path: Path, content: Callable[[], dict[str, Any]]) -> str:
+    """Write COCO JSON for the evaluator, once a process; the catalog name of the set that uses it.
+
+    The set's own entry is left alone: it outlives the folder.
+    """
+    name = f"{dataset_name} ({path.absolute()})"
+    if name not in MetadataCatalog.list():
+        if comm.is_main_process():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(content()), encoding="utf-8")
+        comm.synchronize()
+        metadata = MetadataCatalog.get(dataset_name).as_dict()
+        kept = ("thing_classes", "thing_dataset_id_to_contiguous_id")
+        MetadataCatalog.get(name).set(
+            json_file=str(path), **{key: metadata[key] for key in kept if key in metadata}
+        )
+    return name
+
+
+def _difficult_as_crowd(
+    dataset_name: str, records: list[dict[str, Any]], classes: Sequence[str]
+) -> dict[str, Any]:
+    """The records as COCO JSON, where ``iscrowd`` is what VOC calls difficult."""
+    annotations: list[dict[str, Any]] = []
+    for record in records:
+        for item in record["annotations"]:
+            x1, y1, x2, y2 = item["bbox"]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": record["image_id"],
+                    "category_id": item["category_id"],
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": (x2 - x1) * (y2 - y1),
+                    "iscrowd": item["difficult"],
+                }
+            )
+    images = [{"id": r["image_id"], "height": r["height"], "width": r["width"]} for r in records]
+    return {
+        "info": {"description": f"{dataset_name}, difficult objects as iscrowd"},
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": index, "name": name} for index, name in enumerate(classes)],
+    }

@@ -1,0 +1,148 @@
+"""Starts the processes of a run, or joins those that torchrun started, and passes signals on."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from detectron2.engine.launch import DEFAULT_TIMEOUT
+from detectron2.engine.launch import launch as detectron2_launch
+from detectron2.utils import comm
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
+from torch.multiprocessing.spawn import ProcessExitedException
+
+from dre_ssod.errors import ConfigError
+from dre_ssod.launch.signals import SIGNALS, exit_code
+
+TORCHRUN_VARIABLES = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
+
+logger = logging.getLogger("dre_ssod")
+
+
+def is_torchrun() -> bool:
+    """Whether torchrun started this process."""
+    return all(name in os.environ for name in TORCHRUN_VARIABLES)
+
+
+def is_restart() -> bool:
+    """Whether torchrun started this process anew, after another one of the run had died."""
+    return is_torchrun() and _restart_count() > 0
+
+
+def _restart_count() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def launch(
+    main: Callable[..., Any],
+    num_gpus: int,
+    *,
+    num_machines: int,
+    machine_rank: int,
+    dist_url: str,
+    args: Sequence[Any],
+) -> None:
+    """Run ``main(*args)`` in every process of a run.
+
+    Under torchrun this process joins the others; else it starts them as Detectron2 does, one for
+    each GPU of this machine, or goes on alone where there is one.
+
+    Raises:
+        ConfigError: under torchrun, if a machine has fewer GPUs than processes.
+        SystemExit: if a started process ended early, with its exit code, which is 128 and the
+            number of the signal where it died of one.
+    """
+    if is_torchrun():
+        _join_torchrun()
+        main(*args)
+        dist.destroy_process_group()
+        return
+    several = num_gpus * num_machines > 1
+    try:
+        with passing_signals_on() if several else contextlib.nullcontext():
+            detectron2_launch(
+                _run_apart if several else main,
+                num_gpus,
+                num_machines=num_machines,
+                machine_rank=machine_rank,
+                dist_url=dist_url,
+                args=(main, *args) if several else tuple(args),
+            )
+    except ProcessExitedException as error:
+        # Negative where a signal ended the process.
+        code = exit_code(-error.exit_code) if error.exit_code < 0 else error.exit_code
+        logger.error("%s", error)
+        sys.exit(code)
+
+
+def join_process_group(backend: str, timeout: timedelta) -> None:
+    """Make the processes that torchrun started one group."""
+    store, rank, world_size = next(rendezvous("env://", timeout=timeout))
+    # The agent's store outlives a restart: under the names of dead processes, the new ones would
+    # wait for them.
+    store = PrefixStore(f"restart_{_restart_count()}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+
+
+def _join_torchrun() -> None:
+    local_rank = int(os.environ["LOCAL_RANK"])
+    has_gpu = torch.cuda.is_available()
+    if has_gpu:
+        if local_rank >= torch.cuda.device_count():
+            raise ConfigError(
+                f"torchrun --nproc-per-node is {os.environ['LOCAL_WORLD_SIZE']}, but this machine "
+                f"has {torch.cuda.device_count()} GPU(s)"
+            )
+        torch.cuda.set_device(local_rank)
+    join_process_group("nccl" if has_gpu else "gloo", DEFAULT_TIMEOUT)
+    comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+    comm.synchronize()
+
+
+def _run_apart(main: Callable[..., Any], *args: Any) -> None:
+    """Run in a process group of its own.
+
+    A Ctrl-C in the terminal then reaches the starting process alone, which passes it on: once.
+    """
+    os.setpgrp()
+    main(*args)
+
+
+@contextlib.contextmanager
+def passing_signals_on() -> Iterator[None]:
+    """While entered, signals go to the processes that this one started, which end by themselves."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        for child in multiprocessing.active_children():
+            if child.pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child.pid, number)
+
+    before = {number: signal.signal(number, pass_on) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

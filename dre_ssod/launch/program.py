@@ -1,0 +1,205 @@
+"""How a program starts its processes, and how it ends when its user can put something right."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import re
+import socket
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dre_ssod.allocator import keep_freed_memory
+from dre_ssod.errors import ConfigError, UserError
+from dre_ssod.launch.processes import is_torchrun, launch
+
+USER_ERROR_CODE = 2
+"""Exit code of a program that its user's input stopped; argparse ends with the same."""
+TRACEBACK_VARIABLE = "DRE_SSOD_TRACEBACK"
+"""Environment variable: 1 prints the traceback of user errors, too."""
+
+# FloatingPointError: losses that are not finite, named by the training step.
+_EXPECTED = (UserError, OSError, FloatingPointError, torch.OutOfMemoryError)
+_URL = re.compile(r"tcp://(?P<host>[^:/]+|\[[0-9a-fA-F:]+\]):(?P<port>\d+)")
+
+
+def run_program(program: Callable[[], object]) -> int:
+    """Run a program; an error that its user can put right becomes a paragraph on stderr.
+
+    Returns:
+        The exit code: 0, or ``USER_ERROR_CODE``. Mistakes of the program are raised as they are.
+    """
+    keep_freed_memory()
+    try:
+        with _TrainingTracebacks():
+            program()
+    except _EXPECTED as error:
+        report(error)
+        return USER_ERROR_CODE
+    return 0
+
+
+def launch_processes(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
+    """Start or join the processes of a run; a user error of any of them is reported once.
+
+    Args:
+        main: of one process.
+        args: of Detectron2's ``default_argument_parser``.
+
+    Raises:
+        ConfigError: if the arguments cannot be used on this machine.
+        SystemExit: with the code of one of several processes that ended early:
+            ``USER_ERROR_CODE`` after a user error, see :mod:`dre_ssod.launch.signals` for others.
+    """
+    check_arguments(args)
+    several = args.num_gpus * args.num_machines > 1 and not is_torchrun()
+    reported = get_context("spawn").Value("b", 0) if several else None
+    try:
+        launch(
+            _run_process if several else main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(main, args, reported) if several else (args,),
+        )
+    except SystemExit:
+        # A process that was ended while another one failed may be the first to be noticed.
+        if reported is not None and reported.value:
+            sys.exit(USER_ERROR_CODE)
+        raise
+
+
+def _run_process(
+    main: Callable[[argparse.Namespace], Any], args: argparse.Namespace, reported: Any
+) -> None:
+    """One of several processes; ``reported`` is shared and counts the messages that were printed.
+
+    ``SystemExit`` leaves through ``torch.multiprocessing`` without a traceback.
+    """
+    keep_freed_memory()
+    try:
+        with _TrainingTracebacks():
+            main(args)
+    except _EXPECTED as error:
+        with reported.get_lock():
+            if not reported.value:
+                reported.value = 1
+                report(error)
+        sys.exit(USER_ERROR_CODE)
+
+
+def report(error: BaseException) -> None:
+    """Print what a user error says, and leave its traceback in the log file of the run."""
+    record = logging.LogRecord(
+        "dre_ssod", logging.DEBUG, __file__, 0, "%s", (error,), (type(error), error, None)
+    )
+    record.exc_text = "".join(traceback.format_exception(error))
+    for handler in logging.getLogger("dre_ssod").handlers:
+        if Path(str(getattr(getattr(handler, "stream", None), "name", ""))).is_file():
+            handler.handle(record)
+    if os.environ.get(TRACEBACK_VARIABLE) == "1":
+        traceback.print_exception(error)
+    text = f"error: {describe(error)}"
+    lines = textwrap.wrap(text, 100, break_long_words=False, break_on_hyphens=False)
+    print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def describe(error: BaseException) -> str:
+    """What happened and what to do."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            f"out of GPU memory: {str(error).splitlines()[0]} Raise SOLVER.ACCUMULATION_STEPS "
+            "(the same batch in smaller passes), set SOLVER.AMP.ENABLED True, or lower "
+            "INPUT.MIN_SIZE_TRAIN and INPUT.MAX_SIZE_TRAIN."
+        )
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}. {TRACEBACK_VARIABLE}=1 shows where."
+    return str(error)
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Refuse process counts and addresses that this machine cannot start.
+
+    Raises:
+        ConfigError: naming the argument.
+    """
+    for name in ("num_gpus", "num_machines"):
+        if getattr(args, name) < 1:
+            raise ConfigError(f"--{_dashed(name)} is {getattr(args, name)}; it must be at least 1")
+    if not 0 <= args.machine_rank < args.num_machines:
+        raise ConfigError(
+            f"--machine-rank is {args.machine_rank}; with --num-machines {args.num_machines} it "
+            f"must be 0 to {args.num_machines - 1}, another number on each machine"
+        )
+    found = torch.cuda.device_count() if torch.cuda.is_available() else None
+    if found is not None and args.num_gpus > found:
+        raise ConfigError(f"--num-gpus is {args.num_gpus}, but this machine has {found} GPU(s)")
+    if is_torchrun():
+        if args.num_gpus * args.num_machines > 1:
+            raise ConfigError(
+                "torchrun starts the processes: leave out --num-gpus and --num-machines and use "
+                "torchrun's --nproc-per-node and --nnodes"
+            )
+    elif args.num_gpus * args.num_machines > 1:
+        _check_address(args)
+
+
+def _check_address(args: argparse.Namespace) -> None:
+    url = args.dist_url
+    if url.startswith("file:///") or (url == "auto" and args.num_machines == 1):
+        return
+    match = _URL.fullmatch(url)
+    port = int(match["port"]) if match else 0
+    if not 1 <= port <= 65535:
+        hint = "; auto works on one machine only" if url == "auto" else ""
+        raise ConfigError(
+            f"--dist-url is {url!r}{hint}; it must be tcp://HOST:PORT with the address of machine "
+            "0 and a free port of it from 1 to 65535, or auto on one machine"
+        )
+    if args.machine_rank == 0 and not _is_free(port):
+        raise ConfigError(
+            f"--dist-url is {url!r}, but port {port} is in use, probably by another run: use "
+            "--dist-url auto, or another port"
+        )
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
+
+
+class _TrainingTracebacks:
+    """While entered, Detectron2's training loop logs user errors without a traceback."""
+
+    _logger = logging.getLogger("detectron2.engine.train_loop")
+
+    def __enter__(self) -> None:
+        self._logger.addFilter(self._shorten)
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.removeFilter(self._shorten)
+
+    @staticmethod
+    def _shorten(record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], _EXPECTED):
+            record.msg, record.args = "Training stopped: %s", (record.exc_info[1],)
+            record.exc_info = None
+        return True

@@ -1,0 +1,171 @@
+"""``run.json``: what a run folder needs to explain how its files came about.
+
+The file holds a list, ``runs``, with one entry for each start of a program in the folder, be it a
+training, its resumption or an evaluation. Entries are added, never changed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+
+from dre_ssod.checkpoints.folder import write_atomically
+from dre_ssod.data.sources.uri import datasets_root
+from dre_ssod.runs.sets import DatasetRow
+
+GIT_TIMEOUT = 10.0
+"""Seconds after which git is given up, as on a network drive that hangs."""
+
+_PACKAGES = ("dre_ssod", "torch", "torchvision", "detectron2", "timm", "numpy", "cv2")
+
+logger = logging.getLogger("dre_ssod")
+
+
+def record_start(
+    cfg: CfgNode,
+    kind: str,
+    datasets: Sequence[DatasetRow],
+    *,
+    config_file: str,
+    seed: int,
+    first_iteration: int | None = None,
+) -> None:
+    """Add an entry to ``run.json`` in OUTPUT_DIR; done by the main process alone.
+
+    Args:
+        kind: "training" or "evaluation".
+        datasets: the sets of the run.
+        config_file: as on the command line, "" for none.
+        seed: that the run uses.
+        first_iteration: that is trained next; above 0 where a run goes on.
+    """
+    if not comm.is_main_process():
+        return
+    entry = {
+        "kind": kind,
+        "started": now(),
+        "command": shlex.join(sys.argv),
+        "working_directory": os.getcwd(),
+        "datasets_root": str(datasets_root()),
+        "config_file": config_file or None,
+        "seed": seed,
+        "first_iteration": first_iteration,
+        "weights": cfg.MODEL.WEIGHTS or None,
+        "world_size": comm.get_world_size(),
+        "machine": _machine(cfg.MODEL.DEVICE),
+        "versions": _versions(),
+        "git": git_state(Path(__file__).resolve().parents[2]),
+        "datasets": [row.as_dict() for row in datasets],
+    }
+    append_entry(Path(cfg.OUTPUT_DIR) / "run.json", "runs", entry)
+
+
+def append_entry(
+    path: Path, key: str, entry: dict[str, Any], **constants: Any
+) -> list[dict[str, Any]]:
+    """Add an entry to the list ``key`` of a JSON file; returns the list.
+
+    A file that cannot be read is kept under another name, and a new one begun.
+
+    Args:
+        constants: further content of the file.
+    """
+    entries = _read_entries(path, key)
+    entries.append(entry)
+    write_text(path, json.dumps({**constants, key: entries}, indent=1) + "\n")
+    return entries
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that it is there in full, or as it was before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # File names, which may be in the text, can hold bytes that are no UTF-8.
+    content = text.encode(errors="surrogateescape")
+    write_atomically(path, lambda file: file.write(content))
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a file to the first free name of name_1, name_2 ...; returns the new path."""
+    number = 1
+    while (other := path.with_name(f"{path.stem}_{number}{path.suffix}")).exists():
+        number += 1
+    path.rename(other)
+    return other
+
+
+def now() -> str:
+    """Local time with its offset from UTC, to the second (ISO 8601)."""
+    return datetime.now(timezone.utc).astimezone().isoformat(timespec="seconds")
+
+
+def git_state(root: Path) -> dict[str, Any] | None:
+    """Commit of a checkout, and whether its files differ from it; None if ``root`` is no checkout.
+
+    Files that git does not track count as a difference where they may be part of the program.
+    """
+    found = _git(root, "rev-parse", "--show-toplevel", "HEAD")
+    if found is None or len(found.splitlines()) != 2:
+        return None
+    top, commit = found.splitlines()
+    if Path(top).resolve() != root.resolve():
+        return None
+    status = _git(root, "status", "--porcelain", "--", "*.py", "*.yaml")
+    return {"commit": commit, "dirty": None if status is None else bool(status.strip())}
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=GIT_TIMEOUT,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
+
+
+def _read_entries(path: Path, key: str) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))[key]
+        if isinstance(entries, list):
+            return entries
+    except (ValueError, KeyError, TypeError):
+        pass
+    other = set_aside(path)
+    logger.warning("%s has no readable list %r: kept as %s, a new one begins.", path, key, other)
+    return []
+
+
+def _machine(device: str) -> dict[str, Any]:
+    machine: dict[str, Any] = {
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "device": device,
+    }
+    if device.startswith("cuda") and torch.cuda.is_available():
+        machine["gpu"] = torch.cuda.get_device_name()
+    return machine
+
+
+def _versions() -> dict[str, str | None]:
+    versions = {name: str(importlib.import_module(name).__version__) for name in _PACKAGES}
+    return {"python": platform.python_version(), **versions, "cuda": torch.version.cuda}

@@ -1,0 +1,172 @@
+"""The sets of a run: what they hold, and a refusal of test sets that cannot be right."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+from urllib.parse import quote
+
+from detectron2.config import CfgNode
+from tabulate import tabulate
+
+from dre_ssod.data.sources.catalog import class_names, load_one_labeled
+from dre_ssod.data.splits.files import hash_ids
+from dre_ssod.data.splits.split import Pools
+from dre_ssod.errors import ConfigError, SourceError
+from dre_ssod.evaluation.evaluators import is_voc
+
+logger = logging.getLogger("dre_ssod")
+
+
+@dataclass(frozen=True)
+class DatasetRow:
+    """One set of a run.
+
+    Attributes:
+        role: "labeled", "unlabeled" or "test".
+        name: as in the config.
+        images: number of images.
+        sha256: SHA-256 (hex) of the image ids, sorted, joined by newlines.
+        classes: names by index; None for an unlabeled set, whose annotations are not read.
+        boxes: without crowds; None as above.
+        without_boxes: images that have no such box; None as above.
+    """
+
+    role: str
+    name: str
+    images: int
+    sha256: str
+    classes: tuple[str, ...] | None = None
+    boxes: int | None = None
+    without_boxes: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def describe_sets(cfg: CfgNode, pools: Pools) -> list[DatasetRow]:
+    """The sets of a training run, by role.
+
+    Raises:
+        ConfigError, SourceError: as :func:`describe_test_sets`, and for a test set without boxes.
+    """
+    rows = []
+    starts = {"labeled": 0, "unlabeled": 0}
+    records_of = {"labeled": pools.labeled, "unlabeled": pools.unlabeled}
+    used = [entry for entry in pools.sets if entry[0] == "labeled" or cfg.SSOD.ENABLED]
+    for role, name, images in used:
+        start = starts[role]
+        records = records_of[role][start : start + images]
+        starts[role] += images
+        rows.append(_describe(role, name, records, pools.classes))
+    tests = describe_test_sets(cfg)
+    for row in tests:
+        if not row.boxes:
+            raise ConfigError(
+                f"DATASETS.TEST {row.name}: none of its {row.images} images has a box, so there is "
+                'no AP to measure. Name a set with boxes, or set DATASETS.TEST "()" to train '
+                "without evaluation."
+            )
+    return rows + tests
+
+
+def describe_test_sets(cfg: CfgNode) -> list[DatasetRow]:
+    """The sets of DATASETS.TEST.
+
+    Raises:
+        ConfigError: if one is named twice, or TEST.VOC_PROTOCOLS is set and none of them is in
+            PASCAL VOC's layout.
+        SourceError: if one cannot be read, or its classes are not those of DATASETS.TRAIN.
+    """
+    names = list(cfg.DATASETS.TEST)
+    if len(set(names)) < len(names):
+        raise ConfigError(
+            f"DATASETS.TEST is {tuple(names)}; each set may be named once, since results go by name"
+        )
+    rows = []
+    for name in names:
+        classes = _test_classes(name, cfg.DATASETS.TRAIN)
+        records = load_one_labeled(name)
+        if not records:
+            raise SourceError(f"DATASETS.TEST {name}: holds no image; name a set that has some")
+        rows.append(_describe("test", name, records, classes))
+    if cfg.TEST.VOC_PROTOCOLS and names and not any(map(is_voc, names)):
+        raise ConfigError(
+            f"TEST.VOC_PROTOCOLS is {tuple(cfg.TEST.VOC_PROTOCOLS)}, but none of DATASETS.TEST "
+            f"({', '.join(names)}) is in PASCAL VOC's layout, which marks difficult objects. Test "
+            'on voc://ROOT?split=test or a voc_* set, or set TEST.VOC_PROTOCOLS "()".'
+        )
+    return rows
+
+
+def prepare_evaluation(cfg: CfgNode) -> list[DatasetRow]:
+    """Check and log the sets that ``--eval-only`` evaluates on.
+
+    A set without boxes is let through: its detections are written for a server to evaluate.
+
+    Raises:
+        ConfigError: if DATASETS.TEST is empty.
+        ConfigError, SourceError: as :func:`describe_test_sets`.
+    """
+    if not cfg.DATASETS.TEST:
+        raise ConfigError(
+            "DATASETS.TEST is (): there is nothing to evaluate on. Name a set, such as "
+            "DATASETS.TEST \"('coco://val.json?images=DIR',)\"."
+        )
+    rows = describe_test_sets(cfg)
+    logger.info("Sets of this evaluation:\n%s", format_table(rows))
+    for row in rows:
+        if not row.boxes:
+            logger.warning("%s has no boxes: detections are written, there is no AP.", row.name)
+    return rows
+
+
+def format_table(rows: Sequence[DatasetRow]) -> str:
+    """A table for the log."""
+    lines = [
+        (
+            row.role,
+            row.name,
+            row.images,
+            "-" if row.boxes is None else row.boxes,
+            "-" if row.boxes is None else f"{row.boxes / row.images:.2f}",
+            "-" if row.classes is None else len(row.classes),
+            "-" if row.without_boxes is None else f"{100 * row.without_boxes / row.images:.1f} %",
+            row.sha256[:12],
+        )
+        for row in rows
+    ]
+    headers = (
+        *("role", "set", "images", "boxes", "boxes an image", "classes"),
+        *("images without boxes", "SHA-256 of ids"),
+    )
+    right = ("left", "left", *["right"] * 5, "left")
+    return str(tabulate(lines, headers, tablefmt="pipe", colalign=right, disable_numparse=True))
+
+
+def _test_classes(name: str, train: Sequence[str]) -> list[str]:
+    trained = class_names(train)
+    try:
+        return class_names([train[0], name])
+    except SourceError as error:
+        hint = ""
+        if name.startswith("voc://"):
+            hint = f". For this set: &classes={','.join(quote(c, safe='') for c in trained)}"
+        raise SourceError(f"DATASETS.TEST {name}: {error}{hint}") from error
+
+
+def _describe(
+    role: str, name: str, records: Sequence[dict[str, Any]], classes: Sequence[str]
+) -> DatasetRow:
+    digest = hash_ids(str(record.get("image_id", record["file_name"])) for record in records)
+    if role == "unlabeled":
+        return DatasetRow(role, name, len(records), digest)
+    counts = [
+        sum(1 for item in record["annotations"] if not item.get("iscrowd", 0)) for record in records
+    ]
+    return DatasetRow(
+        role, name, len(records), digest, tuple(classes), sum(counts), counts.count(0)
+    )

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dre_ssod.config.keys import get_cfg
+from dre_ssod.config.reading import read_config
+from dre_ssod.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def refusal(file: str = "", *opts: str) -> str:
+    with pytest.raises(ConfigError) as error:
+        read_config(file, opts)
+    return str(error.value)
+
+
+def test_nothing_gives_the_defaults() -> None:
+    assert read_config() == get_cfg()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=str)
+def test_files_are_read_as_detectron2_reads_them(path: Path) -> None:
+    expected = get_cfg()
+    expected.merge_from_file(str(path))
+    assert read_config(str(path)) == expected
+
+
+def test_a_saved_config_comes_back(tmp_path: Path) -> None:
+    cfg = read_config("", ["SSOD.STRONG_VIEW.ERASE_COUNT", "(2, 3)", "OUTPUT_DIR", "a b"])
+    file = write(tmp_path / "c.yaml", cfg.dump())
+    expected = get_cfg()
+    expected.merge_from_file(file)
+    assert read_config(file) == expected
+    assert read_config(file).SSOD.STRONG_VIEW == cfg.SSOD.STRONG_VIEW
+
+
+def test_the_command_line_wins_and_its_last_word_counts(tmp_path: Path) -> None:
+    file = write(tmp_path / "c.yaml", "SEED: 1\nSSOD:\n  EMA:\n    DECAY: 0.5\n")
+    cfg = read_config(file, ["SEED", "2", "SEED", "3"])
+    assert (cfg.SEED, cfg.SSOD.EMA.DECAY) == (3, 0.5)
+
+
+def test_a_whole_number_stands_for_a_decimal_one(tmp_path: Path) -> None:
+    for cfg in (
+        read_config("", ["SSOD.UNSUP_LOSS_WEIGHT", "2"]),
+        read_config(write(tmp_path / "c.yaml", "SSOD: {UNSUP_LOSS_WEIGHT: 2}")),
+    ):
+        assert cfg.SSOD.UNSUP_LOSS_WEIGHT == 2.0
+        assert isinstance(cfg.SSOD.UNSUP_LOSS_WEIGHT, float)
+
+
+def test_texts_are_taken_as_typed() -> None:
+    assert read_config("", ["OUTPUT_DIR", "a,b (c)"]).OUTPUT_DIR == "a,b (c)"
+    assert read_config("", ["OUTPUT_DIR", "'12'"]).OUTPUT_DIR == "12"
+    assert "'12'" in refusal("", "OUTPUT_DIR", "12")
+
+
+def test_an_empty_group_changes_nothing(tmp_path: Path) -> None:
+    assert read_config(write(tmp_path / "c.yaml", "SSOD:\n  EMA: {}\n")) == get_cfg()
+
+
+def test_a_wrong_key_of_a_file_is_told_with_the_file(tmp_path: Path) -> None:
+    file = write(tmp_path / "c.yaml", "SSOD:\n  EMA:\n    DECAI: 0.5\n")
+    message = refusal(file)
+    assert "'SSOD.EMA.DECAI'" in message
+    assert f"(in {file})" in message
+    assert "Close names: SSOD.EMA.DECAY" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("", "holds keys and values"),
+        ("just words", "holds keys and values"),
+        ("SSOD: 3", "SSOD is a group of keys"),
+        ("SSOD:\n", "SSOD is a group of keys"),
+        ("1: 2", "no config key '1'"),
+        ("SEED: [1]", "SEED is [1]"),
+        ("VERSION: 1", "VERSION is 1"),
+        ("_BASE_: c.yaml", "leads back to itself"),
+        ("_BASE_: 3", "holds keys and values"),
+        ("SEED: \x00", "not valid YAML"),
+    ],
+)
+def test_rubbish_is_refused(tmp_path: Path, text: str, word: str) -> None:
+    file = write(tmp_path / "c.yaml", text)
+    message = refusal(file)
+    assert word in message
+    assert "c.yaml" in message
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_bytes(b"SEED: \xff\xfe\x81")
+    assert str(file) in refusal(str(file))
+    assert "no such file" in refusal(str(tmp_path))
+
+
+def test_no_file_runs_anything(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    text = f"SEED: !!python/object/apply:os.mkdir ['{mark}']\n"
+    assert "python/object/apply" in refusal(write(tmp_path / "c.yaml", text))
+    assert not mark.exists()

@@ -1,0 +1,271 @@
+"""Datasets written in another form, read back and compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from detectron2.structures import Boxes, Instances
+from PIL import Image
+
+from dre_ssod.data.conversion.convert import FORMS, convert
+from dre_ssod.data.loader import BatchPlan, build_paired_loader
+from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper
+from dre_ssod.data.sources.catalog import class_names, load_labeled, resolve_dataset
+from dre_ssod.data.splits.split import build_pools
+from dre_ssod.data.views.views import ViewRecipe
+from dre_ssod.errors import SourceError
+from dre_ssod.evaluation.evaluators import build_evaluator
+from tests.data.written_sets import boxes_of
+
+Writer = Callable[..., Path]
+
+# Not in the order of its names, and with an image without objects.
+OBJECTS = {
+    "zebra 1": [("dog", (5, 4, 20, 22), 0), ("cat", (10, 8, 31, 24), 1)],
+    "ant": [("cat", (1, 1, 12, 9), 0)],
+    "ant-2": [],
+    "10": [("dog", (0, 1, 9, 20), 0)],
+    "9": [("cat", (3, 3, 30, 8), 0), ("cat", (16, 9, 32, 24), 0)],
+    "bee": [("dog", (2, 12, 21, 23), 0)],
+}
+
+
+@pytest.fixture
+def voc(tmp_path: Path, write_voc: Writer) -> str:
+    """Six pictures of noise, 32 x 24."""
+    size = "<size><width>32</width><height>24</height><depth>3</depth></size>"
+    root = write_voc(tmp_path / "source", OBJECTS, size=size)
+    rng = np.random.default_rng(5)
+    for name in OBJECTS:
+        pixels = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "JPEGImages" / f"{name}.png")
+    return f"voc://{root}?split=train"
+
+
+def pixels_of(records: Sequence[dict[str, Any]]) -> list[bytes]:
+    return [Path(record["file_name"]).read_bytes() for record in records]
+
+
+@pytest.fixture(params=list(FORMS))
+def form(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_a_converted_set_reads_back_the_same(voc: str, tmp_path: Path, form: str) -> None:
+    [result] = convert({"train": voc}, form, tmp_path / "new")
+    before, after = load_labeled([voc]), load_labeled([result.uri])
+    assert class_names([result.uri]) == class_names([voc])
+    assert boxes_of(after) == boxes_of(before)
+    assert pixels_of(after) == pixels_of(before)
+    assert (result.split, result.images, result.boxes) == ("train", 6, 7)
+    sizes = [(record["width"], record["height"]) for record in after]
+    assert sizes == [(32, 24)] * 6
+
+
+def recipe(**changes: Any) -> ViewRecipe:
+    base = {"short_sides": (16, 32), "sampling": "range", "max_size": 64, "flip": "horizontal"}
+    return ViewRecipe(**{**base, "image_format": "RGB", "fill": (0, 0, 0), **changes})
+
+
+def batches(uri: str) -> list[tuple[torch.Tensor, ...]]:
+    """What training sees of four batches of half labeled, half unlabeled images."""
+    pools = build_pools([uri], [uri], filter_empty=True)
+    loader = build_paired_loader(
+        pools.labeled,
+        pools.unlabeled,
+        LabeledMapper(recipe(photometric=True)),
+        UnlabeledMapper(recipe(), recipe(photometric=True)),
+        BatchPlan(labeled=2, unlabeled=2),
+        seed=3,
+    )
+    found: list[tuple[torch.Tensor, ...]] = []
+    for batch in islice(loader, 4):
+        for sample in batch.labeled:
+            instances = sample["instances"]
+            found.append((sample["image"], instances.gt_boxes.tensor, instances.gt_classes))
+        for pair in batch.unlabeled:
+            found += [(view.image, view.matrix) for view in (pair.weak, pair.strong)]
+    return found
+
+
+def test_training_sees_the_same_through_all_forms(voc: str, tmp_path: Path, form: str) -> None:
+    [result] = convert({"train": voc}, form, tmp_path / "new")
+    expected, found = batches(voc), batches(result.uri)
+    assert len(found) == len(expected) == 4 * (2 + 2 * 2)
+    for ours, theirs in zip(found, expected, strict=True):
+        for tensor, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(tensor, other, rtol=0, atol=0)
+
+
+def average_precision(uri: str, folder: Path) -> dict[str, float]:
+    """AP of detections that depend on the place of an image in its set alone."""
+    evaluator = build_evaluator(resolve_dataset(uri), str(folder))
+    evaluator.reset()
+    rng = np.random.default_rng(0)
+    for record, boxes in zip(load_labeled([uri]), [list(v) for v in OBJECTS.values()], strict=True):
+        corners = np.array([box for _, box, _ in boxes], np.float64).reshape(-1, 4)
+        found = Instances((24, 32))
+        found.pred_boxes = Boxes(torch.tensor(corners + rng.normal(0, 1, corners.shape)))
+        found.scores = torch.tensor(rng.random(len(boxes)))
+        found.pred_classes = torch.tensor([int(name == "dog") for name, _, _ in boxes])
+        evaluator.process([record], [{"instances": found}])
+    return dict(evaluator.evaluate()["bbox"])
+
+
+def test_ap_is_the_same_through_all_forms(voc: str, tmp_path: Path, form: str) -> None:
+    [result] = convert({"test": voc}, form, tmp_path / "new")
+    expected = average_precision(voc, tmp_path / "eval_source")
+    found = average_precision(result.uri, tmp_path / "eval_new")
+    assert 0 < expected["AP"] < 100
+    for name in ("AP", "AP50", "AP75", "AP-cat", "AP-dog"):
+        assert found[name] == pytest.approx(expected[name], abs=1e-9)
+
+
+def test_parts_go_into_one_dataset(voc: str, tmp_path: Path, write_voc: Writer, form: str) -> None:
+    # The image has the name of one in the first set.
+    root = write_voc(tmp_path / "other", {"ant": [("cat", (1, 1, 4, 4), 0)]})
+    other = f"voc://{root}?split=train&classes=cat,dog"
+    results = convert({"train": voc, "val": other}, form, tmp_path / "new")
+    assert [result.split for result in results] == ["train", "val"]
+    for result, source in zip(results, (voc, other), strict=True):
+        assert boxes_of(load_labeled([result.uri])) == boxes_of(load_labeled([source]))
+        assert pixels_of(load_labeled([result.uri])) == pixels_of(load_labeled([source]))
+
+
+def test_the_yolo_layout_is_that_of_ultralytics(voc: str, tmp_path: Path) -> None:
+    [result] = convert({"train": voc}, "yolo", tmp_path / "new")
+    content = yaml.safe_load((tmp_path / "new" / "data.yaml").read_text(encoding="utf-8"))
+    assert content == {"train": "images/train", "names": {0: "cat", 1: "dog"}}
+    # In the order of the source, which its names alone do not give.
+    names = [path.stem for path in sorted((tmp_path / "new" / "images" / "train").iterdir())]
+    assert names == ["1_zebra 1", "2_ant", "3_ant-2", "4_10", "5_9", "6_bee"]
+    labels = tmp_path / "new" / "labels" / "train"
+    assert sorted(path.stem for path in labels.iterdir()) == names
+    assert (labels / "3_ant-2.txt").read_text(encoding="utf-8") == ""
+    # (1, 1, 12, 9) covers x from 0 to 12 of 32 and y from 0 to 9 of 24.
+    [line] = (labels / "2_ant.txt").read_text(encoding="utf-8").splitlines()
+    assert line == "0 0.187500000000 0.187500000000 0.375000000000 0.375000000000"
+    assert result.lost == {"'difficult' flags left out: YOLO has no place for them": 1}
+
+
+def test_difficult_objects_stay_marked_in_coco_and_voc(voc: str, tmp_path: Path) -> None:
+    convert({"train": voc}, "coco", tmp_path / "coco")
+    path = tmp_path / "coco" / "annotations" / "train.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert [item["difficult"] for item in content["annotations"]] == [0, 1, 0, 0, 0, 0, 0]
+    [result] = convert({"train": voc}, "voc", tmp_path / "voc")
+    marks = [item["difficult"] for r in load_labeled([result.uri]) for item in r["annotations"]]
+    assert marks == [0, 1, 0, 0, 0, 0, 0]
+
+
+def test_what_a_form_cannot_hold_is_counted(
+    tmp_path: Path, write_image: Writer, write_coco: Writer
+) -> None:
+    boxes = {
+        1: [
+            (1, (0, 0, 4, 4)),  # a crowd
+            (1, (1, 1, 0.5, 4)),  # VOC's corners would be the same
+            (1, (-9, 1, 12, 3)),  # centre outside
+            (1, (9, 0, 4, 4)),  # nothing inside
+            (1, (2, 2, 3, 3)),
+        ]
+    }
+    path = write_coco(tmp_path / "a.json", boxes, {1: "cat"}, crowd=[1])
+    write_image(tmp_path / "1.png")
+    uri = f"coco://{path}?images={tmp_path}"
+    [yolo] = convert({"train": uri}, "yolo", tmp_path / "yolo")
+    assert sorted(yolo.lost.values()) == [1, 1, 1]
+    assert [box for _, box in boxes_of(load_labeled([yolo.uri]))[0]] == [
+        (1.0, 1.0, 1.5, 5.0),
+        (0.0, 1.0, 3.0, 4.0),
+        (2.0, 2.0, 5.0, 5.0),
+    ]
+    [voc] = convert({"train": uri}, "voc", tmp_path / "voc")
+    assert sorted(voc.lost.values()) == [1, 1]
+    assert [box for _, box in boxes_of(load_labeled([voc.uri]))[0]] == [
+        (-9.0, 1.0, 3.0, 4.0),
+        (9.0, 0.0, 13.0, 4.0),
+        (2.0, 2.0, 5.0, 5.0),
+    ]
+    [coco] = convert({"train": uri}, "coco", tmp_path / "coco")
+    assert not coco.lost
+    assert load_labeled([coco.uri])[0]["annotations"] == load_labeled([uri])[0]["annotations"]
+
+
+def test_images_are_copied_linked_or_left(voc: str, tmp_path: Path) -> None:
+    sources = [Path(record["file_name"]) for record in load_labeled([voc])]
+    for images in ("copy", "link", "reference"):
+        [result] = convert({"train": voc}, "coco", tmp_path / images, images)
+        files = [Path(record["file_name"]) for record in load_labeled([result.uri])]
+        assert [path.is_symlink() for path in files] == [images == "link"] * 6
+        assert [path.resolve() == own for path, own in zip(files, sources, strict=True)] == [
+            images != "copy"
+        ] * 6
+        assert (tmp_path / images / "images").exists() == (images != "reference")
+
+
+def test_a_folder_with_anything_in_it_is_left_alone(voc: str, tmp_path: Path, form: str) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "mine").touch()
+    with pytest.raises(SourceError, match="new exists and is not empty; choose another folder"):
+        convert({"train": voc}, form, tmp_path / "new")
+    with pytest.raises(SourceError, match="mine exists and is not empty"):
+        convert({"train": voc}, form, tmp_path / "new" / "mine")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("form", "images", "message"),
+    [
+        ("pascal", "copy", "unknown form 'pascal'; valid: coco, yolo, voc"),
+        ("coco", "move", "images must be one of copy, link, reference, is 'move'"),
+        ("yolo", "reference", "yolo looks for images in its own folders: choose copy or link"),
+        ("voc", "reference", "choose copy or link"),
+    ],
+)
+def test_impossible_wishes_are_refused(
+    voc: str, tmp_path: Path, form: str, images: str, message: str
+) -> None:
+    with pytest.raises(SourceError, match=message):
+        convert({"train": voc}, form, tmp_path / "new", images)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("form", "classes", "file_name", "message"),
+    [
+        ("coco", {1: "cat"}, "absent.png", r"the image .*absent\.png is missing"),
+        ("yolo", {1: "cat"}, "small.png", "the image is 8 x 6 pixels, .* says 32 x 24"),
+        ("yolo", {1: "cat"}, "odd.gif", "do not take this extension"),
+        ("voc", {1: "cat"}, "odd.gif", "do not take this extension"),
+        ("voc", {1: " cat"}, "small.png", "the class ' cat' cannot be written as VOC: rename it"),
+        ("voc", {1: "c\x01t"}, "small.png", "cannot be written as VOC"),
+        ("voc", {1: "cat"}, "two\nlines.png", "VOC cannot hold this name: rename it"),
+        ("voc", {1: "cat"}, " space.png", "VOC cannot hold this name: rename it"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_anything_is(
+    tmp_path: Path,
+    write_image: Writer,
+    write_coco: Writer,
+    form: str,
+    classes: dict[int, str],
+    file_name: str,
+    message: str,
+) -> None:
+    if file_name != "absent.png":
+        write_image(tmp_path / file_name)
+    images = [{"id": 1, "file_name": file_name, "width": 32, "height": 24}]
+    boxes = {1: [(1, (0, 0, 4, 4))]}
+    path = write_coco(tmp_path / "a.json", boxes, classes, replaced={"images": images})
+    with pytest.raises(SourceError, match=message):
+        convert({"train": f"coco://{path}?images={tmp_path}"}, form, tmp_path / "new")
+    assert not (tmp_path / "new").exists()

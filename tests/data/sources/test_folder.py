@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dre_ssod.data.sources.folder import IMAGE_EXTENSIONS, FolderSource, is_image_name, list_images
+from dre_ssod.errors import SourceError
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_every_extension_in_any_case_and_no_hidden_file() -> None:
+    for extension in IMAGE_EXTENSIONS:
+        assert is_image_name(f"a{extension}")
+        assert is_image_name(f"a{extension.upper()}")
+    assert not is_image_name("._a.jpg")
+    assert not is_image_name("a.jpg.txt")
+    assert not is_image_name("jpg")
+
+
+def test_images_are_found_recursively_in_an_order_of_their_own(tmp_path: Path) -> None:
+    touch(tmp_path, "b/2.PNG", "b/10.jpg", "a.webp", "b-c/1.bmp", "b/d/e/1.tiff", "note.txt")
+    names = [path.as_posix() for path in list_images(tmp_path)]
+    assert names == ["a.webp", "b/10.jpg", "b/2.PNG", "b/d/e/1.tiff", "b-c/1.bmp"]
+
+
+def test_links_are_followed_and_cycles_end(tmp_path: Path) -> None:
+    touch(tmp_path, "elsewhere/1.jpg", "images/2.jpg")
+    (tmp_path / "images" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "images" / "cycle").symlink_to(tmp_path / "images")
+    names = [path.as_posix() for path in list_images(tmp_path / "images")]
+    assert names == ["2.jpg", "linked/1.jpg"]
+
+
+def test_records_hold_names_and_relative_ids_only(
+    tmp_path: Path, write_image: Callable[..., Path]
+) -> None:
+    image = write_image(tmp_path / "x" / "1.png")
+    source = FolderSource("folder://images", tmp_path)
+    assert source.images() == [{"file_name": str(image), "image_id": "x/1.png"}]
+    assert source.metadata() == {}
+
+
+def test_an_empty_folder_and_a_use_as_labeled_data_are_errors(tmp_path: Path) -> None:
+    source = FolderSource("folder://images", tmp_path)
+    with pytest.raises(SourceError, match=r"no image in .* extensions taken: \.jpg"):
+        source.images()
+    with pytest.raises(SourceError, match=r"no labels; name it in DATASETS\.UNLABELED"):
+        source.labeled()
+
+
+def test_folders_that_cannot_be_listed_and_names_that_are_not_unicode_are_errors(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(SourceError, match="nowhere: the folder cannot be listed: No such file"):
+        list_images(tmp_path / "nowhere")
+    (tmp_path / os.fsdecode(b"a\xff.jpg")).touch()
+    with pytest.raises(SourceError, match=r"a\\udcff\.jpg' is not UTF-8; rename the file"):
+        list_images(tmp_path)

@@ -1,0 +1,283 @@
+"""YOLO datasets: where images, labels and classes are found, what a line means, what is refused."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from detectron2.structures import BoxMode
+from PIL import Image
+
+from dre_ssod.data.sources.catalog import class_names, load_labeled, load_unlabeled, resolve_dataset
+from dre_ssod.data.sources.yolo import YoloSource
+from dre_ssod.errors import SourceError
+
+Writer = Callable[..., Path]
+NAMES = "names: [cat, dog]\n"
+CONFIG = f"train: images/train\nval: images/val\n{NAMES}"
+
+
+@pytest.fixture(scope="module")
+def write_yolo(write_image: Writer) -> Writer:
+    """Write label texts by image name, in images/train and labels/train, and data.yaml."""
+
+    def write(root: Path, labels: dict[str, str | None], config: str | None = CONFIG) -> Path:
+        for name, text in labels.items():
+            write_image(root / "images" / "train" / name)
+            if text is not None:
+                path = (root / "labels" / "train" / name).with_suffix(".txt")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+        if config is not None:
+            (root / "data.yaml").write_text(config, encoding="utf-8")
+        return root
+
+    return write
+
+
+def source_of(place: Path, split: str = "train", *classes: str) -> YoloSource:
+    return YoloSource(f"yolo://{place}?split={split}", place, split, classes)
+
+
+def test_fractions_become_pixels_of_the_image(tmp_path: Path, write_yolo: Writer) -> None:
+    # The images are 8 x 6 pixels: centre (4, 3), 4 wide, 3 high.
+    labels = {"b.png": "1 0.5 0.5 0.5 0.5\n\n0 0.5 0.5 1 1\n", "a.png": "", "c.png": None}
+    source = source_of(write_yolo(tmp_path, labels))
+    records = source.labeled()
+    assert [record["image_id"] for record in records] == [
+        f"images/train/{name}.png" for name in "abc"
+    ]
+    assert records[1]["file_name"] == str(tmp_path / "images" / "train" / "b.png")
+    assert all((record["height"], record["width"]) == (6, 8) for record in records)
+    assert [record["annotations"] for record in (records[0], records[2])] == [[], []]
+    mode = {"bbox_mode": BoxMode.XYXY_ABS, "iscrowd": 0}
+    assert records[1]["annotations"] == [
+        {"bbox": [2.0, 1.5, 6.0, 4.5], "category_id": 1, **mode},
+        {"bbox": [0.0, 0.0, 8.0, 6.0], "category_id": 0, **mode},
+    ]
+    assert source.metadata() == {"thing_classes": ["cat", "dog"], "evaluator_type": "coco"}
+
+
+def test_the_size_is_that_of_the_turned_image(tmp_path: Path, write_yolo: Writer) -> None:
+    root = write_yolo(tmp_path, {"a.png": "0 0.5 0.5 1 1"})
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 6)).save(root / "images" / "train" / "a.png", exif=exif)
+    record = source_of(root).labeled()[0]
+    assert (record["height"], record["width"]) == (8, 6)
+    assert record["annotations"][0]["bbox"] == [0.0, 0.0, 6.0, 8.0]
+
+
+def test_of_a_polygon_the_box_around_it_is_taken(tmp_path: Path, write_yolo: Writer) -> None:
+    root = write_yolo(tmp_path, {"a.png": "0 0.25 0.5 0.5 0.25 0.75 1\n1 0.5 0.5 0.5 0.5"})
+    boxes = [item["bbox"] for item in source_of(root).labeled()[0]["annotations"]]
+    assert boxes == [[2.0, 1.5, 6.0, 6.0], [2.0, 1.5, 6.0, 4.5]]
+
+
+def test_key_points_are_passed_over(tmp_path: Path, write_yolo: Writer) -> None:
+    # The points may be anywhere, and their number would make the line a polygon.
+    line = "0 0.5 0.5 0.5 0.5 1.5 0.1 2 0 0 0\n"
+    root = write_yolo(tmp_path, {"a.png": line}, CONFIG + "kpt_shape: [2, 3]\n")
+    assert source_of(root).labeled()[0]["annotations"][0]["bbox"] == [2.0, 1.5, 6.0, 4.5]
+    (root / "labels" / "train" / "a.txt").write_text("0 0.5 0.5 0.5 0.5")
+    with pytest.raises(SourceError, match=r"a\.txt, line 1: has 5 numbers; .* has 11 \(see"):
+        source_of(root).labeled()
+    (root / "data.yaml").write_text(CONFIG + "kpt_shape: 17\n")
+    with pytest.raises(SourceError, match=r"'kpt_shape' must be \[points, 2 or 3\], is 17"):
+        source_of(root).labeled()
+
+
+def test_boxes_without_area_are_dropped_with_one_counted_warning(
+    tmp_path: Path, write_yolo: Writer, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = "0 0.5 0.5 0 0.5\n0 0.5 0.5 0.5 0\n1 0.2 0.2 0.2 0.9 0.2 0.5\n1 0.5 0.5 0.5 0.5\n"
+    with caplog.at_level(logging.INFO):
+        record = source_of(write_yolo(tmp_path, {"a.png": lines, "b.png": None})).labeled()[0]
+    assert len(record["annotations"]) == 1
+    assert record["dropped_boxes"][0] == [4.0, 1.5, 4.0, 4.5]
+    info, warning = (r for r in caplog.records if r.name == "dre_ssod.data.sources.yolo")
+    assert info.getMessage().endswith("2 images, 1 boxes, 1 without a label file")
+    assert warning.levelno == logging.WARNING
+    assert "dropped 3 boxes" in warning.getMessage()
+    assert "a.txt" in warning.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("2 0.5 0.5 0.5 0.5", "the class must be an integer from 0 to 1, is 2"),
+        ("-1 0.5 0.5 0.5 0.5", "the class must be an integer from 0 to 1, is -1"),
+        ("0.5 0.5 0.5 0.5 0.5", "the class must be an integer"),
+        ("cat 0.5 0.5 0.5 0.5", "'cat' must be a finite number"),
+        ("0 nan 0.5 0.5 0.5", "'nan' must be a finite number"),
+        ("0 0.5 inf 0.5 0.5", "'inf' must be a finite number"),
+        ("0 0.5 0.5 0_1 0.5", "'0_1' must be a finite number"),
+        ("0 1.2 0.5 0.5 0.5", r"1\.2 is no fraction of the image's size in \[0, 1\]"),
+        ("0 0.5 0.5 -0.5 0.5", r"-0\.5 is no fraction"),
+        ("0 0.1 0.1 0.5 0.5 0.2 1.5", r"1\.5 is no fraction"),
+        ("0 0.5 0.5 0.5", "has 4 numbers; a box has 5"),
+        ("0 0.5 0.5 0.5 0.5 0.9", "has 6 numbers; a box has 5 .* without a score"),
+        ("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "has 8 numbers"),
+    ],
+)
+def test_what_is_wrong_in_a_line_is_named_with_file_and_number(
+    tmp_path: Path, write_yolo: Writer, line: str, message: str
+) -> None:
+    root = write_yolo(tmp_path, {"a.png": f"0 0.5 0.5 0.5 0.5\n\n{line}\n"})
+    with pytest.raises(SourceError, match=message) as caught:
+        source_of(root).labeled()
+    assert f"{root / 'labels' / 'train' / 'a.txt'}, line 3: " in str(caught.value)
+
+
+def test_images_opens_neither_labels_nor_images_nor_class_files(
+    tmp_path: Path, write_yolo: Writer
+) -> None:
+    root = write_yolo(tmp_path, {"a.png": "nonsense"}, config=None)
+    (root / "images" / "train" / "a.png").write_bytes(b"no image")
+    (root / "classes.txt").write_bytes(b"\xff")
+    expected = {
+        "file_name": str(root / "images" / "train" / "a.png"),
+        "image_id": "images/train/a.png",
+    }
+    assert source_of(root).images() == [expected]
+    assert load_unlabeled([f"yolo://{quote(str(root))}?split=train"]) == [expected]
+
+
+def test_without_a_yaml_file_folders_and_class_file_are_enough(
+    tmp_path: Path, write_yolo: Writer, write_image: Writer
+) -> None:
+    root = write_yolo(tmp_path / "a", {"a.png": "1 0.5 0.5 0.5 0.5"}, config=None)
+    assert source_of(root, "train", "cat", "dog").metadata()["thing_classes"] == ["cat", "dog"]
+    with pytest.raises(SourceError, match=r"classes\.txt: gives no class names; .* classes=A,B,C"):
+        source_of(root).metadata()
+    (root / "classes.txt").write_text("\ufeffcat\nbig dog\n\n", encoding="utf-8")
+    uri = f"yolo://{quote(str(root))}?split=train"
+    assert class_names([uri]) == ["cat", "big dog"]
+    assert load_labeled([uri])[0]["annotations"][0]["category_id"] == 1
+    with pytest.raises(SourceError, match="the classes are cat, big dog, but classes= says dog"):
+        source_of(root, "train", "dog").metadata()
+    # The form in which the split is the outer folder.
+    write_image(root / "valid" / "images" / "b.png")
+    (root / "valid" / "labels").mkdir()
+    (root / "valid" / "labels" / "b.txt").write_text("0 0.5 0.5 0.5 0.5")
+    assert len(source_of(root, "valid").labeled()[0]["annotations"]) == 1
+    write_image(root / "train" / "images" / "a.png")
+    with pytest.raises(SourceError, match="for the split 'train' both exist; remove one"):
+        source_of(root).images()
+    with pytest.raises(SourceError, match="for the split 'test' neither exists"):
+        source_of(root, "test").metadata()
+
+
+@pytest.mark.parametrize(
+    "train", ["images/train", "../images/train", "[images/train]", "list.txt", "./list.txt"]
+)
+def test_a_split_is_a_folder_or_a_list_or_several(
+    tmp_path: Path, write_yolo: Writer, train: str
+) -> None:
+    root = write_yolo(tmp_path / "set", {"b.png": None, "a.png": "0 0.5 0.5 1 1"})
+    (root / "data.yaml").write_text(f"path: .\ntrain: {train}\n{NAMES}")
+    (root / "list.txt").write_text("./images/train/a.png\n\nimages/train/../train/b.png\n")
+    names = [record["image_id"] for record in source_of(root).labeled()]
+    assert names == ["images/train/a.png", "images/train/b.png"]
+
+
+def test_several_folders_keep_their_order_and_lists_may_lie_deeper(
+    tmp_path: Path, write_yolo: Writer, write_image: Writer
+) -> None:
+    root = write_yolo(tmp_path, {"b.png": "0 0.5 0.5 1 1"})
+    write_image(root / "images" / "more" / "a.png")
+    (root / "lists").mkdir()
+    (root / "lists" / "one.txt").write_text("../images/train/b.png\n")
+    (root / "data.yaml").write_text(f"train: [lists/one.txt, images/more]\n{NAMES}")
+    names = [record["image_id"] for record in source_of(root).images()]
+    assert names == ["images/train/b.png", "images/more/a.png"]
+    (root / "data.yaml").write_text(f"train: [lists/one.txt, images/train]\n{NAMES}")
+    with pytest.raises(SourceError, match=r"b\.png is in the split 'train' twice"):
+        source_of(root).images()
+
+
+def test_the_root_may_be_the_yaml_file(tmp_path: Path, write_yolo: Writer) -> None:
+    root = write_yolo(tmp_path, {"a.png": "1 0.5 0.5 1 1"}, config=None)
+    for name in ("one.yaml", "two.yml"):
+        (root / name).write_text(CONFIG)
+    with pytest.raises(SourceError, match=r"which of one\.yaml, two\.yml .* yolo://.*one\.yaml"):
+        source_of(root).metadata()
+    uri = f"yolo://{quote(str(root / 'two.yml'))}?split=train"
+    assert resolve_dataset(uri) == uri
+    assert load_labeled([uri])[0]["annotations"][0]["category_id"] == 1
+    (root / "one.yaml").unlink()
+    assert len(source_of(root).labeled()) == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "names"),
+    [
+        ("names: [a, b]\nnc: 2", ["a", "b"]),
+        ("names: {1: b, 0: a}", ["a", "b"]),
+        ("nc: 2", ["class_0", "class_1"]),
+        ("names: [7, 'no']", ["7", "no"]),
+    ],
+)
+def test_class_names(tmp_path: Path, write_yolo: Writer, config: str, names: list[str]) -> None:
+    root = write_yolo(tmp_path, {"a.png": "1 0.5 0.5 1 1"}, f"train: images/train\n{config}\n")
+    assert source_of(root).metadata()["thing_classes"] == names
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("- a\n", r"holds \['a'\]; expected 'train'"),
+        ("train: [\n", "cannot be read as YAML"),
+        ("train: &a images/train\nval: *a\n", "aliases"),
+        ("names: !!python/object/apply:os.system ['true']\n", "cannot be read as YAML"),
+        (f"train: 3\n{NAMES}", "'train': must be a folder or a list of images, is 3"),
+        (f"train: images/nowhere\n{NAMES}", "'train': there is no folder or list .*nowhere"),
+        (f"train: data.yaml\n{NAMES}", r"data\.yaml: must be a folder of images, or a \.txt file"),
+        (f"val: images/train\n{NAMES}", "has no split 'train'; valid: val"),
+        (f"path: 3\ntrain: a\n{NAMES}", "'path' must be a folder's name, is 3"),
+        (f"path: nowhere\ntrain: a\n{NAMES}", "'path' .* there is no folder .*nowhere"),
+        (f"path: ../elsewhere\ntrain: a\n{NAMES}", "'path' .*'../elsewhere' is outside"),
+        ("train: images/train\n", "gives no class names"),
+        ("train: images/train\nnc: 0\n", "'nc' must be a positive integer, is 0"),
+        ("train: images/train\nnc: 3\nnames: [a]\n", "'nc' is 3, but 'names' has 1 entries"),
+        ("train: images/train\nnames: [a, a]\n", "two classes are called 'a'"),
+        ("train: images/train\nnames: [yes, no]\n", "class 0 must have a name, has True"),
+        ("train: images/train\nnames: {0: a, 2: b}\n", r"must be 0, 1, 2, \.\.\. without gaps"),
+        ("train: images/train\nnames: cat\n", "'names' must be a list, is 'cat'"),
+    ],
+)
+def test_what_is_wrong_in_the_yaml_file_is_named(
+    tmp_path: Path, write_yolo: Writer, config: str, message: str
+) -> None:
+    root = write_yolo(tmp_path / "set", {"a.png": "0 0.5 0.5 1 1"}, config)
+    with pytest.raises(SourceError, match=message) as caught:
+        (source_of(root).metadata(), source_of(root).images())
+    assert str(root / "data.yaml") in str(caught.value)
+
+
+def test_missing_and_doubled_files_are_named(
+    tmp_path: Path, write_yolo: Writer, write_image: Writer
+) -> None:
+    root = write_yolo(tmp_path, {"a.png": None, "b.png": None})
+    with pytest.raises(SourceError, match=r"none of the 2 images .*labels/train/a\.txt\. A set wi"):
+        source_of(root).labeled()
+    (root / "labels" / "train").mkdir(parents=True)
+    (root / "labels" / "train" / "a.txt").write_text("0 0.5 0.5 1 1")
+    write_image(root / "images" / "train" / "a.jpg")
+    with pytest.raises(SourceError, match=r"a\.txt: belongs to two images, .*a\.jpg and .*a\.png"):
+        source_of(root).labeled()
+    (root / "images" / "train" / "a.jpg").unlink()
+    for name in "ab":
+        (root / "images" / "train" / f"{name}.png").write_bytes(b"no image")
+    with pytest.raises(SourceError, match=r"boxes of 2 of 2 images .*a\.png: .*damaged.*b\.png: "):
+        source_of(root).labeled()
+    (root / "list.txt").write_text("images/train/a.png\nimages/train/z.png\n")
+    (root / "data.yaml").write_text(f"train: list.txt\n{NAMES}")
+    with pytest.raises(SourceError, match=r"list\.txt, line 2: there is no image .*z\.png"):
+        source_of(root).images()
+    (root / "list.txt").write_text("\n")
+    with pytest.raises(SourceError, match=r"list\.txt: no image for the split 'train'"):
+        source_of(root).images()

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from detectron2.engine import TrainerBase
+from detectron2.utils.events import get_event_storage
+
+from dre_ssod.engine.hooks.watch import PseudoLabelWatch
+from dre_ssod.engine.unreadable import FEW_IMAGES, UnreadableImages
+from dre_ssod.errors import UserError
+from dre_ssod.structures import ImageFailure, TrainingBatch
+from tests.tiny_dataset import loggers_kept
+
+
+@pytest.fixture(autouse=True)
+def _loggers() -> Iterator[None]:
+    """Other tests start runs, which keep messages from the capturing logger."""
+    with loggers_kept():
+        logging.getLogger("dre_ssod").propagate = True
+        yield
+
+
+def failure(number: int, replaced: bool = True) -> ImageFailure:
+    return ImageFailure(f"{number}.jpg", f"{number}.jpg: truncated", replaced)
+
+
+def test_each_file_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    images = UnreadableImages(1.0)
+    images.update([failure(1), failure(2), failure(1)], drawn=8, skipped=3)
+    images.update([failure(2), failure(3)], drawn=7, skipped=2)
+    images.update([], drawn=5, skipped=0)
+    named = [record.args[0] for record in caplog.records if record.args]
+    assert named == ["1.jpg: truncated", "2.jpg: truncated", "3.jpg: truncated"]
+    assert (images.drawn, images.skipped) == (20, 5)
+
+
+def test_the_first_failure_stops_a_run_that_allows_none() -> None:
+    images = UnreadableImages(0.0)
+    images.update([], drawn=FEW_IMAGES, skipped=0)
+    with pytest.raises(UserError, match=r"^1 of the 1020 images .*MAX_UNREADABLE_SHARE 0.0 allows"):
+        images.update([failure(1)], drawn=20, skipped=1)
+
+
+def test_the_share_counts_a_thousand_images_at_least() -> None:
+    images = UnreadableImages(0.01)
+    # 1 % of 1000 are 10.
+    images.update([failure(n) for n in range(10)], drawn=20, skipped=10)
+    with pytest.raises(UserError, match="11 of the 21 images"):
+        images.update([failure(10)], drawn=1, skipped=1)
+
+
+def test_the_share_is_of_all_images_drawn_also_before_a_resume() -> None:
+    first = UnreadableImages(0.01)
+    first.update([], drawn=5000, skipped=0)
+    first.update([failure(n) for n in range(40)], drawn=0, skipped=40)
+    resumed = UnreadableImages(0.01)
+    resumed.load_state_dict(first.state_dict())
+    resumed.update([failure(n) for n in range(10)], drawn=0, skipped=10)
+    with pytest.raises(UserError, match="51 of the 5000 images"):
+        resumed.update([failure(0)], drawn=0, skipped=1)
+
+
+def test_a_batch_with_a_gap_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    images = UnreadableImages(1.0)
+    images.check_complete([TrainingBatch([], failures=(failure(1),))])
+    gap = TrainingBatch([], failures=(failure(2), failure(3, replaced=False)))
+    with pytest.raises(UserError, match=r"one place in a batch .* 3.jpg: truncated"):
+        images.check_complete([gap])
+    assert "2.jpg" in caplog.text
+
+
+class Run(TrainerBase):
+    """Writes the given (pseudo, labeled) boxes an image; None writes neither."""
+
+    def __init__(self, figures: list[tuple[float, float] | None]) -> None:
+        super().__init__()
+        self.figures = figures
+
+    def run_step(self) -> None:
+        figures = self.figures[self.iter]
+        if figures is not None:
+            names = ("ssod/pseudo_boxes_per_image", "ssod/labeled_boxes_per_image")
+            values: dict[str, Any] = dict(zip(names, figures, strict=True))
+            get_event_storage().put_scalars(cur_iter=self.iter, **values)
+
+    def after_step(self) -> None:
+        super().after_step()
+        self.storage.step()
+
+
+def warnings(
+    watch: PseudoLabelWatch, figures: list[tuple[float, float] | None], caplog: Any
+) -> list[str]:
+    run = Run(figures)
+    run.register_hooks([watch])
+    caplog.clear()
+    run.train(0, len(figures))
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_silence_is_told_once_a_period(caplog: pytest.LogCaptureFixture) -> None:
+    watch = PseudoLabelWatch(max_silence=3, max_ratio=0.0)
+    # The burn-in writes no figures and is no silence.
+    found = warnings(watch, [None] * 10 + [(0.0, 2.0)] * 7, caplog)
+    assert [message.split(":")[0] for message in found] == [
+        "No pseudo-label for 3 iterations",
+        "No pseudo-label for 6 iterations",
+    ]
+    assert "SSOD.SCORE_THRESHOLD" in found[0]
+    assert "SSOD.BURN_IN_ITERS" in found[0]
+
+
+def test_a_pseudo_label_ends_the_silence(caplog: pytest.LogCaptureFixture) -> None:
+    figures: list[tuple[float, float] | None] = [(0.0, 2.0), (0.0, 2.0), (0.1, 2.0)]
+    assert not warnings(PseudoLabelWatch(3, 0.0), figures * 4, caplog)
+
+
+def test_the_silence_goes_on_after_a_resume(caplog: pytest.LogCaptureFixture) -> None:
+    first = PseudoLabelWatch(5, 0.0)
+    assert not warnings(first, [(0.0, 1.0)] * 4, caplog)
+    second = PseudoLabelWatch(5, 0.0)
+    second.load_state_dict(first.state_dict())
+    assert len(warnings(second, [(0.0, 1.0)], caplog)) == 1
+
+
+@pytest.mark.parametrize(("pseudo", "told"), [(6.1, 2), (5.9, 0)])
+def test_many_pseudo_boxes_are_told_once_a_window(
+    pseudo: float, told: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    watch = PseudoLabelWatch(max_silence=0, max_ratio=3.0, window=4)
+    # The mean over the window counts: half of the iterations have twice as many.
+    figures: list[tuple[float, float] | None] = [(0.0, 2.0), (2.0 * pseudo, 2.0)]
+    found = warnings(watch, figures * 5, caplog)
+    assert len(found) == told
+    for message in found:
+        assert "6.1 pseudo-boxes an unlabeled image against 2.0 boxes" in message
+        assert "SSOD.WARN_PSEUDO_BOX_RATIO 3" in message
+
+
+def test_zero_switches_both_off(caplog: pytest.LogCaptureFixture) -> None:
+    watch = PseudoLabelWatch(0, 0.0, window=2)
+    assert not warnings(watch, [(0.0, 1.0)] * 10 + [(99.0, 1.0)] * 10, caplog)

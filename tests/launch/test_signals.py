@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import signal
+import threading
+
+import pytest
+
+from dre_ssod.launch.signals import SIGNALS, SignalRequests, exit_code
+
+NONE = {"SIGTERM": 0.0, "SIGINT": 0.0, "SIGUSR1": 0.0}
+
+
+def test_exit_codes_are_those_of_a_shell() -> None:
+    assert (exit_code(signal.SIGTERM), exit_code(signal.SIGINT)) == (143, 130)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_noted_and_handlers_come_back(number: signal.Signals) -> None:
+    before = [signal.getsignal(n) for n in SIGNALS]
+    requests = SignalRequests()
+    with requests.caught():
+        assert requests.pending() == NONE
+        signal.raise_signal(number)
+        assert requests.pending() == NONE | {number.name: 1.0}
+    assert [signal.getsignal(n) for n in SIGNALS] == before
+
+
+def test_a_second_ctrl_c_is_left_to_the_system() -> None:
+    requests = SignalRequests()
+    with requests.caught():
+        signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+
+
+def test_what_another_process_received_is_agreed_upon() -> None:
+    requests = SignalRequests()
+    requests.agree(NONE)
+    assert (requests.save, requests.stop) == (False, None)
+    # One of four processes.
+    requests.agree(NONE | {"SIGTERM": 0.25})
+    assert requests.stop == signal.SIGTERM
+    with pytest.raises(SystemExit) as stopped:
+        requests.exit_if_told()
+    assert stopped.value.code == 143
+
+
+def test_a_request_to_save_is_served_once() -> None:
+    requests = SignalRequests()
+    with requests.caught():
+        signal.raise_signal(signal.SIGUSR1)
+        requests.agree(requests.pending())
+        assert requests.save
+        requests.agree(requests.pending())
+        assert not requests.save
+        requests.exit_if_told()
+
+
+def test_a_stretch_that_is_saved_ends_at_once() -> None:
+    requests = SignalRequests()
+    reached = []
+
+    def work() -> None:
+        with requests.acted_upon_at_once():
+            reached.append("began")
+            signal.raise_signal(signal.SIGTERM)
+            reached.append("went on")
+
+    with requests.caught():
+        with pytest.raises(SystemExit):
+            work()
+        # Told before it begins.
+        with pytest.raises(SystemExit):
+            work()
+    assert reached == ["began"]
+
+
+def test_an_error_that_a_signal_caused_ends_with_the_code_of_the_signal() -> None:
+    def work(requests: SignalRequests, told: bool) -> None:
+        with requests.acted_upon_at_once():
+            if told:
+                requests._received.add(signal.SIGINT)
+            raise RuntimeError("a loading process died")
+
+    with pytest.raises(SystemExit) as stopped:
+        work(SignalRequests(), told=True)
+    assert stopped.value.code == 130
+    with pytest.raises(RuntimeError, match="died"):
+        work(SignalRequests(), told=False)
+
+
+def test_outside_the_main_thread_nothing_is_caught(caplog: pytest.LogCaptureFixture) -> None:
+    found = []
+
+    def work() -> None:
+        with SignalRequests().caught():
+            found.append(signal.getsignal(signal.SIGTERM))
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [before]
