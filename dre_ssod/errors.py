@@ -19,6 +19,10 @@ class SourceError(UserError):
     """A dataset name, file or annotation that cannot be used."""
 
 
+class FileError(UserError):
+    """A file that cannot be written."""
+
+
 class CheckpointError(UserError):
     """A checkpoint that cannot be written or read."""
 

@@ -17,8 +17,8 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(floor.split())
     for floor in (
         "errors structures transfers allocator config.keys",
-        "geometry launch config.reading modeling.backbones checkpoints",
-        "data.images data.records data.sample data.views modeling",
+        "files geometry launch config.reading modeling.backbones",
+        "checkpoints data.images data.records data.sample data.views modeling",
         "data.sources teacher",
         "data data.splits",
         "data.audit data.conversion config.values",

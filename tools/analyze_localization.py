@@ -38,9 +38,9 @@ from dre_ssod.evaluation.evaluators import file_slug
 from dre_ssod.evaluation.localization import DetectionTable, SetReport, analyze, match
 from dre_ssod.evaluation.ranking import METRICS, RankingEvaluation
 from dre_ssod.evaluation.reliability import LEVELS, Reliability, reliability
+from dre_ssod.files import open_whole, write_text
 from dre_ssod.inspection.localization_figure import draw_analysis, number
 from dre_ssod.launch.program import run_program
-from dre_ssod.runs.record import write_text
 
 MIN_IOU = 0.5
 
@@ -195,7 +195,8 @@ def main(arguments: list[str] | None = None) -> None:
     }
     write_text(folder / "localization.json", json.dumps(content, indent=2) + "\n")
     figure = draw_analysis(table, reports, sigma, rankings, args.min_score, MIN_IOU)
-    figure.savefig(folder / "localization.png")
+    with open_whole(folder / "localization.png") as picture:
+        figure.savefig(picture, format="png")
     print(tables_of(reports, sigma, rankings))
     print(
         f"all: score >= {args.min_score}; matched, and edges: those with IoU >= {MIN_IOU} to an "

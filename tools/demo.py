@@ -33,9 +33,9 @@ from dre_ssod.deployment.demo import (
     run_on_image,
 )
 from dre_ssod.deployment.trained_model import device_of, find_categories, load_trained
+from dre_ssod.files import write_text
 from dre_ssod.inspection.video import EXTENSION, VideoReader, VideoWriter
 from dre_ssod.launch.program import run_program
-from dre_ssod.runs.record import write_text
 
 SKIPPED_CODE = 1
 Results = list[dict[str, Any]]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from dre_ssod.files import open_whole, write_text
 from dre_ssod.inspection.run_plots import draw_runs
 from dre_ssod.launch.program import run_program
 from dre_ssod.runs.history import comparison, read_runs
@@ -36,10 +37,11 @@ def main(args: argparse.Namespace) -> None:
     """Read, draw, tabulate."""
     runs = read_runs(args.runs)
     args.output.mkdir(parents=True, exist_ok=True)
-    draw_runs(runs).savefig(args.output / "runs.png", dpi=110)
+    with open_whole(args.output / "runs.png") as picture:
+        draw_runs(runs).savefig(picture, format="png", dpi=110)
     header, rows = comparison(runs)
     table = tabulate(rows, headers=header, tablefmt="github", floatfmt=".2f", missingval="")
-    (args.output / "runs.md").write_text(table + "\n", encoding="utf-8")
+    write_text(args.output / "runs.md", table + "\n")
     print(table)
     print(f"{args.output / 'runs.png'}, {args.output / 'runs.md'}")
 

@@ -18,8 +18,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, detection_utils
 from detectron2.engine import DefaultPredictor
@@ -29,7 +27,8 @@ from dre_ssod.config.keys import get_cfg
 from dre_ssod.data.sources.catalog import class_names, resolve_dataset
 from dre_ssod.errors import UserError
 from dre_ssod.inspection.drawing import draw_detections, draw_ground_truth
-from dre_ssod.inspection.layout import side_by_side
+from dre_ssod.inspection.layout import side_by_side, stack
+from dre_ssod.inspection.panels import write_picture
 from dre_ssod.launch.program import run_program
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -125,8 +124,7 @@ def draw(runs: dict[str, Path], dataset: str, path: Path) -> None:
             kept = detections[detections.scores >= SCORE_TO_DRAW]
             panels.append((name, draw_detections(image, kept, names)))
         rows.append(side_by_side(panels))
-    if not cv2.imwrite(str(path), np.vstack(rows)[:, :, ::-1]):
-        raise OSError(f"could not write {path}")
+    write_picture(path, stack(rows))
 
 
 def load_predictor(run: Path) -> DefaultPredictor:

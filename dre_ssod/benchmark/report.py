@@ -10,6 +10,7 @@ from typing import Any
 from tabulate import tabulate
 
 from dre_ssod.benchmark.timing import Timing
+from dre_ssod.files import write_text
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,7 @@ class Report:
 
     def save(self, path: Path) -> None:
         """Write everything as JSON."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(asdict(self), indent=1) + "\n")
 
 
 def _verdict(goal: Goal) -> str:

@@ -22,10 +22,11 @@ from dre_ssod.checkpoints.folder import (
     name_last,
     our_files,
     read_tensors,
-    write_atomically,
+    telling_what_stays,
 )
 from dre_ssod.checkpoints.reading import load_arrays
 from dre_ssod.errors import CheckpointError, UntrustedFileError
+from dre_ssod.files import open_whole
 
 
 class SafeCheckpointer(DetectionCheckpointer):
@@ -47,7 +48,8 @@ class SafeCheckpointer(DetectionCheckpointer):
         content |= {key: item.state_dict() for key, item in self.checkpointables.items()}
         path = Path(self.save_dir) / f"{name}.pth"
         self.logger.info("Saving checkpoint to %s", path)
-        write_atomically(path, lambda file: torch.save(content | kwargs, file))
+        with telling_what_stays(), open_whole(path) as file:
+            torch.save(content | kwargs, file)
         self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
@@ -55,7 +57,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         name_last(Path(self.save_dir), last_filename_basename)
 
     def find_last(self) -> str | None:
-        """The file from which the run goes on, the same on every process.
+        """The file from which the run continues, the same on every process.
 
         The first process chooses; see :func:`dre_ssod.checkpoints.folder.find_last`. What an
         interrupted write left is removed.

@@ -1,4 +1,4 @@
-"""Checkpoint files on disk: written whole or not at all, checked, listed and cleared away.
+"""Checkpoint files on disk: named, checked, listed and cleared away.
 
 A run's folder holds ``model_0004999.pth`` and so on, numbered by the iteration they finished,
 ``model_best.pth`` and ``model_final.pth``, which are further names of numbered ones, and
@@ -8,114 +8,73 @@ A run's folder holds ``model_0004999.pth`` and so on, numbered by the iteration 
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import re
-import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
-from dre_ssod.errors import CheckpointError, UntrustedFileError
+from dre_ssod.errors import CheckpointError, FileError, UntrustedFileError
+from dre_ssod.files import PARTIAL, link_or_copy, open_whole
 
 LAST = "last_checkpoint"
 _OURS = re.compile(r"model_(\d{7,}|best|final)\.pth")
 _NUMBERED = re.compile(r"model_\d{7,}\.pth")
-_PARTIAL = ".partial"
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, order=True)
 class Checkpoint:
-    """A file from which a run can go on.
+    """A file from which a run can continue.
 
     Attributes:
-        iteration: the last one that it has behind it.
+        iteration: the last one that is finished.
     """
 
     iteration: int
     path: Path
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file so that ``path`` is at any moment either as before or complete.
-
-    Args:
-        write: writes the content.
+@contextmanager
+def telling_what_stays() -> Iterator[None]:
+    """Adds to a failed write of a checkpoint's file how the run can continue.
 
     Raises:
-        CheckpointError: if it cannot be written; ``path`` is as before.
+        CheckpointError: in place of a FileError.
     """
-    partial = path.with_name(path.name + _PARTIAL)
     try:
-        with partial.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        _sync_folder(path.parent)
-    # torch.save raises RuntimeError where the disk is full.
-    except (OSError, RuntimeError) as error:
-        raise CheckpointError(_describe_failure(path, error)) from error
-    finally:
-        partial.unlink(missing_ok=True)
+        yield
+    except FileError as error:
+        raise CheckpointError(
+            f"{error} The checkpoints before it are untouched: continue with --resume. "
+            "SOLVER.CHECKPOINTS_KEPT sets how many are kept."
+        ) from error
 
 
-def _sync_folder(folder: Path) -> None:
-    """Have the new name of a file survive a crash of the machine."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        # Some network file systems know no such thing.
-        logger.debug("%s cannot be synchronised", folder)
-    finally:
-        os.close(descriptor)
-
-
-def _describe_failure(path: Path, error: Exception) -> str:
-    cause = error
-    while not isinstance(cause, OSError) and isinstance(cause.__context__, Exception):
-        cause = cause.__context__
-    try:
-        free = f"{shutil.disk_usage(path.parent).free / 2**20:.0f} MiB are free there"
-    except OSError:
-        free = "the folder cannot be looked into"
-    return (
-        f"{path} cannot be written: {cause} ({free}). The checkpoints before it are untouched. "
-        "Free some space or make the folder writable, then go on with --resume; "
-        "SOLVER.CHECKPOINTS_KEPT sets how many are kept."
-    )
-
-
-def link_or_copy(path: Path, name: str) -> None:
-    """Give a file a further name in its folder, replacing what had it; takes no space if it can.
+def add_name(path: Path, name: str) -> None:
+    """Give a checkpoint a further name in its folder, replacing what had it.
 
     Raises:
-        CheckpointError: as :func:`write_atomically`.
+        CheckpointError: if it cannot be written.
     """
-    target = path.with_name(name)
-    if target.exists() and target.samefile(path):
-        return
-    partial = path.with_name(name + _PARTIAL)
-    try:
-        partial.unlink(missing_ok=True)
-        os.link(path, partial)
-        partial.replace(target)
-    except OSError:
-        # File systems without hard links.
-        with path.open("rb") as source:
-            write_atomically(target, lambda file: shutil.copyfileobj(source, file))
+    with telling_what_stays():
+        link_or_copy(path, name)
 
 
 def name_last(folder: Path, name: str) -> None:
-    """Have ``last_checkpoint`` name a file."""
-    write_atomically(folder / LAST, lambda file: file.write(name.encode()))
+    """Have ``last_checkpoint`` name a file.
+
+    Raises:
+        CheckpointError: if it cannot be written.
+    """
+    with telling_what_stays(), open_whole(folder / LAST) as file:
+        file.write(name.encode())
 
 
 def read_tensors(path: str | Path, mmap: bool = False) -> Any:
@@ -161,7 +120,7 @@ def open_checkpoint(path: Path) -> Checkpoint | None:
     """The checkpoint in a file, looked into without reading its weights.
 
     Returns:
-        None if it is sound, but no run can go on from it.
+        None if it is sound, but no run can continue from it.
 
     Raises:
         CheckpointError: if it is damaged.
@@ -179,7 +138,7 @@ def open_checkpoint(path: Path) -> Checkpoint | None:
 
 
 def find_last(folder: Path) -> Checkpoint | None:
-    """The checkpoint from which the run in a folder goes on.
+    """The checkpoint from which the run in a folder continues.
 
     It is the one that ``last_checkpoint`` names. If that one is damaged or missing, or there is no
     such file, it is the newest sound one, and what was wrong is logged.
@@ -203,12 +162,12 @@ def find_last(folder: Path) -> Checkpoint | None:
     if sound:
         newest = max(sound)
         what = f"{LAST} names no usable file" if named else f"there is no file {LAST}"
-        logger.warning("%s: %s; going on from %s", folder, what, newest.path.name)
+        logger.warning("%s: %s; continuing from %s", folder, what, newest.path.name)
         return newest
     if troubles:
         raise CheckpointError(
             f"{folder} holds a run, but none of its checkpoints can be used: {' '.join(troubles)} "
-            "Bring one back from a copy, or choose another OUTPUT_DIR to start anew."
+            "Bring one back from a copy, or choose another OUTPUT_DIR to start again."
         )
     return None
 
@@ -258,7 +217,7 @@ def clear_old(folder: Path, kept: int, last: Path) -> None:
 
 def clear_partial(folder: Path) -> None:
     """Remove what a write left that was killed."""
-    for path in folder.glob(f"*{_PARTIAL}"):
-        name = path.name.removesuffix(_PARTIAL)
+    for path in folder.glob(f"*{PARTIAL}"):
+        name = path.name.removesuffix(PARTIAL)
         if name == LAST or _OURS.fullmatch(name):
             path.unlink(missing_ok=True)

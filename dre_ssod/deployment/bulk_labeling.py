@@ -23,12 +23,12 @@ from detectron2.structures import Instances
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from dre_ssod.checkpoints.folder import write_atomically
 from dre_ssod.data.images import ImageError
 from dre_ssod.deployment.label_manifest import Entry, Manifest, open_images
 from dre_ssod.deployment.trained_model import Category, InferenceReader, device_of, load_trained
 from dre_ssod.deployment.uncertainty import image_uncertainty
 from dre_ssod.errors import ConfigError
+from dre_ssod.files import PARTIAL, write_text
 
 SETTINGS = "settings.json"
 MANIFEST = "manifest.jsonl"
@@ -102,14 +102,14 @@ def prepare(job: LabelingJob, cfg: CfgNode) -> Manifest:
         (job.folder / CHUNKS).mkdir(exist_ok=True)
         return open_manifest(job.folder)
     # What a job leaves that was interrupted before its list of images was whole.
-    unfinished = (MANIFEST, f"{SETTINGS}.partial")
+    unfinished = (MANIFEST, MANIFEST + PARTIAL, SETTINGS + PARTIAL)
     if job.folder.exists() and any(p.name not in unfinished for p in job.folder.iterdir()):
         raise ConfigError(f"{job.folder} is not empty and holds no job: choose another --output")
     job.folder.mkdir(parents=True, exist_ok=True)
     images = open_images(job.source, job.folder)
     manifest = Manifest.write(job.folder / MANIFEST, images, job.chunk_images)
     # Last, so that a folder with settings has a whole manifest.
-    _write_text(path, json.dumps({**settings, "manifest": manifest.as_dict()}, indent=1))
+    write_text(path, json.dumps({**settings, "manifest": manifest.as_dict()}, indent=1))
     (job.folder / CHUNKS).mkdir()
     return manifest
 
@@ -149,15 +149,9 @@ def label_share(
     lines = _label(model, loader, job)
     for number, group in itertools.groupby(lines, key=lambda item: item[0]):
         content = [line for _, line in group]
-        _write_text(
-            chunk_path(job.folder, number), "".join(json.dumps(line) + "\n" for line in content)
-        )
+        text = "".join(json.dumps(line) + "\n" for line in content)
+        write_text(chunk_path(job.folder, number), text)
         yield len(content)
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 class _Batches:

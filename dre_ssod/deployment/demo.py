@@ -194,7 +194,7 @@ def run_on_image(
 
     Raises:
         ImageError: if the file cannot be used as an image.
-        OSError: if the picture cannot be written.
+        FileError: if the picture cannot be written.
     """
     pixels = read_image(str(image.path), "RGB")
     found = detector.detect(pixels)

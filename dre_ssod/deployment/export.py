@@ -22,8 +22,8 @@ from detectron2.export.torchscript_patch import patch_builtin_len
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from dre_ssod.checkpoints.folder import write_atomically
 from dre_ssod.errors import UserError
+from dre_ssod.files import open_whole, write_text
 
 # Modules of this package whose len() of boxes must stay a tensor while a model is traced.
 TRACED_MODULES = ["dre_ssod.modeling.box_predictor", "dre_ssod.modeling.roi_heads"]
@@ -137,7 +137,8 @@ def largest_differences(
 
 def save_torchscript(traced: Traced, path: Path, cfg: CfgNode, class_names: list[str]) -> None:
     """Write the traced model, and beside it ``path``.json, which says how to feed and read it."""
-    write_atomically(path, lambda file: torch.jit.save(traced.module, file))
+    with open_whole(path) as file:
+        torch.jit.save(traced.module, file)
     content = {
         "input": {
             "image": "(3, H, W) float32, 0 to 255, not normalised",
@@ -149,14 +150,13 @@ def save_torchscript(traced: Traced, path: Path, cfg: CfgNode, class_names: list
         "frame": "boxes (x1, y1, x2, y2) and sigma in pixels of the input image",
         "classes": class_names,
     }
-    text = json.dumps(content, indent=1) + "\n"
-    write_atomically(path.with_name(path.name + ".json"), lambda file: file.write(text.encode()))
+    write_text(path.with_name(path.name + ".json"), json.dumps(content, indent=1) + "\n")
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
     """Write a checkpoint of the weights alone, ``{"model": ...}``, which Detectron2 loads."""
-    content = {"model": _state(model)}
-    write_atomically(path, lambda file: torch.save(content, file))
+    with open_whole(path) as file:
+        torch.save({"model": _state(model)}, file)
 
 
 def save_safetensors(model: nn.Module, path: Path) -> None:
@@ -172,8 +172,8 @@ def save_safetensors(model: nn.Module, path: Path) -> None:
             "the package safetensors is not installed: pip install safetensors, or choose another "
             "--format"
         ) from error
-    content = save(_state(model))
-    write_atomically(path, lambda file: file.write(content))
+    with open_whole(path) as file:
+        file.write(save(_state(model)))
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ from dre_ssod.data.sources.coco import CocoSource
 from dre_ssod.data.sources.folder import FolderSource, is_image_name
 from dre_ssod.data.sources.uri import is_unicode, is_uri
 from dre_ssod.errors import SourceError
+from dre_ssod.files import open_whole
 
 SORTED_AT_ONCE = 100_000
 """Names held in memory while a list is sorted."""
@@ -159,13 +160,11 @@ class Manifest:
         """Write the list and note where its chunks begin."""
         offsets: list[int] = []
         count = 0
-        with path.open("wb") as file:
+        with open_whole(path) as file:
             for count, entry in enumerate(images.entries, start=1):
                 if (count - 1) % chunk_images == 0:
                     offsets.append(file.tell())
                 file.write(json.dumps(list(entry)).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
         return cls(path, images.root, count, chunk_images, tuple(offsets))
 
     def chunk(self, number: int) -> list[Entry]:

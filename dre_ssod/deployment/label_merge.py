@@ -6,9 +6,7 @@ Chunks are read twice and lines written as they come: nothing grows with the num
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +14,7 @@ from typing import IO, Any
 from dre_ssod.deployment.bulk_labeling import LabelingJob, chunk_path, open_manifest
 from dre_ssod.deployment.uncertainty import MostUncertain
 from dre_ssod.errors import ConfigError
+from dre_ssod.files import open_whole, write_text
 
 RESULT = "pseudo_labels.json"
 LABEL_NEXT = "label_next.json"
@@ -47,14 +46,14 @@ def merge(job: LabelingJob, label_next: int, criterion: str) -> MergeSummary:
     manifest = open_manifest(job.folder)
     chosen = MostUncertain(label_next)
     header = {"description": "pseudo-labels", "source": job.source, "images_in": manifest.root}
-    with _whole(job.folder / RESULT) as out, _whole(job.folder / SKIPPED) as skipped:
-        out.write(f'{{"info": {json.dumps(header)},\n"categories": {json.dumps(job.categories)}')
+    with open_whole(job.folder / RESULT) as out, open_whole(job.folder / SKIPPED) as skipped:
+        out.write(b'{"info": %b,\n"categories": %b' % (_json(header), _json(job.categories)))
         images = _Array(out, "images")
         broken = 0
         for line in _lines(job.folder, len(manifest.offsets)):
             if "error" in line:
                 broken += 1
-                skipped.write(json.dumps(line) + "\n")
+                skipped.write(_json(line) + b"\n")
                 continue
             image = {name: line[name] for name in ("id", "file_name", "width", "height")}
             images.write(image)
@@ -65,12 +64,12 @@ def merge(job: LabelingJob, label_next: int, criterion: str) -> MergeSummary:
             for box in line.get("boxes", ()):
                 annotations.write({"id": annotations.count + 1, "image_id": line["id"], **box})
         annotations.close()
-        out.write("}\n")
+        out.write(b"}\n")
     if broken == 0:
         (job.folder / SKIPPED).unlink()
     ranked = chosen.ranked()
-    with _whole(job.folder / LABEL_NEXT) as listed:
-        json.dump({"criterion": criterion, "images": ranked}, listed, indent=1)
+    listed = json.dumps({"criterion": criterion, "images": ranked}, indent=1)
+    write_text(job.folder / LABEL_NEXT, listed)
     return MergeSummary(images.count, annotations.count, broken, len(ranked))
 
 
@@ -83,6 +82,10 @@ def _value(uncertainty: dict[str, float], criterion: str) -> float:
     return uncertainty[criterion]
 
 
+def _json(content: Any) -> bytes:
+    return json.dumps(content).encode()
+
+
 def _lines(folder: Path, chunks: int) -> Iterator[dict[str, Any]]:
     for number in range(chunks):
         with chunk_path(folder, number).open(encoding="utf-8") as file:
@@ -92,28 +95,14 @@ def _lines(folder: Path, chunks: int) -> Iterator[dict[str, Any]]:
 class _Array:
     """A further member of a JSON object, an array, written one entry a line."""
 
-    def __init__(self, file: IO[str], name: str) -> None:
+    def __init__(self, file: IO[bytes], name: str) -> None:
         self.file = file
         self.count = 0
-        file.write(f',\n"{name}": [')
+        file.write(b",\n%b: [" % _json(name))
 
     def write(self, entry: dict[str, Any]) -> None:
-        self.file.write((",\n" if self.count else "\n") + json.dumps(entry))
+        self.file.write((b",\n" if self.count else b"\n") + _json(entry))
         self.count += 1
 
     def close(self) -> None:
-        self.file.write("\n]")
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[IO[str]]:
-    """A text file that appears under its name when it is complete."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        self.file.write(b"\n]")

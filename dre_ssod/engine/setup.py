@@ -18,7 +18,7 @@ from dre_ssod.checkpoints.checkpointer import refuse_to_overwrite
 from dre_ssod.config.checks import check_config, check_files
 from dre_ssod.config.reading import read_config
 from dre_ssod.data.sources.catalog import class_names, resolve_dataset
-from dre_ssod.runs.record import set_aside, write_text
+from dre_ssod.files import set_aside, write_text
 
 
 def setup(args: argparse.Namespace) -> CfgNode:

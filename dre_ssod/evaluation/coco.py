@@ -15,6 +15,8 @@ from typing import Any
 from detectron2.evaluation import COCOEvaluator
 from faster_coco_eval import COCO, COCOeval_faster
 
+from dre_ssod.files import write_text
+
 logger = logging.getLogger(__name__)
 
 
@@ -36,7 +38,7 @@ class BoxEvaluator(COCOEvaluator):
         if self._output_dir:
             path = Path(self._output_dir) / "coco_instances_results.json"
             logger.info("Saving detections to %s", path)
-            path.write_text(json.dumps(found), encoding="utf-8")
+            write_text(path, json.dumps(found))
         if not self._do_evaluation:
             logger.info("Annotations are not available for evaluation.")
             return

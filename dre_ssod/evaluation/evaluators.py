@@ -23,6 +23,7 @@ from dre_ssod.data.mappers import EvaluationMapper
 from dre_ssod.data.sources.voc import VocSource
 from dre_ssod.evaluation.coco import BoxEvaluator
 from dre_ssod.evaluation.voc import VOCEvaluator
+from dre_ssod.files import write_text
 
 HEADLINE = "bbox"
 PROTOCOLS = {
@@ -184,8 +185,7 @@ def _with_ground_truth(dataset_name: str, path: Path, content: Callable[[], dict
     name = f"{dataset_name} ({path.absolute()})"
     if name not in MetadataCatalog.list():
         if comm.is_main_process():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(content()), encoding="utf-8")
+            write_text(path, json.dumps(content()))
         comm.synchronize()
         metadata = MetadataCatalog.get(dataset_name).as_dict()
         kept = ("thing_classes", "thing_dataset_id_to_contiguous_id")

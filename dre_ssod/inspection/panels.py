@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from detectron2.structures import Boxes, Instances
 
+from dre_ssod.files import open_whole
 from dre_ssod.inspection.canvas import RGBImage
 from dre_ssod.inspection.drawing import (
     WEIGHT_COLORS,
@@ -101,8 +102,9 @@ def write_picture(path: Path, picture: RGBImage) -> None:
     """Write an RGB picture, in the format that the extension names.
 
     Raises:
-        OSError: if it cannot be written.
+        FileError: if it cannot be written.
     """
     bgr = np.ascontiguousarray(picture[:, :, ::-1])
-    if not cv2.imwrite(str(path), bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]):
-        raise OSError(f"could not write {path}")
+    _, encoded = cv2.imencode(path.suffix, bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    with open_whole(path) as file:
+        file.write(encoded.tobytes())

@@ -23,8 +23,8 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from dre_ssod.checkpoints.folder import write_atomically
 from dre_ssod.data.sources.uri import datasets_root
+from dre_ssod.files import set_aside, write_text
 from dre_ssod.runs.sets import DatasetRow
 
 GIT_TIMEOUT = 10.0
@@ -88,23 +88,6 @@ def append_entry(
     entries.append(entry)
     write_text(path, json.dumps({**constants, key: entries}, indent=1) + "\n")
     return entries
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file so that it is there in full, or as it was before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # File names, which may be in the text, can hold bytes that are no UTF-8.
-    content = text.encode(errors="surrogateescape")
-    write_atomically(path, lambda file: file.write(content))
-
-
-def set_aside(path: Path) -> Path:
-    """Rename a file to the first free name of name_1, name_2 ...; returns the new path."""
-    number = 1
-    while (other := path.with_name(f"{path.stem}_{number}{path.suffix}")).exists():
-        number += 1
-    path.rename(other)
-    return other
 
 
 def now() -> str:

@@ -18,7 +18,8 @@ from tabulate import tabulate
 
 from dre_ssod.checkpoints.folder import read_tensors
 from dre_ssod.evaluation.evaluators import PROTOCOLS
-from dre_ssod.runs.record import append_entry, now, write_text
+from dre_ssod.files import write_text
+from dre_ssod.runs.record import append_entry, now
 
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 

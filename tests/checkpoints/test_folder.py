@@ -1,14 +1,10 @@
 from __future__ import annotations
 
-import errno
 import io
 import os
-import resource
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 import torch
@@ -16,14 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dre_ssod.checkpoints.folder import (
+    add_name,
     clear_old,
     find_damage,
     find_last,
-    link_or_copy,
     name_last,
     open_checkpoint,
     read_tensors,
-    write_atomically,
 )
 from dre_ssod.errors import CheckpointError, UntrustedFileError
 
@@ -128,7 +123,7 @@ def test_a_spoiled_last_checkpoint_is_reported_and_the_one_before_it_taken(
     assert found.iteration == 9
     assert "model_0000014.pth" in caplog.text
     assert said in caplog.text
-    assert "going on from model_0000009.pth" in caplog.text
+    assert "continuing from model_0000009.pth" in caplog.text
     assert not (run / "created").exists()
 
 
@@ -145,7 +140,7 @@ def test_without_a_usable_name_the_newest_checkpoint_is_taken(
         found = find_last(run)
     assert found is not None
     assert found.iteration == 14
-    assert "going on from model_0000014.pth" in caplog.text
+    assert "continuing from model_0000014.pth" in caplog.text
 
 
 def test_best_and_final_count_by_their_iteration(run: Path) -> None:
@@ -213,66 +208,18 @@ def test_a_cut_file_is_always_found(tmp_path_factory: pytest.TempPathFactory, le
     assert find_damage(path) is not None
 
 
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """Stands for a full disk: writing beyond the limit fails as ENOSPC would."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
-
-
-def test_a_full_disk_is_named_and_leaves_what_was_there(run: Path) -> None:
-    path = run / "model_0000014.pth"
-    before = path.read_bytes()
-    big = {"w": torch.zeros(100_000)}
-    with (
-        file_size_limit(20_000),
-        pytest.raises(
-            CheckpointError, match=r"model_0000014.pth cannot be written: .*MiB are free"
-        ),
-    ):
-        write_atomically(path, lambda file: torch.save(big, file))
-    assert path.read_bytes() == before
-    assert not list(run.glob("*.partial"))
-
-
-def test_an_error_while_writing_leaves_what_was_there(run: Path) -> None:
-    def fail(file: IO[bytes]) -> None:
-        file.write(b"half")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    path = run / "last_checkpoint"
-    with pytest.raises(CheckpointError, match="No space left on device"):
-        write_atomically(path, fail)
-    assert path.read_text() == "model_0000014.pth"
-    assert not list(run.glob("*.partial"))
-
-
-def test_a_folder_that_is_gone_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"gone/model.pth cannot be written.*No such file"):
-        write_atomically(tmp_path / "gone" / "model.pth", lambda file: file.write(b"x"))
-
-
-def test_a_further_name_takes_no_space_or_is_a_copy(
-    run: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("write", [name_last, add_name])
+def test_a_failed_write_says_how_the_run_can_continue(
+    run: Path, write: Callable[[Path, str], None]
 ) -> None:
-    path = run / "model_0000009.pth"
-    link_or_copy(path, "model_best.pth")
-    link_or_copy(path, "model_best.pth")
-    assert (run / "model_best.pth").samefile(path)
-
-    def refuse(*_: object) -> None:
-        raise OSError(errno.EPERM, "no links here")
-
-    monkeypatch.setattr(os, "link", refuse)
-    link_or_copy(run / "model_0000014.pth", "model_best.pth")
-    assert not (run / "model_best.pth").samefile(run / "model_0000014.pth")
-    assert (run / "model_best.pth").read_bytes() == (run / "model_0000014.pth").read_bytes()
+    target = {name_last: run / "last_checkpoint", add_name: run / "model_best.pth"}[write]
+    target.unlink(missing_ok=True)
+    target.mkdir()
+    with pytest.raises(
+        CheckpointError,
+        match=rf"{target.name} cannot be written.*before it are untouched.*--resume",
+    ):
+        write(run if write is name_last else run / "model_0000014.pth", target.name)
     assert not list(run.glob("*.partial"))
 
 

@@ -30,12 +30,12 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
 from dre_ssod.checkpoints import checkpointer as checkpointer_module
-from dre_ssod.checkpoints import folder as folder_module
 from dre_ssod.config.checks import check_config
 from dre_ssod.engine.hooks import checkpoints
 from dre_ssod.engine.hooks.writers import TIMES
 from dre_ssod.engine.setup import complete
 from dre_ssod.engine.trainer import SSODTrainer
+from dre_ssod.files import open_whole
 from tests.tiny_dataset import TinyDataset, tiny_run
 
 ITERATIONS = 22
@@ -61,7 +61,7 @@ _LEFT_OUT = (
     "run.json",
     "results.",
     "config",
-    "metrics.json.",
+    "metrics_",
     "metrics.json",
 )
 
@@ -182,27 +182,25 @@ def killing_itself(trainer: SSODTrainer, moment: str, iteration: int) -> Iterato
 
         return acting
 
-    def half_written(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-        def write_half(file: IO[bytes]) -> None:
-            write(file)
+    @contextlib.contextmanager
+    def half_written(path: Path) -> Iterator[IO[bytes]]:
+        with open_whole(path) as file:
+            yield file
             if path.suffix == ".pth" and trainer.iter == iteration:
                 file.truncate(file.tell() // 2)
                 file.flush()
                 _die()
 
-        whole(path, write_half)
-
-    whole = folder_module.write_atomically
     checkpointer = trainer.checkpointer
     if moment == "step":
         trainer.register_hooks([_BeforeStep(iteration, _die)])
     elif moment == "write":
-        checkpointer_module.write_atomically = half_written
+        checkpointer_module.open_whole = half_written
     elif moment == "written":
         checkpointer.tag_last_checkpoint = before(checkpointer.tag_last_checkpoint)
     elif moment == "named":
         checkpoints.clear_old = before(checkpoints.clear_old)
-        checkpoints.link_or_copy = before(checkpoints.link_or_copy)
+        checkpoints.add_name = before(checkpoints.add_name)
     elif moment == "evaluation":
         trainer._checkpoints._evaluation._func = before(trainer.evaluate)
     else:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import dre_ssod
-from dre_ssod.runs.record import append_entry, git_state, record_start, set_aside, write_text
+from dre_ssod.runs.record import append_entry, git_state, record_start
 from dre_ssod.runs.sets import DatasetRow
 from tests.factories import tiny_cfg
 
@@ -68,29 +68,6 @@ def test_a_damaged_file_is_kept(
     assert (tmp_path / "run_2.json").read_text() == content
     assert (tmp_path / "run_1.json").read_text() == "older"
     assert "run_2.json" in caplog.text
-
-
-def test_a_write_that_fails_leaves_the_file_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "run.json"
-    write_text(path, "before")
-
-    def fail(descriptor: int) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(Exception, match="disk full"):
-        write_text(path, "after")
-    assert path.read_text() == "before"
-    assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
-
-
-def test_files_are_set_aside_under_free_names(tmp_path: Path) -> None:
-    for expected in ("config_1.yaml", "config_2.yaml"):
-        (tmp_path / "config.yaml").write_text(expected)
-        assert set_aside(tmp_path / "config.yaml").name == expected
-    assert (tmp_path / "config_1.yaml").read_text() == "config_1.yaml"
 
 
 def git(folder: Path, *arguments: str) -> str:

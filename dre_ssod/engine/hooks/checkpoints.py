@@ -9,7 +9,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from dre_ssod.checkpoints.checkpointer import SafeCheckpointer
-from dre_ssod.checkpoints.folder import clear_old, link_or_copy
+from dre_ssod.checkpoints.folder import add_name, clear_old
 from dre_ssod.engine.hooks.evaluation import BestModel, Evaluation
 from dre_ssod.launch.signals import SignalRequests
 
@@ -77,9 +77,9 @@ class Checkpoints(HookBase):
         if not comm.is_main_process() or not path.is_file():
             return
         if self._best is not None and self._best.best_iter == iteration:
-            link_or_copy(path, "model_best.pth")
+            add_name(path, "model_best.pth")
         if iteration == self.trainer.max_iter - 1:
-            link_or_copy(path, "model_final.pth")
+            add_name(path, "model_final.pth")
         clear_old(path.parent, self._kept, path)
 
     def state_dict(self) -> dict[str, Any]:

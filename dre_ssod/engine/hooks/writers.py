@@ -10,6 +10,8 @@ from typing import IO, Any
 from detectron2.engine.hooks import PeriodicWriter
 from detectron2.utils.events import EventWriter, JSONWriter
 
+from dre_ssod.files import set_aside
+
 WINDOW = 20
 """Iterations over which figures are smoothed, as by Detectron2."""
 TIMES = frozenset({"time", "data_time", "rank_data_time", "eta_seconds"})
@@ -46,15 +48,12 @@ class MetricsFile(JSONWriter):
             return
         os.truncate(self._path, state["bytes"])
 
-    def start_anew(self) -> None:
+    def start_over(self) -> None:
         """Keep what an earlier run wrote under another name."""
         if self._path.stat().st_size == 0:
             return
-        number = 1
-        while (aside := self._path.with_name(f"{self._path.name}.{number}")).exists():
-            number += 1
         self._file_handle.close()
-        self._path.rename(aside)
+        aside = set_aside(self._path)
         self._file_handle = self._path.open("a")
         logger.warning("%s is of a run that left no checkpoint; it is now %s", self._path, aside)
 
@@ -75,7 +74,7 @@ class ResumingWriter(PeriodicWriter):
         if self._loaded is None:
             # A checkpoint of version 0.1.0 has no such state; its run appends.
             for file in self._files if self.trainer.start_iter == 0 else []:
-                file.start_anew()
+                file.start_over()
             return
         for name, (smoothed, values) in self._loaded["scalars"].items():
             for value, iteration in values:

@@ -85,7 +85,7 @@ def test_a_new_run_keeps_the_figures_of_one_that_left_no_checkpoint(tmp_path: Pa
         Run(tmp_path).train(0, 20 + number)
     assert [line["iteration"] for line in lines(tmp_path)][-1] == 21
     old = sorted(path.name for path in tmp_path.iterdir())
-    assert old == ["metrics.json", "metrics.json.1", "metrics.json.2"]
+    assert old == ["metrics.json", "metrics_1.json", "metrics_2.json"]
 
 
 def test_another_file_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

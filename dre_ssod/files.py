@@ -1,0 +1,123 @@
+"""Files under their final names: each is whole, or as it was before, whatever stops the writing."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from dre_ssod.errors import FileError
+
+PARTIAL = ".partial"
+"""What a file's name ends with while it is being written."""
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def open_whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write, which replaces ``path`` when the block ends and survives a crash from then.
+
+    If the block raises, ``path`` is as before.
+
+    Raises:
+        FileError: if the file cannot be written.
+    """
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        _sync_folder(path.parent)
+    # torch.save raises RuntimeError where the disk is full.
+    except (OSError, RuntimeError) as error:
+        cause = _failed_write(error, partial)
+        if cause is None:
+            raise
+        raise FileError(_describe(path, cause)) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, and the folders above it where there are none.
+
+    Raises:
+        FileError: if it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(_describe(path, error)) from error
+    with open_whole(path) as file:
+        # File names, which may be in the text, can hold bytes that are no UTF-8.
+        file.write(text.encode(errors="surrogateescape"))
+
+
+def link_or_copy(path: Path, name: str) -> None:
+    """Give a file a further name in its folder, replacing what had it; takes no space if it can.
+
+    Raises:
+        FileError: if it cannot be written.
+    """
+    target = path.with_name(name)
+    if target.exists() and target.samefile(path):
+        return
+    partial = path.with_name(name + PARTIAL)
+    try:
+        partial.unlink(missing_ok=True)
+        os.link(path, partial)
+        partial.replace(target)
+    except OSError:
+        # File systems without hard links.
+        with path.open("rb") as source, open_whole(target) as file:
+            shutil.copyfileobj(source, file)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a file to the first free name of name_1, name_2 ...; returns the new path."""
+    number = 1
+    while (other := path.with_name(f"{path.stem}_{number}{path.suffix}")).exists():
+        number += 1
+    path.rename(other)
+    return other
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the new name of a file survive a crash of the machine."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        # Some network file systems know no such thing, and some folders may not be read.
+        logger.debug("%s cannot be synchronized", folder)
+
+
+def _failed_write(error: BaseException | None, partial: Path) -> OSError | None:
+    """The failure to write that is behind an error; None if it is about something else."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__
+    if error is None or error.filename not in (None, str(partial)):
+        return None
+    return error
+
+
+def _describe(path: Path, cause: OSError) -> str:
+    try:
+        free = f"{shutil.disk_usage(path.parent).free / 2**20:.0f} MiB are free there"
+    except OSError:
+        free = "the folder cannot be looked into"
+    reason = cause.strerror or str(cause)
+    return (
+        f"{path} cannot be written: {reason} ({free}). Free some space, or choose a folder that "
+        "you may write to."
+    )
