@@ -17,7 +17,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(floor.split())
     for floor in (
         "errors structures transfers allocator config.keys",
-        "files geometry launch config.reading modeling.backbones",
+        "files geometry launch config.reading modeling.backbones data.text_files",
         "checkpoints data.images data.records data.sample data.views modeling",
         "data.sources teacher",
         "data data.splits",

@@ -23,12 +23,13 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser
 from detectron2.evaluation import inference_context
-from detectron2.structures import BoxMode, Instances
+from detectron2.structures import Instances
 from tabulate import tabulate
 from torch import nn
 from tqdm import tqdm
 
 from dre_ssod.config.reading import read_config
+from dre_ssod.data.records import corners, is_crowd
 from dre_ssod.data.sources.catalog import load_one_labeled
 from dre_ssod.deployment.trained_model import load_trained
 from dre_ssod.engine.setup import setup
@@ -128,13 +129,12 @@ def collect(
 
 def compare(detections: Instances, annotations: list[dict[str, Any]]) -> DetectionTable:
     """The detections of one image against its objects; crowd regions are no objects."""
-    objects = [item for item in annotations if not item.get("iscrowd", 0)]
-    gt_boxes = [BoxMode.convert(o["bbox"], o["bbox_mode"], BoxMode.XYXY_ABS) for o in objects]
+    objects = [item for item in annotations if not is_crowd(item)]
     boxes = detections.pred_boxes.tensor.numpy()
     ious, matched = match(
         boxes,
         detections.pred_classes.numpy(),
-        np.array(gt_boxes, dtype=np.float64).reshape(-1, 4),
+        np.array([corners(o) for o in objects], dtype=np.float64).reshape(-1, 4),
         np.array([o["category_id"] for o in objects], dtype=np.int64),
     )
     return DetectionTable(

@@ -19,14 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dre_ssod.data.conversion.coco_content import coco_uri, write_split
-from dre_ssod.data.splits.split import (
-    NamedRecord,
-    Split,
-    draw_split,
-    load_named,
-    load_split,
-    load_unbiased_teacher_split,
-)
+from dre_ssod.data.sources.catalog import NamedRecord, load_named
+from dre_ssod.data.splits.files import load_split, load_unbiased_teacher_split
+from dre_ssod.data.splits.split import Split, draw_split
 from dre_ssod.launch.program import run_program
 
 

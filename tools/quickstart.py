@@ -24,7 +24,7 @@ from detectron2.engine import DefaultPredictor
 from tabulate import tabulate
 
 from dre_ssod.config.keys import get_cfg
-from dre_ssod.data.sources.catalog import class_names, resolve_dataset
+from dre_ssod.data.sources.catalog import class_names, ensure_registered
 from dre_ssod.errors import UserError
 from dre_ssod.inspection.drawing import draw_detections, draw_ground_truth
 from dre_ssod.inspection.layout import side_by_side, stack
@@ -140,7 +140,7 @@ def main() -> None:
     arguments = parse_arguments()
     folder = arguments.output / f"seed_{arguments.seed}"
     runs = {name: folder / name for name in RUNS}
-    dataset = resolve_dataset("sample://val")
+    dataset = ensure_registered("sample://val")
     processes = {
         name: start(config, runs[name], arguments.seed, arguments.opts)
         for name, config in RUNS.items()

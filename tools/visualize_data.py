@@ -25,7 +25,7 @@ from dre_ssod.config.checks import check_config
 from dre_ssod.config.reading import read_config
 from dre_ssod.data.images import ImageError
 from dre_ssod.data.mappers import UnlabeledMapper
-from dre_ssod.data.splits.split import Pools
+from dre_ssod.data.splits.pools import Pools
 from dre_ssod.deployment.trained_model import load_trained
 from dre_ssod.engine.setup import complete
 from dre_ssod.engine.training_data import load_pools

@@ -16,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 from dre_ssod.benchmark.boxes import draw_detections, draw_truth
 from dre_ssod.benchmark.report import Goal, Report, Row
 from dre_ssod.benchmark.timing import Timing, interleave, machine, ratio
-from dre_ssod.data.sources.catalog import resolve_dataset
+from dre_ssod.data.sources.catalog import ensure_registered
 from dre_ssod.errors import ConfigError
 from dre_ssod.evaluation.coco import evaluate_boxes
 
@@ -64,7 +64,7 @@ def _truth(cfg: CfgNode, images: int) -> tuple[dict[str, Any], str]:
     """Content of an annotation file, and where it comes from."""
     if not cfg.DATASETS.TEST:
         return draw_truth(images, CLASSES, SEED), "a generated set"
-    name = resolve_dataset(cfg.DATASETS.TEST[0])
+    name = ensure_registered(cfg.DATASETS.TEST[0])
     truth: dict[str, Any] = convert_to_coco_dict(name)
     truth["images"] = truth["images"][:images]
     kept = {image["id"] for image in truth["images"]}

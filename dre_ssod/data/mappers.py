@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge
-from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.structures import Boxes, Instances
 
 from dre_ssod.data.images import Pixels, check_shape, check_size, read_image
+from dre_ssod.data.records import corners, is_crowd
 from dre_ssod.data.views.views import ViewRecipe, make_view
 from dre_ssod.geometry import map_boxes
 from dre_ssod.structures import UnlabeledSample, View
@@ -167,13 +168,9 @@ def instances_in_view(annotations: Sequence[dict[str, Any]], view: View) -> Inst
         ``gt_boxes`` (R, 4), float32, and ``gt_classes`` (R,), int64. Left out are crowd regions,
         boxes that are not finite or have no area, and boxes with nothing inside the view.
     """
-    regions = [region for region in annotations if not region.get("iscrowd", 0)]
-    corners = [
-        BoxMode.convert(list(region["bbox"]), region["bbox_mode"], BoxMode.XYXY_ABS)
-        for region in regions
-    ]
-    boxes = torch.tensor(corners, dtype=torch.float64).reshape(-1, 4)
-    classes = torch.tensor([region["category_id"] for region in regions], dtype=torch.int64)
+    objects = [item for item in annotations if not is_crowd(item)]
+    boxes = torch.tensor([corners(item) for item in objects], dtype=torch.float64).reshape(-1, 4)
+    classes = torch.tensor([item["category_id"] for item in objects], dtype=torch.int64)
     valid = boxes.isfinite().all(dim=1) & (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
     mapped = Boxes(map_boxes(boxes[valid], view.matrix).to(torch.float32))
     mapped.clip(view.size)

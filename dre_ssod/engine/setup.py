@@ -17,7 +17,7 @@ from detectron2.utils.logger import setup_logger
 from dre_ssod.checkpoints.checkpointer import refuse_to_overwrite
 from dre_ssod.config.checks import check_config, check_files
 from dre_ssod.config.reading import read_config
-from dre_ssod.data.sources.catalog import class_names, resolve_dataset
+from dre_ssod.data.sources.catalog import class_names, ensure_registered
 from dre_ssod.files import set_aside, write_text
 
 
@@ -53,7 +53,7 @@ def complete(cfg: CfgNode, logger: logging.Logger) -> None:
         cfg.MODEL.DEVICE = "cpu"
     # Unlabeled sources are left alone: registering one would read its annotations.
     for key in ("TRAIN", "TEST"):
-        cfg.DATASETS[key] = tuple(resolve_dataset(name) for name in cfg.DATASETS[key])
+        cfg.DATASETS[key] = tuple(ensure_registered(name) for name in cfg.DATASETS[key])
     if cfg.MODEL.ROI_HEADS.NUM_CLASSES == 0:
         cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(class_names(cfg.DATASETS.TRAIN))
 

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from dre_ssod.checkpoints.checkpointer import build_checkpointer, refuse_to_overwrite
 from dre_ssod.config.checks import check_config
-from dre_ssod.data.splits.split import record_split
+from dre_ssod.data.splits.files import record_split
 from dre_ssod.engine.hooks.checkpoints import Checkpoints, SaveBeforeEvaluation
 from dre_ssod.engine.hooks.evaluation import BestModel, Evaluation
 from dre_ssod.engine.hooks.panels import panel_hook

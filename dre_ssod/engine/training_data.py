@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from dre_ssod.config.checks import check_pools
 from dre_ssod.data.loader import BatchPlan, build_paired_loader
 from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper
-from dre_ssod.data.splits.split import Pools, build_pools
+from dre_ssod.data.splits.pools import Pools, build_pools
 from dre_ssod.structures import TrainingBatch
 
 logger = logging.getLogger("dre_ssod")

@@ -20,7 +20,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from dre_ssod.data.mappers import EvaluationMapper
-from dre_ssod.data.sources.voc import VocSource
+from dre_ssod.data.sources.voc import VocSource, is_voc
 from dre_ssod.evaluation.coco import BoxEvaluator
 from dre_ssod.evaluation.voc import VOCEvaluator
 from dre_ssod.files import write_text
@@ -113,12 +113,6 @@ def best_metric_name(cfg: CfgNode) -> str | None:
     if len(cfg.DATASETS.TEST) > 1:
         parts.insert(1, cfg.DATASETS.TEST[0])
     return "/".join(parts)
-
-
-def is_voc(dataset_name: str) -> bool:
-    """Whether a registered dataset is in PASCAL VOC's layout."""
-    metadata = MetadataCatalog.get(dataset_name)
-    return bool(metadata.get("dirname") and metadata.get("split"))
 
 
 def file_slug(dataset_name: str) -> str:

@@ -23,6 +23,7 @@ from torchvision.ops import box_area
 
 from dre_ssod.data.images import ImageError, read_image
 from dre_ssod.data.mappers import instances_in_view
+from dre_ssod.data.records import is_crowd
 from dre_ssod.data.sources.catalog import load_one_labeled
 from dre_ssod.data.views.views import ViewRecipe, make_view
 from dre_ssod.errors import ConfigError
@@ -223,7 +224,7 @@ class PseudoLabelProbe:
         view = make_view(image, self.recipe, np.random.default_rng(0))
         sample = UnlabeledSample(record["file_name"], weak=view, strong=view)
         (labels,) = observe(teacher, [sample], self.score_threshold).pseudo_labels
-        crowd = [{**a, "iscrowd": 0} for a in record["annotations"] if a.get("iscrowd", 0)]
+        crowd = [{**a, "iscrowd": 0} for a in record["annotations"] if is_crowd(a)]
         return measure(
             labels,
             instances_in_view(record["annotations"], view),

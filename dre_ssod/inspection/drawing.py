@@ -11,10 +11,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.structures import Boxes, Instances
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from torch import Tensor
 
+from dre_ssod.data.records import corners, is_crowd
 from dre_ssod.geometry import relative_matrix
 from dre_ssod.inspection.canvas import (
     LINE_WIDTH,
@@ -105,12 +106,9 @@ def draw_ground_truth(
         crowd = [False] * len(boxes)
     else:
         check_image(image_rgb)
-        boxes = [
-            np.asarray(BoxMode.convert(list(o["bbox"]), o["bbox_mode"], BoxMode.XYXY_ABS))
-            for o in objects
-        ]
+        boxes = [np.asarray(corners(o)) for o in objects]
         classes = [int(o["category_id"]) for o in objects]
-        crowd = [bool(o.get("iscrowd", 0)) for o in objects]
+        crowd = [is_crowd(o) for o in objects]
     items = [
         Item(
             box,

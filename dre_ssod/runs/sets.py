@@ -11,11 +11,12 @@ from urllib.parse import quote
 from detectron2.config import CfgNode
 from tabulate import tabulate
 
+from dre_ssod.data.records import objects_of
 from dre_ssod.data.sources.catalog import class_names, load_one_labeled
-from dre_ssod.data.splits.files import hash_ids
-from dre_ssod.data.splits.split import Pools
+from dre_ssod.data.sources.voc import is_voc
+from dre_ssod.data.splits.pools import Pools
+from dre_ssod.data.splits.split import hash_ids
 from dre_ssod.errors import ConfigError, SourceError
-from dre_ssod.evaluation.evaluators import is_voc
 
 logger = logging.getLogger("dre_ssod")
 
@@ -164,9 +165,7 @@ def _describe(
     digest = hash_ids(str(record.get("image_id", record["file_name"])) for record in records)
     if role == "unlabeled":
         return DatasetRow(role, name, len(records), digest)
-    counts = [
-        sum(1 for item in record["annotations"] if not item.get("iscrowd", 0)) for record in records
-    ]
+    counts = [len(objects_of(record)) for record in records]
     return DatasetRow(
         role, name, len(records), digest, tuple(classes), sum(counts), counts.count(0)
     )

@@ -27,7 +27,7 @@ from dre_ssod.data.loader import (
     build_paired_loader,
 )
 from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper
-from dre_ssod.data.splits.split import build_pools
+from dre_ssod.data.splits.pools import build_pools
 from dre_ssod.errors import SourceError
 from dre_ssod.structures import ImageFailure, TrainingBatch, UnlabeledSample
 

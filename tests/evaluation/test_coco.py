@@ -21,7 +21,7 @@ from pycocotools.cocoeval import COCOeval
 
 from dre_ssod.benchmark.boxes import draw_detections, draw_truth
 from dre_ssod.config.checks import VOC_PROTOCOLS
-from dre_ssod.data.sources.catalog import resolve_dataset
+from dre_ssod.data.sources.catalog import ensure_registered
 from dre_ssod.evaluation.coco import BoxEvaluator, evaluate_boxes
 from dre_ssod.evaluation.evaluators import build_evaluator
 from tests.evaluation.test_voc import random_scene
@@ -170,7 +170,7 @@ def test_nothing_given_is_changed() -> None:
 def test_the_protocols_have_the_figures_of_detectron2s_evaluator(tmp_path: Path, seed: int) -> None:
     """On the ground truth that each protocol wrote, per-class AP included."""
     objects, detections = random_scene(np.random.default_rng(seed), images=12)
-    name = resolve_dataset(f"voc://{write_voc_folder(tmp_path / 'set', objects)}?split=test")
+    name = ensure_registered(f"voc://{write_voc_folder(tmp_path / 'set', objects)}?split=test")
     evaluator = build_evaluator(name, str(tmp_path / "out"), VOC_PROTOCOLS[:1])
     results = evaluate_with(evaluator, detections)
     assert len(results) == 2
@@ -190,7 +190,7 @@ def coco_set(root: Path, truth: Json) -> str:
     path = root / "truth.json"
     images = [{**image, "file_name": f"{image['id']}.jpg"} for image in truth["images"]]
     path.write_text(json.dumps({**truth, "images": images}), encoding="utf-8")
-    return resolve_dataset(f"coco://{path}?images={root}")
+    return ensure_registered(f"coco://{path}?images={root}")
 
 
 def seen_by(truth: Json) -> dict[Any, list[Detection]]:

@@ -14,14 +14,14 @@ from PIL import Image
 
 from dre_ssod.config.checks import VOC_PROTOCOLS
 from dre_ssod.data.images import ImageError
-from dre_ssod.data.sources.catalog import resolve_dataset
+from dre_ssod.data.sources.catalog import ensure_registered
+from dre_ssod.data.sources.voc import is_voc
 from dre_ssod.evaluation.evaluators import (
     HEADLINE,
     PROTOCOLS,
     build_evaluator,
     build_test_loader,
     evaluate_models,
-    is_voc,
 )
 from tests.evaluation.test_voc import (
     LEFT,
@@ -46,7 +46,9 @@ def evaluate(
     **options: Any,
 ) -> dict[str, Any]:
     """All protocols on a set in VOC's layout."""
-    name = resolve_dataset(f"voc://{write_voc_folder(root / 'set', objects, **options)}?split=test")
+    name = ensure_registered(
+        f"voc://{write_voc_folder(root / 'set', objects, **options)}?split=test"
+    )
     return evaluate_with(build_evaluator(name, str(root / "out"), VOC_PROTOCOLS), detections)
 
 
@@ -123,7 +125,7 @@ def test_names_numbers_and_sizes_that_detectron2_cannot_read(tmp_path: Path) -> 
 def test_the_users_order_of_classes_is_kept(tmp_path: Path) -> None:
     objects: dict[str, list[VocObject]] = {"a": [("cat", LEFT, False), ("dog", RIGHT, False)]}
     root = write_voc_folder(tmp_path / "set", objects)
-    name = resolve_dataset(f"voc://{root}?split=test&classes=dog,cat")
+    name = ensure_registered(f"voc://{root}?split=test&classes=dog,cat")
     evaluator = build_evaluator(name, str(tmp_path / "out"), VOC_PROTOCOLS)
     results = evaluate_with(evaluator, {"a": [(0, 0.9, ON_RIGHT), (1, 0.9, NOWHERE)]})
     for key, found in results.items():
@@ -149,7 +151,7 @@ def test_the_log_names_set_and_protocol(tmp_path: Path, caplog: pytest.LogCaptur
 def test_a_coco_set_has_the_headline_alone_and_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    name = resolve_dataset(write_tiny_dataset(tmp_path).labeled)
+    name = ensure_registered(write_tiny_dataset(tmp_path).labeled)
     with caplog.at_level(logging.WARNING, "dre_ssod"):
         evaluator = build_evaluator(name, str(tmp_path / "out"), ("voc07_bbox",))
     assert "TEST.VOC_PROTOCOLS voc07_bbox are left out for it" in caplog.text
@@ -172,7 +174,7 @@ def test_the_batch_size_changes_no_result(tmp_path: Path) -> None:
     for size in (1, 3):
         cfg = tiny_run(data, tmp_path / f"by {size}", **{"TEST.IMS_PER_BATCH": size})
         cfg.MODEL.ROI_HEADS.NUM_CLASSES = NUM_CLASSES
-        resolve_dataset(data.labeled)
+        ensure_registered(data.labeled)
         sizes = [len(batch) for batch in build_test_loader(cfg, data.labeled)]
         assert sizes == ([1] * 8 if size == 1 else [3, 3, 2])
         models = {"teacher": tiny_model(cfg, spread=0.5)}
@@ -190,6 +192,6 @@ def test_files_are_read_as_in_training(tmp_path: Path) -> None:
     Image.new("RGB", (10, 10)).save(tmp_path / "train" / "3.png")
     cfg = tiny_run(data, tmp_path / "run")
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = NUM_CLASSES
-    resolve_dataset(data.labeled)
+    ensure_registered(data.labeled)
     with pytest.raises(ImageError, match=r"3\.png"):
         evaluate_models(cfg, {"teacher": tiny_model(cfg)}, "inference")

@@ -8,14 +8,14 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from dre_ssod.data.sources.catalog import load_one_labeled, resolve_dataset
+from dre_ssod.data.sources.catalog import ensure_registered, load_one_labeled
 from dre_ssod.evaluation.ranking import RankingEvaluation
 from tests.tiny_dataset import write_tiny_dataset
 
 
 def test_each_criterion_ranks_the_same_detections(tmp_path: Path) -> None:
     """Every image has its objects found, and one wrong box that only the score prefers."""
-    dataset = resolve_dataset(write_tiny_dataset(tmp_path).labeled)
+    dataset = ensure_registered(write_tiny_dataset(tmp_path).labeled)
     ranking = RankingEvaluation(dataset, str(tmp_path / "out"))
     for record in load_one_labeled(dataset):
         boxes = torch.tensor([a["bbox"] for a in record["annotations"]])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from detectron2.evaluation import PascalVOCDetectionEvaluator
 
-from dre_ssod.data.sources.catalog import load_one_labeled, resolve_dataset
+from dre_ssod.data.sources.catalog import ensure_registered, load_one_labeled
 from dre_ssod.evaluation.voc import VOCEvaluator
 from tests.voc_folder import Detection, VocObject, evaluate_with, write_voc_folder
 
@@ -111,7 +111,7 @@ def random_scene(
 def test_the_figures_are_those_of_detectron2(tmp_path: Path, year: int, seed: int) -> None:
     objects, detections = random_scene(np.random.default_rng(seed), images=12)
     root = write_voc_folder(tmp_path / f"VOC{year}", objects)
-    name = resolve_dataset(f"voc://{root}?split=test")
+    name = ensure_registered(f"voc://{root}?split=test")
     theirs = evaluate_with(PascalVOCDetectionEvaluator(name), detections)["bbox"]
     mine = VOCEvaluator("voc", load_one_labeled(name), CLASSES, eleven_points=year == 2007)
     found = evaluate_with(mine, detections)["voc"]

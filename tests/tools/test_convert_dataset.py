@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from dre_ssod.data.sources.catalog import load_labeled
+from dre_ssod.data.sources.catalog import load_one_labeled
 from tests.tiny_dataset import TinyDataset, write_tiny_dataset
 
 
@@ -32,7 +32,7 @@ def test_what_it_prints_reads_what_it_wrote(
         f"{part}: 8 images with 24 boxes, to be read as" for part in ("train", "test")
     ]
     for line in lines[1::2]:
-        records = load_labeled([line.strip()])
+        records = load_one_labeled(line.strip())
         assert [len(record["annotations"]) for record in records] == [3] * 8
 
 

@@ -10,7 +10,9 @@ from types import ModuleType
 import pytest
 
 from dre_ssod.config.keys import get_cfg
-from dre_ssod.data.splits.split import build_pools, draw_split, load_split
+from dre_ssod.data.splits.files import load_split
+from dre_ssod.data.splits.pools import build_pools
+from dre_ssod.data.splits.split import draw_split
 from tests.tiny_dataset import TinyDataset, write_tiny_dataset
 
 IDS = [f"0/{number}" for number in range(1, 9)]

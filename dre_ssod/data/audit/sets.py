@@ -13,7 +13,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
 from dre_ssod.data.audit.files import FileCheck
-from dre_ssod.data.sources.catalog import load_one_labeled, load_unlabeled, resolve_dataset
+from dre_ssod.data.records import is_crowd
+from dre_ssod.data.sources.catalog import ensure_registered, load_one_labeled, load_unlabeled
 from dre_ssod.errors import SourceError
 
 ROLES = ("labeled", "unlabeled", "test")
@@ -132,7 +133,7 @@ def load_set(role: str, number: int, name: str) -> AuditedSet:
             records = load_unlabeled([name])
         else:
             records = load_one_labeled(name)
-            classes = list(MetadataCatalog.get(resolve_dataset(name)).get("thing_classes", []))
+            classes = list(MetadataCatalog.get(ensure_registered(name)).get("thing_classes", []))
             table = make_table(records)
         if not all(map(_is_named, records)):
             raise SourceError(f"{name}: a record has no 'file_name' or no 'image_id'")
@@ -214,7 +215,7 @@ def make_table(records: Sequence[dict[str, Any]]) -> BoxTable:
         corners=corners,
         record=np.array([index for index, _ in items], dtype=np.int64),
         category=np.array([item["category_id"] for _, item in items], dtype=np.int64),
-        crowd=np.array([bool(item.get("iscrowd", 0)) for _, item in items], dtype=np.bool_),
+        crowd=np.array([is_crowd(item) for _, item in items], dtype=np.bool_),
     )
 
 

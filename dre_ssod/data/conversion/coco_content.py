@@ -11,12 +11,13 @@ from typing import Any
 from urllib.parse import quote
 
 from detectron2.data import MetadataCatalog
-from detectron2.structures import BoxMode
 
-from dre_ssod.data.sources.catalog import class_names, open_source
+from dre_ssod.data.records import corners, image_size, is_crowd
+from dre_ssod.data.sources.catalog import NamedRecord, class_names, open_source
 from dre_ssod.data.sources.coco import CocoSource
 from dre_ssod.data.sources.uri import is_uri
-from dre_ssod.data.splits.split import NamedRecord, Split
+from dre_ssod.data.splits.split import Split
+from dre_ssod.data.text_files import read_json
 from dre_ssod.errors import SourceError
 
 
@@ -72,7 +73,7 @@ def as_coco(name: str, records: Sequence[dict[str, Any]]) -> CocoContent:
     if source is None:
         return _from_records(records, class_names([name]))
     json_file, image_root = source
-    content = json.loads(json_file.read_text(encoding="utf-8"))
+    content = read_json(json_file)
     content["images"] = sorted(content["images"], key=lambda image: image["id"])
     image_root = Path(os.path.abspath(image_root))
     files = [os.path.abspath(image_root / image["file_name"]) for image in content["images"]]
@@ -139,27 +140,6 @@ def relative_names(files: Sequence[str]) -> tuple[Path, list[str]]:
     return folder, [Path(path).relative_to(folder).as_posix() for path in paths]
 
 
-def image_size(record: dict[str, Any]) -> tuple[int, int]:
-    """(width, height) that a record states.
-
-    Raises:
-        SourceError: if it does not.
-    """
-    try:
-        return int(record["width"]), int(record["height"])
-    except KeyError as error:
-        raise SourceError(
-            f"{record['file_name']}: the dataset does not say the image's {error.args[0]}"
-        ) from error
-
-
-def corners(annotation: dict[str, Any]) -> tuple[float, float, float, float]:
-    """(x1, y1, x2, y2) of an annotation in Detectron2's format."""
-    box = BoxMode.convert(list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYXY_ABS)
-    x1, y1, x2, y2 = map(float, box)
-    return x1, y1, x2, y2
-
-
 def _coco_file(name: str) -> tuple[Path, Path] | None:
     """JSON file and image folder of a dataset that is a COCO file, else None."""
     if is_uri(name):
@@ -188,7 +168,7 @@ def _from_records(records: Sequence[dict[str, Any]], classes: Sequence[str]) -> 
                 "category_id": item["category_id"] + 1,
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
                 "area": (x2 - x1) * (y2 - y1),
-                "iscrowd": int(item.get("iscrowd", 0)),
+                "iscrowd": int(is_crowd(item)),
             }
             if "difficult" in item:
                 annotation["difficult"] = int(item["difficult"])

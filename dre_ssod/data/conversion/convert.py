@@ -19,8 +19,9 @@ from xml.etree import ElementTree
 import yaml
 from tqdm import tqdm
 
-from dre_ssod.data.conversion.coco_content import as_coco, coco_uri, corners, image_size, write_json
+from dre_ssod.data.conversion.coco_content import as_coco, coco_uri, write_json
 from dre_ssod.data.images import check_size, read_header
+from dre_ssod.data.records import Corners, corners, image_size, is_crowd
 from dre_ssod.data.sources.catalog import class_names, load_one_labeled
 from dre_ssod.data.sources.folder import is_image_name
 from dre_ssod.errors import SourceError
@@ -183,7 +184,7 @@ def _yolo_lines(record: dict[str, Any], result: Converted) -> list[str]:
     check_size(record["file_name"], (header.height, header.width), (height, width))
     lines = []
     for item in record["annotations"]:
-        if item.get("iscrowd", 0):
+        if is_crowd(item):
             result.lose("crowd regions left out: YOLO would take them for objects")
             continue
         box = corners(item)
@@ -202,7 +203,7 @@ def _yolo_lines(record: dict[str, Any], result: Converted) -> list[str]:
     return lines
 
 
-def _fractions(box: tuple[float, float, float, float], width: int, height: int) -> list[float]:
+def _fractions(box: Corners, width: int, height: int) -> list[float]:
     """Centre and size of (x1, y1, x2, y2) as fractions of the image."""
     x1, y1, x2, y2 = box
     middle = (x1 + x2) / 2 / width, (y1 + y2) / 2 / height
@@ -220,7 +221,7 @@ def _voc_xml(
         ElementTree.SubElement(size, tag).text = str(value)
     for item in record["annotations"]:
         x1, y1, x2, y2 = corners(item)
-        if item.get("iscrowd", 0):
+        if is_crowd(item):
             result.lose("crowd regions left out: VOC would take them for objects")
             continue
         # Corners are pixels, counted from 1, that belong to the box.

@@ -32,6 +32,9 @@ from dre_ssod.errors import SourceError
 UNLABELED_KEYS = ("file_name", "image_id", "height", "width")
 """All that a record of an unlabeled image may hold."""
 
+NamedRecord = tuple[str, dict[str, Any]]
+"""The id that splits know an image by, and its record with annotations."""
+
 
 class Source(Protocol):
     """Where records come from; two sources are equal if they read the same files."""
@@ -75,8 +78,10 @@ def open_source(name: str) -> Source:
     return _sample_source(uri)
 
 
-def resolve_dataset(name: str) -> str:
-    """The name under which Detectron2's catalogs know a dataset, which a URI enters on first use.
+def ensure_registered(name: str) -> str:
+    """Enter a URI into Detectron2's catalogs on first use, which reads its classes; returns it.
+
+    A name that is registered already is only looked up.
 
     Metadata of a labeled URI has ``thing_classes`` and ``evaluator_type`` "coco". COCO files also
     give ``json_file`` and ``image_root``; VOC and YOLO folders have no ``json_file`` and must be
@@ -112,7 +117,7 @@ def class_names(names: Sequence[str]) -> list[str]:
         SourceError: if a dataset has no classes, or two differ in names or order.
     """
     classes: list[str] | None = None
-    for name in map(resolve_dataset, names):
+    for name in map(ensure_registered, names):
         own = list(MetadataCatalog.get(name).get("thing_classes", []))
         if not own:
             raise SourceError(
@@ -131,23 +136,13 @@ def class_names(names: Sequence[str]) -> list[str]:
     return classes
 
 
-def load_labeled(names: Sequence[str]) -> list[dict[str, Any]]:
-    """Records with ``annotations`` of all the datasets, one after the other.
-
-    Raises:
-        SourceError: as ``class_names`` and ``load_one_labeled`` do.
-    """
-    class_names(names)
-    return [record for name in names for record in load_one_labeled(name)]
-
-
 def load_one_labeled(name: str) -> list[dict[str, Any]]:
     """Records of one dataset, each with ``annotations``.
 
     Raises:
         SourceError: if its files are missing or cannot be read.
     """
-    name = resolve_dataset(name)
+    name = ensure_registered(name)
     _check_registered_files(name)
     records: list[dict[str, Any]] = DatasetCatalog.get(name)
     for record in records:
@@ -157,6 +152,21 @@ def load_one_labeled(name: str) -> list[dict[str, Any]]:
                 "a set without labels belongs in DATASETS.UNLABELED"
             )
     return records
+
+
+def load_named(names: Sequence[str]) -> list[NamedRecord]:
+    """The records of labeled datasets, one after the other, by the id that splits know them by.
+
+    That is ``"{number of the set}/{image id}"``.
+
+    Raises:
+        SourceError: if a set cannot be read.
+    """
+    return [
+        (f"{index}/{record['image_id']}", record)
+        for index, name in enumerate(names)
+        for record in load_one_labeled(name)
+    ]
 
 
 def load_unlabeled(names: Sequence[str]) -> list[dict[str, Any]]:
@@ -172,7 +182,7 @@ def load_unlabeled(names: Sequence[str]) -> list[dict[str, Any]]:
         if is_uri(name):
             records += strip_labels(open_source(name).images())
         else:
-            _check_registered_files(resolve_dataset(name))
+            _check_registered_files(ensure_registered(name))
             records += strip_labels(DatasetCatalog.get(name))
     return records
 

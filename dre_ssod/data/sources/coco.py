@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import reprlib
 from collections.abc import Iterable
@@ -13,12 +12,11 @@ from typing import Any
 from detectron2.structures import BoxMode
 
 from dre_ssod.data.sources.uri import is_unicode, join_inside
+from dre_ssod.data.text_files import is_integer, is_number, read_json
 from dre_ssod.errors import SourceError
 
 logger = logging.getLogger(__name__)
 
-_LARGEST = 2**63
-"""JSON may hold integers that no other number type can."""
 _FAR = 2**24
 """Single precision, in which boxes are converted, holds whole pixels up to here."""
 _show = reprlib.repr
@@ -49,7 +47,7 @@ class CocoSource:
         Raises:
             SourceError: if the file is not a readable COCO file.
         """
-        content = _read_json(self.json_file)
+        content = _read(self.json_file)
         _check_images(content, self.json_file)
         names = _check_categories(content, self.json_file)
         _check_annotations(content, names.keys(), self.json_file)
@@ -66,7 +64,7 @@ class CocoSource:
 
     def images(self) -> list[dict[str, Any]]:
         """Records of the images, by rising id; the annotations of the file are not looked at."""
-        content = _read_json(self.json_file)
+        content = _read(self.json_file)
         _check_images(content, self.json_file, sizes_needed=False)
         return self._records(content)
 
@@ -80,7 +78,7 @@ class CocoSource:
         Raises:
             SourceError: if the file is not a readable COCO file.
         """
-        content = _read_json(self.json_file)
+        content = _read(self.json_file)
         _check_images(content, self.json_file)
         names = _check_categories(content, self.json_file)
         _check_annotations(content, names.keys(), self.json_file)
@@ -124,7 +122,7 @@ class CocoSource:
     def _warn(self, items: list[dict[str, Any]], what: str) -> None:
         if items:
             first = f"annotation {items[0]['id']} in image {items[0]['image_id']}"
-            logger.warning(f"{self.name}: dropped {len(items)} {what}; the first is {first}")
+            logger.warning("%s: dropped %d %s; the first is %s", self.name, len(items), what, first)
 
 
 def _to_annotation(item: dict[str, Any], indices: dict[int, int]) -> dict[str, Any]:
@@ -154,21 +152,8 @@ def _has_area(box: list[float]) -> bool:
     return all(abs(value) < _FAR for value in (x, y, far_x, far_y)) and far_x > x and far_y > y
 
 
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, float) or _is_integer(value)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise SourceError(f"{path}: not valid JSON: {error}") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise SourceError(f"{path}: cannot be read: {error}") from error
+def _read(path: Path) -> dict[str, Any]:
+    content = read_json(path)
     if not isinstance(content, dict):
         raise SourceError(
             f"{path}: holds a {type(content).__name__}; a COCO file is an object with the lists "
@@ -187,7 +172,7 @@ def _entries(content: dict[str, Any], key: str, path: Path) -> Iterable[dict[str
         if not isinstance(entry, dict):
             raise SourceError(f"{path}: {key}[{index}] must be an object, is {_show(entry)}")
         identifier = entry.get("id")
-        if not _is_integer(identifier):
+        if not is_integer(identifier):
             raise SourceError(
                 f"{path}: {key}[{index}] needs an integer 'id', has {_show(identifier)}"
             )
@@ -208,7 +193,7 @@ def _check_images(content: dict[str, Any], path: Path, sizes_needed: bool = True
             size: Any = image.get(key)
             if size is None and key not in image and not sizes_needed:
                 continue
-            if not _is_integer(size) or size < 1:
+            if not is_integer(size) or size < 1:
                 raise SourceError(f"{where} needs a positive integer {key!r}, has {_show(size)}")
     if empty:
         raise SourceError(f"{path}: 'images' is empty; there is nothing to train or test on")
@@ -237,16 +222,16 @@ def _check_annotations(content: dict[str, Any], categories: Iterable[int], path:
     for annotation in _entries(content, "annotations", path):
         where = f"{path}: annotation {annotation['id']}"
         image, category = annotation.get("image_id"), annotation.get("category_id")
-        if not _is_integer(image):
+        if not is_integer(image):
             raise SourceError(f"{where} needs an integer 'image_id', has {_show(image)}")
-        if not _is_integer(category) or category not in known:
+        if not is_integer(category) or category not in known:
             raise SourceError(
                 f"{where} has category_id {_show(category)}; 'categories' names {sorted(known)}"
             )
         box = annotation.get("bbox")
-        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+        if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
             raise SourceError(f"{where} needs 'bbox' as [x, y, width, height], has {_show(box)}")
-        if not _is_number(annotation.get("area", 0)):
+        if not is_number(annotation.get("area", 0)):
             raise SourceError(f"{where} needs a number as 'area', has {_show(annotation['area'])}")
         crowd = annotation.get("iscrowd", 0)
         if not isinstance(crowd, int) or crowd not in (0, 1):

@@ -12,10 +12,12 @@ from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import parse as parse_xml
+from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
 from dre_ssod.data.images import ImageError, read_header
 from dre_ssod.data.sources.folder import is_image_name
+from dre_ssod.data.text_files import read_lines
 from dre_ssod.errors import SourceError
 
 logger = logging.getLogger(__name__)
@@ -109,13 +111,23 @@ class VocSource:
                 record["annotations"].append(annotation)
                 difficult += annotation["difficult"]
             boxes += len(record["annotations"])
-        logger.info(f"{self.name}: {len(records)} images, {boxes} boxes, {difficult} difficult")
+        logger.info(
+            "%s: %d images, %d boxes, %d difficult", self.name, len(records), boxes, difficult
+        )
         if dropped:
             logger.warning(
-                f"{self.name}: dropped {len(dropped)} boxes without positive finite width and "
-                f"height; the first is in {dropped[0]}"
+                "%s: dropped %d boxes without positive finite width and height; the first is in %s",
+                self.name,
+                len(dropped),
+                dropped[0],
             )
         return records
+
+
+def is_voc(dataset_name: str) -> bool:
+    """Whether a registered dataset is in PASCAL VOC's layout, be it a URI or not."""
+    metadata = MetadataCatalog.get(dataset_name)
+    return bool(metadata.get("dirname") and metadata.get("split"))
 
 
 def _find_split(name: str, root: Path, split: str) -> Path:
@@ -131,11 +143,7 @@ def _find_split(name: str, root: Path, split: str) -> Path:
 
 def _read_split(name: str, root: Path, split: str) -> list[str]:
     path = _find_split(name, root, split)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path}: cannot be read: {error}") from error
-    ids = [line.strip() for line in lines if line.strip()]
+    ids = [line.strip() for line in read_lines(path) if line.strip()]
     if not ids:
         raise SourceError(f"{name}: {path} lists no image")
     seen = set()

@@ -16,7 +16,8 @@ from typing import Any
 from detectron2.structures import BoxMode
 
 from dre_ssod.data.images import ImageError, read_header
-from dre_ssod.data.sources.yolo_layout import YoloLayout, read_lines
+from dre_ssod.data.sources.yolo_layout import YoloLayout
+from dre_ssod.data.text_files import read_lines
 from dre_ssod.errors import SourceError
 
 logger = logging.getLogger(__name__)
@@ -107,12 +108,18 @@ class YoloSource:
             boxes += len(record["annotations"])
         missing = _count_missing(self.name, list(labels))
         logger.info(
-            f"{self.name}: {len(records)} images, {boxes} boxes, {missing} without a label file"
+            "%s: %d images, %d boxes, %d without a label file",
+            self.name,
+            len(records),
+            boxes,
+            missing,
         )
         if dropped:
             logger.warning(
-                f"{self.name}: dropped {len(dropped)} boxes without positive width and height; the "
-                f"first is in {dropped[0]}"
+                "%s: dropped %d boxes without positive width and height; the first is in %s",
+                self.name,
+                len(dropped),
+                dropped[0],
             )
         return records
 

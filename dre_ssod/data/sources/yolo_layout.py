@@ -13,6 +13,7 @@ import yaml
 
 from dre_ssod.data.sources.folder import list_images
 from dre_ssod.data.sources.uri import is_unicode, join_inside
+from dre_ssod.data.text_files import read_lines, read_text
 from dre_ssod.errors import SourceError
 
 SPLIT_KEYS = ("train", "val", "test")
@@ -203,18 +204,6 @@ class YoloLayout:
             yield image
 
 
-def read_lines(path: Path) -> list[str]:
-    """Lines of a text file.
-
-    Raises:
-        SourceError: if it cannot be read as UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path}: cannot be read: {error}") from error
-
-
 def _find_config(folder: Path) -> Path | None:
     found = sorted(path for path in folder.iterdir() if path.suffix in YAML_SUFFIXES)
     preferred = folder / "data.yaml"
@@ -229,7 +218,7 @@ def _find_config(folder: Path) -> Path | None:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    text = "\n".join(read_lines(path))
+    text = read_text(path)
     try:
         _check_events(text)
         content = yaml.safe_load(text)

@@ -1,62 +1,75 @@
-"""Files that say which images of a set are labeled: their forms, read and checked.
-
-What an id or an index means for a set is up to :mod:`dre_ssod.data.splits.split`.
-"""
+"""Files that say which images of a set are labeled, and what they say about a given set."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from dre_ssod.data.records import objects_of
+from dre_ssod.data.sources.catalog import NamedRecord
+from dre_ssod.data.splits.split import Split, check_different, different_ids
+from dre_ssod.data.text_files import is_integer, read_json
 from dre_ssod.errors import SourceError
 
-SAVED_KEYS = ("percent", "fold", "labeled", "total", "sha256", "labeled_ids")
-"""What ``split.json`` of a run holds at least."""
 
+def load_split(path: str | Path, ids: Sequence[str]) -> Split:
+    """Read which images are labeled from a run's ``split.json`` or a JSON list of image ids.
 
-@dataclass(frozen=True)
-class SavedSplit:
-    """The content of a ``split.json``, with a hash that fits its ids.
-
-    Attributes:
-        percent, fold, labeled_ids, total, origin: see :class:`dre_ssod.data.splits.split.Split`.
-    """
-
-    percent: float
-    fold: int | None
-    labeled_ids: tuple[str, ...]
-    total: int
-    origin: str
-
-
-def hash_ids(ids: Iterable[str]) -> str:
-    """SHA-256 (hex) of the sorted ids, joined by newlines, in UTF-8."""
-    text = "\n".join(sorted(ids))
-    # JSON can hold halves of characters, which UTF-8 cannot.
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
-
-
-def read_ids(path: Path) -> SavedSplit | list[str]:
-    """Read a ``split.json``, or a plain JSON list of image ids.
+    Args:
+        path: of the file.
+        ids: the ids of all the images to choose from, as in :attr:`Split.labeled_ids`. A list in
+            the file may leave out the number of the set where there is only one.
 
     Raises:
-        SourceError: if the file is neither, an id is no integer or text or occurs twice, or the
-            hash of a ``split.json`` is not that of its ids.
+        SourceError: if the file cannot be read, its hash is wrong, or it does not fit these images.
     """
-    content = _read_json(path)
-    if isinstance(content, dict):
-        return _saved_split(content, path)
-    if not isinstance(content, list):
-        raise SourceError(
-            f"{path}: holds a {type(content).__name__}; valid: a JSON list of image ids, such as "
-            "[9, 25, 30], or the split.json of a run"
-        )
-    return _different_ids(content, path)
+    path = Path(path)
+    check_different(ids)
+    content = _read_choice(path)
+    example = next(iter(sorted(ids)), "")
+    if isinstance(content, Split):
+        _check_known(content.labeled_ids, ids, path, f"Ids of this set look like {example!r}")
+        if content.total != len(ids):
+            raise SourceError(
+                f"{path}: was made from {content.total} images, but this set has {len(ids)}. To "
+                "use its ids all the same, make a JSON list of them"
+            )
+        return content
+    if any(not name.startswith("0/") for name in ids):
+        _check_known(content, ids, path, f"Ids of these sets look like {example!r}")
+        return Split.of_chosen(content, len(ids), path.name)
+    own_ids = [name.partition("/")[2] for name in ids]
+    example = example.partition("/")[2]
+    _check_known(content, own_ids, path, f"Ids of this set look like {example!r}")
+    return Split.of_chosen([f"0/{name}" for name in content], len(ids), path.name)
+
+
+def load_unbiased_teacher_split(
+    path: str | Path, percent: float, seed: int, records: Sequence[NamedRecord]
+) -> Split:
+    """The labeled images that Unbiased Teacher's file of indices names.
+
+    Its indices count the images that have boxes (crowd regions are none), in the order in which
+    Detectron2 reads the sets. The other images, which Unbiased Teacher leaves out altogether, are
+    unlabeled here.
+
+    Args:
+        path: of a JSON file ``{percent: {seed: [index, ...]}}``.
+        percent, seed: which of its lists is used.
+        records: of :func:`dre_ssod.data.sources.catalog.load_named`.
+
+    Raises:
+        SourceError: if the file cannot be read, or the indices do not fit the records.
+    """
+    path = Path(path)
+    check_different([name for name, _ in records])
+    # Detectron2 keeps the boxes without area that this project's sources drop.
+    with_boxes = [
+        name for name, record in records if objects_of(record) or record.get("dropped_boxes")
+    ]
+    chosen = [with_boxes[index] for index in read_indices(path, percent, seed, len(with_boxes))]
+    return Split.of_chosen(chosen, len(records), f"{path.name}, percent {percent:g}, seed {seed}")
 
 
 def read_indices(path: Path, percent: float, seed: int, total: int) -> list[int]:
@@ -72,15 +85,14 @@ def read_indices(path: Path, percent: float, seed: int, total: int) -> list[int]
         SourceError: if the file has another form, lacks the percentage or the seed, or its indices
             are not the ``int(percent / 100 * total)`` different ones of a set of ``total``.
     """
-    content = _read_json(path)
-    draws = _choose(_numbered(content, path, ""), percent, path, "percent")
+    draws = _choose(_numbered(read_json(path), path, ""), percent, path, "percent")
     indices = _choose(_numbered(draws, path, f", percent {percent:g}"), seed, path, "seed")
     where = f"{path}, percent {percent:g}, seed {seed}"
     if not isinstance(indices, list):
         raise SourceError(f"{where}: must be a list of indices, is {type(indices).__name__}")
     seen: set[int] = set()
     for index in indices:
-        if not isinstance(index, int) or isinstance(index, bool):
+        if not is_integer(index):
             raise SourceError(f"{where}: an index must be an integer, is {index!r:.80}")
         if not 0 <= index < total:
             raise SourceError(
@@ -100,7 +112,45 @@ def read_indices(path: Path, percent: float, seed: int, total: int) -> list[int]
     return indices
 
 
-def check_known(names: Collection[str], known: Collection[str], path: Path, hint: str) -> None:
+def record_split(split: Split | None, path: Path, resumed: bool) -> None:
+    """Save the split of a run, or check that a resumed run continues with the one it started with.
+
+    Args:
+        split: which images are labeled now; None for all.
+        path: of the run's ``split.json``, which says so for its start; there is none for all.
+        resumed: whether the run has iterations behind it.
+
+    Raises:
+        SourceError: if a resumed run would continue with other labeled images.
+    """
+    if resumed and path.exists():
+        saved = _read_choice(path)
+        if not isinstance(saved, Split) or split is None or split.sha256 != saved.sha256:
+            raise SourceError(
+                f"{path}: the run was started with other labeled images. Resume it with the "
+                "settings of DATASETS in its config.yaml, or start another run in another "
+                "OUTPUT_DIR"
+            )
+        return
+    path.unlink(missing_ok=True)
+    if split is not None:
+        split.save(path)
+
+
+def _read_choice(path: Path) -> Split | list[str]:
+    """Read a ``split.json``, or a plain JSON list of image ids."""
+    content = read_json(path)
+    if isinstance(content, dict):
+        return Split.from_content(content, path)
+    if not isinstance(content, list):
+        raise SourceError(
+            f"{path}: holds a {type(content).__name__}; valid: a JSON list of image ids, such as "
+            "[9, 25, 30], or the split.json of a run"
+        )
+    return different_ids(content, path)
+
+
+def _check_known(names: Collection[str], known: Collection[str], path: Path, hint: str) -> None:
     """Check that a set has all the images that a file names.
 
     Raises:
@@ -115,76 +165,17 @@ def check_known(names: Collection[str], known: Collection[str], path: Path, hint
         )
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
-        raise SourceError(f"{path}: cannot be read: {error}") from error
-    except ValueError as error:
-        raise SourceError(f"{path}: not valid JSON: {error}") from error
-
-
-def _saved_split(content: dict[str, Any], path: Path) -> SavedSplit:
-    missing = [key for key in SAVED_KEYS if key not in content]
-    if missing:
-        raise SourceError(
-            f"{path}: {', '.join(missing)} is missing; the split.json of a run has "
-            f"{', '.join(SAVED_KEYS)}. Unbiased Teacher's file of indices goes through "
-            "tools/make_split.py --unbiased-teacher"
-        )
-    if not isinstance(content["labeled_ids"], list):
-        raise SourceError(f"{path}: 'labeled_ids' must be a list of ids")
-    ids = _different_ids(content["labeled_ids"], path)
-    if content["labeled"] != len(ids):
-        raise SourceError(f"{path}: 'labeled' is {content['labeled']!r}, but it has {len(ids)} ids")
-    if content["sha256"] != hash_ids(ids):
-        raise SourceError(
-            f"{path}: 'sha256' is {content['sha256']!r}, but that of its ids is {hash_ids(ids)}: "
-            "the file was changed. To use these ids all the same, make a JSON list of them"
-        )
-    percent, fold, total = content["percent"], content["fold"], content["total"]
-    if not _is_number(percent) or not 0 < percent <= 100:
-        raise SourceError(f"{path}: 'percent' must be a number in (0, 100], is {percent!r}")
-    if fold is not None and (not isinstance(fold, int) or isinstance(fold, bool) or fold < 0):
-        raise SourceError(f"{path}: 'fold' must be an integer from 0 or null, is {fold!r}")
-    if not isinstance(total, int) or isinstance(total, bool) or total < len(ids):
-        raise SourceError(f"{path}: 'total' must be at least {len(ids)}, is {total!r}")
-    origin = content.get("origin", "draw")
-    if not isinstance(origin, str):
-        raise SourceError(f"{path}: 'origin' must be a text, is {origin!r}")
-    return SavedSplit(float(percent), fold, tuple(ids), total, origin)
-
-
-def _different_ids(entries: Sequence[Any], path: Path) -> list[str]:
-    """The ids of a JSON list as text."""
-    if not entries:
-        raise SourceError(f"{path}: the list of image ids is empty; at least one must be labeled")
-    ids: dict[str, None] = {}
-    for entry in entries:
-        if not isinstance(entry, (int, str)) or isinstance(entry, bool):
-            raise SourceError(f"{path}: an image id must be an integer or a text, is {entry!r:.80}")
-        if str(entry) in ids:
-            raise SourceError(f"{path}: the image id {entry!r} occurs twice")
-        ids[str(entry)] = None
-    return list(ids)
-
-
 def _numbered(content: Any, path: Path, where: str) -> dict[float, Any]:
     """An object's values by its keys, which are numbers."""
+    form = "Unbiased Teacher's file has the form {percent: {seed: [index, ...]}}"
     if not isinstance(content, dict):
-        raise SourceError(
-            f"{path}{where}: holds a {type(content).__name__}; Unbiased Teacher's file has the "
-            "form {percent: {seed: [index, ...]}}"
-        )
+        raise SourceError(f"{path}{where}: holds a {type(content).__name__}; {form}")
     values: dict[float, Any] = {}
     for key, value in content.items():
         try:
             number = float(key)
         except ValueError as error:
-            raise SourceError(
-                f"{path}{where}: the key {key!r:.80} is no number; Unbiased Teacher's file has the "
-                "form {percent: {seed: [index, ...]}}"
-            ) from error
+            raise SourceError(f"{path}{where}: the key {key!r:.80} is no number; {form}") from error
         if number in values:
             raise SourceError(f"{path}{where}: two keys mean {number:g}")
         values[number] = value
@@ -196,7 +187,3 @@ def _choose(values: dict[float, Any], key: float, path: Path, name: str) -> Any:
         valid = ", ".join(f"{number:g}" for number in sorted(values))
         raise SourceError(f"{path}: has no {name} {key:g}; valid: {valid or 'none'}")
     return values[key]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

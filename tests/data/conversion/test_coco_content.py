@@ -17,8 +17,9 @@ from dre_ssod.data.conversion.coco_content import (
     write_json,
     write_split,
 )
-from dre_ssod.data.sources.catalog import load_one_labeled, load_unlabeled
-from dre_ssod.data.splits.split import build_pools, draw_split, load_named
+from dre_ssod.data.sources.catalog import load_named, load_one_labeled, load_unlabeled
+from dre_ssod.data.splits.pools import build_pools
+from dre_ssod.data.splits.split import draw_split
 from dre_ssod.errors import SourceError
 
 Writer = Callable[..., Path]

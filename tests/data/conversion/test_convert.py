@@ -18,8 +18,8 @@ from PIL import Image
 from dre_ssod.data.conversion.convert import FORMS, convert
 from dre_ssod.data.loader import BatchPlan, build_paired_loader
 from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper
-from dre_ssod.data.sources.catalog import class_names, load_labeled, resolve_dataset
-from dre_ssod.data.splits.split import build_pools
+from dre_ssod.data.sources.catalog import class_names, ensure_registered, load_one_labeled
+from dre_ssod.data.splits.pools import build_pools
 from dre_ssod.data.views.views import ViewRecipe
 from dre_ssod.errors import SourceError
 from dre_ssod.evaluation.evaluators import build_evaluator
@@ -61,7 +61,7 @@ def form(request: pytest.FixtureRequest) -> str:
 
 def test_a_converted_set_reads_back_the_same(voc: str, tmp_path: Path, form: str) -> None:
     [result] = convert({"train": voc}, form, tmp_path / "new")
-    before, after = load_labeled([voc]), load_labeled([result.uri])
+    before, after = load_one_labeled(voc), load_one_labeled(result.uri)
     assert class_names([result.uri]) == class_names([voc])
     assert boxes_of(after) == boxes_of(before)
     assert pixels_of(after) == pixels_of(before)
@@ -107,10 +107,12 @@ def test_training_sees_the_same_through_all_forms(voc: str, tmp_path: Path, form
 
 def average_precision(uri: str, folder: Path) -> dict[str, float]:
     """AP of detections that depend on the place of an image in its set alone."""
-    evaluator = build_evaluator(resolve_dataset(uri), str(folder))
+    evaluator = build_evaluator(ensure_registered(uri), str(folder))
     evaluator.reset()
     rng = np.random.default_rng(0)
-    for record, boxes in zip(load_labeled([uri]), [list(v) for v in OBJECTS.values()], strict=True):
+    for record, boxes in zip(
+        load_one_labeled(uri), [list(v) for v in OBJECTS.values()], strict=True
+    ):
         corners = np.array([box for _, box, _ in boxes], np.float64).reshape(-1, 4)
         found = Instances((24, 32))
         found.pred_boxes = Boxes(torch.tensor(corners + rng.normal(0, 1, corners.shape)))
@@ -136,8 +138,8 @@ def test_parts_go_into_one_dataset(voc: str, tmp_path: Path, write_voc: Writer, 
     results = convert({"train": voc, "val": other}, form, tmp_path / "new")
     assert [result.split for result in results] == ["train", "val"]
     for result, source in zip(results, (voc, other), strict=True):
-        assert boxes_of(load_labeled([result.uri])) == boxes_of(load_labeled([source]))
-        assert pixels_of(load_labeled([result.uri])) == pixels_of(load_labeled([source]))
+        assert boxes_of(load_one_labeled(result.uri)) == boxes_of(load_one_labeled(source))
+        assert pixels_of(load_one_labeled(result.uri)) == pixels_of(load_one_labeled(source))
 
 
 def test_the_yolo_layout_is_that_of_ultralytics(voc: str, tmp_path: Path) -> None:
@@ -162,7 +164,7 @@ def test_difficult_objects_stay_marked_in_coco_and_voc(voc: str, tmp_path: Path)
     content = json.loads(path.read_text(encoding="utf-8"))
     assert [item["difficult"] for item in content["annotations"]] == [0, 1, 0, 0, 0, 0, 0]
     [result] = convert({"train": voc}, "voc", tmp_path / "voc")
-    marks = [item["difficult"] for r in load_labeled([result.uri]) for item in r["annotations"]]
+    marks = [item["difficult"] for r in load_one_labeled(result.uri) for item in r["annotations"]]
     assert marks == [0, 1, 0, 0, 0, 0, 0]
 
 
@@ -183,28 +185,28 @@ def test_what_a_form_cannot_hold_is_counted(
     uri = f"coco://{path}?images={tmp_path}"
     [yolo] = convert({"train": uri}, "yolo", tmp_path / "yolo")
     assert sorted(yolo.lost.values()) == [1, 1, 1]
-    assert [box for _, box in boxes_of(load_labeled([yolo.uri]))[0]] == [
+    assert [box for _, box in boxes_of(load_one_labeled(yolo.uri))[0]] == [
         (1.0, 1.0, 1.5, 5.0),
         (0.0, 1.0, 3.0, 4.0),
         (2.0, 2.0, 5.0, 5.0),
     ]
     [voc] = convert({"train": uri}, "voc", tmp_path / "voc")
     assert sorted(voc.lost.values()) == [1, 1]
-    assert [box for _, box in boxes_of(load_labeled([voc.uri]))[0]] == [
+    assert [box for _, box in boxes_of(load_one_labeled(voc.uri))[0]] == [
         (-9.0, 1.0, 3.0, 4.0),
         (9.0, 0.0, 13.0, 4.0),
         (2.0, 2.0, 5.0, 5.0),
     ]
     [coco] = convert({"train": uri}, "coco", tmp_path / "coco")
     assert not coco.lost
-    assert load_labeled([coco.uri])[0]["annotations"] == load_labeled([uri])[0]["annotations"]
+    assert load_one_labeled(coco.uri)[0]["annotations"] == load_one_labeled(uri)[0]["annotations"]
 
 
 def test_images_are_copied_linked_or_left(voc: str, tmp_path: Path) -> None:
-    sources = [Path(record["file_name"]) for record in load_labeled([voc])]
+    sources = [Path(record["file_name"]) for record in load_one_labeled(voc)]
     for images in ("copy", "link", "reference"):
         [result] = convert({"train": voc}, "coco", tmp_path / images, images)
-        files = [Path(record["file_name"]) for record in load_labeled([result.uri])]
+        files = [Path(record["file_name"]) for record in load_one_labeled(result.uri)]
         assert [path.is_symlink() for path in files] == [images == "link"] * 6
         assert [path.resolve() == own for path, own in zip(files, sources, strict=True)] == [
             images != "copy"

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dre_ssod.data.conversion.convert import FORMS, convert
-from dre_ssod.data.sources.catalog import class_names, load_labeled
+from dre_ssod.data.sources.catalog import class_names, load_one_labeled
 from tests.data.written_sets import boxes_of
 
 Writer = Callable[..., Path]
@@ -66,12 +66,12 @@ def test_a_chain_of_forms_brings_every_box_back(
         replaced={"images": entries},
     )
     uri = f"coco://{path}?images={root / 'images'}"
-    before = load_labeled([uri])
+    before = load_one_labeled(uri)
     for step, form in enumerate(chain):
         [result] = convert({"train": uri}, form, root / str(step), "link")
         assert not result.lost
         uri = result.uri
-    after = load_labeled([uri])
+    after = load_one_labeled(uri)
     assert class_names([uri]) == CLASSES
     for found, expected in zip(boxes_of(after), boxes_of(before), strict=True):
         assert [index for index, _ in found] == [index for index, _ in expected]

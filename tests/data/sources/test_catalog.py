@@ -14,9 +14,10 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from dre_ssod.data.sources.catalog import (
     UNLABELED_KEYS,
     class_names,
-    load_labeled,
+    ensure_registered,
+    load_named,
+    load_one_labeled,
     load_unlabeled,
-    resolve_dataset,
     strip_labels,
 )
 from dre_ssod.errors import SourceError
@@ -35,13 +36,13 @@ def coco_uri(tmp_path: Path, write_coco: Writer) -> str:
 
 def test_a_uri_is_registered_once_under_its_own_text(coco_uri: str) -> None:
     assert coco_uri not in DatasetCatalog
-    assert resolve_dataset(coco_uri) == coco_uri
+    assert ensure_registered(coco_uri) == coco_uri
     metadata = MetadataCatalog.get(coco_uri)
-    assert resolve_dataset(coco_uri) == coco_uri
+    assert ensure_registered(coco_uri) == coco_uri
     assert MetadataCatalog.get(coco_uri) is metadata
     assert metadata.thing_classes == ["dog", "cat"]
     assert metadata.evaluator_type == "coco"
-    assert DatasetCatalog.get(coco_uri) == load_labeled([coco_uri])
+    assert DatasetCatalog.get(coco_uri) == load_one_labeled(coco_uri)
 
 
 def test_a_relative_uri_follows_the_current_folder(
@@ -51,15 +52,15 @@ def test_a_relative_uri_follows_the_current_folder(
     for name in ("cat", "dog"):
         write_coco(tmp_path / name / "same.json", {1: []}, {1: name})
         monkeypatch.chdir(tmp_path / name)
-        resolve_dataset(uri)
+        ensure_registered(uri)
         assert MetadataCatalog.get(uri).thing_classes == [name]
         assert MetadataCatalog.get(uri).image_root == str(tmp_path / name)
 
 
 def test_coco_evaluator_scores_perfect_detections_of_a_uri_as_perfect(coco_uri: str) -> None:
-    evaluator = COCOEvaluator(resolve_dataset(coco_uri), tasks=("bbox",), use_fast_impl=False)
+    evaluator = COCOEvaluator(ensure_registered(coco_uri), tasks=("bbox",), use_fast_impl=False)
     evaluator.reset()
-    for record in load_labeled([coco_uri]):
+    for record in load_one_labeled(coco_uri):
         found = Instances((record["height"], record["width"]))
         items = record["annotations"]
         corners = [
@@ -80,7 +81,7 @@ def test_paths_with_special_characters_are_percent_encoded(
     root = write_voc(tmp_path / "50% & more?", {"a": [("x,y", (1, 1, 2, 2), 0)]})
     uri = f"voc://{quote(str(root))}?split=train&classes=x%2Cy,z"
     assert class_names([uri]) == ["x,y", "z"]
-    assert len(load_labeled([uri])[0]["annotations"]) == 1
+    assert len(load_one_labeled(uri)[0]["annotations"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -104,13 +105,13 @@ def test_paths_with_special_characters_are_percent_encoded(
 )
 def test_unusable_names_are_explained(name: str, message: str) -> None:
     with pytest.raises(SourceError, match=message):
-        resolve_dataset(name)
+        ensure_registered(name)
 
 
 @pytest.mark.parametrize("classes", ["a,a", "a,,b", ","])
 def test_classes_must_be_different_names(tmp_path: Path, classes: str) -> None:
     with pytest.raises(SourceError, match="classes= must be different names"):
-        resolve_dataset(f"voc://{tmp_path}?split=train&classes={classes}")
+        ensure_registered(f"voc://{tmp_path}?split=train&classes={classes}")
 
 
 def test_labeled_sets_must_agree_in_their_classes(
@@ -119,11 +120,8 @@ def test_labeled_sets_must_agree_in_their_classes(
     root = write_voc(tmp_path / "voc", {"a": [("cat", (1, 1, 2, 2), 0)]})
     voc = f"voc://{root}?split=train"
     assert class_names([coco_uri, f"{voc}&classes=dog,cat"]) == ["dog", "cat"]
-    assert [r["image_id"] for r in load_labeled([coco_uri, f"{voc}&classes=dog,cat"])] == [
-        1,
-        2,
-        "a",
-    ]
+    names = [name for name, _ in load_named([coco_uri, f"{voc}&classes=dog,cat"])]
+    assert names == ["0/1", "0/2", "1/a"]
     with pytest.raises(SourceError, match="only the first has dog; only the second has none"):
         class_names([coco_uri, voc])
     with pytest.raises(SourceError, match="the order is dog, cat against cat, dog"):
@@ -131,10 +129,13 @@ def test_labeled_sets_must_agree_in_their_classes(
 
 
 def test_sets_without_labels_are_no_labeled_sets(tmp_path: Path) -> None:
+    uri = f"folder://{tmp_path}"
     with pytest.raises(SourceError, match=r"has no classes.* DATASETS\.UNLABELED"):
-        load_labeled([f"folder://{tmp_path}"])
+        class_names([uri])
+    with pytest.raises(SourceError, match=r"has no labels; name it in DATASETS\.UNLABELED"):
+        load_one_labeled(uri)
     with pytest.raises(SourceError, match=r"set DATASETS\.TRAIN"):
-        load_labeled([])
+        class_names([])
 
 
 def test_unlabeled_records_never_carry_labels(
@@ -143,7 +144,7 @@ def test_unlabeled_records_never_carry_labels(
     root = write_voc(tmp_path / "voc", {"a": [("cat", (1, 1, 2, 2), 0)]})
     write_image(tmp_path / "more" / "1.png")
     name = f"test_{tmp_path}"
-    DatasetCatalog.register(name, lambda: load_labeled([coco_uri]))
+    DatasetCatalog.register(name, lambda: load_one_labeled(coco_uri))
     uris = [coco_uri, f"voc://{root}?split=train", f"folder://{tmp_path / 'more'}", name]
     records = load_unlabeled(uris)
     assert [record["image_id"] for record in records] == [1, 2, "a", "1.png", 1, 2]
@@ -160,7 +161,7 @@ def test_a_registered_set_whose_files_are_missing_is_named(tmp_path: Path) -> No
     name = f"test_missing_{tmp_path}"
     DatasetCatalog.register(name, list)
     MetadataCatalog.get(name).set(json_file=str(tmp_path / "a.json"), thing_classes=["a"])
-    for load in (load_labeled, load_unlabeled):
+    for load in (load_named, load_unlabeled):
         with pytest.raises(SourceError, match=r"a\.json is missing\. .*DETECTRON2_DATASETS"):
             load([name])
 
@@ -181,7 +182,7 @@ def test_the_sample_set_is_generated_under_the_datasets_root(
 
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     monkeypatch.setattr("dre_ssod.data.sample.dataset.ensure_sample_set", generate)
-    assert load_labeled(["sample://val"])[0]["file_name"] == str(
+    assert load_one_labeled("sample://val")[0]["file_name"] == str(
         tmp_path / "dre_ssod_sample" / "val" / "1.png"
     )
     assert len(load_unlabeled(["sample://unlabeled?seed=3"])) == 1
@@ -198,7 +199,7 @@ def test_a_sample_set_that_cannot_be_written_is_explained(
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     monkeypatch.setattr("dre_ssod.data.sample.dataset.ensure_sample_set", refuse)
     with pytest.raises(SourceError, match=r"read-only: .* Set \$DETECTRON2_DATASETS"):
-        resolve_dataset("sample://labeled")
+        ensure_registered("sample://labeled")
 
 
 @pytest.mark.parametrize("absolute", [False, True])
@@ -223,7 +224,7 @@ def test_files_of_a_set_name_no_images_outside_its_folder(
         (yolo, r"list\.txt, line 1: '.*secret\.png' is outside .*yolo\..* outside=allow"),
         (f"voc://{tmp_path}/voc?split=train", r"no image for '\.\./.*secret'"),
     ]:
-        for load in (load_labeled, load_unlabeled):
+        for load in (load_named, load_unlabeled):
             with pytest.raises(SourceError, match=message):
                 load([uri])
     for uri in (coco, yolo):
@@ -243,7 +244,7 @@ def test_absolute_names_and_links_inside_the_folder_are_used(
     ]
     path = write_coco(tmp_path / "a.json", {1: []}, {1: "cat"})
     path.write_text(json.dumps({**json.loads(path.read_text()), "images": images}))
-    records = load_labeled([f"coco://{path}?images={tmp_path}/images"])
+    records = load_one_labeled(f"coco://{path}?images={tmp_path}/images")
     assert [record["file_name"] for record in records] == [
         str(tmp_path / "images" / name) for name in ("linked/1.png", "2.png", "3.png")
     ]

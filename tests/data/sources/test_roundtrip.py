@@ -12,7 +12,7 @@ from detectron2.structures import BoxMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dre_ssod.data.sources.catalog import class_names, load_labeled, load_unlabeled
+from dre_ssod.data.sources.catalog import class_names, load_one_labeled, load_unlabeled
 from tests.data.written_sets import Example, write_coco, write_voc, write_yolo
 
 # No control characters, line separators or slashes: VOC's lists have one name a line.
@@ -53,7 +53,11 @@ def test_what_is_written_is_read_back(
         root = Path(folder) / example.folder
         root.mkdir()
         uri = write(root, example)
-        classes, records, unlabeled = class_names([uri]), load_labeled([uri]), load_unlabeled([uri])
+        classes, records, unlabeled = (
+            class_names([uri]),
+            load_one_labeled(uri),
+            load_unlabeled([uri]),
+        )
         assert all(Path(record["file_name"]).is_file() for record in records)
     assert classes == example.classes
     read = {

@@ -11,7 +11,12 @@ import pytest
 from detectron2.structures import BoxMode
 from PIL import Image
 
-from dre_ssod.data.sources.catalog import class_names, load_labeled, load_unlabeled, resolve_dataset
+from dre_ssod.data.sources.catalog import (
+    class_names,
+    ensure_registered,
+    load_one_labeled,
+    load_unlabeled,
+)
 from dre_ssod.data.sources.yolo import YoloSource
 from dre_ssod.errors import SourceError
 
@@ -156,7 +161,7 @@ def test_without_a_yaml_file_folders_and_class_file_are_enough(
     (root / "classes.txt").write_text("\ufeffcat\nbig dog\n\n", encoding="utf-8")
     uri = f"yolo://{quote(str(root))}?split=train"
     assert class_names([uri]) == ["cat", "big dog"]
-    assert load_labeled([uri])[0]["annotations"][0]["category_id"] == 1
+    assert load_one_labeled(uri)[0]["annotations"][0]["category_id"] == 1
     with pytest.raises(SourceError, match="the classes are cat, big dog, but classes= says dog"):
         source_of(root, "train", "dog").metadata()
     # The form in which the split is the outer folder.
@@ -206,8 +211,8 @@ def test_the_root_may_be_the_yaml_file(tmp_path: Path, write_yolo: Writer) -> No
     with pytest.raises(SourceError, match=r"which of one\.yaml, two\.yml .* yolo://.*one\.yaml"):
         source_of(root).metadata()
     uri = f"yolo://{quote(str(root / 'two.yml'))}?split=train"
-    assert resolve_dataset(uri) == uri
-    assert load_labeled([uri])[0]["annotations"][0]["category_id"] == 1
+    assert ensure_registered(uri) == uri
+    assert load_one_labeled(uri)[0]["annotations"][0]["category_id"] == 1
     (root / "one.yaml").unlink()
     assert len(source_of(root).labeled()) == 1
 

@@ -12,15 +12,10 @@ from detectron2.data.build import filter_images_with_only_crowd_annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dre_ssod.data.sources.catalog import load_one_labeled
-from dre_ssod.data.splits.files import SAVED_KEYS, hash_ids, read_indices
-from dre_ssod.data.splits.split import (
-    build_pools,
-    draw_split,
-    load_named,
-    load_split,
-    load_unbiased_teacher_split,
-)
+from dre_ssod.data.sources.catalog import load_named, load_one_labeled
+from dre_ssod.data.splits.files import load_split, load_unbiased_teacher_split, read_indices
+from dre_ssod.data.splits.pools import build_pools
+from dre_ssod.data.splits.split import SAVED_KEYS, draw_split, hash_ids
 from dre_ssod.errors import SourceError
 
 Writer = Callable[..., Path]

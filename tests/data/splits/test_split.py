@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dre_ssod.data.sources.catalog import UNLABELED_KEYS
-from dre_ssod.data.splits.split import build_pools, draw_split, record_split
+from dre_ssod.data.splits.files import record_split
+from dre_ssod.data.splits.pools import build_pools
+from dre_ssod.data.splits.split import draw_split
 from dre_ssod.errors import SourceError
 
 Writer = Callable[..., Path]

@@ -1,0 +1,131 @@
+"""The two pools of images that training draws from."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dre_ssod.data.records import drop_boxes_outside, objects_of
+from dre_ssod.data.sources.catalog import (
+    NamedRecord,
+    class_names,
+    load_named,
+    load_unlabeled,
+    strip_labels,
+)
+from dre_ssod.data.splits.files import load_split
+from dre_ssod.data.splits.split import Split, draw_split
+from dre_ssod.errors import SourceError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pools:
+    """What training draws from.
+
+    Attributes:
+        labeled: records in Detectron2's format, with ``annotations``.
+        unlabeled: records with ``catalog.UNLABELED_KEYS`` only.
+        classes: class names in the order of their indices.
+        split: the choice behind the pools; None if all of the training images are labeled.
+        sets: ("labeled" or "unlabeled", name, images) of each set, in the order of the records.
+    """
+
+    labeled: list[dict[str, Any]]
+    unlabeled: list[dict[str, Any]]
+    classes: list[str]
+    split: Split | None
+    sets: tuple[tuple[str, str, int], ...]
+
+
+def build_pools(
+    train: Sequence[str],
+    unlabeled: Sequence[str],
+    percent: float = 100.0,
+    fold: int = 0,
+    filter_empty: bool = True,
+    split_file: str = "",
+) -> Pools:
+    """Load ``DATASETS.TRAIN`` and ``DATASETS.UNLABELED`` and choose the labeled images.
+
+    Of the images in ``train``, with or without boxes, ``percent`` or those in ``split_file`` stay
+    labeled; the others lose their annotations and go to the unlabeled pool, before the images of
+    ``unlabeled``.
+
+    Args:
+        train: names or URIs of the labeled sets.
+        unlabeled: names or URIs of further sets; annotations they may have are ignored.
+        percent: ``DATASETS.LABELED_PERCENT``, in (0, 100].
+        fold: ``DATASETS.LABELED_FOLD``, from 0.
+        filter_empty: ``DATALOADER.FILTER_EMPTY_ANNOTATIONS``: after the choice, remove labeled
+            images that have no boxes but crowds.
+        split_file: ``DATASETS.SPLIT_FILE``, in place of ``percent`` and ``fold``.
+
+    Raises:
+        SourceError: if a set or the split cannot be read, the draw is impossible or no labeled box
+            is left.
+    """
+    classes = class_names(train)
+    records = load_named(train)
+    ids = [name for name, _ in records]
+    split = load_split(split_file, ids) if split_file else draw_split(ids, percent, fold)
+    chosen = set(split.labeled_ids)
+    kept = [(name, record) for name, record in records if name in chosen]
+    rest = [(name, record) for name, record in records if name not in chosen]
+    labeled = _only_trainable(kept, filter_empty)
+    if not any(objects_of(record) for _, record in labeled):
+        remedy = (
+            f"use another DATASETS.SPLIT_FILE ({split_file})"
+            if split_file
+            else f"raise DATASETS.LABELED_PERCENT ({percent}), change LABELED_FOLD ({fold})"
+        )
+        raise SourceError(
+            f"none of the {len(kept)} labeled images of {', '.join(train)} has a box; {remedy} "
+            "or check the annotations"
+        )
+    more = [(name, load_unlabeled([name])) for name in unlabeled]
+    unlabeled_rest = strip_labels([record for _, record in rest])
+    pools = Pools(
+        labeled=[record for _, record in labeled],
+        unlabeled=unlabeled_rest + [record for _, found in more for record in found],
+        classes=classes,
+        split=split if split_file or percent < 100 else None,
+        sets=(
+            *_sizes("labeled", train, labeled),
+            *_sizes("unlabeled", train, rest),
+            *(("unlabeled", name, len(found)) for name, found in more),
+        ),
+    )
+    logger.info(
+        "%d labeled images with %d boxes, %d unlabeled images",
+        len(pools.labeled),
+        sum(len(objects_of(record)) for record in pools.labeled),
+        len(pools.unlabeled),
+    )
+    return pools
+
+
+def _only_trainable(records: Sequence[NamedRecord], filter_empty: bool) -> list[NamedRecord]:
+    """Labeled images with the boxes that training can use; without those that have none left."""
+    usable = drop_boxes_outside(record for _, record in records)
+    found = [(name, record) for (name, _), record in zip(records, usable, strict=True)]
+    if not filter_empty:
+        return found
+    with_boxes = [(name, record) for name, record in found if objects_of(record)]
+    logger.info(
+        "Removed %d labeled images without boxes; %d are left",
+        len(found) - len(with_boxes),
+        len(with_boxes),
+    )
+    return with_boxes
+
+
+def _sizes(
+    role: str, train: Sequence[str], records: Sequence[NamedRecord]
+) -> list[tuple[str, str, int]]:
+    counts = Counter(int(name.partition("/")[0]) for name, _ in records)
+    return [(role, train[index], count) for index, count in sorted(counts.items())]

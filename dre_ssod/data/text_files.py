@@ -1,0 +1,58 @@
+"""Text and JSON files of datasets: read whole, with errors that name the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dre_ssod.errors import SourceError
+
+_LARGEST = 2**63
+"""JSON may hold integers that no other number type can."""
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark.
+
+    Raises:
+        SourceError: if it cannot be read as UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"{path}: cannot be read: {error}") from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text file, which only line feeds separate.
+
+    Raises:
+        SourceError: as :func:`read_text`.
+    """
+    return read_text(path).split("\n")
+
+
+def read_json(path: Path) -> Any:
+    """The value that a JSON file holds; NaN and infinite numbers are let through.
+
+    Raises:
+        SourceError: if it cannot be read, is not JSON, or is nested too deep.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise SourceError(f"{path}: not valid JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{path}: cannot be read: {error}") from error
+
+
+def is_integer(value: Any) -> bool:
+    """Whether a value of a file is an integer of 64 bits; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of a file is an integer, or any floating-point number."""
+    return isinstance(value, float) or is_integer(value)
