@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import ROOT
 from tests.tiny_dataset import loggers_kept
 
-ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "config.yaml"
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests import ROOT
+
 PACKAGE = ROOT / "dre_ssod"
 
 # The house from the ground up: a room may use every floor below its own, and no other room of its

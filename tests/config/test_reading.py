@@ -7,8 +7,7 @@ import pytest
 from dre_ssod.config.keys import get_cfg
 from dre_ssod.config.reading import read_config
 from dre_ssod.errors import ConfigError
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests import ROOT
 
 
 def write(path: Path, text: str) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from dre_ssod.data.loader import BatchPlan, PairedBatchSampler
+from tests import ROOT
 from tests.engine.resume_harness import (
     MOMENTS,
     OVERRIDES,
@@ -25,7 +26,6 @@ from tests.engine.resume_harness import (
 )
 from tests.tiny_dataset import TinyDataset, tiny_run, write_tiny_dataset
 
-ROOT = Path(__file__).resolve().parents[2]
 KILLED = -signal.SIGKILL
 AMP = {"SOLVER.AMP.ENABLED": True}
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-TOOLS = Path(__file__).parents[2] / "tools"
+from tests import ROOT
+
+TOOLS = ROOT / "tools"
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from dre_ssod.data.audit.kinds import KINDS
+from tests import ROOT
 from tests.tiny_dataset import TinyDataset, write_tiny_dataset
 
-ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "check_dataset.py"
 
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from tests import ROOT
 from tests.factories import BOXES, SIZE, draw, tiny_cfg, tiny_model
 
-TOOLS = Path(__file__).parents[2] / "tools"
+TOOLS = ROOT / "tools"
 
 
 @pytest.fixture(scope="module")
