@@ -35,7 +35,7 @@ DESCRIPTION_FILE = "sample_set.json"
 
 
 @dataclass(frozen=True)
-class Split:
+class Part:
     """One part of the set: image folder, annotation file, size, and whether images may be empty."""
 
     name: str
@@ -44,10 +44,10 @@ class Split:
     allow_empty: bool
 
 
-SPLITS: tuple[Split, ...] = (
-    Split("labeled", "labeled.json", 40, allow_empty=False),
-    Split("unlabeled", "unlabeled_truth.json", 400, allow_empty=True),
-    Split("val", "val.json", 120, allow_empty=True),
+PARTS: tuple[Part, ...] = (
+    Part("labeled", "labeled.json", 40, allow_empty=False),
+    Part("unlabeled", "unlabeled_truth.json", 400, allow_empty=True),
+    Part("val", "val.json", 120, allow_empty=True),
 )
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -56,22 +56,26 @@ _INSTALL_TRIES = 5
 
 
 def ensure_sample_set(root: Path, seed: int = 0) -> None:
-    """Generate the set unless `root` already holds it with this version and seed.
+    """Generate the set unless ``root`` already holds it with this version and seed.
 
-    Raises FileExistsError where `root` holds something else.
+    Raises:
+        FileExistsError: if ``root`` holds something else.
+        OSError: if it cannot be written.
     """
     if not _is_current(root, seed):
         generate_sample_set(root, seed)
 
 
 def generate_sample_set(root: Path, seed: int = 0) -> None:
-    """Write the whole set under `root`, replacing an older sample set there.
+    """Write the whole set under ``root``, replacing an older sample set there.
 
-    Everything is written to a temporary sibling folder first and then renamed, so that `root` is
+    Everything is written to a temporary sibling folder first and then renamed, so that ``root`` is
     never half a set and several processes may generate at once.
 
-    Raises FileExistsError where `root` holds something else than a sample set, ValueError for a
-    negative seed.
+    Raises:
+        FileExistsError: if ``root`` holds something else than a sample set.
+        OSError: if it cannot be written.
+        ValueError: if the seed is negative.
     """
     if seed < 0:
         raise ValueError(f"seed is {seed}; it must be an integer of at least 0")
@@ -95,7 +99,7 @@ def _is_current(root: Path, seed: int) -> bool:
 
 
 def _read_description(root: Path) -> dict[str, Any] | None:
-    """The description of the sample set at `root`, or None where there is none."""
+    """The description of the sample set at ``root``, or None where there is none."""
     try:
         description = json.loads((root / DESCRIPTION_FILE).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -119,7 +123,7 @@ def _sibling(root: Path) -> Path:
 
 
 def _install(temporary: Path, root: Path) -> None:
-    """Rename the finished set to `root`; another process may be doing the same."""
+    """Rename the finished set to ``root``; another process may be doing the same."""
     for _ in range(_INSTALL_TRIES):
         try:
             temporary.rename(root)
@@ -144,34 +148,34 @@ def _install(temporary: Path, root: Path) -> None:
 def _write_set(root: Path, seed: int) -> None:
     (root / "annotations").mkdir(parents=True)
     first_id = 1
-    for index, split in enumerate(SPLITS):
-        folder = root / split.name
+    for index, part in enumerate(PARTS):
+        folder = root / part.name
         folder.mkdir()
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
-        for number in range(split.image_count):
-            scene = draw_scene(RandomStream(seed, index, number), split.allow_empty)
+        for number in range(part.image_count):
+            scene = draw_scene(RandomStream(seed, index, number), part.allow_empty)
             image_id, file_name = first_id + number, f"{number:04d}.png"
             (folder / file_name).write_bytes(encode_png(scene.image))
             images.append(
                 {"id": image_id, "file_name": file_name, "height": HEIGHT, "width": WIDTH}
             )
             annotations.extend(_annotations(scene, image_id, len(annotations) + 1))
-        first_id += split.image_count
+        first_id += part.image_count
         categories = [{"id": k + 1, "name": name} for k, name in enumerate(CLASS_NAMES)]
         content = {"images": images, "annotations": annotations, "categories": categories}
-        _write_json(root / "annotations" / split.annotation_file, content)
+        _write_json(root / "annotations" / part.annotation_file, content)
     description = {
         "version": SAMPLE_SET_VERSION,
         "seed": seed,
-        "images": {split.name: split.image_count for split in SPLITS},
+        "images": {part.name: part.image_count for part in PARTS},
         "sha256": content_hash(root),
     }
     _write_json(root / DESCRIPTION_FILE, description)
 
 
 def _annotations(scene: Scene, image_id: int, first_id: int) -> Iterator[dict[str, Any]]:
-    """COCO entries; `area` is that of the visible part of the shape."""
+    """COCO entries; ``area`` is that of the visible part of the shape."""
     for number, item in enumerate(scene.objects):
         x1, y1, x2, y2 = item.box
         yield {
@@ -190,9 +194,9 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 def content_hash(root: Path) -> str:
     """SHA-256 over the names and bytes of all images and annotation files, in order of name."""
-    files = [root / "annotations" / split.annotation_file for split in SPLITS]
-    for split in SPLITS:
-        files += [root / split.name / f"{number:04d}.png" for number in range(split.image_count)]
+    files = [root / "annotations" / part.annotation_file for part in PARTS]
+    for part in PARTS:
+        files += [root / part.name / f"{number:04d}.png" for number in range(part.image_count)]
     digest = hashlib.sha256()
     for name, path in sorted((path.relative_to(root).as_posix(), path) for path in files):
         content = path.read_bytes()

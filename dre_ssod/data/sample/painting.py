@@ -1,4 +1,4 @@
-"""Colour, texture, fading and blur of the built-in sample set, in integers throughout.
+"""Color, texture, fading and blur of the built-in sample set, in integers throughout.
 
 Legend: H, W image height and width in pixels; h, w height and width of a patch. Canvases
 (H, W, 3) and textures (h, w, 3) are int32 in [0, 255], opacities (h, w) int32 in [0, OPAQUE].
@@ -16,7 +16,7 @@ from dre_ssod.data.sample.shapes import (
     OPAQUE,
     WIDTH,
     IntArray,
-    Item,
+    PlacedShape,
     RandomStream,
     cosine,
     overlap_with_image,
@@ -31,7 +31,7 @@ _CLEAR, _FAINT = 130, 70
 _MARGIN = 8
 
 
-def paint(stream: RandomStream, items: Iterable[Item]) -> npt.NDArray[np.uint8]:
+def paint(stream: RandomStream, items: Iterable[PlacedShape]) -> npt.NDArray[np.uint8]:
     """Paint items from back to front on a random background: (H, W, 3) uint8 RGB."""
     canvas = _background(stream)
     for item in items:
@@ -55,7 +55,7 @@ def _background(stream: RandomStream) -> IntArray:
     return canvas * (OPAQUE + _slope(HEIGHT, WIDTH, angle, strength)[..., None]) // OPAQUE
 
 
-def _blend(stream: RandomStream, canvas: IntArray, item: Item) -> None:
+def _blend(stream: RandomStream, canvas: IntArray, item: PlacedShape) -> None:
     """Paint one item on the canvas, in place."""
     opacity = np.pad(item.coverage(), _MARGIN)
     target, source = overlap_with_image(item.left - _MARGIN, item.top - _MARGIN, opacity.shape)
@@ -81,7 +81,7 @@ def _color(stream: RandomStream) -> IntArray:
 def _contrasting_color(
     stream: RandomStream, behind: npt.NDArray[np.int64], contrast: int
 ) -> IntArray:
-    """A colour at a summed distance of `contrast` from that behind it, or the best of some."""
+    """A color at a summed distance of ``contrast`` from that behind it, or the best of some."""
     best, best_distance = _color(stream), -1
     for _ in range(_COLOR_TRIES):
         color = _color(stream)
@@ -96,7 +96,7 @@ def _contrasting_color(
 def _texture(
     stream: RandomStream, height: int, width: int, color: IntArray, variation: int
 ) -> IntArray:
-    """A patterned surface (h, w, 3) between `color` and another at most `variation` away."""
+    """A patterned surface (h, w, 3) between ``color`` and another at most ``variation`` away."""
     pattern = _PATTERNS[stream.integer(0, len(_PATTERNS))](stream, height, width)[..., None]
     other = color + stream.array(-variation, variation + 1, 3)
     rough = (value_noise(stream, height, width, stream.integer(3, 9)) - 128)[..., None]
@@ -174,7 +174,7 @@ def _blurred(opacity: IntArray, passes: int) -> IntArray:
 
 
 def _moved(stream: RandomStream, opacity: IntArray, length: int) -> IntArray:
-    """Mean of the opacity over a straight motion of `length` pixels."""
+    """Mean of the opacity over a straight motion of ``length`` pixels."""
     angle = stream.integer(0, 360)
     total = np.zeros_like(opacity)
     for step in range(length):

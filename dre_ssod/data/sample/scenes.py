@@ -1,6 +1,6 @@
 """Scenes of the built-in sample set: which shapes stand where, and what can be seen of them.
 
-Colour and texture say nothing about the class. Some objects are blurred, moved, or faded on one
+Color and texture say nothing about the class. Some objects are blurred, moved, or faded on one
 side, and many hide behind others, so that some edges of their true boxes cannot be told from the
 picture.
 
@@ -22,9 +22,9 @@ from dre_ssod.data.sample.shapes import (
     SUBPIXELS,
     WIDTH,
     BoolArray,
-    Item,
+    PlacedShape,
     RandomStream,
-    draw_item,
+    draw_shape,
     overlap_with_image,
 )
 
@@ -58,7 +58,7 @@ class Scene:
 
 
 def draw_scene(stream: RandomStream, allow_empty: bool) -> Scene:
-    """Arrange and paint a scene of 1 to MAX_OBJECTS objects, or 0 if `allow_empty`."""
+    """Arrange and paint a scene of 1 to MAX_OBJECTS objects, or 0 if ``allow_empty``."""
     arrangement = _Arrangement()
     for _ in range(stream.integer(0, 5)):
         arrangement.place(_clutter(stream, len(CLUTTER)))
@@ -71,10 +71,10 @@ def draw_scene(stream: RandomStream, allow_empty: bool) -> Scene:
     return Scene(paint(stream, arrangement.items), arrangement.objects())
 
 
-def _clutter(stream: RandomStream, kinds: int) -> Item:
-    """A shape without a class, out of the first `kinds` of CLUTTER."""
+def _clutter(stream: RandomStream, kinds: int) -> PlacedShape:
+    """A shape without a class, out of the first ``kinds`` of CLUTTER."""
     shape = CLUTTER[stream.integer(0, kinds)]
-    return draw_item(stream, None, shape, stream.integer(6, 26) * SUBPIXELS)
+    return draw_shape(stream, None, shape, stream.integer(6, 26) * SUBPIXELS)
 
 
 def _place_object(stream: RandomStream, arrangement: _Arrangement) -> None:
@@ -82,7 +82,7 @@ def _place_object(stream: RandomStream, arrangement: _Arrangement) -> None:
     category = stream.integer(0, len(shapes))
     for _ in range(_PLACEMENT_TRIES):
         radius = min(stream.integer(60, 172), stream.integer(60, 172))
-        if arrangement.place(draw_item(stream, category, shapes[category], radius)):
+        if arrangement.place(draw_shape(stream, category, shapes[category], radius)):
             return
 
 
@@ -90,7 +90,7 @@ class _Arrangement:
     """Items from back to front, and which of them is seen at each subpixel."""
 
     def __init__(self) -> None:
-        self.items: list[Item] = []
+        self.items: list[PlacedShape] = []
         self._boxes: list[tuple[int, int, int, int]] = []
         self._visible: list[int] = []
         self._seen = np.full((HEIGHT * SUBPIXELS, WIDTH * SUBPIXELS), _NOBODY, dtype=np.int16)
@@ -99,7 +99,7 @@ class _Arrangement:
     def object_count(self) -> int:
         return sum(item.category is not None for item in self.items)
 
-    def place(self, item: Item) -> bool:
+    def place(self, item: PlacedShape) -> bool:
         """Put an item in front, unless too little of an object would be left to see."""
         target, source = overlap_with_image(item.left, item.top, item.mask.shape, SUBPIXELS)
         mask, seen = item.mask[source], self._seen[target]
@@ -137,7 +137,7 @@ class _Arrangement:
         )
 
 
-def _is_visible(item: Item, visible: int) -> bool:
+def _is_visible(item: PlacedShape, visible: int) -> bool:
     return item.category is None or 100 * visible >= MIN_VISIBLE_PERCENT * item.area
 
 

@@ -6,7 +6,7 @@ the same pixels on every processor and with every version of the dependencies.
 
 Legend: h, w height and width of a patch in pixels. *Subpixels* are quarters of a pixel: masks are
 drawn four times finer than the image, and boxes are exact to a subpixel. *Local* coordinates (u, v)
-have their origin in the centre of a shape and RADIUS (1024) at its rim.
+have their origin in the center of a shape and RADIUS (1024) at its rim.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _lattice(length: int, step: int) -> tuple[IntArray, IntArray]:
 
 
 def _half_planes(u: IntArray, v: IntArray, count: int, distance: int) -> IntArray:
-    """How many of `count` evenly turned half-planes at `distance` hold each point."""
+    """How many of ``count`` evenly turned half-planes at ``distance`` hold each point."""
     inside = np.zeros(u.shape, dtype=np.int32)
     for k in range(count):
         angle = 90 + 360 * k // count
@@ -164,11 +164,14 @@ CLUTTER: tuple[Shape, ...] = (_bar, _corner, _arc, _dots, _blob)
 
 
 @dataclass(frozen=True)
-class Item:
-    """A placed shape.
+class PlacedShape:
+    """A shape and where it stands.
 
-    `category` is None for clutter. `mask` (SUBPIXELS * h, SUBPIXELS * w) is unclipped; its first
-    entry stands at pixel (left, top), which may lie outside the image. `radius` is in pixels.
+    Attributes:
+        category: index of the class; None for clutter.
+        left, top: the pixel at which the mask begins; it may lie outside the image.
+        radius: in pixels.
+        mask: (SUBPIXELS * h, SUBPIXELS * w), not clipped to the image.
     """
 
     category: int | None
@@ -189,7 +192,9 @@ class Item:
         return cells.sum(axis=(1, 3), dtype=np.int32) * (OPAQUE // SUBPIXELS**2)
 
 
-def draw_item(stream: RandomStream, category: int | None, shape: Shape, radius: int) -> Item:
+def draw_shape(
+    stream: RandomStream, category: int | None, shape: Shape, radius: int
+) -> PlacedShape:
     """Draw a shape with a random place, turn, aspect ratio and bend; radius in subpixels."""
     inset = radius // 3
     center_x = stream.integer(-inset, WIDTH * SUBPIXELS + inset)
@@ -199,7 +204,7 @@ def draw_item(stream: RandomStream, category: int | None, shape: Shape, radius: 
     reach = radius * 3 // 2 // SUBPIXELS + 1
     side = (2 * reach + 1) * SUBPIXELS
     left, top = center_x // SUBPIXELS - reach, center_y // SUBPIXELS - reach
-    # Twice the distance to the centre, then 256 times the local coordinates of each row and column.
+    # Twice the distance to the center, then 256 times the local coordinates by row and column.
     offsets = 2 * np.arange(side, dtype=np.int64) + 1
     dx = (offsets + 2 * (left * SUBPIXELS - center_x))[None, :]
     dy = (offsets + 2 * (top * SUBPIXELS - center_y))[:, None]
@@ -216,10 +221,10 @@ def draw_item(stream: RandomStream, category: int | None, shape: Shape, radius: 
     uu, uv, vv = u * u >> 4, u * v >> 4, v * v >> 4
     u += (uv * bends[0] + vv * bends[1]) >> 16
     v += (uu * bends[2] + uv * bends[3]) >> 16
-    return _cropped(Item(category, left, top, radius // SUBPIXELS, shape(u, v, stream)))
+    return _cropped(PlacedShape(category, left, top, radius // SUBPIXELS, shape(u, v, stream)))
 
 
-def _cropped(item: Item) -> Item:
+def _cropped(item: PlacedShape) -> PlacedShape:
     """The item without the empty pixels around its mask."""
     spans = []
     for axis in (1, 0):
@@ -236,10 +241,12 @@ def _cropped(item: Item) -> Item:
 def overlap_with_image(
     left: int, top: int, shape: tuple[int, ...], unit: int = 1
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Slices of the image and of a patch where a patch at pixel (left, top) meets the image.
+    """Slices of the image and of a patch where the two meet; empty where they do not.
 
-    `shape` and the slices are in pixels, or with `unit` SUBPIXELS in subpixels. The slices are
-    empty where the two do not meet.
+    Args:
+        left, top: the pixel of the image at which the patch begins.
+        shape: (height, width) of the patch.
+        unit: 1 if ``shape`` and the slices are in pixels, SUBPIXELS if they are in subpixels.
     """
     spans = []
     for start, length, limit in ((top, shape[0], HEIGHT), (left, shape[1], WIDTH)):

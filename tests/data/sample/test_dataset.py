@@ -19,9 +19,9 @@ from PIL import Image
 from dre_ssod.data.sample import dataset as sample_set
 from dre_ssod.data.sample.dataset import (
     CLASS_NAMES,
+    PARTS,
     SAMPLE_SET_VERSION,
-    SPLITS,
-    Split,
+    Part,
     content_hash,
     encode_png,
     ensure_sample_set,
@@ -38,7 +38,7 @@ SHA256_OF_ANNOTATIONS = {
     "val.json": "dd889f695355592019ff76da435a08d460bb2ba9ddd1d9074c822f3472fb8d86",
 }
 
-SMALL = tuple(Split(s.name, s.annotation_file, 3, s.allow_empty) for s in SPLITS)
+SMALL = tuple(Part(s.name, s.annotation_file, 3, s.allow_empty) for s in PARTS)
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,8 @@ def full_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small_splits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three images a split, for tests that are about files."""
-    monkeypatch.setattr(sample_set, "SPLITS", SMALL)
+    """Three images a part, for tests that are about files."""
+    monkeypatch.setattr(sample_set, "PARTS", SMALL)
 
 
 def read(path: Path) -> Any:
@@ -87,19 +87,19 @@ def test_description_names_version_seed_counts_and_hash(full_set: Path) -> None:
 def test_every_listed_image_exists_and_no_other_file(full_set: Path) -> None:
     expected = {"sample_set.json"}
     image_ids: list[int] = []
-    for split in SPLITS:
-        content = read(full_set / "annotations" / split.annotation_file)
-        assert len(content["images"]) == split.image_count
+    for part in PARTS:
+        content = read(full_set / "annotations" / part.annotation_file)
+        assert len(content["images"]) == part.image_count
         image_ids += [image["id"] for image in content["images"]]
-        expected |= {f"{split.name}/{image['file_name']}" for image in content["images"]}
-        expected.add(f"annotations/{split.annotation_file}")
+        expected |= {f"{part.name}/{image['file_name']}" for image in content["images"]}
+        expected.add(f"annotations/{part.annotation_file}")
     assert set(files_of(full_set)) == expected
     assert len(set(image_ids)) == len(image_ids)
 
 
-@pytest.mark.parametrize("split", SPLITS, ids=lambda split: split.name)
-def test_annotations_are_valid_coco(full_set: Path, split: Split) -> None:
-    content = read(full_set / "annotations" / split.annotation_file)
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
+def test_annotations_are_valid_coco(full_set: Path, part: Part) -> None:
+    content = read(full_set / "annotations" / part.annotation_file)
     assert [category["name"] for category in content["categories"]] == list(CLASS_NAMES)
     image_ids = {image["id"] for image in content["images"]}
     ids = [annotation["id"] for annotation in content["annotations"]]
@@ -116,13 +116,13 @@ def test_annotations_are_valid_coco(full_set: Path, split: Split) -> None:
         assert all(float(4 * value).is_integer() for value in annotation["bbox"])
 
 
-@pytest.mark.parametrize("split", SPLITS, ids=lambda split: split.name)
-def test_number_of_objects_and_balance_of_classes(full_set: Path, split: Split) -> None:
-    content = read(full_set / "annotations" / split.annotation_file)
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
+def test_number_of_objects_and_balance_of_classes(full_set: Path, part: Part) -> None:
+    content = read(full_set / "annotations" / part.annotation_file)
     per_image = Counter(annotation["image_id"] for annotation in content["annotations"])
     counts = [per_image[image["id"]] for image in content["images"]]
     assert max(counts) <= MAX_OBJECTS
-    assert (min(counts) == 0) == split.allow_empty
+    assert (min(counts) == 0) == part.allow_empty
     assert counts.count(0) < 0.12 * len(counts)
     assert 3.5 < np.mean(counts) < 5
     per_class = Counter(annotation["category_id"] for annotation in content["annotations"])
@@ -279,7 +279,7 @@ def test_negative_seed_is_an_error(tmp_path: Path) -> None:
 
 
 def _generate_small(root: Path, seed: int) -> None:
-    sample_set.SPLITS = SMALL
+    sample_set.PARTS = SMALL
     ensure_sample_set(root, seed)
 
 

@@ -14,7 +14,7 @@ from dre_ssod.data.sample.shapes import (
     WIDTH,
     IntArray,
     RandomStream,
-    draw_item,
+    draw_shape,
 )
 
 
@@ -24,7 +24,7 @@ def opaque_square(side: int, margin: int) -> IntArray:
 
 
 def test_paint_is_a_function_of_stream_and_items() -> None:
-    items = [draw_item(RandomStream(1), 0, SHAPES["star"], 100)]
+    items = [draw_shape(RandomStream(1), 0, SHAPES["star"], 100)]
     images = [paint(RandomStream(seed), items) for seed in (2, 2, 3)]
     assert images[0].shape == (HEIGHT, WIDTH, 3)
     assert images[0].dtype == np.uint8

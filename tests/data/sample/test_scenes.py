@@ -9,13 +9,13 @@ import pytest
 
 from dre_ssod.data.sample import scenes as sample_scenes
 from dre_ssod.data.sample.scenes import MAX_OBJECTS, Scene, draw_scene
-from dre_ssod.data.sample.shapes import HEIGHT, SUBPIXELS, WIDTH, Item, RandomStream
+from dre_ssod.data.sample.shapes import HEIGHT, SUBPIXELS, WIDTH, PlacedShape, RandomStream
 
 
-def square_item(left: int, top: int, side: int, category: int | None = 0) -> Item:
+def square_shape(left: int, top: int, side: int, category: int | None = 0) -> PlacedShape:
     """A filled square of whole pixels."""
     mask = np.ones((side * SUBPIXELS, side * SUBPIXELS), dtype=np.bool_)
-    return Item(category, left, top, side // 2, mask)
+    return PlacedShape(category, left, top, side // 2, mask)
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +25,8 @@ def scenes() -> list[Scene]:
 
 def test_boxes_are_clipped_to_the_image_but_not_by_occlusion() -> None:
     arrangement = sample_scenes._Arrangement()
-    assert arrangement.place(square_item(-10, 20, 40))
-    assert arrangement.place(square_item(20, 40, 30, category=1))
+    assert arrangement.place(square_shape(-10, 20, 40))
+    assert arrangement.place(square_shape(20, 40, 30, category=1))
     first, second = arrangement.objects()
     assert first.box == (0, 20, 30, 60)
     # 30 x 40 pixels are in the image, of which the second hides 10 x 20.
@@ -36,34 +36,34 @@ def test_boxes_are_clipped_to_the_image_but_not_by_occlusion() -> None:
 
 def test_truncated_object_counts_against_its_whole_area() -> None:
     """Of 40 columns 13 are seen: 32.5 %, under the limit; with 14, 35 %, at it."""
-    assert not sample_scenes._Arrangement().place(square_item(-27, 0, 40))
-    assert sample_scenes._Arrangement().place(square_item(-26, 0, 40))
+    assert not sample_scenes._Arrangement().place(square_shape(-27, 0, 40))
+    assert sample_scenes._Arrangement().place(square_shape(-26, 0, 40))
 
 
 def test_an_item_that_hides_another_is_refused_without_a_trace() -> None:
     arrangement = sample_scenes._Arrangement()
-    assert arrangement.place(square_item(50, 50, 20))
+    assert arrangement.place(square_shape(50, 50, 20))
     before = arrangement.objects()
-    assert not arrangement.place(square_item(45, 45, 30, category=None))
+    assert not arrangement.place(square_shape(45, 45, 30, category=None))
     assert arrangement.objects() == before
     # The same again after refusal, now beside it.
-    assert arrangement.place(square_item(70, 50, 20))
+    assert arrangement.place(square_shape(70, 50, 20))
     assert arrangement.objects()[0] == before[0]
 
 
 def test_clutter_is_no_object_and_may_be_hidden() -> None:
     arrangement = sample_scenes._Arrangement()
-    assert arrangement.place(square_item(50, 50, 10, category=None))
-    assert arrangement.place(square_item(45, 45, 20))
+    assert arrangement.place(square_shape(50, 50, 10, category=None))
+    assert arrangement.place(square_shape(45, 45, 20))
     assert len(arrangement.objects()) == 1
 
 
 def test_boxes_that_nearly_coincide_are_refused() -> None:
     """Shifted by 13 of 40 columns the IoU is 27/53 = 51 %, by 26 it is 14/66 = 21 %."""
     arrangement = sample_scenes._Arrangement()
-    assert arrangement.place(square_item(20, 20, 40))
-    assert not arrangement.place(square_item(33, 20, 40))
-    assert arrangement.place(square_item(46, 20, 40))
+    assert arrangement.place(square_shape(20, 20, 40))
+    assert not arrangement.place(square_shape(33, 20, 40))
+    assert arrangement.place(square_shape(46, 20, 40))
 
 
 def test_scenes_hold_what_they_promise(scenes: list[Scene]) -> None:
@@ -87,11 +87,11 @@ def test_scenes_are_never_empty_unless_allowed() -> None:
 def test_boxes_enclose_the_painted_objects(monkeypatch: pytest.MonkeyPatch) -> None:
     """Paint every object, sharp and white on black: the box of the white pixels is the true box."""
 
-    def silhouette(stream: RandomStream, items: list[Item]) -> object:
+    def silhouette(stream: RandomStream, items: list[PlacedShape]) -> object:
         captured.append(items)
         return np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8)
 
-    captured: list[list[Item]] = []
+    captured: list[list[PlacedShape]] = []
     monkeypatch.setattr(sample_scenes, "paint", silhouette)
     for number in range(30):
         scene = draw_scene(RandomStream(13, number), allow_empty=False)

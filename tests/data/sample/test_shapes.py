@@ -20,7 +20,7 @@ from dre_ssod.data.sample.shapes import (
     IntArray,
     RandomStream,
     Shape,
-    draw_item,
+    draw_shape,
     overlap_with_image,
     value_noise,
 )
@@ -101,10 +101,10 @@ def test_star_has_the_area_of_a_pentagram() -> None:
 def test_patches_are_large_enough_and_cropped_to_the_shape(
     monkeypatch: pytest.MonkeyPatch, shape: Shape, radius: int
 ) -> None:
-    items = [draw_item(RandomStream(seed), 0, shape, radius) for seed in range(6)]
+    items = [draw_shape(RandomStream(seed), 0, shape, radius) for seed in range(6)]
     monkeypatch.setattr(sample_shapes, "_cropped", lambda item: item)
     for seed, item in enumerate(items):
-        whole = draw_item(RandomStream(seed), 0, shape, radius)
+        whole = draw_shape(RandomStream(seed), 0, shape, radius)
         rim = [whole.mask[0], whole.mask[-1], whole.mask[:, 0], whole.mask[:, -1]]
         assert not np.concatenate(rim).any()
         assert item.area == whole.area == np.count_nonzero(item.mask)
@@ -121,7 +121,7 @@ def test_patches_are_large_enough_and_cropped_to_the_shape(
 
 def test_disk_keeps_its_radius_and_place() -> None:
     for seed in range(20):
-        item = draw_item(RandomStream(seed), 0, SHAPES["disk"], 100)
+        item = draw_shape(RandomStream(seed), 0, SHAPES["disk"], 100)
         columns, rows = np.flatnonzero(item.mask.any(0)), np.flatnonzero(item.mask.any(1))
         longest = max(columns[-1] - columns[0], rows[-1] - rows[0])
         assert 120 < longest < 250
