@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from tqdm import tqdm
@@ -94,12 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the tool; the exit code."""
     args = parse_arguments(arguments)
     with tqdm(desc="images", unit="", dynamic_ncols=True, disable=None) as bar:
-
-        def start(total: int) -> Callable[[int], object]:
-            bar.reset(total)
-            return bar.update
-
-        report = audit(args.sets, args.level, args.workers, start)
+        report = audit(args.sets, args.level, args.workers, bar)
     print(as_text(report, args.examples))
     if args.json:
         text = json.dumps(as_dict(report), indent=1, allow_nan=False)

@@ -1,4 +1,4 @@
-"""The paired loader: two independent endless streams, one batch of both a step.
+"""The paired loader: two independent endless streams, one batch of both per step.
 
 Which image stands at which position of a stream, and how it is augmented, is a function of
 (seed, stream, position) alone. So the order does not depend on the number of workers, a resumed run
@@ -69,7 +69,7 @@ class BatchPlan:
     """How many images of each kind one process draws for one forward pass.
 
     Attributes:
-        labeled, unlabeled: images a process a forward pass.
+        labeled, unlabeled: images per process and forward pass.
         burn_in_batches: forward passes of the run that draw labeled images only.
         rank, world_size: of this process; processes draw disjoint positions.
     """
@@ -140,7 +140,7 @@ class PairedDataset(Dataset[Any]):
         unlabeled_mapper: Mapper,
         seed: int,
     ) -> None:
-        # Detectron2's list keeps one serialised copy that the workers share; it cannot be empty.
+        # Detectron2's list keeps one serialized copy that the workers share; it cannot be empty.
         self._pools = {
             stream: DatasetFromList(pool, copy=False)
             for stream, pool in ((LABELED, labeled), (UNLABELED, unlabeled))
@@ -201,7 +201,7 @@ def build_paired_loader(
         seed: the same on every process.
         start: forward passes that the run has behind it.
         num_workers: loading processes; 0 loads in the calling one.
-        pin_memory: whether a GPU is to copy the images while the host goes on.
+        pin_memory: whether batches are in pinned memory, which a GPU copies from on its own.
 
     Raises:
         ValueError: if a pool that the plan draws from is empty.
@@ -211,7 +211,7 @@ def build_paired_loader(
         ("unlabeled", unlabeled, plan.unlabeled),
     ):
         if count > 0 and not pool:
-            raise ValueError(f"the plan draws {count} {name} images a batch, but there are none")
+            raise ValueError(f"the plan draws {count} {name} images per batch, but there are none")
     return DataLoader(
         PairedDataset(labeled, unlabeled, labeled_mapper, unlabeled_mapper, seed),
         batch_sampler=PairedBatchSampler(len(labeled), len(unlabeled), plan, seed, start),

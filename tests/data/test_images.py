@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -199,20 +200,41 @@ def test_files_that_are_no_images_are_refused_by_name(
     assert caught.value.file_name == str(path)
 
 
-def _absent(*_: object) -> None:
-    raise AttributeError("'_OpNamespace' 'image' object has no attribute 'decode_jpeg'")
-
-
-@pytest.mark.parametrize("decoder", [None, _absent])
-def test_without_torchvisions_decoder_a_jpeg_is_the_same(
-    decoder: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("size", [(1, 1), (16, 8), (53, 37)])
+@pytest.mark.parametrize("subsampling", [0, 1, 2, "4:1:1"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 5}, {"keep_rgb": True}])
+def test_both_decoders_of_jpeg_files_give_the_same(
+    size: tuple[int, int],
+    subsampling: int | str,
+    options: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if options.get("keep_rgb"):
+        subsampling = 0
     path = tmp_path / "photo.jpg"
-    pixels = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
-    PillowImage.fromarray(pixels).save(path, quality=85)
-    expected = read_image(str(path), "RGB")
-    monkeypatch.setattr(images, "decode_jpeg", decoder)
-    assert np.array_equal(read_image(str(path), "RGB"), expected)
+    pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    PillowImage.fromarray(pixels).save(path, subsampling=subsampling, **options)
+    assert images.decode_jpeg is not None
+    fast = [read_image(str(path), order) for order in ("RGB", "BGR")]
+    monkeypatch.setattr(images, "decode_jpeg", None)
+    for found, order in zip(fast, ("RGB", "BGR"), strict=True):
+        assert found.flags.c_contiguous
+        assert found.dtype == np.uint8
+        assert np.array_equal(read_image(str(path), order), found)
+
+
+def test_a_damaged_jpeg_is_left_to_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow takes files with a little damage; the strict decoder refuses them."""
+    path = tmp_path / "photo.jpg"
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    PillowImage.fromarray(pixels).save(path)
+    path.write_bytes(path.read_bytes()[:-2] + b"more" + b"\xff\xd9")
+    with pytest.raises(ValueError, match="extraneous"):
+        images.decode_jpeg(path.read_bytes(), "RGB")
+    found = read_image(str(path), "RGB")
+    monkeypatch.setattr(images, "decode_jpeg", None)
+    assert np.array_equal(read_image(str(path), "RGB"), found)
 
 
 @pytest.mark.parametrize("read", [read_header, lambda path: read_image(path, "BGR")])
@@ -225,7 +247,7 @@ def test_decompression_bombs_are_refused_before_they_are_decoded(
     content[16:24] = struct.pack(">II", 50_000, 50_000)
     content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
     path.write_bytes(content)
-    with pytest.raises(ImageError, match=r"bomb\.png: says that it has more than 178 million"):
+    with pytest.raises(ImageError, match=r"bomb\.png: states more than 178 million"):
         read(str(path))
 
 

@@ -197,7 +197,7 @@ def test_the_supervised_baseline_needs_no_unlabeled_pool() -> None:
 
 @pytest.mark.parametrize(("pool", "sizes"), [("labeled", (0, 3)), ("unlabeled", (3, 0))])
 def test_an_empty_pool_is_an_error(pool: str, sizes: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match=f"2 {pool} images a batch, but there are none"):
+    with pytest.raises(ValueError, match=f"2 {pool} images per batch, but there are none"):
         load(BatchPlan(2, 2), 1, labeled=sizes[0], unlabeled=sizes[1])
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from dre_ssod.data.audit.files import LEVELS, FileCheck, check_files, useful_workers
+from dre_ssod.data.audit.files import LEVELS, FileCheck, Progress, check_files, useful_workers
 from dre_ssod.data.audit.findings import find_class_problems, find_duplicates, find_in_set
 from dre_ssod.data.audit.kinds import Finding
 from dre_ssod.data.audit.sets import ROLES, AuditedSet, SetSummary, load_set, summarize
@@ -20,8 +20,8 @@ class Audit:
     """What was found.
 
     Attributes:
-        level: of ``audit_files.LEVELS``.
-        summaries: one a set, in the order of the sets.
+        level: of ``files.LEVELS``.
+        summaries: one per set, in the order of the sets.
         findings: errors before warnings.
         files: different image files that were checked.
         reading_seconds: time that annotations took to read.
@@ -52,18 +52,17 @@ def audit(
     names: Mapping[str, Sequence[str]],
     level: str = "header",
     workers: int = 1,
-    progress: Callable[[int], Callable[[int], object]] = lambda total: lambda count: None,
+    progress: Progress | None = None,
 ) -> Audit:
     """Read the sets, check their files and compare them with each other.
 
     Nothing that a dataset holds is raised as an error: it becomes a finding.
 
     Args:
-        names: registered names or URIs by role; see ``audit_sets.ROLES``.
+        names: registered names or URIs by role; see ``sets.ROLES``.
         level: "header" reads the headers and ends of image files, "full" decodes every image.
         workers: processes for the image files; fewer are used where starting them does not pay.
-        progress: called once with the number of image files; what it returns is then called with
-            the number of files that were checked since its last call.
+        progress: is told how many image files there are, then of each that was checked.
     """
     if level not in LEVELS or set(names) - set(ROLES) or workers < 1:
         raise ValueError(f"level {level!r} of {LEVELS}, roles {[*names]} of {ROLES}, {workers=}")
@@ -78,7 +77,7 @@ def audit(
     )
     workers = useful_workers(len(paths), level, workers)
     read = time.perf_counter()
-    results, equal = check_files(paths, level, workers, progress(len(paths)))
+    results, equal = check_files(paths, level, workers, progress)
     checked = time.perf_counter()
     checks = dict(zip(paths, results, strict=True))
     summaries: list[SetSummary] = []

@@ -1,4 +1,4 @@
-"""What is wrong with image files: one check a file, spread over processes, and equal contents.
+"""What is wrong with image files: one check per file, spread over processes, and equal contents.
 
 At level "header" nothing is decoded: size and orientation come from the header, and whether the
 file is whole from its last bytes. Only a file that does not end as its format does is decoded.
@@ -16,7 +16,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from PIL import Image
 
@@ -36,6 +36,16 @@ _LENGTH_FIELDS = {"WEBP": (slice(4, 8), 8), "BMP": (slice(2, 6), 0)}
 """Where the start of a file states its length, and how many bytes that does not count."""
 _TIFF_PARTS = ((273, 279), (324, 325))
 """Tags of the offsets and byte counts of strips and of tiles."""
+
+
+class Progress(Protocol):
+    """A progress bar, such as tqdm's."""
+
+    def reset(self, total: int) -> object:
+        """Start to count up to a total."""
+
+    def update(self, count: int) -> object:
+        """Count further files."""
 
 
 @dataclass(frozen=True)
@@ -109,24 +119,27 @@ def check_files(
     paths: Sequence[str],
     level: str = "header",
     workers: int = 1,
-    on_progress: Callable[[int], object] = lambda count: None,
+    progress: Progress | None = None,
 ) -> tuple[list[FileCheck], list[list[str]]]:
     """Check files and find those of equal content.
 
     Args:
         paths: different paths.
         workers: processes, at least 1.
-        on_progress: called with the number of files that were checked since its last call.
+        progress: counts the files.
 
     Returns:
-        One check a path, in order; and the groups of paths whose bytes are equal, in order. Bytes
+        One check per path, in order; and the groups of paths whose bytes are equal, in order. Bytes
         are compared by SHA-256, which is computed only where length and tail are equal already.
     """
+    if progress is not None:
+        progress.reset(len(paths))
     with _pool(workers) as pool:
         checks: list[FileCheck] = []
         for chunk in _map(pool, partial(_check_many, level=level), _chunks(paths)):
             checks += chunk
-            on_progress(len(chunk))
+            if progress is not None:
+                progress.update(len(chunk))
         alike: dict[tuple[int, int], list[str]] = defaultdict(list)
         for path, check in zip(paths, checks, strict=True):
             if check.bytes:

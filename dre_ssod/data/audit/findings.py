@@ -103,7 +103,7 @@ def find_duplicates(
 
 
 def _by_sets(group: Sequence[tuple[int, str]]) -> Iterator[tuple[tuple[int, ...], list[str]]]:
-    """Of equal images at (set, path): those within each set, and one a set for each two sets."""
+    """Of equal images at (set, path): those within each set, and one of each for every two sets."""
     by_set: dict[int, list[str]] = defaultdict(list)
     for index, name in group:
         by_set[index].append(name)

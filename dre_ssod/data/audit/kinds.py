@@ -23,7 +23,7 @@ class Kind:
 
 KINDS = {
     "unusable-set": Kind(
-        "error", "the set cannot be read as its role demands", "mend what the message names"
+        "error", "the set cannot be read as its role demands", "repair what the message names"
     ),
     "no-boxes": Kind(
         "error", "a labeled or test set has no box", "check the annotation file and the split"
@@ -41,10 +41,10 @@ KINDS = {
         "error", "an image id is used twice in a set", "give every image an id of its own"
     ),
     "unknown-class": Kind(
-        "error", "a box has a class index that the set does not name", "mend the class list"
+        "error", "a box has a class index that the set does not name", "correct the class list"
     ),
     "box-off-image": Kind(
-        "error", "a box lies outside its image altogether", "correct the box or the image's size"
+        "error", "a box lies wholly outside its image", "correct the box or the image's size"
     ),
     "class-mismatch": Kind(
         "error",
@@ -93,7 +93,7 @@ class Finding:
     Attributes:
         kind: key of ``KINDS``.
         sets: labels of the sets.
-        items: what is concerned, one text an item.
+        items: what is concerned, one text each.
     """
 
     kind: str

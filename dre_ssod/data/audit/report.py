@@ -93,7 +93,7 @@ def _boxes(summaries: list[SetSummary]) -> str:
         sides = " / ".join(f"{value:.3g}" for value in summary.side_quantiles.values())
         relative = " / ".join(f"{value:.2f}" for value in summary.relative_side_quantiles.values())
         sizes.append([summary.label, *shares, sides, relative])
-    count_headers = "set,boxes,mean an image,min,median,max,without boxes,dropped,crowd"
+    count_headers = "set,boxes,mean per image,min,median,max,without boxes,dropped,crowd"
     size_headers = ["set", "small", "medium", "large", "side, px", "side / image side"]
     note = (
         "side: square root of the area, at the quantiles 5, 25, 50, 75 and 95 %; small, medium and "
@@ -150,7 +150,7 @@ def _speed(audit: Audit) -> str:
     return (
         f"{audit.files} files checked at level {audit.level} in {audit.checking_seconds:.2f} s by "
         f"{audit.workers} process(es): {audit.files_per_second:,.0f} images/s, "
-        f"{audit.files_per_second / audit.workers:,.0f} a process. Annotations took "
+        f"{audit.files_per_second / audit.workers:,.0f} per process. Annotations took "
         f"{audit.reading_seconds:.2f} s.\n"
         f"{errors} kind(s) of error, {len(audit.findings) - errors} of warning: "
         f"{'FAILED' if audit.failed else 'passed'}."

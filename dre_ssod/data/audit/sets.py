@@ -25,7 +25,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 @dataclass(frozen=True)
 class BoxTable:
-    """The boxes of a set, one row a box, R boxes.
+    """The boxes of a set, one row per box, R boxes.
 
     Attributes:
         corners: (R, 4) float64, (x1, y1, x2, y2) in pixels; not checked.

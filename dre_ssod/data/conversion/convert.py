@@ -1,4 +1,4 @@
-"""Labeled datasets written anew as COCO files, in Ultralytics' YOLO layout or as a VOC folder.
+"""Labeled datasets written as COCO files, in Ultralytics' YOLO layout or as a VOC folder.
 
 Read back, the new dataset has the same classes in the same order and the same images with the same
 boxes in the same order. What a form has no place for is left out and counted.
@@ -178,7 +178,7 @@ def _write_voc(
 
 
 def _yolo_lines(record: dict[str, Any], result: Converted) -> list[str]:
-    """One "class x y w h" a box: centre and size as fractions of the image."""
+    """One "class x y w h" per box: center and size as fractions of the image."""
     width, height = image_size(record)
     header = read_header(record["file_name"])
     check_size(record["file_name"], (header.height, header.width), (height, width))
@@ -204,7 +204,7 @@ def _yolo_lines(record: dict[str, Any], result: Converted) -> list[str]:
 
 
 def _fractions(box: Corners, width: int, height: int) -> list[float]:
-    """Centre and size of (x1, y1, x2, y2) as fractions of the image."""
+    """Center and size of (x1, y1, x2, y2) as fractions of the image."""
     x1, y1, x2, y2 = box
     middle = (x1 + x2) / 2 / width, (y1 + y2) / 2 / height
     return [*middle, (x2 - x1) / width, (y2 - y1) / height]

@@ -1,0 +1,19 @@
+"""Where records come from: URIs and names registered with Detectron2.
+
+Each layout (``coco``, ``voc``, ``yolo`` with ``yolo_layout``, ``folder``) is a class with
+``metadata()``, ``labeled()`` and ``images()``; ``uri`` has the grammar and finds files, ``catalog``
+chooses among the layouts. Nothing outside this room needs to know which layout a set is in.
+
+This room reads annotation files, and of images at most the headers. It decides nothing about
+training: it does not draw, shuffle or split.
+"""
+
+from dre_ssod.data.sources.catalog import (
+    class_names,
+    ensure_registered,
+    load_named,
+    load_one_labeled,
+    load_unlabeled,
+)
+
+__all__ = ["class_names", "ensure_registered", "load_named", "load_one_labeled", "load_unlabeled"]

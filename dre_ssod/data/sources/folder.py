@@ -61,7 +61,7 @@ class FolderSource:
         return {}
 
     def images(self) -> list[dict[str, Any]]:
-        """One record an image: ``file_name`` and ``image_id``.
+        """One record per image: ``file_name`` and ``image_id``.
 
         Raises:
             SourceError: if there is no image.

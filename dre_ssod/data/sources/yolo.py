@@ -1,7 +1,7 @@
 """YOLO datasets in the layout of Ultralytics as a data source.
 
-Each image ``.../images/NAME.jpg`` has its boxes in ``.../labels/NAME.txt``, a line each: the index
-of the class, then centre, width and height as fractions of the image's size.
+Each image ``.../images/NAME.jpg`` has its boxes in ``.../labels/NAME.txt``, one per line: the index
+of the class, then center, width and height as fractions of the image's size.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class YoloSource:
     def labeled(self) -> list[dict[str, Any]]:
         """Records in Detectron2's format, with sizes from the images' headers.
 
-        An image without a label file has no objects. Of a polygon (seven numbers or more), the box
-        around it is taken. Boxes without positive width and height are dropped and counted in one
+        An image without a label file has no objects. A polygon (seven numbers or more) gives
+        the box around it. Boxes without positive width and height are dropped and counted in one
         warning; a record that lost boxes holds them as ``dropped_boxes``, (x1, y1, x2, y2) each.
 
         Raises:

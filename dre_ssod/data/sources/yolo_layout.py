@@ -68,7 +68,7 @@ class YoloLayout:
         """Class names in the order of their indices.
 
         They are taken from ``names`` or ``nc`` of the YAML file, or from ``classes.txt``, one name
-        a line; ``chosen``, if it is not empty, must agree with what is found there.
+        per line; ``chosen``, if it is not empty, must agree with what is found there.
 
         Raises:
             SourceError: if there are no names, or they contradict each other.
@@ -83,7 +83,7 @@ class YoloLayout:
         classes = found or list(chosen)
         if not classes:
             raise SourceError(
-                f"{origin}: gives no class names; write 'names' into data.yaml, one name a line "
+                f"{origin}: gives no class names; write 'names' into data.yaml, one name per line "
                 "into classes.txt, or add classes=A,B,C to the URI"
             )
         return classes

@@ -26,8 +26,8 @@ class GeometricRecipe:
 
     Attributes:
         max_translate: largest translation as a fraction of the side along which it goes.
-        max_rotate: largest rotation about the centre, in degrees.
-        max_shear: largest shear angle about the centre, in degrees, below 90.
+        max_rotate: largest rotation about the center, in degrees.
+        max_shear: largest shear angle about the center, in degrees, below 90.
     """
 
     max_translate: float
@@ -49,18 +49,18 @@ def warp(
     Args:
         image: (H, W, 3) uint8.
         matrix: (3, 3), from the coordinates of ``image`` to those of the result.
-        fill: grey level per channel of pixels that come from outside.
+        fill: gray level per channel of pixels that come from outside.
         size: (height, width) of the result; None for that of ``image``.
     """
     height, width = size or image.shape[:2]
     if is_whole_shift(matrix) and (height, width) == image.shape[:2]:
         return _shift(image, int(matrix[0, 2]), int(matrix[1, 2]), fill)
     half = translation(0.5, 0.5)
-    centres = np.linalg.inv(half) @ matrix @ half
+    centers = np.linalg.inv(half) @ matrix @ half
     # OpenCV warps four channels in half the time of three.
     padded = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
     warped = cv2.warpAffine(
-        padded, centres[:2], (width, height), flags=cv2.INTER_LINEAR, borderValue=(*fill, 0)
+        padded, centers[:2], (width, height), flags=cv2.INTER_LINEAR, borderValue=(*fill, 0)
     )
     return np.asarray(cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB), np.uint8)
 
@@ -88,7 +88,7 @@ def random_distortion(
 ) -> Matrix:
     """Draw the (3, 3) matrix of one geometric operation on a view of this size.
 
-    Translations are whole pixels. Rotation and shear keep the centre of the view in place; a shear
+    Translations are whole pixels. Rotation and shear keep the center of the view in place; a shear
     goes in x, then in y, with an angle of its own for each.
     """
     kind = int(rng.integers(4))
@@ -100,8 +100,8 @@ def random_distortion(
         linear = rotation(rng.uniform(-recipe.max_rotate, recipe.max_rotate))
     else:
         linear = shear(*rng.uniform(-recipe.max_shear, recipe.max_shear, size=2))
-    centre = translation(width / 2.0, height / 2.0)
-    return centre @ linear @ np.linalg.inv(centre)
+    center = translation(width / 2.0, height / 2.0)
+    return center @ linear @ np.linalg.inv(center)
 
 
 def translation(x: float, y: float) -> Matrix:

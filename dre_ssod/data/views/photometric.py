@@ -2,7 +2,7 @@
 
 Each function takes and returns an (H, W, 3) uint8 array, leaves its input as it was and has the
 definition of the operation of that name in Pillow's ``ImageOps`` or ``ImageEnhance`` (within one
-grey level). They work on the array itself by look-up tables and one pass of OpenCV.
+gray level). They work on the array itself by look-up tables and one pass of OpenCV.
 
 Boxes are not affected by any of them.
 """
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]
 
-# Strengths as in RandAugment, from which the strong views of semi-supervised detectors are taken.
+# Operations and strengths are those of RandAugment, except for posterize: RandAugment's strongest
+# keeps fewer bits than 4.
 ENHANCE_RANGE = (0.1, 1.9)
 """Factor of color, contrast, brightness and sharpness, uniform; 1 leaves the image as it is."""
 SOLARIZE_RANGE = (0, 256)
@@ -26,8 +27,8 @@ POSTERIZE_RANGE = (4, 8)
 """Bits kept by posterize, a uniform integer; 8 leaves the image as it is."""
 
 _LUMA_RGB = (0.299, 0.587, 0.114)
-_GREY_CODES = {"RGB": cv2.COLOR_RGB2GRAY, "BGR": cv2.COLOR_BGR2GRAY}
-IMAGE_FORMATS = tuple(_GREY_CODES)
+_GRAY_CODES = {"RGB": cv2.COLOR_RGB2GRAY, "BGR": cv2.COLOR_BGR2GRAY}
+IMAGE_FORMATS = tuple(_GRAY_CODES)
 
 # Pillow cuts off the fraction where OpenCV rounds; this shift makes one into the other.
 _TRUNCATE = -0.499
@@ -80,15 +81,15 @@ def brightness(image: Image, factor: float) -> Image:
 
 def contrast(image: Image, factor: float, image_format: str) -> Image:
     """Blend the image's mean luma (factor 0) with the image (factor 1)."""
-    grey = cv2.cvtColor(image, _grey_code(image_format))
-    mean = np.float32(int(cv2.mean(grey)[0] + 0.5))
+    gray = cv2.cvtColor(image, _gray_code(image_format))
+    mean = np.float32(int(cv2.mean(gray)[0] + 0.5))
     values = np.arange(256, dtype=np.float32)
     return _look_up(image, _clip_to_uint8(mean + np.float32(factor) * (values - mean)))
 
 
 def color(image: Image, factor: float, image_format: str) -> Image:
-    """Blend the grey image (factor 0) with the image (factor 1)."""
-    _grey_code(image_format)
+    """Blend the gray image (factor 0) with the image (factor 1)."""
+    _gray_code(image_format)
     luma = np.array(_LUMA_RGB if image_format == "RGB" else _LUMA_RGB[::-1])
     mix = factor * np.eye(3) + (1.0 - factor) * luma
     shift = _TRUNCATE if factor != 1.0 else 0.0
@@ -119,7 +120,7 @@ def random_photometric(image: Image, image_format: str, rng: np.random.Generator
     Raises:
         ValueError: if ``image_format`` is neither.
     """
-    _grey_code(image_format)
+    _gray_code(image_format)
     name = list(PHOTOMETRIC_OPS)[int(rng.integers(len(PHOTOMETRIC_OPS)))]
     return PHOTOMETRIC_OPS[name](image, image_format, rng)
 
@@ -146,13 +147,13 @@ PHOTOMETRIC_OPS: dict[str, Callable[[Image, str, np.random.Generator], Image]] =
 """The operations by name; each draws its own strength from the ranges above."""
 
 
-def _grey_code(image_format: str) -> int:
-    if image_format not in _GREY_CODES:
+def _gray_code(image_format: str) -> int:
+    if image_format not in _GRAY_CODES:
         raise ValueError(
             f"INPUT.FORMAT is {image_format!r}: photometric operations need the order of three "
-            f"colour channels, one of {list(IMAGE_FORMATS)}"
+            f"color channels, one of {list(IMAGE_FORMATS)}"
         )
-    return _GREY_CODES[image_format]
+    return _GRAY_CODES[image_format]
 
 
 def _histograms(image: Image) -> list[NDArray[np.int64]]:

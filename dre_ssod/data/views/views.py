@@ -63,7 +63,7 @@ class ViewRecipe:
         max_size: longest side allowed, in pixels; it overrules the short side.
         flip: "horizontal", "vertical" (each with probability 1/2) or "none".
         image_format: channel order of the image, "RGB" or "BGR".
-        fill: grey level per channel, in the image's order, of pixels that come from outside and of
+        fill: gray level per channel, in the image's order, of pixels that come from outside and of
             erased squares.
         photometric: whether one photometric operation is applied.
         geometric: None for no distortion. With ``photometric``, the two come in random order.
@@ -110,7 +110,7 @@ class ViewRecipe:
             len(self.fill) == 3 and 0 <= min(self.fill) <= max(self.fill) <= 255,
             "MODEL.PIXEL_MEAN (rounded)",
             self.fill,
-            "three grey levels in [0, 255]",
+            "three gray levels in [0, 255]",
         )
 
     @classmethod
@@ -122,7 +122,7 @@ class ViewRecipe:
             max_size=cfg.INPUT.MAX_SIZE_TRAIN,
             flip=cfg.INPUT.RANDOM_FLIP,
             image_format=cfg.INPUT.FORMAT,
-            fill=_mean_colour(cfg),
+            fill=_mean_color(cfg),
         )
 
     @classmethod
@@ -190,7 +190,7 @@ def flip_and_resize(image: Image, matrix: Matrix, height: int, width: int) -> Im
 
 
 def resize(image: Image, height: int, width: int) -> Image:
-    """Bilinear resize, the same picture as Detectron2's at test time (within two grey levels).
+    """Bilinear resize, the same picture as Detectron2's at test time (within two gray levels).
 
     Detectron2 resizes with Pillow, whose filter grows with the reduction, so that nothing aliases.
     OpenCV's INTER_LINEAR does the same when it enlarges, several times faster; when it shrinks it
@@ -265,5 +265,5 @@ def _as_tuple(sides: int | tuple[int, ...] | list[int]) -> tuple[int, ...]:
     return (sides,) if isinstance(sides, int) else tuple(sides)
 
 
-def _mean_colour(cfg: CfgNode) -> tuple[int, ...]:
+def _mean_color(cfg: CfgNode) -> tuple[int, ...]:
     return tuple(round(value) for value in cfg.MODEL.PIXEL_MEAN)

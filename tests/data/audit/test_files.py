@@ -4,6 +4,7 @@ import shutil
 from collections import defaultdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import Mock, call
 
 import numpy as np
 import pytest
@@ -165,10 +166,10 @@ def test_processes_change_nothing_but_the_time(tmp_path: Path) -> None:
         write_noise(tmp_path / f"{number}.jpg", size=(9, 7), seed=number)
         shutil.copy(tmp_path / f"{number}.jpg", tmp_path / f"copy{number}.jpg")
     paths = sorted(map(str, tmp_path.iterdir()))
-    counts: list[int] = []
-    alone = check_files(paths, on_progress=counts.append)
+    bar = Mock()
+    alone = check_files(paths, progress=bar)
     assert check_files(paths, workers=2) == alone
-    assert counts == [CHUNK, CHUNK]
+    assert bar.method_calls == [call.reset(2 * CHUNK), call.update(CHUNK), call.update(CHUNK)]
     assert len(alone[1]) == CHUNK
     assert [check.status for check in alone[0]] == ["ok"] * (2 * CHUNK)
 

@@ -72,7 +72,7 @@ def test_the_tables_hold_the_figures() -> None:
 def test_the_last_lines_give_speed_and_verdict() -> None:
     *_, speed, verdict = as_text(REPORT).splitlines()
     assert "6000 files checked at level header in 1.50 s by 2 process(es)" in speed
-    assert "4,000 images/s, 2,000 a process" in speed
+    assert "4,000 images/s, 2,000 per process" in speed
     assert verdict == "1 kind(s) of error, 1 of warning: FAILED."
     *_, verdict = as_text(replace(REPORT, findings=[WARNING])).splitlines()
     assert verdict == "0 kind(s) of error, 1 of warning: passed."
