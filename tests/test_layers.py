@@ -18,13 +18,13 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(floor.split())
     for floor in (
         "errors structures transfers allocator config.keys",
-        "files geometry launch config.reading modeling.backbones data.text_files",
-        "checkpoints data.images data.records data.sample data.views modeling",
+        "files geometry launch config.values modeling.backbones data.text_files",
+        "config.reading checkpoints data.images data.records data.sample data.views modeling",
         "data.sources teacher",
         "data data.splits",
-        "data.audit data.conversion config.values",
-        "config.checks",
+        "data.audit data.conversion",
         "evaluation",
+        "config.checks",
         "runs",
         "inspection",
         "engine deployment",

@@ -15,8 +15,7 @@ import yaml
 from detectron2.engine import default_argument_parser
 
 import train_net
-from dre_ssod.config.checks import ConfigError
-from dre_ssod.errors import SourceError
+from dre_ssod.errors import ConfigError, SourceError
 from tests import ROOT
 from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run, write_tiny_dataset
 

@@ -2,77 +2,139 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from typing import Any
+from functools import cache
 
+import torch
 from detectron2.config import CfgNode
+from detectron2.modeling import (
+    ANCHOR_GENERATOR_REGISTRY,
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    PROPOSAL_GENERATOR_REGISTRY,
+    ROI_BOX_HEAD_REGISTRY,
+    ROI_HEADS_REGISTRY,
+    RPN_HEAD_REGISTRY,
+)
+from fvcore.common.registry import Registry
 
-from dre_ssod.config.values import check_values, get_key, refuse
-from dre_ssod.errors import ConfigError
+from dre_ssod.config.keys import get_cfg
+from dre_ssod.config.reading import leaves
+from dre_ssod.config.values import (
+    EXAMPLES,
+    Check,
+    Names,
+    Number,
+    Numbers,
+    OneOf,
+    Registered,
+    Some,
+    get_key,
+    refuse,
+)
+from dre_ssod.data.views.photometric import IMAGE_FORMATS
+from dre_ssod.evaluation.evaluators import VOC_PROTOCOLS
 from dre_ssod.modeling.box_transform import BOX_TRANSFORM_REGISTRY
 
-CHOICES = {
-    "SSOD.EVAL_MODEL": ("teacher", "student", "both"),
-    "SSOD.BOX_LOSS_NORMALIZER": ("sampled", "foreground"),
-    "SSOD.UNSUP_CLS_NORMALIZER": ("separate", "sampled"),
-    "MODEL.TIMM.NORM": ("FrozenBN", "BN"),
-    "SOLVER.AMP.DTYPE": ("auto", "float16", "bfloat16"),
-    "SOLVER.ON_NONFINITE": ("stop", "skip"),
-    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": ("kl", "smooth_l1"),
-    "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler",),
-    "DATALOADER.ASPECT_RATIO_GROUPING": (False,),
-    "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE": (False,),
-    "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": (False,),
-    "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES": (False,),
-    "MODEL.MASK_ON": (False,),
-    "MODEL.KEYPOINT_ON": (False,),
-    "MODEL.LOAD_PROPOSALS": (False,),
-    "INPUT.CROP.ENABLED": (False,),
-    "TEST.AUG.ENABLED": (False,),
-    "TEST.PRECISE_BN.ENABLED": (False,),
+_MANY = 10**9
+
+
+def _part(registry: Registry) -> Registered:
+    return Registered(registry, "; configs/Base-RCNN-FPN.yaml names parts that fit")
+
+
+# Detectron2's keys first, this project's below. A key of Detectron2's that this trainer does not
+# read may only have the value that says so.
+CHECKS: dict[str, Check] = {
+    "VERSION": OneOf((2,)),
+    "SEED": Number(-1, 2**31),
+    "DATASETS.TRAIN": Names(),
+    "DATASETS.TEST": Names(),
+    "DATALOADER.NUM_WORKERS": Number(0, 1024),
+    "DATALOADER.SAMPLER_TRAIN": OneOf(("TrainingSampler",)),
+    "DATALOADER.ASPECT_RATIO_GROUPING": OneOf((False,)),
+    "INPUT.FORMAT": OneOf(IMAGE_FORMATS),
+    "INPUT.RANDOM_FLIP": OneOf(("horizontal", "vertical", "none")),
+    "INPUT.MIN_SIZE_TRAIN": Numbers(1, 10**5, fewest=1, whole=True),
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING": OneOf(("range", "choice")),
+    "INPUT.MAX_SIZE_TRAIN": Number(1, 10**5),
+    "INPUT.MIN_SIZE_TEST": Number(0, 10**5),
+    "INPUT.MAX_SIZE_TEST": Number(1, 10**5),
+    "INPUT.CROP.ENABLED": OneOf((False,)),
+    "MODEL.META_ARCHITECTURE": _part(META_ARCH_REGISTRY),
+    "MODEL.BACKBONE.NAME": _part(BACKBONE_REGISTRY),
+    "MODEL.PROPOSAL_GENERATOR.NAME": _part(PROPOSAL_GENERATOR_REGISTRY),
+    "MODEL.ANCHOR_GENERATOR.NAME": _part(ANCHOR_GENERATOR_REGISTRY),
+    "MODEL.RPN.HEAD_NAME": _part(RPN_HEAD_REGISTRY),
+    "MODEL.PIXEL_MEAN": Numbers(0.0, 255.0, fewest=3, most=3),
+    "MODEL.PIXEL_STD": Numbers(1e-6, 1e6, fewest=3, most=3),
+    "MODEL.MASK_ON": OneOf((False,)),
+    "MODEL.KEYPOINT_ON": OneOf((False,)),
+    "MODEL.LOAD_PROPOSALS": OneOf((False,)),
+    "MODEL.ROI_HEADS.NAME": _part(ROI_HEADS_REGISTRY),
+    "MODEL.ROI_HEADS.NUM_CLASSES": Number(0, 10**6),
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": Number(0.0, 1.0),
+    "MODEL.ROI_BOX_HEAD.NAME": _part(ROI_BOX_HEAD_REGISTRY),
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": OneOf(("kl", "smooth_l1")),
+    "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE": OneOf((False,)),
+    "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": OneOf((False,)),
+    "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES": OneOf((False,)),
+    "SOLVER.IMS_PER_BATCH": Number(1, 10**6),
+    "SOLVER.MAX_ITER": Number(1, _MANY),
+    "SOLVER.STEPS": Numbers(1, _MANY, whole=True, rising="strictly"),
+    "SOLVER.BASE_LR": Number(1e-12, 1e3),
+    "SOLVER.MOMENTUM": Number(0.0, 1.0),
+    "SOLVER.WEIGHT_DECAY": Number(0.0, 1e3),
+    "SOLVER.LR_SCHEDULER_NAME": OneOf(
+        ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
+    ),
+    "SOLVER.WARMUP_METHOD": OneOf(("linear", "constant")),
+    "SOLVER.WARMUP_ITERS": Number(0, _MANY),
+    "SOLVER.WARMUP_FACTOR": Number(0.0, 1.0),
+    "SOLVER.CHECKPOINT_PERIOD": Number(1, _MANY),
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": OneOf(("value", "norm", "full_model")),
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": Number(1e-12, 1e12),
+    "TEST.EVAL_PERIOD": Number(0, _MANY),
+    "TEST.AUG.ENABLED": OneOf((False,)),
+    "TEST.PRECISE_BN.ENABLED": OneOf((False,)),
+    "DATASETS.UNLABELED": Names(),
+    "DATASETS.LABELED_PERCENT": Number(0, 100, positive=True),
+    "DATASETS.LABELED_FOLD": Number(0, _MANY),
+    "DATALOADER.MAX_UNREADABLE_SHARE": Number(0.0, 1.0),
+    "MODEL.ROI_BOX_HEAD.BOX_TRANSFORM": Registered(BOX_TRANSFORM_REGISTRY),
+    "MODEL.TIMM.OUT_INDICES": Numbers(0, 100, fewest=1, whole=True),
+    "MODEL.TIMM.NORM": OneOf(("FrozenBN", "BN")),
+    "MODEL.TIMM.FREEZE_AT": Number(0, 100),
+    "SOLVER.ACCUMULATION_STEPS": Number(1, 10**6),
+    "SOLVER.AMP.DTYPE": OneOf(("auto", "float16", "bfloat16")),
+    "SOLVER.CHECKPOINTS_KEPT": Number(1, 10**6),
+    "SOLVER.ON_NONFINITE": OneOf(("stop", "skip")),
+    "SSOD.LABELED_TO_UNLABELED": Numbers(1, 10**6, fewest=2, most=2, whole=True),
+    "SSOD.UNSUP_LOSS_WEIGHT": Number(0.0, 1e6),
+    "SSOD.SCORE_THRESHOLD": Number(0.0, 1.0),
+    "SSOD.BURN_IN_ITERS": Number(0, _MANY),
+    "SSOD.EMA.DECAY": Number(0.0, 1.0),
+    "SSOD.LOG_VARIANCE_RANGE": Numbers(-20.0, 20.0, fewest=2, most=2, rising="weakly"),
+    "SSOD.BOX_LOSS_NORMALIZER": OneOf(("sampled", "foreground")),
+    "SSOD.UNSUP_CLS_NORMALIZER": OneOf(("separate", "sampled")),
+    "SSOD.STRONG_VIEW.MAX_TRANSLATE": Number(0.0, 1.0),
+    "SSOD.STRONG_VIEW.MAX_ROTATE": Number(0.0, 180.0),
+    "SSOD.STRONG_VIEW.MAX_SHEAR": Number(0.0, 80.0),
+    "SSOD.STRONG_VIEW.ERASE_COUNT": Numbers(0, 1000, fewest=2, most=2, whole=True, rising="weakly"),
+    "SSOD.STRONG_VIEW.ERASE_SIZE": Numbers(0.0, 1.0, fewest=2, most=2, rising="weakly"),
+    "SSOD.WARN_NO_PSEUDO_LABELS_ITERS": Number(0, _MANY),
+    "SSOD.WARN_PSEUDO_BOX_RATIO": Number(0.0, 1e6),
+    "SSOD.PANEL_PERIOD": Number(0, _MANY),
+    "SSOD.EVAL_MODEL": OneOf(("teacher", "student", "both")),
+    "TEST.IMS_PER_BATCH": Number(1, 10**6),
+    "TEST.VARIANCE_VOTING.SIGMA_T": Number(1e-4, 1e4),
+    "TEST.VOC_PROTOCOLS": Some(VOC_PROTOCOLS),
+    "TEST.PSEUDO_LABEL_IMAGES": Number(1, _MANY),
 }
-"""Keys with a fixed set of values. Detectron2 keys that this trainer does not read may only have
-the value that says so."""
-
-# Inclusive bounds.
-RANGES: dict[str, tuple[float, float]] = {
-    "DATASETS.LABELED_FOLD": (0, 10**9),
-    "SSOD.SCORE_THRESHOLD": (0.0, 1.0),
-    "SSOD.UNSUP_LOSS_WEIGHT": (0.0, 1e6),
-    "SSOD.EMA.DECAY": (0.0, 1.0),
-    "SSOD.BURN_IN_ITERS": (0, 10**9),
-    "SSOD.PANEL_PERIOD": (0, 10**9),
-    "SOLVER.ACCUMULATION_STEPS": (1, 10**6),
-    "SOLVER.CHECKPOINTS_KEPT": (1, 10**6),
-    "SOLVER.IMS_PER_BATCH": (1, 10**6),
-    "SSOD.STRONG_VIEW.MAX_TRANSLATE": (0.0, 1.0),
-    "SSOD.STRONG_VIEW.MAX_ROTATE": (0.0, 180.0),
-    "SSOD.STRONG_VIEW.MAX_SHEAR": (0.0, 80.0),
-    "MODEL.TIMM.FREEZE_AT": (0, 100),
-    "DATALOADER.MAX_UNREADABLE_SHARE": (0.0, 1.0),
-    "SSOD.WARN_NO_PSEUDO_LABELS_ITERS": (0, 10**9),
-    "SSOD.WARN_PSEUDO_BOX_RATIO": (0.0, 1e6),
-    "TEST.IMS_PER_BATCH": (1, 10**6),
-    "TEST.VARIANCE_VOTING.SIGMA_T": (1e-4, 1e4),
-    "TEST.PSEUDO_LABEL_IMAGES": (1, 10**9),
-}
-
-PAIRS: dict[str, tuple[float, float]] = {
-    "SSOD.STRONG_VIEW.ERASE_COUNT": (0, 1000),
-    "SSOD.STRONG_VIEW.ERASE_SIZE": (0.0, 1.0),
-    "SSOD.LOG_VARIANCE_RANGE": (-20.0, 20.0),
-}
-"""Keys that hold (smallest, largest), and the bounds of both."""
-WHOLE_PAIRS = ("SSOD.STRONG_VIEW.ERASE_COUNT",)
-
-
-VOC_PROTOCOLS = ("bbox_ignore_difficult", "voc07_bbox", "voc10_bbox")
-"""What TEST.VOC_PROTOCOLS may name: the keys of the results."""
+"""What keys may hold, each by itself. Keys that are not here may hold anything of their type."""
 
 
 def check_config(cfg: CfgNode, world_size: int) -> None:
-    """Check values and their combinations.
+    """Check values and their combinations; needs no data and builds nothing.
 
     Args:
         world_size: number of processes of the run.
@@ -80,29 +142,54 @@ def check_config(cfg: CfgNode, world_size: int) -> None:
     Raises:
         ConfigError: naming the first key that cannot be used.
     """
-    check_values(cfg)
-    for key, choices in CHOICES.items():
-        if get_key(cfg, key) not in choices:
-            refuse(cfg, key, f"one of {', '.join(map(repr, choices))}")
-    if cfg.MODEL.ROI_BOX_HEAD.BOX_TRANSFORM not in BOX_TRANSFORM_REGISTRY:
-        names = ", ".join(repr(name) for name, _ in BOX_TRANSFORM_REGISTRY)
-        refuse(cfg, "MODEL.ROI_BOX_HEAD.BOX_TRANSFORM", f"one of {names}")
-    for key, (low, high) in RANGES.items():
-        if not low <= get_key(cfg, key) <= high:
-            refuse(cfg, key, f"a number in [{low}, {high}]")
-    for key, (low, high) in PAIRS.items():
-        value = get_key(cfg, key)
-        numbers = (int,) if key in WHOLE_PAIRS else (int, float)
-        is_pair = len(value) == 2 and all(type(n) in numbers for n in value)
-        if not is_pair or not low <= value[0] <= value[1] <= high:
-            whole = ", both whole" if key in WHOLE_PAIRS else ""
-            refuse(cfg, key, f"two numbers (smallest, largest) in [{low}, {high}]{whole}")
-    if not 0.0 < cfg.DATASETS.LABELED_PERCENT <= 100.0:
-        refuse(cfg, "DATASETS.LABELED_PERCENT", "a number in (0, 100]")
+    _check_types(cfg)
+    for key, check in CHECKS.items():
+        valid = check.refusal(get_key(cfg, key))
+        if valid is not None:
+            refuse(cfg, key, valid)
+    _check_device(cfg)
+    _check_sizes(cfg)
     _check_split(cfg)
-    _check_protocols(cfg)
     _check_variance(cfg)
     _check_batch(cfg, world_size)
+
+
+@cache
+def _default_types() -> dict[str, type]:
+    return {key: type(value) for key, value in leaves(get_cfg()) if value is not None}
+
+
+def _check_types(cfg: CfgNode) -> None:
+    for key, value in leaves(cfg):
+        found, kind = type(value), _default_types().get(key)
+        if kind in (None, found) or {found, kind} == {list, tuple} or (found, kind) == (int, float):
+            continue
+        refuse(cfg, key, EXAMPLES.get(kind, kind.__name__))
+
+
+def _check_device(cfg: CfgNode) -> None:
+    valid = "'cpu', 'cuda' or one GPU, such as 'cuda:0'"
+    try:
+        device = torch.device(cfg.MODEL.DEVICE)
+    except RuntimeError:
+        refuse(cfg, "MODEL.DEVICE", valid)
+    if device.type == "cuda" and torch.cuda.is_available():
+        found = torch.cuda.device_count()
+        if (device.index or 0) >= found:
+            refuse(cfg, "MODEL.DEVICE", f"{valid}; this machine has {found} GPU(s), from 'cuda:0'")
+
+
+def _check_sizes(cfg: CfgNode) -> None:
+    sides = cfg.INPUT.MIN_SIZE_TRAIN
+    is_pair = len(sides) == 2 and sides[0] <= sides[1]
+    if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and not is_pair:
+        refuse(
+            cfg,
+            "INPUT.MIN_SIZE_TRAIN",
+            "(smallest, largest) while INPUT.MIN_SIZE_TRAIN_SAMPLING is 'range'",
+        )
+    if cfg.TEST.PSEUDO_LABEL_SET and cfg.INPUT.MIN_SIZE_TEST == 0:
+        refuse(cfg, "INPUT.MIN_SIZE_TEST", "1 or more while TEST.PSEUDO_LABEL_SET names a set")
 
 
 def _check_split(cfg: CfgNode) -> None:
@@ -114,12 +201,6 @@ def _check_split(cfg: CfgNode) -> None:
                 f"{unset:g} while DATASETS.SPLIT_FILE is {cfg.DATASETS.SPLIT_FILE!r}: either the "
                 "file says which images are labeled, or a draw by percent and fold does",
             )
-
-
-def _check_protocols(cfg: CfgNode) -> None:
-    chosen = cfg.TEST.VOC_PROTOCOLS
-    if any(name not in VOC_PROTOCOLS for name in chosen) or len(set(chosen)) < len(chosen):
-        refuse(cfg, "TEST.VOC_PROTOCOLS", f"different names out of {', '.join(VOC_PROTOCOLS)}")
 
 
 def _check_variance(cfg: CfgNode) -> None:
@@ -140,8 +221,6 @@ def _check_variance(cfg: CfgNode) -> None:
 
 def _check_batch(cfg: CfgNode, world_size: int) -> None:
     ratio = cfg.SSOD.LABELED_TO_UNLABELED
-    if len(ratio) != 2 or any(type(n) is not int or n < 1 for n in ratio):
-        refuse(cfg, "SSOD.LABELED_TO_UNLABELED", "two positive whole numbers, such as (1, 4)")
     steps = cfg.SOLVER.ACCUMULATION_STEPS
     unit = world_size * steps
     reason = f"{world_size} process(es) x {steps} accumulation step(s)"
@@ -150,50 +229,3 @@ def _check_batch(cfg: CfgNode, world_size: int) -> None:
         reason += f" x {sum(ratio)} parts of SSOD.LABELED_TO_UNLABELED {tuple(ratio)}"
     if cfg.SOLVER.IMS_PER_BATCH % unit:
         refuse(cfg, "SOLVER.IMS_PER_BATCH", f"a multiple of {unit}: {reason}")
-
-
-def check_files(cfg: CfgNode, resume: bool) -> None:
-    """Check that the run's folder can be written to and that its starting weights exist.
-
-    Args:
-        resume: a run that goes on takes its weights from its own folder.
-
-    Raises:
-        ConfigError: naming the key and the path.
-    """
-    if not cfg.OUTPUT_DIR:
-        refuse(cfg, "OUTPUT_DIR", "a folder for the files of the run")
-    try:
-        Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        refuse(cfg, "OUTPUT_DIR", f"a folder that can be made: {error}")
-    if not os.access(cfg.OUTPUT_DIR, os.W_OK | os.X_OK):
-        refuse(cfg, "OUTPUT_DIR", "a folder that you may write to")
-    weights = cfg.MODEL.WEIGHTS
-    is_address = "://" in weights
-    if weights and not (resume or is_address or Path(weights.partition("?")[0]).is_file()):
-        refuse(cfg, "MODEL.WEIGHTS", "a file that exists, an address that can be loaded, or ''")
-
-
-def check_pools(cfg: CfgNode, pools: Any) -> None:
-    """Check what the datasets hold against the config.
-
-    Args:
-        pools: with ``labeled``, ``unlabeled`` and ``classes``.
-
-    Raises:
-        ConfigError: if there is nothing to train on, or the classes contradict the config.
-    """
-    if cfg.SSOD.ENABLED and not pools.unlabeled:
-        raise ConfigError(
-            f"no unlabeled images: DATASETS.UNLABELED is {tuple(cfg.DATASETS.UNLABELED)} and "
-            f"DATASETS.LABELED_PERCENT is {cfg.DATASETS.LABELED_PERCENT}. Name a source, such as "
-            "DATASETS.UNLABELED \"('folder://DIR',)\", lower DATASETS.LABELED_PERCENT to leave "
-            "part of DATASETS.TRAIN unlabeled, or set SSOD.ENABLED False."
-        )
-    if cfg.MODEL.ROI_HEADS.NUM_CLASSES != len(pools.classes):
-        raise ConfigError(
-            f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but DATASETS.TRAIN "
-            f"has {len(pools.classes)} classes: {', '.join(pools.classes)}. Set it to "
-            f"{len(pools.classes)}, or to 0 to take it from the data."
-        )

@@ -11,17 +11,8 @@ import yaml
 from detectron2.config import CfgNode
 
 from dre_ssod.config.keys import get_cfg
+from dre_ssod.config.values import EXAMPLES
 from dre_ssod.errors import ConfigError
-
-EXAMPLES = {
-    bool: "True or False",
-    int: "a whole number, such as 100",
-    float: "a number, such as 0.5",
-    str: "a text; one that looks like a number goes in quotes of its own, \"'12'\"",
-    tuple: "a tuple, such as (1, 2); of texts: \"('folder://DIR',)\", with the comma",
-    list: "a list, such as [1, 2]",
-}
-"""What a key holds, by the type of its default."""
 
 
 def read_config(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
@@ -41,10 +32,6 @@ def read_config(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
     if config_file:
         for key, value in leaves(_read_file(config_file)):
             _set(cfg, key, value, f" (in {config_file})")
-        if cfg.VERSION != get_cfg().VERSION:
-            raise ConfigError(
-                f"VERSION is {cfg.VERSION!r} (in {config_file}); it must be {get_cfg().VERSION}"
-            )
     words = list(opts)
     if len(words) % 2:
         raise ConfigError(
@@ -106,7 +93,7 @@ def _set(cfg: CfgNode, key: str, raw: Any, where: str) -> None:
         hint = f" Close names: {', '.join(close)}." if close else ""
         raise ConfigError(
             f"there is no config key {str(key)!r}{where}; its value would be {raw!r:.80}.{hint} "
-            "dre_ssod/config.py and Detectron2's config reference explain all keys."
+            "dre_ssod/config/keys.py and Detectron2's config reference explain all keys."
         )
     old = node[name]
     if isinstance(old, CfgNode):

@@ -1,114 +1,25 @@
-"""Refuses single values: a key of the wrong type, and Detectron2's keys that a run relies on.
-
-``check_values`` needs no data and builds nothing, so it comes before everything else. What keys
-mean together, and the values of this project's own keys, are in :mod:`dre_ssod.config.checks`.
-"""
+"""What a config key may hold: its type, and the kinds of bounds that a table of keys is made of."""
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any, NoReturn
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol
 
-import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import (
-    ANCHOR_GENERATOR_REGISTRY,
-    BACKBONE_REGISTRY,
-    META_ARCH_REGISTRY,
-    PROPOSAL_GENERATOR_REGISTRY,
-    ROI_BOX_HEAD_REGISTRY,
-    ROI_HEADS_REGISTRY,
-    RPN_HEAD_REGISTRY,
-)
+from fvcore.common.registry import Registry
 
-from dre_ssod.config.keys import get_cfg
-from dre_ssod.config.reading import EXAMPLES, leaves
 from dre_ssod.errors import ConfigError
 
-REGISTRIES = {
-    "MODEL.META_ARCHITECTURE": META_ARCH_REGISTRY,
-    "MODEL.BACKBONE.NAME": BACKBONE_REGISTRY,
-    "MODEL.PROPOSAL_GENERATOR.NAME": PROPOSAL_GENERATOR_REGISTRY,
-    "MODEL.ANCHOR_GENERATOR.NAME": ANCHOR_GENERATOR_REGISTRY,
-    "MODEL.RPN.HEAD_NAME": RPN_HEAD_REGISTRY,
-    "MODEL.ROI_HEADS.NAME": ROI_HEADS_REGISTRY,
-    "MODEL.ROI_BOX_HEAD.NAME": ROI_BOX_HEAD_REGISTRY,
+EXAMPLES = {
+    bool: "True or False",
+    int: "a whole number, such as 100",
+    float: "a number, such as 0.5",
+    str: "a text; one that looks like a number goes in quotes of its own, \"'12'\"",
+    tuple: "a tuple, such as (1, 2); of texts: \"('folder://DIR',)\", with the comma",
+    list: "a list, such as [1, 2]",
 }
-"""Keys that name a registered part of the model."""
-
-CHOICES = {
-    "VERSION": (2,),
-    "INPUT.FORMAT": ("BGR", "RGB"),
-    "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
-    "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("range", "choice"),
-    "SOLVER.LR_SCHEDULER_NAME": (
-        "WarmupMultiStepLR",
-        "WarmupCosineLR",
-        "WarmupStepWithFixedGammaLR",
-    ),
-    "SOLVER.WARMUP_METHOD": ("linear", "constant"),
-    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("value", "norm", "full_model"),
-}
-
-RANGES: dict[str, tuple[float, float]] = {
-    "SEED": (-1, 2**31),
-    "DATALOADER.NUM_WORKERS": (0, 1024),
-    "SOLVER.MAX_ITER": (1, 10**9),
-    "SOLVER.BASE_LR": (1e-12, 1e3),
-    "SOLVER.MOMENTUM": (0.0, 1.0),
-    "SOLVER.WEIGHT_DECAY": (0.0, 1e3),
-    "SOLVER.WARMUP_ITERS": (0, 10**9),
-    "SOLVER.WARMUP_FACTOR": (0.0, 1.0),
-    "SOLVER.CHECKPOINT_PERIOD": (1, 10**9),
-    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": (1e-12, 1e12),
-    "TEST.EVAL_PERIOD": (0, 10**9),
-    "INPUT.MAX_SIZE_TRAIN": (1, 10**5),
-    "INPUT.MIN_SIZE_TEST": (0, 10**5),
-    "INPUT.MAX_SIZE_TEST": (1, 10**5),
-    "MODEL.ROI_HEADS.NUM_CLASSES": (0, 10**6),
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": (0.0, 1.0),
-}
-"""Keys that hold one number, and its bounds, both included."""
-
-SEQUENCES: dict[str, tuple[type, int, float, float]] = {
-    "SOLVER.STEPS": (int, 0, 1, 10**9),
-    "INPUT.MIN_SIZE_TRAIN": (int, 1, 1, 10**5),
-    "MODEL.PIXEL_MEAN": (float, 3, 0.0, 255.0),
-    "MODEL.PIXEL_STD": (float, 3, 1e-6, 1e6),
-    "MODEL.TIMM.OUT_INDICES": (int, 1, 0, 100),
-}
-"""Keys that hold several numbers: their type, the fewest of them, and their bounds."""
-
-NAME_TUPLES = ("DATASETS.TRAIN", "DATASETS.TEST", "DATASETS.UNLABELED")
-
-
-def check_values(cfg: CfgNode) -> None:
-    """Check every key by itself.
-
-    Raises:
-        ConfigError: naming the first key that cannot be used.
-    """
-    _check_types(cfg)
-    for key, choices in CHOICES.items():
-        if get_key(cfg, key) not in choices:
-            refuse(cfg, key, f"one of {', '.join(map(repr, choices))}")
-    for key, (low, high) in RANGES.items():
-        if not low <= get_key(cfg, key) <= high:
-            refuse(cfg, key, f"a number in [{low}, {high}]")
-    for key, (kind, fewest, low, high) in SEQUENCES.items():
-        values = get_key(cfg, key)
-        if len(values) < fewest or not all(_fits(value, kind, low, high) for value in values):
-            noun = "whole numbers" if kind is int else "numbers"
-            refuse(cfg, key, f"{fewest} or more {noun} in [{low}, {high}]")
-    for key in NAME_TUPLES:
-        if not all(isinstance(name, str) and name for name in get_key(cfg, key)):
-            refuse(cfg, key, "names or URIs in quotes, such as \"('folder://DIR',)\"")
-    for key, registry in REGISTRIES.items():
-        if get_key(cfg, key) not in registry:
-            names = ", ".join(repr(name) for name, _ in registry)
-            refuse(cfg, key, f"one of {names}; configs/Base-RCNN-FPN.yaml names parts that fit")
-    _check_schedule(cfg)
-    _check_device(cfg)
+"""What a key holds, by the type of its default."""
 
 
 def get_key(cfg: CfgNode, key: str) -> Any:
@@ -124,45 +35,99 @@ def refuse(cfg: CfgNode, key: str, valid: str) -> NoReturn:
     raise ConfigError(f"{key} is {get_key(cfg, key)!r:.200}; it must be {valid}.")
 
 
-@cache
-def _default_types() -> dict[str, type]:
-    return {key: type(value) for key, value in leaves(get_cfg()) if value is not None}
+class Check(Protocol):
+    """Bounds of a key, for values of the right type."""
+
+    def refusal(self, value: Any) -> str | None:
+        """What a valid value would be; None if this one is."""
 
 
-def _check_types(cfg: CfgNode) -> None:
-    for key, value in leaves(cfg):
-        kind = _default_types().get(key)
-        if kind is None or type(value) is kind or {type(value), kind} == {list, tuple}:
-            continue
-        if kind is not float or type(value) is not int:
-            refuse(cfg, key, EXAMPLES.get(kind, kind.__name__))
+@dataclass(frozen=True)
+class OneOf:
+    """One of a few values."""
+
+    values: tuple[Any, ...]
+
+    def refusal(self, value: Any) -> str | None:
+        return None if value in self.values else f"one of {', '.join(map(repr, self.values))}"
 
 
-def _fits(value: Any, kind: type, low: float, high: float) -> bool:
-    return type(value) in (int, kind) and low <= value <= high
+@dataclass(frozen=True)
+class Registered:
+    """The name of a part that is registered by the time of the check."""
+
+    registry: Registry
+    hint: str = ""
+
+    def refusal(self, value: Any) -> str | None:
+        names = ", ".join(repr(name) for name, _ in self.registry)
+        return None if value in self.registry else f"one of {names}{self.hint}"
 
 
-def _check_schedule(cfg: CfgNode) -> None:
-    steps = list(cfg.SOLVER.STEPS)
-    if steps != sorted(set(steps)):
-        refuse(cfg, "SOLVER.STEPS", "iterations in rising order, each once")
-    sizes = cfg.INPUT.MIN_SIZE_TRAIN
-    is_pair = len(sizes) == 2 and sizes[0] <= sizes[1]
-    if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and not is_pair:
-        refuse(
-            cfg,
-            "INPUT.MIN_SIZE_TRAIN",
-            "(smallest, largest) while INPUT.MIN_SIZE_TRAIN_SAMPLING is 'range'",
-        )
+@dataclass(frozen=True)
+class Number:
+    """A number from ``low`` to ``high``, both included; ``positive``: but not 0."""
+
+    low: float
+    high: float
+    positive: bool = False
+
+    def refusal(self, value: Any) -> str | None:
+        if self.low <= value <= self.high and not (self.positive and value == 0):
+            return None
+        return f"a number in {'(' if self.positive else '['}{self.low}, {self.high}]"
 
 
-def _check_device(cfg: CfgNode) -> None:
-    valid = "'cpu', 'cuda' or one GPU, such as 'cuda:0'"
-    try:
-        device = torch.device(cfg.MODEL.DEVICE)
-    except RuntimeError:
-        refuse(cfg, "MODEL.DEVICE", valid)
-    if device.type == "cuda" and torch.cuda.is_available():
-        found = torch.cuda.device_count()
-        if (device.index or 0) >= found:
-            refuse(cfg, "MODEL.DEVICE", f"{valid}; this machine has {found} GPU(s), from 'cuda:0'")
+@dataclass(frozen=True)
+class Numbers:
+    """Several numbers from ``low`` to ``high``.
+
+    Attributes:
+        fewest, most: how many; ``most`` None for any number.
+        whole: whether decimal numbers are refused.
+        rising: "" for any order; "weakly" if equal neighbors may follow each other, or "strictly".
+    """
+
+    low: float
+    high: float
+    fewest: int = 0
+    most: int | None = None
+    whole: bool = False
+    rising: str = ""
+
+    def refusal(self, values: Any) -> str | None:
+        kinds = (int,) if self.whole else (int, float)
+        fits = len(values) >= self.fewest and (self.most is None or len(values) <= self.most)
+        fits = fits and all(type(n) in kinds and self.low <= n <= self.high for n in values)
+        if fits and self.rising:
+            once = sorted(set(values)) if self.rising == "strictly" else sorted(values)
+            fits = list(values) == once
+        if fits:
+            return None
+        count = f"{self.fewest} or more" if self.most != self.fewest else str(self.fewest)
+        order = {"": "", "weakly": ", smallest first", "strictly": ", in rising order, each once"}
+        noun = "whole numbers" if self.whole else "numbers"
+        return f"{count} {noun} in [{self.low}, {self.high}]{order[self.rising]}"
+
+
+@dataclass(frozen=True)
+class Names:
+    """Names or URIs of data sets."""
+
+    def refusal(self, values: Any) -> str | None:
+        if all(isinstance(name, str) and name for name in values):
+            return None
+        return "names or URIs in quotes, such as \"('folder://DIR',)\""
+
+
+@dataclass(frozen=True)
+class Some:
+    """Any of a few values, each at most once."""
+
+    values: tuple[str, ...]
+
+    def refusal(self, values: Iterable[Any]) -> str | None:
+        chosen = list(values)
+        if all(name in self.values for name in chosen) and len(set(chosen)) == len(chosen):
+            return None
+        return f"different names out of {', '.join(self.values)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from pathlib import Path
 
 import torch
@@ -15,21 +16,28 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from dre_ssod.checkpoints.checkpointer import refuse_to_overwrite
-from dre_ssod.config.checks import check_config, check_files
+from dre_ssod.config.checks import check_config
 from dre_ssod.config.reading import read_config
+from dre_ssod.config.values import refuse
 from dre_ssod.data.sources.catalog import class_names, ensure_registered
 from dre_ssod.files import set_aside, write_text
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    """Read, complete and check the config, start logging and save the config with the run.
+    """Read, check and complete the config, start logging and save the config with the run.
 
     Args:
         args: of Detectron2's ``default_argument_parser``.
+
+    Raises:
+        ConfigError: naming the argument or key that cannot be used.
+        FileExistsError: if OUTPUT_DIR holds the checkpoints of another run.
     """
     cfg = read_config(args.config_file, args.opts)
     check_config(cfg, comm.get_world_size())
-    check_files(cfg, resume=args.resume)
+    _make_folder(cfg)
+    if not args.resume:
+        _check_weights(cfg)
     if not (args.resume or args.eval_only):
         refuse_to_overwrite(cfg.OUTPUT_DIR)
     logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="dre_ssod")
@@ -44,6 +52,24 @@ def setup(args: argparse.Namespace) -> CfgNode:
     # An evaluation has few images of each size: searching for the fastest operators would not pay.
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
     return cfg
+
+
+def _make_folder(cfg: CfgNode) -> None:
+    """Make OUTPUT_DIR, or see that one may write to it."""
+    if not cfg.OUTPUT_DIR:
+        refuse(cfg, "OUTPUT_DIR", "a folder for the files of the run")
+    try:
+        Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        refuse(cfg, "OUTPUT_DIR", f"a folder that can be made: {error}")
+    if not os.access(cfg.OUTPUT_DIR, os.W_OK | os.X_OK):
+        refuse(cfg, "OUTPUT_DIR", "a folder that you may write to")
+
+
+def _check_weights(cfg: CfgNode) -> None:
+    weights = cfg.MODEL.WEIGHTS
+    if weights and not ("://" in weights or Path(weights.partition("?")[0]).is_file()):
+        refuse(cfg, "MODEL.WEIGHTS", "a file that exists, an address that can be loaded, or ''")
 
 
 def complete(cfg: CfgNode, logger: logging.Logger) -> None:

@@ -8,17 +8,22 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
-from dre_ssod.config.checks import check_pools
 from dre_ssod.data.loader import BatchPlan, build_paired_loader
 from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper
 from dre_ssod.data.splits.pools import Pools, build_pools
+from dre_ssod.errors import ConfigError
 from dre_ssod.structures import TrainingBatch
 
 logger = logging.getLogger("dre_ssod")
 
 
 def load_pools(cfg: CfgNode) -> Pools:
-    """The labeled and unlabeled images of a config, checked."""
+    """The labeled and unlabeled images of a config.
+
+    Raises:
+        ConfigError: if there is nothing to train on, or the classes contradict the config.
+        SourceError: if a set cannot be read.
+    """
     unlabeled = cfg.DATASETS.UNLABELED if cfg.SSOD.ENABLED else ()
     pools = build_pools(
         cfg.DATASETS.TRAIN,
@@ -28,7 +33,7 @@ def load_pools(cfg: CfgNode) -> Pools:
         cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
         cfg.DATASETS.SPLIT_FILE,
     )
-    check_pools(cfg, pools)
+    _check_pools(cfg, pools)
     logger.info(
         "%d labeled and %d unlabeled images; classes: %s",
         len(pools.labeled),
@@ -36,6 +41,22 @@ def load_pools(cfg: CfgNode) -> Pools:
         ", ".join(pools.classes),
     )
     return pools
+
+
+def _check_pools(cfg: CfgNode, pools: Pools) -> None:
+    if cfg.SSOD.ENABLED and not pools.unlabeled:
+        raise ConfigError(
+            f"no unlabeled images: DATASETS.UNLABELED is {tuple(cfg.DATASETS.UNLABELED)} and "
+            f"DATASETS.LABELED_PERCENT is {cfg.DATASETS.LABELED_PERCENT}. Name a source, such as "
+            "DATASETS.UNLABELED \"('folder://DIR',)\", lower DATASETS.LABELED_PERCENT to leave "
+            "part of DATASETS.TRAIN unlabeled, or set SSOD.ENABLED False."
+        )
+    if cfg.MODEL.ROI_HEADS.NUM_CLASSES != len(pools.classes):
+        raise ConfigError(
+            f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but DATASETS.TRAIN "
+            f"has {len(pools.classes)} classes: {', '.join(pools.classes)}. Set it to "
+            f"{len(pools.classes)}, or to 0 to take it from the data."
+        )
 
 
 def images_per_pass(cfg: CfgNode, world_size: int) -> tuple[int, int]:

@@ -33,6 +33,8 @@ PROTOCOLS = {
     "voc10_bbox": "PASCAL VOC 2010 AP (area), as Detectron2; difficult objects are ignored",
 }
 """What the keys of the results mean. Figures of different keys cannot be compared."""
+VOC_PROTOCOLS = tuple(key for key in PROTOCOLS if key != HEADLINE)
+"""What TEST.VOC_PROTOCOLS may name."""
 
 logger = logging.getLogger(__name__)
 

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from dre_ssod.config.checks import CHOICES, PAIRS, RANGES, ConfigError, check_config, check_pools
+from dre_ssod.config.checks import CHECKS as TABLE
+from dre_ssod.config.checks import check_config
 from dre_ssod.config.keys import get_cfg
+from dre_ssod.config.values import Number, Numbers, OneOf, Registered
+from dre_ssod.errors import ConfigError
 
+# Of several kinds, each with its own bounds.
+CHECKS: dict[str, Any] = TABLE
 # A box head has no default.
 BATCH = ["SOLVER.IMS_PER_BATCH", 20, "MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead"]
 
@@ -37,38 +41,46 @@ def default_of(key: str) -> Any:
     return value
 
 
-@pytest.mark.parametrize("key", sorted(CHOICES))
+def keys_of(kind: type) -> list[str]:
+    found = sorted(key for key, check in CHECKS.items() if isinstance(check, kind))
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("key", keys_of(OneOf))
 def test_a_value_that_is_no_choice_is_refused(key: str) -> None:
-    default = default_of(key)
-    assert default in CHOICES[key]
-    wrong = (not default) if isinstance(default, bool) else "no_such_value"
+    default, choices = default_of(key), CHECKS[key].values
+    assert default in choices
+    wrong = {bool: not default, int: 99}.get(type(default), "no_such_value")
     message = refusal(key, wrong)
     assert message.startswith(f"{key} is {wrong!r}; it must be one of ")
-    for choice in CHOICES[key]:
+    for choice in choices:
         assert repr(choice) in message
 
 
-@pytest.mark.parametrize("key", sorted(CHOICES))
+@pytest.mark.parametrize("key", keys_of(OneOf))
 def test_every_choice_is_accepted(key: str) -> None:
-    for choice in CHOICES[key]:
+    for choice in CHECKS[key].values:
         # Without the variance branch s_loc has no source.
         check("SSOD.LER.ENABLED", False, "SSOD.PRC.ENABLED", False, key, choice)
 
 
-@pytest.mark.parametrize("key", sorted(RANGES))
+@pytest.mark.parametrize("key", keys_of(Number))
 def test_the_bounds_are_valid_and_what_lies_beyond_is_refused(key: str) -> None:
-    low, high = RANGES[key]
+    bounds = CHECKS[key]
+    low, high = bounds.low, bounds.high
     kind = type(default_of(key))
     step = 1 if kind is int else 0.001
     for wrong in (kind(low - step), kind(high + step)):
         message = refusal(key, wrong)
-        assert message == f"{key} is {wrong!r}; it must be a number in [{low}, {high}]."
+        bracket = "(" if bounds.positive else "["
+        assert message == f"{key} is {wrong!r}; it must be a number in {bracket}{low}, {high}]."
     if key != "SOLVER.IMS_PER_BATCH":
-        check("SSOD.ENABLED", False, "SOLVER.IMS_PER_BATCH", 10**6, key, kind(low))
-        check("SSOD.ENABLED", False, "SOLVER.IMS_PER_BATCH", 10**6, key, kind(high))
+        for right in (step if bounds.positive else low, high):
+            check("SSOD.ENABLED", False, "SOLVER.IMS_PER_BATCH", 10**6, key, kind(right))
 
 
-@pytest.mark.parametrize("key", [key for key in RANGES if isinstance(default_of(key), float)])
+@pytest.mark.parametrize("key", [k for k in keys_of(Number) if isinstance(default_of(k), float)])
 def test_nan_is_refused(key: str) -> None:
     cfg = get_cfg()
     cfg.merge_from_list([*BATCH, key, float("nan")])
@@ -76,29 +88,64 @@ def test_nan_is_refused(key: str) -> None:
         check_config(cfg, 1)
 
 
-@pytest.mark.parametrize("key", sorted(PAIRS))
-def test_a_pair_is_ordered_inside_its_bounds_and_made_of_numbers(key: str) -> None:
-    low, high = PAIRS[key]
-    check(key, (low, high))
-    for wrong in ((high, low), (low - 1, high), (low, high + 1), (low,), (low, high, high)):
-        message = refusal(key, wrong)
-        assert message.startswith(f"{key} is {wrong!r}; it must be two numbers")
-        assert f"[{low}, {high}]" in message
-    assert "two numbers" in refusal(key, ("a", "b"))
+@pytest.mark.parametrize("key", keys_of(Numbers))
+def test_several_numbers_are_counted_and_each_lies_inside_the_bounds(key: str) -> None:
+    bounds, default = CHECKS[key], default_of(key)
+    check(key, default)
+    usual = tuple(default) or (5,)
+    wrongs = [(*usual[:-1], bounds.low - 1), (*usual[:-1], bounds.high + 1), ("a",) * len(usual)]
+    if bounds.fewest:
+        wrongs.append(usual[: bounds.fewest - 1])
+    if bounds.most is not None:
+        wrongs.append((*usual, usual[-1]))
+    if bounds.whole:
+        wrongs.append(tuple(n + 0.5 for n in usual))
+    for wrong in wrongs:
+        message = refusal(key, type(default)(wrong))
+        assert message.startswith(f"{key} is {type(default)(wrong)!r}; it must be ")
+        assert f"[{bounds.low}, {bounds.high}]" in message
 
 
-@pytest.mark.parametrize("percent", [0.0, -1.0, 100.5, float("nan")])
-def test_the_labeled_percentage_lies_above_zero(percent: float) -> None:
-    message = refusal("DATASETS.LABELED_PERCENT", percent)
-    assert message == f"DATASETS.LABELED_PERCENT is {percent!r}; it must be a number in (0, 100]."
+def test_numbers_that_must_rise_do() -> None:
+    for key in ("ERASE_COUNT", "ERASE_SIZE"):
+        check(f"SSOD.STRONG_VIEW.{key}", (1, 1))
+        assert "smallest first" in refusal(f"SSOD.STRONG_VIEW.{key}", (1, 0))
+    check("SOLVER.STEPS", (10, 20))
+    for wrong in ((20, 10), (10, 10)):
+        assert "in rising order, each once" in refusal("SOLVER.STEPS", wrong)
 
 
-def test_an_unknown_box_transform_names_the_registered_ones() -> None:
-    message = refusal("MODEL.ROI_BOX_HEAD.BOX_TRANSFORM", "polar")
-    assert message.startswith("MODEL.ROI_BOX_HEAD.BOX_TRANSFORM is 'polar'; it must be one of ")
-    assert "'corner'" in message
-    assert "'center_size'" in message
+def test_a_range_of_sizes_is_a_rising_pair_and_a_choice_is_not() -> None:
+    for sides in ((800,), (800, 400), (400, 600, 800)):
+        key = "INPUT.MIN_SIZE_TRAIN"
+        assert refusal(key, sides).startswith(f"{key} is {sides}; it must be (smallest, largest)")
+        check(key, sides, "INPUT.MIN_SIZE_TRAIN_SAMPLING", "choice")
+
+
+def test_images_of_the_probe_have_a_size() -> None:
+    check("INPUT.MIN_SIZE_TEST", 0)
+    message = refusal("INPUT.MIN_SIZE_TEST", 0, "TEST.PSEUDO_LABEL_SET", "some_set")
+    assert message.startswith("INPUT.MIN_SIZE_TEST is 0; it must be 1 or more while TEST.PSEUDO")
+
+
+@pytest.mark.parametrize("key", keys_of(Registered))
+def test_an_unknown_part_names_the_registered_ones(key: str) -> None:
+    message = refusal(key, "polar")
+    assert message.startswith(f"{key} is 'polar'; it must be one of ")
+    for name, _ in CHECKS[key].registry:
+        assert repr(name) in message
+
+
+def test_either_box_transform_can_be_chosen() -> None:
     check("MODEL.ROI_BOX_HEAD.BOX_TRANSFORM", "center_size")
+    check("MODEL.ROI_BOX_HEAD.BOX_TRANSFORM", "corner")
+
+
+@pytest.mark.parametrize("names", [("voc07_bbox", "voc07_bbox"), ("bbox",), ("voc07_bbox", 7)])
+def test_protocols_are_named_once(names: tuple[Any, ...]) -> None:
+    check("TEST.VOC_PROTOCOLS", ("voc07_bbox", "voc10_bbox"))
+    message = refusal("TEST.VOC_PROTOCOLS", names)
+    assert "it must be different names out of bbox_ignore_difficult, voc07_bbox" in message
 
 
 @pytest.mark.parametrize(("off", "on"), [("LER", "PRC"), ("PRC", "LER")])
@@ -110,12 +157,6 @@ def test_reweighting_needs_the_variance_branch(off: str, on: str) -> None:
     check(*smooth_l1, "SSOD.LER.ENABLED", False, "SSOD.PRC.ENABLED", False)
     # The baseline has no teacher to reweight by.
     check(*smooth_l1, "SSOD.ENABLED", False)
-
-
-@pytest.mark.parametrize("ratio", [(1,), (1, 4, 2), (0, 4), (1, 0), (1.0, 4.0), ("1", "4")])
-def test_the_ratio_is_two_positive_whole_numbers(ratio: tuple[Any, ...]) -> None:
-    message = refusal("SSOD.LABELED_TO_UNLABELED", ratio)
-    assert message.startswith(f"SSOD.LABELED_TO_UNLABELED is {ratio!r}; it must be two positive")
 
 
 @pytest.mark.parametrize(
@@ -145,30 +186,6 @@ def test_the_baseline_divides_by_processes_and_steps_only() -> None:
     message = refusal(*off, "SOLVER.IMS_PER_BATCH", 8, world_size=3)
     assert "a multiple of 6: 3 process(es) x 2 accumulation step(s)" in message
     assert "LABELED_TO_UNLABELED" not in message
-
-
-def test_nothing_unlabeled_to_train_on_says_what_to_do() -> None:
-    cfg = get_cfg()
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 2
-    pools = SimpleNamespace(labeled=[{}], unlabeled=[], classes=["cat", "dog"])
-    with pytest.raises(ConfigError, match="no unlabeled images") as error:
-        check_pools(cfg, pools)
-    for word in ("DATASETS.UNLABELED is ()", "LABELED_PERCENT is 100.0", "SSOD.ENABLED False"):
-        assert word in str(error.value)
-    cfg.SSOD.ENABLED = False
-    check_pools(cfg, pools)
-
-
-def test_a_class_count_against_the_data_names_the_classes() -> None:
-    cfg = get_cfg()
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 80
-    pools = SimpleNamespace(labeled=[{}], unlabeled=[{}], classes=["cat", "dog"])
-    with pytest.raises(
-        ConfigError, match=r"NUM_CLASSES is 80, .* has 2 classes: cat, dog. Set it to 2"
-    ):
-        check_pools(cfg, pools)
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 2
-    check_pools(cfg, pools)
 
 
 def test_a_split_comes_from_a_file_or_from_a_draw() -> None:

@@ -83,7 +83,6 @@ def test_a_wrong_key_of_a_file_is_told_with_the_file(tmp_path: Path) -> None:
         ("SSOD:\n", "SSOD is a group of keys"),
         ("1: 2", "no config key '1'"),
         ("SEED: [1]", "SEED is [1]"),
-        ("VERSION: 1", "VERSION is 1"),
         ("_BASE_: c.yaml", "leads back to itself"),
         ("_BASE_: 3", "holds keys and values"),
         ("SEED: \x00", "not valid YAML"),

@@ -18,10 +18,11 @@ from detectron2.engine import DefaultPredictor, HookBase
 from detectron2.utils.env import seed_all_rng
 
 from dre_ssod import add_ssod_config
-from dre_ssod.config.checks import ConfigError, check_config
+from dre_ssod.config.checks import check_config
 from dre_ssod.engine.setup import complete, setup
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.engine.training_data import load_pools
+from dre_ssod.errors import ConfigError
 from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run, write_tiny_dataset
 
 
@@ -249,9 +250,12 @@ def test_the_baseline_trains_on_labels_alone(data: TinyDataset, tmp_path: Path) 
 
 def test_data_that_contradict_the_config_are_refused(data: TinyDataset, tmp_path: Path) -> None:
     empty = {"DATASETS.UNLABELED": (), "DATASETS.LABELED_PERCENT": 100.0}
-    with pytest.raises(ConfigError, match="no unlabeled images"):
+    with pytest.raises(ConfigError, match="no unlabeled images") as error:
         load_pools(completed(tiny_run(data, tmp_path, **empty)))
-    with pytest.raises(ConfigError, match="NUM_CLASSES is 5"):
+    for word in ("DATASETS.UNLABELED is ()", "LABELED_PERCENT is 100.0", "SSOD.ENABLED False"):
+        assert word in str(error.value)
+    load_pools(completed(tiny_run(data, tmp_path, **empty, **{"SSOD.ENABLED": False})))
+    with pytest.raises(ConfigError, match=r"NUM_CLASSES is 5, .* has \d classes: .+\. Set it to"):
         load_pools(completed(tiny_run(data, tmp_path, **{"MODEL.ROI_HEADS.NUM_CLASSES": 5})))
 
 

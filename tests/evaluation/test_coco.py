@@ -20,10 +20,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from dre_ssod.benchmark.boxes import draw_detections, draw_truth
-from dre_ssod.config.checks import VOC_PROTOCOLS
 from dre_ssod.data.sources.catalog import ensure_registered
 from dre_ssod.evaluation.coco import BoxEvaluator, evaluate_boxes
-from dre_ssod.evaluation.evaluators import build_evaluator
+from dre_ssod.evaluation.evaluators import VOC_PROTOCOLS, build_evaluator
 from tests.evaluation.test_voc import random_scene
 from tests.voc_folder import Detection, evaluate_with, write_voc_folder
 

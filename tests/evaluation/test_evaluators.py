@@ -12,13 +12,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.pascal_voc import register_pascal_voc
 from PIL import Image
 
-from dre_ssod.config.checks import VOC_PROTOCOLS
 from dre_ssod.data.images import ImageError
 from dre_ssod.data.sources.catalog import ensure_registered
 from dre_ssod.data.sources.voc import is_voc
 from dre_ssod.evaluation.evaluators import (
     HEADLINE,
     PROTOCOLS,
+    VOC_PROTOCOLS,
     build_evaluator,
     build_test_loader,
     evaluate_models,

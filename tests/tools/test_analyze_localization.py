@@ -14,7 +14,7 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 from torch import nn
 
-from dre_ssod.config.checks import ConfigError
+from dre_ssod.errors import ConfigError
 from tests.factories import BOXES, NUM_CLASSES, SIZE, draw, tiny_cfg, tiny_model
 
 

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dre_ssod.data.views.photometric import Image
-from dre_ssod.errors import ConfigError
 
 Matrix = NDArray[np.float64]
 
@@ -33,12 +32,6 @@ class GeometricRecipe:
     max_translate: float
     max_rotate: float
     max_shear: float
-
-    def __post_init__(self) -> None:
-        part, degrees, angle = self.max_translate, self.max_rotate, self.max_shear
-        require(0 <= part <= 1, "MAX_TRANSLATE", part, "in [0, 1]")
-        require(0 <= degrees <= 180, "MAX_ROTATE", degrees, "in [0, 180] degrees")
-        require(0 <= angle < 90, "MAX_SHEAR", angle, "in [0, 90) degrees")
 
 
 def warp(
@@ -126,9 +119,3 @@ def shear(degrees_x: float, degrees_y: float) -> Matrix:
 def _whole_shift(side: int, recipe: GeometricRecipe, rng: np.random.Generator) -> float:
     largest = int(recipe.max_translate * side)
     return float(rng.integers(-largest, largest, endpoint=True))
-
-
-def require(valid: bool, key: str, value: object, expected: str) -> None:
-    """Raise a ConfigError that names the setting, its value and what is expected, unless valid."""
-    if not valid:
-        raise ConfigError(f"{key} is {value!r}; it must be {expected}")

@@ -21,14 +21,10 @@ from dre_ssod.data.views.geometric import (
     Matrix,
     is_whole_shift,
     random_distortion,
-    require,
     warp,
 )
-from dre_ssod.data.views.photometric import IMAGE_FORMATS, Image, random_photometric
+from dre_ssod.data.views.photometric import Image, random_photometric
 from dre_ssod.structures import View
-
-SAMPLINGS = ("range", "choice")
-FLIPS = ("horizontal", "vertical", "none")
 
 
 @dataclass(frozen=True)
@@ -42,15 +38,6 @@ class EraseRecipe:
 
     count: tuple[int, int]
     size: tuple[float, float]
-
-    def __post_init__(self) -> None:
-        pairs = len(self.count) == 2 and len(self.size) == 2
-        require(pairs, "ERASE_COUNT, ERASE_SIZE", (self.count, self.size), "(min, max) each")
-        fewest, most = self.count
-        require(0 <= fewest <= most, "ERASE_COUNT", self.count, "(min, max), 0 <= min <= max")
-        smallest, largest = self.size
-        fractions = 0 <= smallest <= largest <= 1
-        require(fractions, "ERASE_SIZE", self.size, "(min, max), 0 <= min <= max <= 1")
 
 
 @dataclass(frozen=True)
@@ -79,39 +66,6 @@ class ViewRecipe:
     photometric: bool = False
     geometric: GeometricRecipe | None = None
     erase: EraseRecipe | None = None
-
-    def __post_init__(self) -> None:
-        sides = self.short_sides
-        require(
-            self.sampling in SAMPLINGS,
-            "INPUT.MIN_SIZE_TRAIN_SAMPLING",
-            self.sampling,
-            f"one of {SAMPLINGS}",
-        )
-        require(
-            len(sides) > 0 and min(sides) > 0, "INPUT.MIN_SIZE_TRAIN", sides, "positive lengths"
-        )
-        if self.sampling == "range":
-            require(
-                len(sides) == 2 and sides[0] <= sides[1],
-                "INPUT.MIN_SIZE_TRAIN",
-                sides,
-                '(min, max) when INPUT.MIN_SIZE_TRAIN_SAMPLING is "range"',
-            )
-        require(self.max_size > 0, "INPUT.MAX_SIZE_TRAIN", self.max_size, "a positive length")
-        require(self.flip in FLIPS, "INPUT.RANDOM_FLIP", self.flip, f"one of {FLIPS}")
-        require(
-            self.image_format in IMAGE_FORMATS,
-            "INPUT.FORMAT",
-            self.image_format,
-            f"one of {IMAGE_FORMATS}",
-        )
-        require(
-            len(self.fill) == 3 and 0 <= min(self.fill) <= max(self.fill) <= 255,
-            "MODEL.PIXEL_MEAN (rounded)",
-            self.fill,
-            "three gray levels in [0, 255]",
-        )
 
     @classmethod
     def weak(cls, cfg: CfgNode) -> ViewRecipe:

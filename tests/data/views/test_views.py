@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import cv2
 import numpy as np
@@ -286,38 +285,3 @@ def test_switches_of_the_config() -> None:
     strong = ViewRecipe.strong(cfg)
     assert (strong.photometric, strong.geometric) == (False, None)
     assert strong.erase == EraseRecipe((2, 3), (0.0, 0.2))
-
-
-@pytest.mark.parametrize(
-    ("change", "name"),
-    [
-        ({"short_sides": (800,)}, "MIN_SIZE_TRAIN"),
-        ({"short_sides": (800, 400)}, "MIN_SIZE_TRAIN"),
-        ({"short_sides": (0, 400)}, "MIN_SIZE_TRAIN"),
-        ({"short_sides": (), "sampling": "choice"}, "MIN_SIZE_TRAIN"),
-        ({"sampling": "uniform"}, "MIN_SIZE_TRAIN_SAMPLING.*range.*choice"),
-        ({"max_size": 0}, "MAX_SIZE_TRAIN"),
-        ({"flip": "both"}, "RANDOM_FLIP.*horizontal.*vertical.*none"),
-        ({"image_format": "L"}, "FORMAT.*RGB.*BGR"),
-        ({"fill": (0, 0)}, "PIXEL_MEAN"),
-        ({"fill": (0, 0, 300)}, "PIXEL_MEAN"),
-    ],
-)
-def test_impossible_recipe_is_refused_by_name(change: dict[str, Any], name: str) -> None:
-    with pytest.raises(ValueError, match=name):
-        replace(PLAIN, **change)
-
-
-@pytest.mark.parametrize(
-    ("count", "size", "name"),
-    [
-        ((-1, 2), (0.0, 0.2), "ERASE_COUNT"),
-        ((3, 2), (0.0, 0.2), "ERASE_COUNT"),
-        ((1, 2), (0.3, 0.2), "ERASE_SIZE"),
-        ((1, 2), (0.0, 1.2), "ERASE_SIZE"),
-        ((1,), (0.0, 0.2), "ERASE_COUNT"),
-    ],
-)
-def test_impossible_erasing_is_refused_by_name(count: Any, size: Any, name: str) -> None:
-    with pytest.raises(ValueError, match=name):
-        EraseRecipe(count, size)
