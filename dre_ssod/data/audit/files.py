@@ -21,7 +21,6 @@ from typing import Protocol, TypeVar
 from PIL import Image
 
 from dre_ssod.data.images import ImageError, read_header, read_image
-from dre_ssod.workers import init_checking
 
 LEVELS = ("header", "full")
 TAIL_BYTES = 4096
@@ -206,7 +205,7 @@ def _pool(workers: int) -> Iterator[Executor | None]:
     if workers == 1:
         yield None
         return
-    with ProcessPoolExecutor(workers, initializer=init_checking) as pool:
+    with ProcessPoolExecutor(workers) as pool:
         yield pool
 
 

@@ -1,0 +1,84 @@
+"""Where the host waits for a GPU, as PyTorch itself reports it on one."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+
+# Detectron2's containers and wrappers count for whoever calls them.
+_OWNERS = {
+    "dre_ssod.": "dre_ssod",
+    "detectron2.modeling.": "detectron2",
+    "torch.autograd.": "backward",
+    "torch.amp.": "scaler",
+}
+_MESSAGE = "called a synchronizing CUDA operation"
+
+
+class Waits:
+    """The waits of a piece of work, by the place in the code that causes them.
+
+    Attributes:
+        places: number of waits by (owner, place); owners are "dre_ssod", "detectron2" (its
+            models), "backward" (the pass of autograd), "scaler" (PyTorch's GradScaler) and "other".
+    """
+
+    def __init__(self) -> None:
+        self.places: Counter[tuple[str, str]] = Counter()
+
+    def of(self, owner: str) -> int:
+        """The number of waits of one owner."""
+        return sum(count for (name, _), count in self.places.items() if name == owner)
+
+    def note(self) -> None:
+        """Count a wait where the code is now."""
+        self.places[_place()] += 1
+
+
+@contextmanager
+def gpu_waits() -> Iterator[Waits]:
+    """While entered, counts the waits that ``torch.cuda.set_sync_debug_mode`` reports.
+
+    Waiting for an event is none of them: what is queued behind it is not awaited.
+    """
+    found = Waits()
+
+    def note(message: Warning | str, *_: Any, **__: Any) -> None:
+        if _MESSAGE in str(message):
+            found.note()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = note
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield found
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def _place() -> tuple[str, str]:
+    """Owner, and "module:line function", of the innermost frame that belongs to one."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        # Its module, not its file: folders may have any name.
+        module = frame.f_globals.get("__name__", "")
+        owner = _owner(module)
+        if owner is not None:
+            return owner, f"{module}:{frame.f_lineno} {frame.f_code.co_name}"
+        frame = frame.f_back
+    return "other", "other"
+
+
+def _owner(module: str) -> str | None:
+    """Whom the waits of a module count for; None: for its callers."""
+    if module.startswith(__package__):
+        return None
+    return next((o for part, o in _OWNERS.items() if f"{module}.".startswith(part)), None)

@@ -1,0 +1,83 @@
+"""Runs each step in a process of its own, so that none can take the others down with it.
+
+The processes are forked from a server that has imported everything and has not touched the GPU, so
+that a step begins at once, with a GPU context of its own. What it found is kept however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+import traceback
+from collections.abc import Sequence
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+
+from dre_ssod.allocator import keep_freed_memory
+from dre_ssod.gpu_check.findings import CheckReport, Outcome, Setting, Step
+
+CPU_PATIENCE = 4.0
+"""Times the limit of a step that a dry run gets: it may share its cores."""
+
+
+def run_steps(steps: Sequence[Step], setting: Setting, report: CheckReport) -> None:
+    """Run steps one after the other; each ends within its limit, by force if need be."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["dre_ssod.gpu_check.steps"])
+    for step in steps:
+        outcome = report.begin(step.name)
+        start = time.monotonic()
+        if step.needs_gpu and not setting.on_gpu:
+            outcome.state = "left out"
+        else:
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(target=_run, args=(step, setting, sender))
+            process.start()
+            sender.close()
+            limit = step.limit if setting.on_gpu else CPU_PATIENCE * step.limit
+            _listen(receiver, start + limit, outcome, report)
+            _end(process)
+        outcome.seconds = time.monotonic() - start
+        report.end(outcome)
+
+
+def _run(step: Step, setting: Setting, sender: Connection) -> None:
+    """The process of a step; all that it starts belongs to its group."""
+    os.setpgrp()
+    keep_freed_memory()
+    try:
+        for finding in step.run(setting):
+            sender.send(finding)
+        sender.send(None)
+    except Exception:
+        sender.send(traceback.format_exc())
+
+
+def _listen(receiver: Connection, deadline: float, outcome: Outcome, report: CheckReport) -> None:
+    """Take up what a step sends, until it says how it ended or its time is over."""
+    while receiver.poll(max(0.0, deadline - time.monotonic())):
+        try:
+            found = receiver.recv()
+        except EOFError:
+            outcome.state, outcome.error = "ended", "the process of the step ended without a word"
+            return
+        if found is None:
+            outcome.state = "passed" if all(goal.met for goal in outcome.goals) else "missed"
+            return
+        if isinstance(found, str):
+            outcome.state, outcome.error = "failed", found
+            return
+        report.note(outcome, found)
+    outcome.state, outcome.error = "timed out", "ended at its time limit"
+
+
+def _end(process: BaseProcess) -> None:
+    """End the process of a step, which may hang in a driver's call, and all that it has started."""
+    process.join(0.5)
+    assert process.pid is not None, "the process was started"
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.join()
