@@ -29,6 +29,14 @@ from dre_ssod.runs.record import record_start
 from dre_ssod.runs.results import record_results, saved_iteration
 from dre_ssod.runs.sets import prepare_evaluation
 
+logger = logging.getLogger("dre_ssod.train_net")
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Detectron2's command line."""
+    parsed: argparse.Namespace = default_argument_parser().parse_args(arguments)
+    return parsed
+
 
 def evaluate(cfg: CfgNode, config_file: str) -> Any:
     """Evaluate SSOD.EVAL_MODEL of the checkpoint MODEL.WEIGHTS on DATASETS.TEST."""
@@ -49,9 +57,7 @@ def evaluate(cfg: CfgNode, config_file: str) -> Any:
                 f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r} holds no student: set SSOD.EVAL_MODEL teacher"
             )
         else:
-            logging.getLogger("dre_ssod").warning(
-                "%s holds no student: evaluating its model alone.", cfg.MODEL.WEIGHTS
-            )
+            logger.warning("%s holds no student: evaluating its model alone.", cfg.MODEL.WEIGHTS)
     results = evaluate_models(cfg, models, "inference_eval")
     weights = cfg.MODEL.WEIGHTS
     record_results(cfg, results, "evaluation", weights, saved_iteration(weights))
@@ -62,7 +68,7 @@ def main(args: argparse.Namespace) -> Any:
     """Run one process."""
     if args.eval_only and args.resume:
         raise ConfigError("--eval-only evaluates MODEL.WEIGHTS; leave --resume out")
-    # After the death of a process torchrun starts the program anew with the same arguments.
+    # After the death of a process torchrun starts the program again, with the same arguments.
     args.resume = args.resume or (is_restart() and not args.eval_only)
     cfg = setup(args)
     if args.eval_only:
@@ -80,8 +86,7 @@ def main(args: argparse.Namespace) -> Any:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the program with command-line arguments; returns its exit code."""
-    args = default_argument_parser().parse_args(arguments)
-    return run_program(lambda: launch_processes(main, args))
+    return run_program(launch_processes, main, parse_arguments(arguments))
 
 
 if __name__ == "__main__":

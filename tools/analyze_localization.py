@@ -175,9 +175,8 @@ def tables_of(
     )
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(args: argparse.Namespace) -> None:
     """Run, analyze, write, print."""
-    args = parse_arguments(arguments)
     cfg = configure(args)
     table, rankings = collect(cfg, load_trained(cfg), args.min_score)
     reports = analyze(table, args.min_score, MIN_IOU)
@@ -207,7 +206,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the tool with command-line arguments; returns its exit code."""
-    return run_program(lambda: main(arguments))
+    return run_program(main, parse_arguments(arguments))
 
 
 if __name__ == "__main__":

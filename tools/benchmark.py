@@ -21,7 +21,6 @@ inference  detection one by one and in batches, against Detectron2's own classes
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -94,7 +93,7 @@ def positive_number(text: str) -> int:
     return number
 
 
-def run(args: argparse.Namespace) -> Report:
+def measure(args: argparse.Namespace) -> Report:
     """The benchmark that the arguments name."""
     if args.what == "growth":
         return benchmark_growth(args.entries, args.workers)
@@ -116,24 +115,24 @@ def run(args: argparse.Namespace) -> Report:
 def configure(args: argparse.Namespace) -> CfgNode:
     """The checked config; nothing is written to its OUTPUT_DIR."""
     cfg = read_config(args.config_file, args.opts)
-    complete(cfg, logging.getLogger("dre_ssod"))
+    complete(cfg)
     check_config(cfg, world_size=1)
     cfg.freeze()
     return cfg
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the tool; returns the exit code."""
-    args = parse_arguments(arguments)
+def main(args: argparse.Namespace) -> None:
+    """Measure, print, write."""
+    report = measure(args)
+    print(report.text())
+    if args.json is not None:
+        report.save(args.json)
 
-    def program() -> None:
-        report = run(args)
-        print(report.text())
-        if args.json is not None:
-            report.save(args.json)
 
-    return run_program(program)
+def run(arguments: list[str] | None = None) -> int:
+    """Run the tool with command-line arguments; returns its exit code."""
+    return run_program(main, parse_arguments(arguments))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

@@ -5,8 +5,8 @@
     python tools/check_dataset.py --labeled "coco://train.json?images=photos" \\
         --unlabeled folder://more_photos --test "coco://val.json?images=photos"
 
-Exit code 0: no error. 1: an error was found. 2: the command itself is wrong. Warnings are listed
-and do not change the code.
+Exit code 0: no error. 1: an error was found. 2: the command is wrong, or --json cannot be written.
+Warnings are listed and do not change the code.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ from dre_ssod.data.audit.files import LEVELS
 from dre_ssod.data.audit.report import as_dict, as_text, kinds_table
 from dre_ssod.data.audit.sets import ROLES
 from dre_ssod.errors import ConfigError
+from dre_ssod.files import write_text
+from dre_ssod.launch.program import run_program
 
 KEYS = {"labeled": "TRAIN", "unlabeled": "UNLABELED", "test": "TEST"}
 """The key of cfg.DATASETS that names the sets of each role."""
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; ``sets`` holds the names by role."""
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog=f"findings:\n\n{kinds_table()}",
@@ -60,10 +62,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parsed = parser.parse_args(arguments)
     if parsed.workers < 1 or parsed.examples < 0:
         parser.error("--workers must be 1 or more, --examples 0 or more")
-    try:
-        parsed.sets = _sets(parsed)
-    except ConfigError as error:
-        parser.error(str(error))
     if parsed.json and Path(parsed.json).exists():
         parser.error(f"--json {parsed.json!r} exists already; remove it or choose another name")
     if parsed.json and not Path(parsed.json).parent.is_dir():
@@ -89,16 +87,20 @@ def _sets(parsed: argparse.Namespace) -> dict[str, list[str]]:
     return sets
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the tool; the exit code."""
-    args = parse_arguments(arguments)
+def main(args: argparse.Namespace) -> int:
+    """Check, print, write; returns 1 if an error was found."""
+    sets = _sets(args)
     with tqdm(desc="images", unit="", dynamic_ncols=True, disable=None) as bar:
-        report = audit(args.sets, args.level, args.workers, bar)
+        report = audit(sets, args.level, args.workers, bar)
     print(as_text(report, args.examples))
     if args.json:
-        text = json.dumps(as_dict(report), indent=1, allow_nan=False)
-        Path(args.json).write_text(text + "\n", encoding="utf-8")
+        write_text(Path(args.json), json.dumps(as_dict(report), indent=1, allow_nan=False) + "\n")
     return int(report.failed)
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the tool with command-line arguments; returns its exit code."""
+    return run_program(main, parse_arguments(arguments))
 
 
 def _cores() -> int:
@@ -109,4 +111,4 @@ def _cores() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

@@ -122,9 +122,8 @@ def run_on_video(args: argparse.Namespace) -> Results:
     return results
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run; returns 1 if an image was skipped."""
-    args = parse_arguments(arguments)
+def main(args: argparse.Namespace) -> int:
+    """Detect, draw, write; returns 1 if an image was skipped."""
     setup_logger(name="dre_ssod")
     if args.json is not None:
         inputs = map(Path, args.input or [args.video_input])
@@ -140,9 +139,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run the program with command-line arguments; returns its exit code."""
-    codes: list[int] = []
-    return run_program(lambda: codes.append(main(arguments))) or codes[0]
+    """Run the tool with command-line arguments; returns its exit code."""
+    return run_program(main, parse_arguments(arguments))
 
 
 if __name__ == "__main__":

@@ -145,8 +145,7 @@ def main(args: argparse.Namespace) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the tool with command-line arguments; returns its exit code."""
-    args = parse_arguments(arguments)
-    return run_program(lambda: main(args))
+    return run_program(main, parse_arguments(arguments))
 
 
 if __name__ == "__main__":

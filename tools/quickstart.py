@@ -3,8 +3,8 @@
 
     python tools/quickstart.py [--seed 1] [--output output/demo] [KEY VALUE ...]
 
-Both runs see the same labeled images equally often. An interrupted demo goes on where it stopped; a
-finished one evaluates and reports again.
+Both runs see the same labeled images equally often. An interrupted demo continues where it stopped;
+a finished one evaluates and reports again.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PROGRESS_SECONDS = 20
 PROGRESS_WIDTH = 100
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command-line arguments."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -51,7 +51,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="of both runs (default: 1)")
     parser.add_argument("--output", type=Path, default=Path("output/demo"), help="folder of runs")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values, both runs")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def start(config: Path, output: Path, seed: int, opts: list[str]) -> subprocess.Popen[bytes]:
@@ -135,15 +135,13 @@ def load_predictor(run: Path) -> DefaultPredictor:
     return DefaultPredictor(cfg)
 
 
-def main() -> None:
+def main(args: argparse.Namespace) -> None:
     """Train, evaluate, draw, tabulate."""
-    arguments = parse_arguments()
-    folder = arguments.output / f"seed_{arguments.seed}"
+    folder = args.output / f"seed_{args.seed}"
     runs = {name: folder / name for name in RUNS}
     dataset = ensure_registered("sample://val")
     processes = {
-        name: start(config, runs[name], arguments.seed, arguments.opts)
-        for name, config in RUNS.items()
+        name: start(config, runs[name], args.seed, args.opts) for name, config in RUNS.items()
     }
     seconds = wait(processes, runs)
     picture = folder / "predictions.png"
@@ -156,11 +154,16 @@ def main() -> None:
             scores = [evaluation[f"{model}/bbox/{metric}"] for metric in METRICS]
             rows.append([name, model, *scores, seconds[name] / 60])
     print()
-    print(f"40 labeled images, 120 validation images, seed {arguments.seed}, {torch.__version__}")
+    print(f"40 labeled images, 120 validation images, seed {args.seed}, {torch.__version__}")
     print(tabulate(rows, headers=["training", "model", *METRICS, "minutes"], floatfmt=".1f"))
     print("The student is the trained network, the teacher the moving average of its weights.")
     print(f"Predictions: {picture}")
 
 
+def run(arguments: list[str] | None = None) -> int:
+    """Run the tool with command-line arguments; returns its exit code."""
+    return run_program(main, parse_arguments(arguments))
+
+
 if __name__ == "__main__":
-    sys.exit(run_program(main))
+    sys.exit(run())

@@ -68,7 +68,8 @@ def configure(args: argparse.Namespace) -> CfgNode:
     """
     cfg = read_config(args.config_file, args.opts)
     check_config(cfg, 1)
-    complete(cfg, setup_logger(name="dre_ssod"))
+    setup_logger(name="dre_ssod")
+    complete(cfg)
     if args.output is None:
         args.output = Path(cfg.OUTPUT_DIR) / "data_panels"
     if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
@@ -122,9 +123,8 @@ def _choose(size: int, args: argparse.Namespace) -> list[int]:
     return [int(index) for index in rng.permutation(size)[: args.images]]
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Draw."""
-    args = parse_arguments(arguments)
+def main(args: argparse.Namespace) -> None:
+    """Draw the views of labeled images and, if asked for, the panels of unlabeled ones."""
     cfg = configure(args)
     pools = load_pools(cfg)
     args.output.mkdir(parents=True, exist_ok=True)
@@ -136,7 +136,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the tool with command-line arguments; returns its exit code."""
-    return run_program(lambda: main(arguments))
+    return run_program(main, parse_arguments(arguments))
 
 
 if __name__ == "__main__":

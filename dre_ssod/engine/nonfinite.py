@@ -24,7 +24,7 @@ _ADVICE = (
     "SOLVER.WARMUP_ITERS or switch on SOLVER.CLIP_GRADIENTS."
 )
 
-logger = logging.getLogger("dre_ssod")
+logger = logging.getLogger(__name__)
 
 
 class NonfiniteGuard:

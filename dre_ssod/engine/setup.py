@@ -22,6 +22,8 @@ from dre_ssod.config.values import refuse
 from dre_ssod.data.sources.catalog import class_names, ensure_registered
 from dre_ssod.files import set_aside, write_text
 
+logger = logging.getLogger(__name__)
+
 
 def setup(args: argparse.Namespace) -> CfgNode:
     """Read, check and complete the config, start logging and save the config with the run.
@@ -40,8 +42,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
         _check_weights(cfg)
     if not (args.resume or args.eval_only):
         refuse_to_overwrite(cfg.OUTPUT_DIR)
-    logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="dre_ssod")
-    complete(cfg, logger)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="dre_ssod")
+    complete(cfg)
     if cfg.SEED < 0:
         cfg.SEED = _draw_seed(Path(cfg.OUTPUT_DIR), args.resume)
     cfg.freeze()
@@ -72,7 +74,7 @@ def _check_weights(cfg: CfgNode) -> None:
         refuse(cfg, "MODEL.WEIGHTS", "a file that exists, an address that can be loaded, or ''")
 
 
-def complete(cfg: CfgNode, logger: logging.Logger) -> None:
+def complete(cfg: CfgNode) -> None:
     """Fill in what depends on the machine and the data: device, dataset names, class count."""
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("MODEL.DEVICE is %r but there is no GPU: using the CPU.", cfg.MODEL.DEVICE)
@@ -94,7 +96,7 @@ def save_config(cfg: CfgNode, name: str) -> None:
         if path.read_text(encoding="utf-8", errors="replace") == text:
             return
         other = set_aside(path)
-        logging.getLogger("dre_ssod").info("The config has changed; the former one is %s", other)
+        logger.info("The config has changed; the former one is %s", other)
     write_text(path, text)
 
 
@@ -106,7 +108,7 @@ def _draw_seed(folder: Path, resume: bool) -> int:
         try:
             seed = yaml.safe_load(saved.read_text(encoding="utf-8")).get("SEED")
         except (ValueError, AttributeError, yaml.YAMLError):
-            logging.getLogger("dre_ssod").warning("%s cannot be read: it names no seed", saved)
+            logger.warning("%s cannot be read: it names no seed", saved)
     return seed if isinstance(seed, int) and seed >= 0 else int(comm.shared_random_seed())
 
 
@@ -114,7 +116,7 @@ def _log_start(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Start Detectron2's loggers and log what its ``default_setup`` does."""
     rank = comm.get_rank()
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="fvcore")
-    logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank)
     logger.info("Process %d of %d", rank, comm.get_world_size())
     logger.info("Environment:\n%s", collect_env_info())
     logger.info("Command line: %s", args)

@@ -41,7 +41,7 @@ from dre_ssod.evaluation.pseudo_labels import PseudoLabelProbe
 from dre_ssod.runs.results import record_results
 from dre_ssod.runs.sets import describe_sets, format_table
 
-logger = logging.getLogger("dre_ssod")
+logger = logging.getLogger(__name__)
 
 
 class SSODTrainer(DefaultTrainer):

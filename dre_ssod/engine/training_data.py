@@ -14,7 +14,7 @@ from dre_ssod.data.splits.pools import Pools, build_pools
 from dre_ssod.errors import ConfigError
 from dre_ssod.structures import TrainingBatch
 
-logger = logging.getLogger("dre_ssod")
+logger = logging.getLogger(__name__)
 
 
 def load_pools(cfg: CfgNode) -> Pools:

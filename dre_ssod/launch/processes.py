@@ -35,7 +35,7 @@ TORCHRUN_VARIABLES = (
     "MASTER_PORT",
 )
 
-logger = logging.getLogger("dre_ssod")
+logger = logging.getLogger(__name__)
 
 
 def is_torchrun() -> bool:

@@ -31,20 +31,23 @@ _EXPECTED = (UserError, OSError, FloatingPointError, torch.OutOfMemoryError)
 _URL = re.compile(r"tcp://(?P<host>[^:/]+|\[[0-9a-fA-F:]+\]):(?P<port>\d+)")
 
 
-def run_program(program: Callable[[], object]) -> int:
-    """Run a program; an error that its user can put right becomes a paragraph on stderr.
+def run_program(main: Callable[..., int | None], *arguments: Any) -> int:
+    """Run ``main(*arguments)``; an error that its user can put right becomes a paragraph on stderr.
+
+    Every program has ``parse_arguments(words)``, ``main(args)``, which may return an exit code of
+    its own, and ``run(words)``, which gives the one to the other by this function.
 
     Returns:
-        The exit code: 0, or ``USER_ERROR_CODE``. Mistakes of the program are raised as they are.
+        The exit code: that of ``main``, 0 if it gives none, or ``USER_ERROR_CODE``. Mistakes of the
+        program are raised as they are.
     """
     keep_freed_memory()
     try:
         with _TrainingTracebacks():
-            program()
+            return main(*arguments) or 0
     except _EXPECTED as error:
         report(error)
         return USER_ERROR_CODE
-    return 0
 
 
 def launch_processes(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:

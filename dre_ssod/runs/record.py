@@ -32,7 +32,7 @@ GIT_TIMEOUT = 10.0
 
 _PACKAGES = ("dre_ssod", "torch", "torchvision", "detectron2", "timm", "numpy", "cv2")
 
-logger = logging.getLogger("dre_ssod")
+logger = logging.getLogger(__name__)
 
 
 def record_start(

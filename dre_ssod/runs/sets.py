@@ -18,7 +18,7 @@ from dre_ssod.data.splits.pools import Pools
 from dre_ssod.data.splits.split import hash_ids
 from dre_ssod.errors import ConfigError, SourceError
 
-logger = logging.getLogger("dre_ssod")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import pytest
@@ -17,5 +16,5 @@ def cfg(tmp_path_factory: pytest.TempPathFactory) -> CfgNode:
     root: Path = tmp_path_factory.mktemp("benchmark")
     cfg = tiny_run(write_tiny_dataset(root), root / "run")
     with loggers_kept():
-        complete(cfg, logging.getLogger("dre_ssod"))
+        complete(cfg)
     return cfg

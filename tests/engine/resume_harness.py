@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
 import multiprocessing
 import os
 import signal
@@ -85,7 +84,7 @@ class Life:
 
 def run_config(data: TinyDataset, folder: Path, overrides: Mapping[str, object]) -> CfgNode:
     cfg = tiny_run(data, folder, **{**OVERRIDES, **overrides})
-    complete(cfg, logging.getLogger("test"))
+    complete(cfg)
     check_config(cfg, 1)
     cfg.freeze()
     return cfg

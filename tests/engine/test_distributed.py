@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +135,7 @@ class Guesser(nn.Module):
 def evaluation(folder: Path) -> dict[str, float]:
     """COCO-style AP of a model on eight images, by however many processes there are."""
     cfg = tiny_run(TinyDataset(folder), folder / f"out{comm.get_world_size()}")
-    complete(cfg, logging.getLogger("test"))
+    complete(cfg)
     results = SSODTrainer.test(cfg, Guesser(folder))
     return dict(results["bbox"]) if results else {}
 

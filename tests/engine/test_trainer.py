@@ -42,7 +42,7 @@ class StopAt(HookBase):
 
 
 def completed(cfg: CfgNode) -> CfgNode:
-    complete(cfg, logging.getLogger("test"))
+    complete(cfg)
     check_config(cfg, 1)
     cfg.freeze()
     return cfg

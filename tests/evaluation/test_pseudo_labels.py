@@ -212,7 +212,7 @@ def _detections(
 
 def _trained(cfg: CfgNode) -> SSODTrainer:
     with loggers_kept():
-        complete(cfg, logging.getLogger("test"))
+        complete(cfg)
         check_config(cfg, 1)
         cfg.freeze()
         seed_all_rng(cfg.SEED)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +93,7 @@ def train(data: TinyDataset, folder: Path, **overrides: object) -> SSODTrainer:
     short = {"TEST.EVAL_PERIOD": 0, "DATASETS.TEST": (), "SOLVER.ACCUMULATION_STEPS": 2}
     short["SOLVER.STEPS"] = ()
     cfg = tiny_run(data, folder, **short, **overrides)
-    complete(cfg, logging.getLogger("test"))
+    complete(cfg)
     check_config(cfg, 1)
     seed_all_rng(cfg.SEED)
     with loggers_kept():

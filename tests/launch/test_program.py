@@ -19,7 +19,8 @@ def failing(error: BaseException) -> int:
 
 
 def test_success_is_zero_and_silent(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_program(lambda: 5) == 0
+    assert run_program(lambda: None) == 0
+    assert run_program(lambda number: number, 1) == 1
     assert capsys.readouterr() == ("", "")
 
 

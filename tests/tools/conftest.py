@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
 
 from tests import ROOT
+from tests.tiny_dataset import loggers_kept
 
 TOOLS = ROOT / "tools"
 
@@ -24,3 +26,9 @@ def tool(request: pytest.FixtureRequest) -> ModuleType:
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(autouse=True)
+def _loggers() -> Iterator[None]:
+    with loggers_kept():
+        yield

@@ -100,7 +100,7 @@ def test_writes_json_and_picture_and_prints_the_table(
     tool: ModuleType, run: Path, dataset: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = (run / "config.yaml").read_text()
-    tool.main(arguments(run))
+    tool.main(tool.parse_arguments(arguments(run)))
     folder = run / "localization"
     content = json.loads((folder / "localization.json").read_text())
     assert content["datasets"] == [dataset]
@@ -137,7 +137,7 @@ def test_nothing_detected_is_reported_as_such(
     tool: ModuleType, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "elsewhere"
-    tool.main(["--output", str(output), *arguments(run, min_score="1.0")])
+    tool.main(tool.parse_arguments(["--output", str(output), *arguments(run, min_score="1.0")]))
     content = json.loads((output / "localization.json").read_text())
     nothing = {"spearman": None, "pearson": None}
     assert content["sets"]["all"] == {"n": 0, "score": nothing, "localization_quality": nothing}
@@ -147,7 +147,11 @@ def test_nothing_detected_is_reported_as_such(
 
 def test_a_config_without_variance_is_refused(tool: ModuleType, run: Path) -> None:
     with pytest.raises(ConfigError, match=r"BBOX_REG_LOSS_TYPE is 'smooth_l1'.*'kl'"):
-        tool.main(arguments(run, "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", "smooth_l1"))
+        tool.main(
+            tool.parse_arguments(
+                arguments(run, "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", "smooth_l1")
+            )
+        )
 
 
 def test_weights_without_variance_are_refused(tool: ModuleType, run: Path) -> None:
@@ -155,13 +159,13 @@ def test_weights_without_variance_are_refused(tool: ModuleType, run: Path) -> No
     kept = {name: value for name, value in weights.items() if "log_variance" not in name}
     torch.save({"model": kept}, run / "model.pth")
     with pytest.raises(ConfigError, match=r"model\.pth.*log_variance"):
-        tool.main(arguments(run))
+        tool.main(tool.parse_arguments(arguments(run)))
 
 
 @pytest.mark.parametrize("key", ["TEST.RANK_BY_QUALITY", "TEST.VARIANCE_VOTING.ENABLED"])
 def test_refinements_at_test_time_are_refused(tool: ModuleType, run: Path, key: str) -> None:
     with pytest.raises(ConfigError, match="must be False"):
-        tool.main(arguments(run, key, "True"))
+        tool.main(tool.parse_arguments(arguments(run, key, "True")))
 
 
 @pytest.mark.parametrize(
@@ -172,12 +176,12 @@ def test_missing_inputs_are_named(
     tool: ModuleType, run: Path, opts: tuple[str, str], named: str
 ) -> None:
     with pytest.raises(ConfigError, match=f"{named} is empty"):
-        tool.main(arguments(run, *opts))
+        tool.main(tool.parse_arguments(arguments(run, *opts)))
 
 
 def test_scores_that_the_model_cuts_off_are_refused(tool: ModuleType, run: Path) -> None:
     with pytest.raises(ConfigError, match=r"0\.05.*SCORE_THRESH_TEST, 0\.3"):
-        tool.main(arguments(run, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.3"))
+        tool.main(tool.parse_arguments(arguments(run, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.3")))
 
 
 @pytest.mark.parametrize("flag", [["--resume"], ["--eval-only"], ["--num-gpus", "2"]])

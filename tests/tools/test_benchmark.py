@@ -21,7 +21,7 @@ def test_evaluation_without_a_config_writes_its_report(
 ) -> None:
     path = tmp_path / "report.json"
     words = ["eval", "--images", "20", "--rounds", "2", "--json", str(path)]
-    assert tool.main(words) == 0
+    assert tool.run(words) == 0
     report = json.loads(path.read_text())
     assert report["settings"]["images"] == 20
     assert report["settings"]["rounds"] == 2
@@ -35,10 +35,10 @@ def test_evaluation_and_inference_of_a_config(
     config.write_text(tiny_run(data, tmp_path / "run").dump())
     options = ["--config-file", str(config), "--images", "3", "--rounds", "1"]
     path = tmp_path / "report.json"
-    assert tool.main(["eval", *options, "--json", str(path)]) == 0
+    assert tool.run(["eval", *options, "--json", str(path)]) == 0
     assert json.loads(path.read_text())["settings"]["objects"] == 9
     words = ["--batch", "2", "--json", str(path), "MODEL.CHANNELS_LAST", "True"]
-    assert tool.main(["inference", *options, *words]) == 0
+    assert tool.run(["inference", *options, *words]) == 0
     settings = json.loads(path.read_text())["settings"]
     assert (settings["images"], settings["batch"], settings["channels_last"]) == (3, 2, True)
     assert not (tmp_path / "run").exists()
@@ -56,5 +56,5 @@ def test_numbers_that_cannot_be_are_refused(
     tool: ModuleType, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
-        tool.main(words)
+        tool.run(words)
     assert message in capsys.readouterr().err

@@ -25,7 +25,7 @@ def test_a_sound_set_passes(
     tool: ModuleType, data: TinyDataset, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--labeled", data.labeled, "--unlabeled", data.unlabeled]
-    assert tool.main([*arguments, "--level", "full", "--workers", "1"]) == 0
+    assert tool.run([*arguments, "--level", "full", "--workers", "1"]) == 0
     output = capsys.readouterr().out
     assert "Nothing to complain about." in output
     assert "12 files checked at level full" in output
@@ -37,7 +37,7 @@ def test_an_error_fails_and_stands_in_the_json(
     report = data.root / "report.json"
     (data.root / "more" / "u0.png").write_bytes(b"")
     arguments = ["--labeled", data.labeled, "--unlabeled", data.unlabeled, "--json", str(report)]
-    assert tool.main(arguments) == 1
+    assert tool.run(arguments) == 1
     assert "ERROR empty-file: 1 in unlabeled 1" in capsys.readouterr().out
     content = json.loads(report.read_text())
     assert content["failed"] is True
@@ -51,7 +51,7 @@ def test_a_warning_passes(
 ) -> None:
     for name in ("u0.png", "u1.png"):
         (data.root / "more" / name).write_bytes((data.root / "more" / "u2.png").read_bytes())
-    assert tool.main(["--unlabeled", data.unlabeled, "--examples", "0"]) == 0
+    assert tool.run(["--unlabeled", data.unlabeled, "--examples", "0"]) == 0
     assert "WARNING duplicate-file: 1 in unlabeled 1" in capsys.readouterr().out
 
 
@@ -61,9 +61,9 @@ def test_the_sets_of_a_config(
     config = data.root / "config.yaml"
     datasets = {"TRAIN": [data.labeled], "UNLABELED": [data.unlabeled], "TEST": [data.labeled]}
     config.write_text(yaml.safe_dump({"DATASETS": datasets}))
-    assert tool.main(["--config-file", str(config)]) == 1
+    assert tool.run(["--config-file", str(config)]) == 1
     assert "ERROR leakage: 8 in labeled 1, test 1" in capsys.readouterr().out
-    assert tool.main(["--config-file", str(config), "DATASETS.TEST", "()"]) == 0
+    assert tool.run(["--config-file", str(config), "DATASETS.TEST", "()"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -82,17 +82,37 @@ def test_the_sets_of_a_config(
 def test_a_wrong_command_is_explained(
     tool: ModuleType, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    with pytest.raises(SystemExit) as stop:
-        tool.main(arguments)
-    assert stop.value.code == 2
+    try:
+        code = tool.run(arguments)
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_report_that_cannot_be_written_is_told_as_such(
+    tool: ModuleType,
+    data: TinyDataset,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr("os.fsync", fail)
+    words = ["--labeled", data.labeled, "--json", str(data.root / "report.json")]
+    assert tool.run(words) == 2
+    output = capsys.readouterr()
+    assert "Nothing to complain about." in output.out
+    said = " ".join(output.err.split())
+    assert f"{data.root}/report.json cannot be written: the disk is gone" in said
 
 
 def test_help_and_manual_name_every_finding(
     tool: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        tool.main(["--help"])
+        tool.run(["--help"])
     shown = capsys.readouterr().out
     manual = (ROOT / "docs" / "check_dataset.md").read_text(encoding="utf-8")
     for name, kind in KINDS.items():

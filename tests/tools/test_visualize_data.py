@@ -28,7 +28,7 @@ def config(data: TinyDataset, tmp_path: Path) -> Path:
 
 def run(tool: ModuleType, config: Path, *words: str) -> None:
     with loggers_kept():
-        tool.main(["--config-file", str(config), *words])
+        tool.main(tool.parse_arguments(["--config-file", str(config), *words]))
 
 
 def test_labeled_images_are_drawn_the_same_each_time(

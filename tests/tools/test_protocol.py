@@ -1,0 +1,29 @@
+"""Every program is started in the same way."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests import ROOT
+
+PROGRAMS = sorted([ROOT / "train_net.py", *(ROOT / "tools").glob("*.py")])
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
+def test_a_program_parses_runs_and_ends_as_all_others_do(path: Path) -> None:
+    module = ast.parse(path.read_text(encoding="utf-8"))
+    functions = {node.name: node for node in module.body if isinstance(node, ast.FunctionDef)}
+    for name, argument in (
+        ("parse_arguments", "arguments"),
+        ("main", "args"),
+        ("run", "arguments"),
+    ):
+        assert [a.arg for a in functions[name].args.args] == [argument], name
+    assert ast.unparse(functions["run"].body[-1]) in (
+        "return run_program(main, parse_arguments(arguments))",
+        "return run_program(launch_processes, main, parse_arguments(arguments))",
+    )
+    assert ast.unparse(module.body[-1]).endswith("sys.exit(run())")
