@@ -45,8 +45,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
-def check(args: argparse.Namespace) -> bool:
-    """Run the chosen steps; returns whether all of them passed.
+def main(args: argparse.Namespace) -> int:
+    """Run the chosen steps; returns 0 if all of them passed, else 1.
 
     Raises:
         ConfigError: if a step is not known.
@@ -64,16 +64,13 @@ def check(args: argparse.Namespace) -> bool:
         setting = Setting(args.device, args.small, ROOT, Path(folder), kept)
         run_steps([step for step in STEPS if step.name in chosen], setting, report)
     print(report.summary(), flush=True)
-    return report.passed
+    return int(not report.passed)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the tool; returns the exit code: 0 if all steps passed, 1 if not."""
-    args = parse_arguments(arguments)
-    passed: list[bool] = []
-    code = run_program(lambda: passed.append(check(args)))
-    return code or int(not all(passed))
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the tool with command-line arguments; returns its exit code."""
+    return run_program(main, parse_arguments(arguments))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

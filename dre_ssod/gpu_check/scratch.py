@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -93,6 +92,6 @@ def make_cfg(setting: Setting, name: str, overrides: Mapping[str, Any]) -> CfgNo
     }
     words = [str(word) for pair in changed.items() for word in pair]
     cfg = read_config(str(setting.root / "configs" / name), words)
-    complete(cfg, logging.getLogger("dre_ssod"))
+    complete(cfg)
     check_config(cfg, world_size=comm.get_world_size())
     return cfg

@@ -14,7 +14,7 @@ def test_a_dry_run_of_one_step(
 ) -> None:
     path = tmp_path / "check" / "report.json"
     words = ["--device", "cpu", "--small", "--steps", "pooling,waits", "--json", str(path)]
-    code = tool.main(words)
+    code = tool.run(words)
     pooling, waits = json.loads(path.read_text())["steps"]
     assert waits["state"] == "left out"
     assert code == int(pooling["state"] != "passed")
@@ -23,5 +23,5 @@ def test_a_dry_run_of_one_step(
 
 
 def test_a_step_that_is_not_known(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tool.main(["--steps", "pooling,spead"]) == 2
+    assert tool.run(["--steps", "pooling,spead"]) == 2
     assert "--steps spead: choose from environment, tests" in capsys.readouterr().err
