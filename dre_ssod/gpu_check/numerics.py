@@ -151,7 +151,7 @@ def _gradient_error(found: Pass, expected: Pass) -> tuple[float, str, float]:
 
 
 def pooled_features(setting: Setting) -> Iterator[Finding]:
-    """Features of boxes at x, y > 1024, pooled under autocast against float32."""
+    """Features of boxes near and far from the origin, pooled under autocast against float32."""
     side, channels = 1344, 8 if setting.small else 64
     cfg = make_cfg(setting, "Base-RCNN-FPN.yaml", {"MODEL.ROI_HEADS.NUM_CLASSES": 1})
     shapes = {f"p{n}": ShapeSpec(channels=channels, stride=2**n) for n in range(2, 7)}
@@ -166,21 +166,24 @@ def pooled_features(setting: Setting) -> Iterator[Finding]:
         ).to(setting.device)
         for n in range(2, 6)
     ]
-    corners = 1024 + 250 * torch.rand(400, 2, generator=generator)
+    corners = 190 * torch.rand(400, 2, generator=generator)
     sides = 24 + 40 * torch.rand(400, 2, generator=generator)
-    boxes = [Boxes(torch.cat([corners, corners + sides], dim=1).to(setting.device))]
+    box = torch.cat([corners, corners + sides], dim=1).to(setting.device)
     pull = torch.randn(400, channels, 7, 7, generator=generator).to(setting.device)
 
-    def pool(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def pool(dtype: torch.dtype, offset: float) -> tuple[Tensor, Tensor]:
         leaves = [level.to(dtype, copy=True).requires_grad_() for level in maps]
         with torch.autocast(setting.device, dtype, enabled=dtype != torch.float32):
-            pooled = pooler(leaves, boxes)
+            pooled = pooler(leaves, [Boxes(box + offset)])
         (pooled.float() * pull).sum().backward()
         return pooled.detach().float(), leaves[0].grad.float()  # type: ignore[union-attr]
 
-    expected = pool(torch.float32)
-    for name in number_formats(setting):
-        found = pool(getattr(torch, name))
-        for what, one, other in zip(("pooled features", "gradient"), found, expected, strict=True):
-            error = float((one - other).abs().max() / other.abs().max())
-            yield Goal(f"{name}: {what}, over the largest", error, BOUNDS[name][2])
+    for offset in (0.0, 256.0, 512.0, 1024.0):
+        expected = pool(torch.float32, offset)
+        for name in number_formats(setting):
+            found = pool(getattr(torch, name), offset)
+            for what, one, other in zip(("features", "gradient"), found, expected, strict=True):
+                error = float((one - other).abs().max() / other.abs().max())
+                yield Goal(
+                    f"{name}: {what} from {offset:g} on, over the largest", error, BOUNDS[name][2]
+                )

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from dre_ssod.modeling.box_predictor import BoxPredictions, GaussianFastRCNNOutputLayers
 from dre_ssod.modeling.counts import RegionCounts, count_regions
 from dre_ssod.modeling.losses import kl_regression_loss
+from dre_ssod.modeling.pooling import keep_coordinates_exact
 from dre_ssod.modeling.reweighting import (
     ler_box_loss,
     prc_classification_loss,
@@ -70,6 +71,7 @@ class GaussianROIHeads(StandardROIHeads):
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         parts: dict[str, Any] = super()._init_box_head(cfg, input_shape)
+        parts["box_pooler"] = keep_coordinates_exact(parts["box_pooler"])
         parts["box_predictor"] = GaussianFastRCNNOutputLayers(cfg, parts["box_head"].output_shape)
         return parts
 
