@@ -18,7 +18,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(floor.split())
     for floor in (
         "errors structures transfers allocator config.keys",
-        "files geometry launch config.values modeling.backbones data.text_files",
+        "files geometry workers launch config.values modeling.backbones data.text_files",
         "config.reading checkpoints data.images data.records data.sample data.views modeling",
         "data.sources teacher",
         "data data.splits",

@@ -9,22 +9,17 @@ this stays true.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 from detectron2.data import DatasetFromList
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from dre_ssod.allocator import keep_freed_memory
 from dre_ssod.data.images import ImageError
 from dre_ssod.structures import ImageFailure, TrainingBatch
+from dre_ssod.workers import tend
 
 LABELED, UNLABELED = 0, 1
 MAX_ATTEMPTS = 10
@@ -212,33 +207,11 @@ def build_paired_loader(
     ):
         if count > 0 and not pool:
             raise ValueError(f"the plan draws {count} {name} images per batch, but there are none")
-    return DataLoader(
+    loader: DataLoader[TrainingBatch] = DataLoader(
         PairedDataset(labeled, unlabeled, labeled_mapper, unlabeled_mapper, seed),
         batch_sampler=PairedBatchSampler(len(labeled), len(unlabeled), plan, seed, start),
         collate_fn=collate,
         num_workers=num_workers,
-        worker_init_fn=_init_worker,
         pin_memory=pin_memory,
     )
-
-
-def _init_worker(worker_id: int) -> None:
-    cv2.setNumThreads(0)
-    keep_freed_memory()
-    # Signals to the whole group of processes are for the one that trains: it still needs batches.
-    for number in (signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-    if not hasattr(signal, "sigwaitinfo"):
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        return
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_end_when_told, daemon=True).start()
-
-
-def _end_when_told() -> None:
-    """Let SIGTERM end this process if the one that loads sends it: at its exit, it waits for it."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "runs in loading processes only"
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
-        pass
-    os._exit(0)
+    return tend(loader)

@@ -29,6 +29,7 @@ from dre_ssod.deployment.trained_model import Category, InferenceReader, device_
 from dre_ssod.deployment.uncertainty import image_uncertainty
 from dre_ssod.errors import ConfigError
 from dre_ssod.files import PARTIAL, write_text
+from dre_ssod.workers import tend
 
 SETTINGS = "settings.json"
 MANIFEST = "manifest.jsonl"
@@ -146,7 +147,7 @@ def label_share(
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=list,
     )
-    lines = _label(model, loader, job)
+    lines = _label(model, tend(loader), job)
     for number, group in itertools.groupby(lines, key=lambda item: item[0]):
         content = [line for _, line in group]
         text = "".join(json.dumps(line) + "\n" for line in content)

@@ -24,6 +24,7 @@ from dre_ssod.data.sources.voc import VocSource, is_voc
 from dre_ssod.evaluation.coco import BoxEvaluator
 from dre_ssod.evaluation.voc import VOCEvaluator
 from dre_ssod.files import write_text
+from dre_ssod.workers import tend
 
 HEADLINE = "bbox"
 PROTOCOLS = {
@@ -78,12 +79,13 @@ def build_evaluator(
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> Any:
     """Detectron2's loader, with files read as in training, in batches of TEST.IMS_PER_BATCH."""
-    return build_detection_test_loader(
+    loader = build_detection_test_loader(
         cfg,
         dataset_name,
         mapper=EvaluationMapper.from_config(cfg),
         batch_size=cfg.TEST.IMS_PER_BATCH,
     )
+    return tend(loader)
 
 
 def evaluate_models(

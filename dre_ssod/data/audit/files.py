@@ -21,6 +21,7 @@ from typing import Protocol, TypeVar
 from PIL import Image
 
 from dre_ssod.data.images import ImageError, read_header, read_image
+from dre_ssod.workers import init_checking
 
 LEVELS = ("header", "full")
 TAIL_BYTES = 4096
@@ -205,7 +206,7 @@ def _pool(workers: int) -> Iterator[Executor | None]:
     if workers == 1:
         yield None
         return
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, initializer=init_checking) as pool:
         yield pool
 
 

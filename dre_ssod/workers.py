@@ -1,0 +1,82 @@
+"""The processes that load or check files for a program: they live as long as it does, no longer.
+
+Whoever starts such processes uses this module. By whatever method Python starts them (``fork``,
+``spawn``, ``forkserver``) and however the program ends, none is left behind, and none is waited for
+in vain.
+"""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterable
+from multiprocessing.util import Finalize
+from typing import Any, TypeVar
+
+import cv2
+from torch.utils.data import DataLoader
+
+from dre_ssod.allocator import keep_freed_memory
+
+Loader = TypeVar("Loader", bound=DataLoader[Any])
+
+
+def tend(loader: Loader) -> Loader:
+    """Let the loading processes of a loader outlive all signals, but not their program.
+
+    Signals to the whole group of processes (Ctrl-C, a scheduler's SIGTERM) are for the program,
+    which still needs batches until it has saved its work.
+    """
+    loader.worker_init_fn = _init_loading
+    _kill_at_exit(os.getpid())
+    return loader
+
+
+def init_checking() -> None:
+    """First call of a process of a ``ProcessPoolExecutor``, which ends its processes by SIGTERM."""
+    _init((signal.SIGINT, signal.SIGUSR1))
+
+
+def _init_loading(worker_id: int) -> None:
+    _init((signal.SIGINT, signal.SIGUSR1, signal.SIGTERM))
+
+
+def _init(ignored: Iterable[signal.Signals]) -> None:
+    cv2.setNumThreads(0)
+    keep_freed_memory()
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of the process that started this one, of which a pipe tells.
+
+    PyTorch asks the system for the parent's number instead; by the method ``forkserver`` that is
+    the fork server, which lives as long as its children.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "runs in processes that multiprocessing has started"
+    parent.join()
+    os._exit(0)
+
+
+@functools.cache
+def _kill_at_exit(process_id: int) -> None:
+    """Have this process kill its loading processes when it exits.
+
+    Before ``multiprocessing`` waits for them, having sent them SIGTERM. Once for each process: one
+    that was forked does not inherit it.
+    """
+    Finalize(None, _kill_loading_processes, exitpriority=0)
+
+
+def _kill_loading_processes() -> None:
+    # PyTorch's handler takes the death of a loading process for a failure.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()

@@ -1,0 +1,35 @@
+"""A program whose loading process gets all signals that a group of processes can get."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from typing import Any
+
+import numpy as np
+
+from dre_ssod.data.loader import BatchPlan, build_paired_loader
+from dre_ssod.launch.signals import SIGNALS
+
+
+def name_only(record: dict[str, Any], rng: np.random.Generator) -> str:
+    return str(record["file_name"])
+
+
+def main() -> int:
+    """Load on after each signal, then exit with the loader left open."""
+    pool = [{"file_name": "a"}]
+    plan = BatchPlan(1, 1)
+    batches = iter(
+        build_paired_loader(pool, pool, name_only, name_only, plan, seed=1, num_workers=1)
+    )
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    assert worker.pid is not None
+    for number in SIGNALS:
+        os.kill(worker.pid, number)
+        # More than are loaded in advance.
+        for _ in range(10):
+            next(batches)
+    print("served")
+    return 0
