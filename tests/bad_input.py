@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import importlib
 import io
 import os
 import re
 import shlex
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests import ROOT
 from tests.tiny_dataset import loggers_kept
 
 CONFIG = "config.yaml"
@@ -84,16 +82,8 @@ def run_in(root: Path, case: BadInput) -> Outcome:
 
 def _program(path: str) -> Callable[[Sequence[str]], int]:
     """What a script runs with a command line, and whose result is the exit code."""
-    name = f"bad_inputs_{Path(path).stem}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, ROOT / path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    module = sys.modules[name]
-    run: Callable[[Sequence[str]], int] = getattr(module, "run", module.main)
+    module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+    run: Callable[[Sequence[str]], int] = module.run
     return run
 
 

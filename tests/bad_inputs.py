@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from tests import ROOT
 from tests.bad_config_inputs import ARGUMENTS, CONFIGS, VALUES
 from tests.bad_data_inputs import ANNOTATIONS, IMAGES, SOURCES, TOOLS
-from tests.bad_input import CONFIG, ROOT, Outcome, run_in
+from tests.bad_input import CONFIG, Outcome, run_in
 from tests.tiny_dataset import TinyDataset, tiny_run, write_tiny_dataset
 
 DOCUMENT = ROOT / "docs" / "bad_input.md"

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import ROOT
 from tests.bad_config_inputs import ARGUMENTS
-from tests.bad_input import CONFIG, ROOT, BadInput, Outcome, run_in, slug
+from tests.bad_input import CONFIG, BadInput, Outcome, run_in, slug
 from tests.bad_inputs import BAD_INPUTS, DOCUMENT, document, write_bad_files
 
 

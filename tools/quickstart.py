@@ -12,13 +12,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
+import runpy
+import shlex
+import signal
 import sys
+import threading
 import time
+from collections.abc import Mapping
+from multiprocessing import get_context, parent_process
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, detection_utils
 from detectron2.engine import DefaultPredictor
 from tabulate import tabulate
@@ -36,9 +43,12 @@ RUNS = {
     "supervised": ROOT / "configs/baselines/quickstart_supervised.yaml",
     "semi-supervised": ROOT / "configs/quickstart.yaml",
 }
+PROGRAM = "train_net.py"
+CONSOLE = "console.txt"
 METRICS = ("AP", "AP50", "AP75")
 DRAWN_IMAGES = 6
 SCORE_TO_DRAW = 0.6
+POLL_SECONDS = 0.2
 PROGRESS_SECONDS = 20
 PROGRESS_WIDTH = 100
 
@@ -54,52 +64,73 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def start(config: Path, output: Path, seed: int, opts: list[str]) -> subprocess.Popen[bytes]:
-    """Start ``train_net.py`` as a user would, on its half of the cores, printing to a file."""
-    command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(config), "--resume"]
-    command += ["SEED", str(seed), "OUTPUT_DIR", str(output), *opts]
-    print("$", " ".join(command[1:]), flush=True)
+def start(config: Path, output: Path, seed: int, opts: list[str]) -> BaseProcess:
+    """Start ``train_net.py`` on its half of the cores, printing to a file."""
+    words = ["--config-file", str(config), "--resume", "SEED", str(seed)]
+    words += ["OUTPUT_DIR", str(output), *opts]
+    print("$", shlex.join([PROGRAM, *words]), flush=True)
     output.mkdir(parents=True, exist_ok=True)
-    threads = max(1, (os.cpu_count() or 1) // len(RUNS))
-    with (output / "console.txt").open("ab") as console:
-        return subprocess.Popen(
-            command,
-            stdout=console,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-        )
+    (output / CONSOLE).touch()
+    # Read by the libraries that the new process loads; this one has loaded them.
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // len(RUNS)))
+    process = get_context("spawn").Process(target=train, args=(words, output / CONSOLE))
+    process.start()
+    return process
 
 
-def wait(processes: dict[str, subprocess.Popen[bytes]], runs: dict[str, Path]) -> dict[str, float]:
+def train(words: list[str], console: Path) -> None:
+    """The process of one run. It stops, and saves, when the demo ends in whatever way."""
+    demo = parent_process()
+    assert demo is not None
+    with console.open("ab") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+
+    def stop_with_demo() -> None:
+        demo.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop_with_demo, daemon=True).start()
+    sys.argv = [PROGRAM, *words]
+    sys.exit(runpy.run_path(str(ROOT / PROGRAM))["run"](words))
+
+
+def wait(processes: Mapping[str, BaseProcess], runs: Mapping[str, Path]) -> dict[str, float]:
     """Wait for all runs, showing how far they are; returns the seconds that each took.
 
+    However it ends, all runs have ended.
+
     Raises:
-        UserError: if a run fails, with its last words; the others are ended.
+        UserError: if a run fails, with its last words.
     """
     begin = shown = time.monotonic()
     seconds: dict[str, float] = {}
-    while len(seconds) < len(processes):
-        time.sleep(1)
-        now = time.monotonic()
-        for name, process in processes.items():
-            if process.poll() is not None and name not in seconds:
-                seconds[name] = now - begin
-                if process.returncode != 0:
-                    for other in processes.values():
-                        other.terminate()
-                    console = runs[name] / "console.txt"
-                    words = " ".join(console.read_text(errors="replace").splitlines()[-5:])
-                    raise UserError(f"the {name} run failed, see {console}: {words}")
-        if now - shown >= PROGRESS_SECONDS:
-            shown = now
-            for name in processes.keys() - seconds.keys():
-                print(f"{name:>16}: {progress(runs[name])}", flush=True)
+    try:
+        while len(seconds) < len(processes):
+            time.sleep(POLL_SECONDS)
+            now = time.monotonic()
+            for name, process in processes.items():
+                if process.exitcode is not None and name not in seconds:
+                    seconds[name] = now - begin
+                    if process.exitcode != 0:
+                        console = runs[name] / CONSOLE
+                        words = " ".join(console.read_text(errors="replace").splitlines()[-5:])
+                        raise UserError(f"the {name} run failed, see {console}: {words}")
+            if now - shown >= PROGRESS_SECONDS:
+                shown = now
+                for name in processes.keys() - seconds.keys():
+                    print(f"{name:>16}: {progress(runs[name])}", flush=True)
+    finally:
+        for process in processes.values():
+            process.terminate()
+        for process in processes.values():
+            process.join()
     return seconds
 
 
 def progress(run: Path) -> str:
     """The newest line with an ETA that a run has printed, without its date."""
-    lines = (run / "console.txt").read_text(errors="replace").splitlines()
+    lines = (run / CONSOLE).read_text(errors="replace").splitlines()
     newest = next((line for line in reversed(lines) if "eta:" in line), "eta: starting")
     return newest[newest.find("eta:") :][:PROGRESS_WIDTH]
 
@@ -110,11 +141,20 @@ def last_evaluation(run: Path) -> dict[str, Any]:
     return next(line for line in reversed(lines) if "teacher/bbox/AP" in line)
 
 
-def draw(runs: dict[str, Path], dataset: str, path: Path) -> None:
-    """Draw ground truth and both detectors side by side on the first crowded images."""
+def run_config(run: Path) -> CfgNode:
+    """The config that a run has used, with its last model."""
+    cfg = get_cfg()
+    cfg.merge_from_file(str(run / "config.yaml"))
+    cfg.MODEL.WEIGHTS = str(run / "model_final.pth")
+    return cfg
+
+
+def draw(configs: Mapping[str, CfgNode], path: Path) -> None:
+    """Draw ground truth and both detectors side by side on the most crowded images."""
+    dataset = ensure_registered(next(iter(configs.values())).DATASETS.TEST[0])
     records = sorted(DatasetCatalog.get(dataset), key=lambda r: -len(r["annotations"]))
     names = class_names([dataset])
-    predictors = {name: load_predictor(run) for name, run in runs.items()}
+    predictors = {name: DefaultPredictor(cfg) for name, cfg in configs.items()}
     rows = []
     for record in records[:DRAWN_IMAGES]:
         image = detection_utils.read_image(record["file_name"], "RGB")
@@ -127,25 +167,25 @@ def draw(runs: dict[str, Path], dataset: str, path: Path) -> None:
     write_picture(path, stack(rows))
 
 
-def load_predictor(run: Path) -> DefaultPredictor:
-    """Detectron2's predictor with the teacher of a run."""
-    cfg = get_cfg()
-    cfg.merge_from_file(str(run / "config.yaml"))
-    cfg.MODEL.WEIGHTS = str(run / "model_final.pth")
-    return DefaultPredictor(cfg)
+def images_of(run: Path) -> str:
+    """What a run has learned from and was measured on, in words."""
+    sets = json.loads((run / "run.json").read_text())["runs"][-1]["datasets"]
+    counts = dict.fromkeys(("labeled", "unlabeled", "test"), 0)
+    for row in sets:
+        counts[row["role"]] += row["images"]
+    return ", ".join(f"{count} {role} images" for role, count in counts.items())
 
 
 def main(args: argparse.Namespace) -> None:
     """Train, evaluate, draw, tabulate."""
     folder = args.output / f"seed_{args.seed}"
     runs = {name: folder / name for name in RUNS}
-    dataset = ensure_registered("sample://val")
     processes = {
         name: start(config, runs[name], args.seed, args.opts) for name, config in RUNS.items()
     }
     seconds = wait(processes, runs)
     picture = folder / "predictions.png"
-    draw(runs, dataset, picture)
+    draw({name: run_config(run) for name, run in runs.items()}, picture)
 
     rows = []
     for name, run in runs.items():
@@ -154,7 +194,7 @@ def main(args: argparse.Namespace) -> None:
             scores = [evaluation[f"{model}/bbox/{metric}"] for metric in METRICS]
             rows.append([name, model, *scores, seconds[name] / 60])
     print()
-    print(f"40 labeled images, 120 validation images, seed {args.seed}, {torch.__version__}")
+    print(f"{images_of(runs['semi-supervised'])}, seed {args.seed}, {torch.__version__}")
     print(tabulate(rows, headers=["training", "model", *METRICS, "minutes"], floatfmt=".1f"))
     print("The student is the trained network, the teacher the moving average of its weights.")
     print(f"Predictions: {picture}")

@@ -29,7 +29,7 @@ class Ending:
     """A program and how it is made to end.
 
     Attributes:
-        program: a module.
+        program: a module; its ``run`` takes the words.
         words: its command line.
         method: by which Python starts its processes: fork, spawn or forkserver.
         sign: a file that the program writes while its own processes work.
@@ -65,7 +65,7 @@ class Outcome:
 def main() -> None:
     """Run all, a few at a time."""
     endings = [Ending(**item) for item in json.loads(Path(sys.argv[1]).read_text())]
-    programs = {ending.program: _load(ending.program) for ending in endings}
+    programs = {name: importlib.import_module(name).run for name in {e.program for e in endings}}
     waiting = list(enumerate(endings))
     running: list[_Running] = []
     outcomes: dict[int, Outcome] = {}
@@ -99,9 +99,8 @@ class _Running:
             os.dup2(writing, 1)
             os.dup2(writing, 2)
             multiprocessing.set_start_method(ending.method, force=True)
-            sys.argv[1:] = ending.words
             # Through the interpreter's own end, as every program.
-            sys.exit(program())
+            sys.exit(program(list(ending.words)))
         os.close(writing)
         self._selector = selectors.DefaultSelector()
         self._reading = os.fdopen(reading, "rb", buffering=0)
@@ -136,12 +135,6 @@ class _Running:
     def _works(self) -> bool:
         there = len(_session(self._process)) >= self._ending.processes
         return there and (not self._ending.sign or Path(self._ending.sign).exists())
-
-
-def _load(program: str) -> Any:
-    """What a program runs: ``run`` where it has one, else ``main``."""
-    module = importlib.import_module(program)
-    return getattr(module, "run", module.main)
 
 
 def _session(leader: int) -> dict[int, str]:

@@ -16,7 +16,7 @@ def name_only(record: dict[str, Any], rng: np.random.Generator) -> str:
     return str(record["file_name"])
 
 
-def main() -> int:
+def run(words: list[str]) -> int:
     """Load on after each signal, then exit with the loader left open."""
     pool = [{"file_name": "a"}]
     plan = BatchPlan(1, 1)

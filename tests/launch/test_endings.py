@@ -85,6 +85,16 @@ class Programs:
         command = ("tools.check_dataset", words.split(), method)
         return Ending(*command, processes=3 + helpers, send=signal.SIGKILL)
 
+    def demo(self) -> Ending:
+        run = self._folder / "demo"
+        words = f"--output {run} SOLVER.MAX_ITER {NEVER} SOLVER.CHECKPOINT_PERIOD 2"
+        words += " INPUT.MIN_SIZE_TRAIN (48,64) SOLVER.AMP.ENABLED False DATALOADER.NUM_WORKERS 0"
+        words += f" MODEL.ROI_HEADS.NUM_CLASSES 0 DATASETS.TRAIN ('{self._data.labeled}',)"
+        words += f" DATASETS.UNLABELED ('{self._data.unlabeled}',) TEST.EVAL_PERIOD 0"
+        words += f" DATASETS.TEST ('{self._data.labeled}',)"
+        sign = f"{run}/seed_1/supervised/last_checkpoint"
+        return Ending("tools.quickstart", words.split(), "fork", sign, 3, signal.SIGKILL)
+
     def run(self, endings: Iterable[Ending]) -> list[Outcome]:
         file = self._folder / "endings.json"
         file.write_text(json.dumps([asdict(ending) for ending in endings]), encoding="utf-8")
@@ -118,6 +128,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
         endings[f"{method} checking"] = programs.checking(method)
     two = programs.training("fork", "killed", "--num-gpus", "2", "--dist-url", "auto")
     endings["two processes"] = replace(two, processes=6)
+    endings["demo"] = programs.demo()
     return dict(zip(endings, programs.run(endings.values()), strict=True))
 
 
@@ -146,6 +157,10 @@ def test_two_processes_end_with_the_one_that_started_them(outcomes: dict[str, Ou
     if torch.cuda.is_available():
         pytest.skip("--num-gpus 2 takes the GPUs where there are some")
     _assert_nothing_left(outcomes["two processes"], KILLED)
+
+
+def test_both_runs_of_the_demo_end_with_it(outcomes: dict[str, Outcome]) -> None:
+    _assert_nothing_left(outcomes["demo"], KILLED)
 
 
 def _assert_nothing_left(outcome: Outcome, code: int) -> None:

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import importlib
 from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
 
-from tests import ROOT
 from tests.tiny_dataset import loggers_kept
-
-TOOLS = ROOT / "tools"
 
 
 @pytest.fixture(scope="module")
 def tool(request: pytest.FixtureRequest) -> ModuleType:
     """The program that a test file is named after: ``test_demo.py`` tests ``tools/demo.py``."""
-    name = request.path.stem.removeprefix("test_")
-    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module(f"tools.{request.path.stem.removeprefix('test_')}")
 
 
 @pytest.fixture(autouse=True)

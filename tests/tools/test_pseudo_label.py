@@ -10,10 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests import ROOT
 from tests.factories import BOXES, SIZE, draw, tiny_cfg, tiny_model
-
-TOOLS = ROOT / "tools"
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +33,7 @@ def test_two_processes_write_what_one_writes(
     arguments: list[str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Started processes import the tool by its name.
-    monkeypatch.syspath_prepend(str(TOOLS))
     one, two = tmp_path / "one", tmp_path / "two"
     assert tool.run(["--output", str(one), *arguments]) == 0
     shown = capsys.readouterr().out
