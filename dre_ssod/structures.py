@@ -6,12 +6,11 @@ classes; class index K is the background.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 
@@ -86,49 +85,6 @@ class TrainingBatch:
 
 
 @dataclass(frozen=True)
-class ProposalScores:
-    """The teacher's opinion of R student proposals.
-
-    Attributes:
-        foreground: (R,) the highest probability of any foreground class, in [0, 1].
-        background: (R,) the probability of background, in [0, 1].
-        localization_quality: (R,) s_loc of eq. 5, from the variance that belongs to the class of
-            ``foreground``; None if the teacher has no variance branch.
-    """
-
-    foreground: Tensor
-    background: Tensor
-    localization_quality: Tensor | None
-
-
-ProposalScorer = Callable[[list[Boxes]], ProposalScores]
-"""Scores student proposals, given per image in strong-view coordinates; rows in the same order."""
-
-PseudoLabels = Callable[[], list[Instances]]
-"""Gives one ``Instances`` per strong view, in its coordinates, with ``gt_boxes``, ``gt_classes``,
-``gt_scores`` (R,) and, where the teacher has a variance branch, ``gt_localization_quality`` (R,).
-
-The first call waits for a GPU to say which boxes there are, so it comes as late as it can."""
-
-
-@dataclass(frozen=True)
-class StudentBatch:
-    """What the student's one forward pass of a step needs.
-
-    Attributes:
-        labeled: Detectron2 dicts with ``image`` and ``instances``.
-        strong: dicts with ``image``: the strong views, one per unlabeled image.
-        pseudo_labels: of the strong views; gives an empty list where there are none.
-        scorer: the teacher's RoI head behind the inverse geometry; None unless PRC is on.
-    """
-
-    labeled: list[dict[str, Any]]
-    strong: list[dict[str, Any]] = field(default_factory=list)
-    pseudo_labels: PseudoLabels = list
-    scorer: ProposalScorer | None = None
-
-
-@dataclass(frozen=True)
 class Mean:
     """A mean still in two parts, so that it can be averaged over processes and steps."""
 
@@ -148,14 +104,17 @@ class Mean:
         return cls(torch.where(chosen, values, 0.0).sum(), chosen.sum().float())
 
 
+UNSUPERVISED = "_unsup"
+
+
 @dataclass
 class StudentLosses:
     """Losses of one forward pass and the figures that explain them.
 
     Attributes:
         supervised: terms of L_s (eq. 1) and the RPN's, by name.
-        unsupervised: terms of L_u (eq. 2) and the RPN's, before beta; empty without unlabeled
-            images.
+        unsupervised: terms of L_u (eq. 2) and the RPN's, before beta, their names ending in
+            ``UNSUPERVISED``; empty without unlabeled images.
         figures: detached diagnostics by name.
     """
 
@@ -172,8 +131,20 @@ class StudentLosses:
                 raise ValueError(f"{name}: {sorted(clash)} named twice")
             mine.update(theirs)
 
-    def total(self, unsup_loss_weight: float) -> Tensor:
-        """L = L_s + beta * L_u (eq. 3), a scalar."""
-        terms = list(self.supervised.values())
-        terms += [unsup_loss_weight * value for value in self.unsupervised.values()]
-        return torch.stack(terms).sum()
+    def total(self, weight: Weight) -> Tensor:
+        """L = L_s + beta * L_u (eq. 3), a scalar.
+
+        Args:
+            weight: of a term by its name: 1, or beta.
+        """
+        return torch.stack(weighted(self.supervised | self.unsupervised, weight)).sum()
+
+
+Weight = Callable[[str], float]
+"""What a term of the total loss is multiplied by, given its name."""
+T = TypeVar("T", Tensor, float)
+
+
+def weighted(terms: Mapping[str, T], weight: Weight) -> list[T]:
+    """The summands of eq. 3."""
+    return [weight(name) * value for name, value in terms.items()]

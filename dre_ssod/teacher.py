@@ -1,4 +1,4 @@
-"""What the teacher gives: pseudo-labels on weak views and scores of the student's proposals.
+"""What the teacher gives: detections on weak views, and its opinion of any box.
 
 This is the only place where the teacher's frame (weak view) meets the student's (strong view).
 """
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from dre_ssod.geometry import align_boxes
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
-from dre_ssod.structures import ProposalScores, UnlabeledSample, View
+from dre_ssod.modeling.regions import Ask, RegionScores
+from dre_ssod.structures import UnlabeledSample, View
 from dre_ssod.transfers import HostCopy
 
 # A pseudo-box with a side below this many pixels of the strong view has left it.
@@ -22,28 +23,28 @@ MIN_SIDE = 1.0
 
 
 @dataclass(frozen=True)
-class TeacherOpinion:
-    """The teacher's view of a batch of unlabeled images.
+class TeacherPass:
+    """One forward pass of the teacher over the weak views of N images, open to questions.
 
     Attributes:
-        pseudo_labels: per image, in weak-view coordinates: ``gt_boxes``, ``gt_classes``,
-            ``gt_scores`` (R,) and, with a variance branch, ``gt_localization_quality`` (R,) and
-            ``gt_sigma`` (R, 4) in pixels of the weak view.
+        detections: per image, in weak-view coordinates: ``gt_boxes``, ``gt_classes``, ``gt_scores``
+            (R,) and, with a variance branch, ``gt_localization_quality`` (R,) and ``gt_sigma``
+            (R, 4) in pixels of the weak view.
     """
 
-    samples: list[UnlabeledSample]
-    pseudo_labels: list[Instances]
+    samples: Sequence[UnlabeledSample]
+    detections: list[Instances]
     _teacher: SemiSupervisedRCNN
     _features: dict[str, Tensor]
 
-    def carry_to_strong_views(self) -> CarriedLabels:
-        """The pseudo-labels mapped weak -> strong, clipped; boxes that leave the view dropped."""
+    def carry(self, labels: Sequence[Instances]) -> CarriedLabels:
+        """Labels of the weak views mapped to the strong ones; boxes that leave the view dropped."""
         weak = [sample.weak for sample in self.samples]
         strong = [sample.strong for sample in self.samples]
-        return CarriedLabels(self.pseudo_labels, weak, strong)
+        return CarriedLabels(labels, weak, strong)
 
     @torch.no_grad()
-    def score_proposals(self, boxes: list[Boxes]) -> ProposalScores:
+    def score(self, boxes: list[Boxes]) -> RegionScores:
         """Score student proposals: map strong -> weak (section 3.4), clip, teacher's RoI head.
 
         Args:
@@ -54,14 +55,19 @@ class TeacherOpinion:
             [sample.strong for sample in self.samples],
             [sample.weak for sample in self.samples],
         )
-        return self._teacher.roi_heads.score_boxes(self._features, [Boxes(b) for b in aligned])
+        return self.rescore([Boxes(b) for b in aligned])
+
+    @torch.no_grad()
+    def rescore(self, boxes: list[Boxes]) -> RegionScores:
+        """Score boxes given per image in weak-view coordinates, such as jittered detections."""
+        return self._teacher.roi_heads.score_boxes(self._features, boxes)
 
 
 @torch.no_grad()
 def observe(
-    teacher: SemiSupervisedRCNN, samples: list[UnlabeledSample], score_threshold: float
-) -> TeacherOpinion:
-    """Run the teacher on the weak views and keep detections with score >= tau as pseudo-labels.
+    teacher: SemiSupervisedRCNN, samples: Sequence[UnlabeledSample], score_threshold: float
+) -> TeacherPass:
+    """Run the teacher on the weak views and keep detections with a score of at least tau.
 
     Args:
         teacher: in eval mode.
@@ -75,7 +81,7 @@ def observe(
     # nothing but the cost. Detectron2 keeps scores above the bound, the paper from tau on.
     just_below = torch.nextafter(torch.tensor(score_threshold), torch.tensor(-1.0)).item()
     detections = teacher.roi_heads.detect(features, proposals, just_below)
-    return TeacherOpinion(samples, [as_targets(d) for d in detections], teacher, features)
+    return TeacherPass(samples, [as_targets(d) for d in detections], teacher, features)
 
 
 def as_targets(detections: Instances) -> Instances:
@@ -95,6 +101,9 @@ class CarriedLabels:
 
     Which boxes are left is on its way to the host from the start; whoever needs to know, waits.
     ``gt_sigma`` belongs to the frame it was predicted in and is left behind.
+
+    Attributes:
+        origin: the labels as they were, in the coordinates of their own views.
     """
 
     def __init__(
@@ -106,14 +115,14 @@ class CarriedLabels:
                 ``sources``.
             sources, targets: N views.
         """
-        self._labels = labels
+        self.origin = labels
         self._targets = targets
         boxes = align_boxes([found.gt_boxes.tensor for found in labels], sources, targets)
         self._boxes = torch.cat(boxes)
         self._is_inside = HostCopy(Boxes(self._boxes).nonempty(MIN_SIDE))
         self._carried: list[Instances] | None = None
 
-    def wait(self) -> list[Instances]:
+    def instances(self) -> list[Instances]:
         """N ``Instances`` in the coordinates of ``targets``, with what their boxes carried.
 
         The first call waits for a GPU to say which boxes there are; later ones give the same.
@@ -124,15 +133,35 @@ class CarriedLabels:
 
     def _select(self, is_inside: Tensor) -> list[Instances]:
         """The labels of the boxes that are inside, (R,) of all images, on the host."""
-        counts = [int(part.sum()) for part in is_inside.split([len(f) for f in self._labels])]
+        counts = [int(part.sum()) for part in is_inside.split([len(f) for f in self.origin])]
         rows = is_inside.nonzero()[:, 0].to(self._boxes.device, non_blocking=True)
         fields = {"gt_boxes": list(map(Boxes, self._boxes[rows].split(counts)))}
-        for name in self._labels[0].get_fields():
+        for name in self.origin[0].get_fields():
             if name not in ("gt_boxes", "gt_sigma"):
-                values = torch.cat([found.get(name) for found in self._labels])
+                values = torch.cat([found.get(name) for found in self.origin])
                 fields[name] = list(values[rows].split(counts))
         images = zip(self._targets, *fields.values(), strict=True)
         return [
             Instances(view.size, **dict(zip(fields, values, strict=True)))
             for view, *values in images
         ]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Pseudo-labels of a batch: a set for each kind of loss, often one object thrice.
+
+    Attributes:
+        rpn, cls, box: for the RPN, the classification and the box loss of the box head.
+        ask: the teacher's opinion of boxes in the strong views; None where none is to be had.
+    """
+
+    rpn: CarriedLabels
+    cls: CarriedLabels
+    box: CarriedLabels
+    ask: Ask | None
+
+    @classmethod
+    def single(cls, labels: CarriedLabels, ask: Ask | None) -> Labels:
+        """One set for all losses."""
+        return cls(labels, labels, labels, ask)

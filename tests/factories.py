@@ -23,6 +23,12 @@ SIZE = (64, 96)
 BOXES = ((8.0, 8.0, 40.0, 40.0), (50.0, 20.0, 74.0, 44.0))
 """Two squares that images show, unless told otherwise."""
 
+
+def beta_4(term: str) -> float:
+    """The weights of eq. 3 with beta 4."""
+    return 4.0 if term.endswith("_unsup") else 1.0
+
+
 gpu_only = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 

@@ -17,12 +17,15 @@ PACKAGE = ROOT / "dre_ssod"
 FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(floor.split())
     for floor in (
-        "errors structures transfers allocator config.keys",
+        "errors structures transfers allocator",
         "files geometry workers launch config.values modeling.backbones data.text_files",
-        "config.reading checkpoints data.images data.records data.sample data.views modeling",
+        "checkpoints data.images data.records data.sample data.views modeling",
         "data.sources teacher",
         "data data.splits",
         "data.audit data.conversion",
+        "methods",
+        "config.keys",
+        "config.reading",
         "evaluation",
         "config.checks",
         "runs",

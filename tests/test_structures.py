@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dre_ssod.structures import Mean, StudentLosses, TrainingBatch, UnlabeledSample, View
+from tests.factories import beta_4
 
 
 def test_a_view_knows_its_size() -> None:
@@ -34,12 +35,12 @@ def test_images_are_pinned_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_total_is_equation_3() -> None:
     terms = {
         name: torch.tensor(value, requires_grad=True)
-        for name, value in {"a": 1.0, "b": 2.0, "c": 5.0}.items()
+        for name, value in {"a": 1.0, "b": 2.0, "c_unsup": 5.0}.items()
     }
     losses = StudentLosses(
-        supervised={"a": terms["a"], "b": terms["b"]}, unsupervised={"c": terms["c"]}
+        supervised={"a": terms["a"], "b": terms["b"]}, unsupervised={"c_unsup": terms["c_unsup"]}
     )
-    total = losses.total(4.0)
+    total = losses.total(beta_4)
     assert total.shape == ()
     assert total.item() == 1.0 + 2.0 + 4.0 * 5.0
     total.backward()
@@ -48,7 +49,7 @@ def test_total_is_equation_3() -> None:
 
 def test_total_of_labeled_images_alone_ignores_beta() -> None:
     losses = StudentLosses(supervised={"a": torch.tensor(1.5)})
-    assert losses.total(4.0).item() == 1.5
+    assert losses.total(beta_4).item() == 1.5
 
 
 def test_merge_joins_every_kind_of_term() -> None:

@@ -14,14 +14,17 @@ from torch import Tensor
 from dre_ssod.data.views.geometric import GeometricRecipe
 from dre_ssod.data.views.views import ViewRecipe, make_view
 from dre_ssod.geometry import map_boxes, relative_matrix
+from dre_ssod.methods import build_method
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
-from dre_ssod.structures import StudentBatch, UnlabeledSample, View
-from dre_ssod.teacher import CarriedLabels, TeacherOpinion, observe
+from dre_ssod.modeling.student_batch import StudentBatch
+from dre_ssod.structures import UnlabeledSample, View
+from dre_ssod.teacher import CarriedLabels, Labels, TeacherPass, observe
 from dre_ssod.transfers import to_device
 from tests.factories import (
     BOXES,
     SIZE,
     affine,
+    beta_4,
     draw,
     flip,
     gpu_only,
@@ -55,10 +58,10 @@ def _visible(image: Tensor) -> list[float]:
     return [xs.min().item(), ys.min().item(), xs.max().item() + 1, ys.max().item() + 1]
 
 
-def _opinion(sample: UnlabeledSample, boxes: Tensor) -> TeacherOpinion:
+def _opinion(sample: UnlabeledSample, boxes: Tensor) -> TeacherPass:
     """An opinion that holds the given weak-view boxes as pseudo-labels."""
     labels = pseudo_labels(boxes.tolist(), size=sample.weak.size)
-    return TeacherOpinion([sample], [labels], _teacher(), {})
+    return TeacherPass([sample], [labels], _teacher(), {})
 
 
 def blank(size: tuple[int, int], matrix: Tensor | None = None) -> View:
@@ -80,7 +83,7 @@ def _same(ours: Instances, theirs: Instances) -> None:
 def test_pseudo_labels_are_the_teachers_detections_on_the_weak_view() -> None:
     teacher, samples = _teacher(), _samples()
     detections = teacher.inference([{"image": s.weak.image} for s in samples], do_postprocess=False)
-    labels = observe(teacher, samples, score_threshold=0.05).pseudo_labels
+    labels = observe(teacher, samples, score_threshold=0.05).detections
     for found, label in zip(detections, labels, strict=True):
         assert len(label) == len(found) > 5
         assert label.image_size == SIZE
@@ -93,18 +96,18 @@ def test_pseudo_labels_are_the_teachers_detections_on_the_weak_view() -> None:
 
 def test_a_detection_with_a_score_of_exactly_tau_is_kept() -> None:
     teacher, samples = _teacher(), _samples()[:1]
-    scores = observe(teacher, samples, 0.0).pseudo_labels[0].gt_scores.sort(descending=True).values
+    scores = observe(teacher, samples, 0.0).detections[0].gt_scores.sort(descending=True).values
     tau = scores[3].item()
-    assert len(observe(teacher, samples, tau).pseudo_labels[0]) == 4
+    assert len(observe(teacher, samples, tau).detections[0]) == 4
     above = torch.nextafter(scores[3], torch.tensor(1.0)).item()
-    assert len(observe(teacher, samples, above).pseudo_labels[0]) == 3
+    assert len(observe(teacher, samples, above).detections[0]) == 3
 
 
 @pytest.mark.parametrize("tau", [0.2, 0.3, 0.4])
 def test_filtering_before_nms_is_filtering_after_it(tau: float) -> None:
     teacher, samples = _teacher(), _samples()
-    everything = observe(teacher, samples, 0.0).pseudo_labels
-    filtered = observe(teacher, samples, tau).pseudo_labels
+    everything = observe(teacher, samples, 0.0).detections
+    filtered = observe(teacher, samples, tau).detections
     assert any(0 < len(few) < len(many) for few, many in zip(filtered, everything, strict=True))
     for few, many in zip(filtered, everything, strict=True):
         _same(few, many[many.gt_scores >= tau])
@@ -112,7 +115,7 @@ def test_filtering_before_nms_is_filtering_after_it(tau: float) -> None:
 
 def test_without_a_variance_branch_pseudo_labels_have_no_quality() -> None:
     teacher = _teacher(**{"MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": "smooth_l1"})
-    (labels,) = observe(teacher, _samples()[:1], 0.0).pseudo_labels
+    (labels,) = observe(teacher, _samples()[:1], 0.0).detections
     assert labels.get_fields().keys() == {"gt_boxes", "gt_classes", "gt_scores"}
 
 
@@ -131,7 +134,7 @@ def test_a_pseudo_label_lands_on_the_square_that_the_strong_view_shows(
 ) -> None:
     sample = unlabeled_sample(0, SQUARE, weak, strong)
     opinion = _opinion(sample, torch.tensor([_visible(sample.weak.image)]))
-    (labels,) = opinion.carry_to_strong_views().wait()
+    (labels,) = opinion.carry(opinion.detections).instances()
     assert labels.image_size == sample.strong.size
     shown = _visible(sample.strong.image)
     assert labels.gt_boxes.tensor[0].tolist() == pytest.approx(shown, abs=1.5)
@@ -154,7 +157,7 @@ def test_a_pseudo_label_lands_on_the_square_in_views_as_they_are_drawn_in_traini
         rng = np.random.default_rng(seed)
         sample = UnlabeledSample("", make_view(image, weak, rng), make_view(image, strong, rng))
         opinion = _opinion(sample, torch.tensor([_visible(sample.weak.image)]))
-        (labels,) = opinion.carry_to_strong_views().wait()
+        (labels,) = opinion.carry(opinion.detections).instances()
         shown = _visible(sample.strong.image)
         assert labels.gt_boxes.tensor[0].tolist() == pytest.approx(shown, abs=2.5), seed
 
@@ -165,7 +168,7 @@ def test_boxes_that_leave_the_strong_view_are_clipped_or_dropped_with_all_they_c
     labels.gt_sigma = torch.ones(3, 4)
     # The view begins at x = 50: the first box is outside, the second one half inside.
     strong = blank((50, 40), affine(shift=(-50.0, 0.0)))
-    (shown,) = CarriedLabels([labels], [blank(SIZE)], [strong]).wait()
+    (shown,) = CarriedLabels([labels], [blank(SIZE)], [strong]).instances()
     assert shown.image_size == (50, 40)
     assert shown.gt_boxes.tensor.tolist() == [[0.0, 10.0, 10.0, 30.0], [10.0, 30.0, 40.0, 50.0]]
     assert shown.gt_classes.tolist() == [1, 2]
@@ -178,7 +181,7 @@ def test_a_sliver_below_one_pixel_is_dropped() -> None:
     labels = pseudo_labels(((10.0, 10.0, 30.0, 30.0), (10.0, 10.0, 32.0, 30.0)))
     # 0.5 and 2.5 pixels of the boxes remain.
     strong = blank(SIZE, affine(shift=(-29.5, 0.0)))
-    (shown,) = CarriedLabels([labels], [blank(SIZE)], [strong]).wait()
+    (shown,) = CarriedLabels([labels], [blank(SIZE)], [strong]).instances()
     assert shown.gt_boxes.tensor.tolist() == [[0.0, 10.0, 2.5, 30.0]]
 
 
@@ -186,9 +189,9 @@ def test_images_keep_their_own_labels_also_where_some_have_none() -> None:
     labels = [pseudo_labels(BOXES[:count]) for count in (0, 2, 1, 0)]
     moved = [affine(shift=(-50.0, 0.0)), affine(shift=(-25.0, 0.0)), affine(), affine()]
     targets = [blank(SIZE, matrix) for matrix in moved]
-    together = CarriedLabels(labels, [blank(SIZE)] * 4, targets).wait()
+    together = CarriedLabels(labels, [blank(SIZE)] * 4, targets).instances()
     for found, target, shown in zip(labels, targets, together, strict=True):
-        (alone,) = CarriedLabels([found], [blank(SIZE)], [target]).wait()
+        (alone,) = CarriedLabels([found], [blank(SIZE)], [target]).instances()
         _same(shown, alone)
     assert [len(shown) for shown in together][2:] == [1, 0]
 
@@ -199,7 +202,7 @@ def test_carrying_labels_does_not_drain_a_gpu() -> None:
     targets = [blank(SIZE, affine(shift=(-50.0, 0.0))), blank(SIZE)]
     torch.cuda.set_sync_debug_mode("error")
     try:
-        shown = CarriedLabels(labels, [blank(SIZE)] * 2, targets).wait()
+        shown = CarriedLabels(labels, [blank(SIZE)] * 2, targets).instances()
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(shown[1]) == 2
@@ -207,7 +210,8 @@ def test_carrying_labels_does_not_drain_a_gpu() -> None:
 
 def test_no_pseudo_labels_stay_none() -> None:
     sample = unlabeled_sample(0, ())
-    (labels,) = _opinion(sample, torch.zeros(0, 4)).carry_to_strong_views().wait()
+    opinion = _opinion(sample, torch.zeros(0, 4))
+    (labels,) = opinion.carry(opinion.detections).instances()
     assert len(labels) == 0
     assert labels.gt_boxes.tensor.shape == (0, 4)
     assert labels.gt_localization_quality.shape == (0,)
@@ -226,13 +230,16 @@ def test_proposals_get_the_scores_that_the_teacher_gives_in_its_own_frame() -> N
     images = teacher.preprocess_image([{"image": s.weak.image} for s in samples])
     features = teacher.backbone(images.tensor)
     expected = teacher.roi_heads.score_boxes(features, [Boxes(b) for b in weak_boxes])
-    scores = opinion.score_proposals([Boxes(b) for b in strong_boxes])
+    scores = opinion.score([Boxes(b) for b in strong_boxes])
     unaligned = teacher.roi_heads.score_boxes(features, [Boxes(b) for b in strong_boxes])
-    for name in ("foreground", "background", "localization_quality"):
-        value = getattr(scores, name)
-        assert value.shape == (3,)
-        torch.testing.assert_close(value, getattr(expected, name), rtol=1e-3, atol=1e-4)
-        assert not torch.allclose(value, getattr(unaligned, name), rtol=1e-3, atol=1e-3)
+    best = scores.probabilities[:, :-1].argmax(dim=1)
+    for read in (lambda s: s.probabilities, lambda s: s.quality(best)):
+        value = read(scores)
+        assert len(value) == 3
+        torch.testing.assert_close(value, read(expected), rtol=1e-3, atol=1e-4)
+        assert not torch.allclose(value, read(unaligned), rtol=1e-3, atol=1e-3)
+    # Its own placing of a box is in weak coordinates, too.
+    torch.testing.assert_close(scores.refined(best), expected.refined(best), rtol=1e-3, atol=1e-2)
 
 
 @torch.no_grad()
@@ -241,10 +248,10 @@ def test_proposals_outside_the_weak_view_are_scored_on_what_is_inside() -> None:
     sample = unlabeled_sample(weak=affine(), strong=affine(shift=(20.0, 0.0)))
     opinion = observe(teacher, [sample], 0.5)
     # In the weak view it spans x from -15 to 20.
-    scores = opinion.score_proposals([Boxes([[5.0, 10.0, 40.0, 40.0]])])
+    scores = opinion.score([Boxes([[5.0, 10.0, 40.0, 40.0]])])
     features = teacher.backbone(teacher.preprocess_image([{"image": sample.weak.image}]).tensor)
     inside = teacher.roi_heads.score_boxes(features, [Boxes([[0.0, 10.0, 20.0, 40.0]])])
-    torch.testing.assert_close(scores.foreground, inside.foreground)
+    torch.testing.assert_close(scores.probabilities, inside.probabilities)
 
 
 def test_the_teacher_gets_no_gradient() -> None:
@@ -255,19 +262,19 @@ def test_the_teacher_gets_no_gradient() -> None:
     batch = StudentBatch(
         labeled=[labeled_image(0)],
         strong=[{"image": s.strong.image} for s in samples],
-        pseudo_labels=opinion.carry_to_strong_views().wait,
-        scorer=opinion.score_proposals,
+        labels=Labels.single(opinion.carry(opinion.detections), opinion.score),
+        method=build_method(tiny_cfg()),
     )
-    assert all(len(labels) for labels in batch.pseudo_labels())
+    assert all(len(labels) for labels in batch.labels.cls.instances())
     # Neither what it says of its own boxes nor what it says of the student's has a graph.
-    scores = opinion.score_proposals([labels.gt_boxes for labels in batch.pseudo_labels()])
-    assert not scores.foreground.requires_grad
-    for labels in batch.pseudo_labels():
+    scores = opinion.score([labels.gt_boxes for labels in batch.labels.cls.instances()])
+    assert not scores.probabilities.requires_grad
+    for labels in batch.labels.cls.instances():
         assert not labels.gt_boxes.tensor.requires_grad
         assert not labels.gt_localization_quality.requires_grad
     torch.manual_seed(0)
     with EventStorage():
-        student(batch).total(4.0).backward()
+        student(batch).total(beta_4).backward()
     assert all(p.grad is None for p in teacher.parameters())
     assert all(p.grad is not None for p in student.parameters() if p.requires_grad)
 
@@ -275,17 +282,17 @@ def test_the_teacher_gets_no_gradient() -> None:
 def test_a_dead_teacher_still_lets_the_student_learn() -> None:
     student, samples = tiny_model(tiny_cfg(), seed=1), _samples()
     opinion = observe(_teacher(), samples, 1.0)
-    assert [len(labels) for labels in opinion.pseudo_labels] == [0, 0]
+    assert [len(labels) for labels in opinion.detections] == [0, 0]
     batch = StudentBatch(
         labeled=[labeled_image(0)],
         strong=[{"image": s.strong.image} for s in samples],
-        pseudo_labels=opinion.carry_to_strong_views().wait,
-        scorer=opinion.score_proposals,
+        labels=Labels.single(opinion.carry(opinion.detections), opinion.score),
+        method=build_method(tiny_cfg()),
     )
     torch.manual_seed(0)
     with EventStorage():
         losses = student(batch)
-    total = losses.total(4.0)
+    total = losses.total(beta_4)
     assert torch.isfinite(total)
     total.backward()
     assert all(p.grad is not None for p in student.parameters() if p.requires_grad)

@@ -24,7 +24,6 @@ from dre_ssod.checkpoints.checkpointer import load_student
 from dre_ssod.config.checks import check_config
 from dre_ssod.config.reading import read_config
 from dre_ssod.data.images import ImageError
-from dre_ssod.data.mappers import UnlabeledMapper
 from dre_ssod.data.splits.pools import Pools
 from dre_ssod.deployment.trained_model import load_trained
 from dre_ssod.engine.setup import complete
@@ -34,6 +33,7 @@ from dre_ssod.inspection.data_panels import DataPanels
 from dre_ssod.inspection.inspect import inspect
 from dre_ssod.inspection.panels import draw_inspection, write_picture
 from dre_ssod.launch.program import run_program
+from dre_ssod.methods import Clock, build_method
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 
 
@@ -102,7 +102,11 @@ def draw_unlabeled(cfg: CfgNode, pools: Pools, args: argparse.Namespace) -> None
     if not load_student(cfg.MODEL.WEIGHTS, student):
         print(f"{cfg.MODEL.WEIGHTS} holds no student: proposals are those of its model")
     student.train()
-    mapper = UnlabeledMapper.from_config(cfg)
+    method = build_method(cfg)
+    # As the finished run would label.
+    last = cfg.SOLVER.MAX_ITER - 1
+    clock = Clock(last, cfg.SSOD.BURN_IN_ITERS, cfg.SOLVER.MAX_ITER)
+    _, mapper = method.mappers(cfg)
     chosen = _choose(len(pools.unlabeled), args)
     for number in tqdm(range(len(chosen)), desc="unlabeled", unit="image", disable=None):
         rng = np.random.default_rng([args.seed, 1, number])
@@ -111,8 +115,7 @@ def draw_unlabeled(cfg: CfgNode, pools: Pools, args: argparse.Namespace) -> None
         except ImageError as error:
             tqdm.write(f"skipped: {error}", file=sys.stderr)
             continue
-        threshold, prc = cfg.SSOD.SCORE_THRESHOLD, cfg.SSOD.PRC.ENABLED
-        [found] = inspect(teacher, student, [sample], threshold, prc, seed=number)
+        [found] = inspect(teacher, student, [sample], method, clock, seed=number)
         picture = draw_inspection(found, pools.classes, cfg.INPUT.FORMAT)
         write_picture(args.output / f"unlabeled_{number:03d}.jpg", picture)
 

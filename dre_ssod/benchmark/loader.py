@@ -19,6 +19,7 @@ from dre_ssod.data.loader import BatchPlan, build_paired_loader
 from dre_ssod.data.mappers import UnlabeledMapper
 from dre_ssod.data.sources.catalog import load_unlabeled
 from dre_ssod.data.splits.split import draw_split
+from dre_ssod.methods import build_method
 
 MAX_MILLISECONDS = 15.0
 MAX_BYTES_PER_ENTRY = 2048.0
@@ -33,7 +34,7 @@ def benchmark_loader(cfg: CfgNode, rounds: int, images: int) -> Report:
         images: how many of them a round loads.
     """
     records = load_unlabeled([*cfg.DATASETS.UNLABELED, *cfg.DATASETS.TRAIN])[:images]
-    mapper = UnlabeledMapper.from_config(cfg)
+    _, mapper = build_method(cfg).mappers(cfg)
     detectron2_mapper = DatasetMapper(cfg, is_train=True)
     plan = BatchPlan(labeled=0, unlabeled=1)
     batches = iter(build_paired_loader([], records, mapper, mapper, plan, seed=1, num_workers=1))

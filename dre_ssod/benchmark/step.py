@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 from detectron2.config import CfgNode
@@ -20,8 +19,10 @@ from dre_ssod.benchmark.timing import add, interleave, machine, ratio
 from dre_ssod.engine.step import SemiSupervisedTrainer
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.errors import ConfigError
-from dre_ssod.structures import StudentBatch, TrainingBatch
-from dre_ssod.teacher import observe
+from dre_ssod.methods import Clock, build_method, method_class
+from dre_ssod.modeling.student_batch import StudentBatch
+from dre_ssod.structures import TrainingBatch
+from dre_ssod.teacher import Labels, observe
 
 MAX_TIME_RATIO = 1.10
 MAX_MEMORY_RATIO = 1.10
@@ -34,17 +35,18 @@ class StepParts:
     def __init__(self, cfg: CfgNode) -> None:
         """
         Args:
-            cfg: complete, with SSOD.ENABLED; a negative SEED means 0. Trained weights are not
-                needed: tau is lowered until the teacher gives as many pseudo-boxes an image as
-                there are labeled ones.
+            cfg: complete, of a method with unlabeled images; a negative SEED means 0. Trained
+                weights are not needed: tau is lowered until the teacher gives as many pseudo-boxes
+                per image as there are labeled ones.
 
         Raises:
             ConfigError: for a supervised baseline.
         """
-        if not cfg.SSOD.ENABLED:
+        if not method_class(cfg).uses_unlabeled:
             raise ConfigError(
-                "SSOD.ENABLED is False; the benchmark compares a semi-supervised step with its "
-                "parts: choose a config that sets it True."
+                f"SSOD.ENABLED is {cfg.SSOD.ENABLED} and SSOD.METHOD {cfg.SSOD.METHOD!r}; the "
+                "benchmark compares a semi-supervised step with its parts: choose a config that "
+                "uses unlabeled images."
             )
         cfg = cfg.clone()
         cfg.defrost()
@@ -62,11 +64,11 @@ class StepParts:
         for group in self.step.optimizer.param_groups:
             group["lr"] = 0.0
         self.batch: TrainingBatch = next(iter(trainer.build_paired_loader()))
-        threshold = self._matching_threshold()
-        self.step.settings = replace(self.step.settings, score_threshold=threshold)
+        cfg.SSOD.SCORE_THRESHOLD = self._matching_threshold()
+        self.step.method = build_method(cfg)
         self.step.data_loader = itertools.repeat(self.batch)
-        opinion = observe(self.step.teacher, self.batch.unlabeled, threshold)
-        targets = opinion.carry_to_strong_views().wait()
+        with torch.no_grad():
+            targets = self._label().cls.instances()
         strong = [
             {"image": sample.strong.image, "instances": labels}
             for sample, labels in zip(self.batch.unlabeled, targets, strict=True)
@@ -76,9 +78,13 @@ class StepParts:
     def _matching_threshold(self) -> float:
         boxes = sum(len(image["instances"]) for image in self.batch.labeled)
         boxes = max(1, boxes * len(self.batch.unlabeled) // len(self.batch.labeled))
-        opinion = observe(self.step.teacher, self.batch.unlabeled, 0.0)
-        scores = torch.cat([labels.gt_scores for labels in opinion.pseudo_labels])
+        seen = observe(self.step.teacher, self.batch.unlabeled, 0.0)
+        scores = torch.cat([labels.gt_scores for labels in seen.detections])
         return threshold_for(scores, boxes)
+
+    def _label(self) -> Labels:
+        clock = Clock(self.trainer.start_iter, 0, self.trainer.max_iter)
+        return self.step.method.label(self.step.teacher, self.batch.unlabeled, clock)
 
     def host_tensors(self) -> Iterator[Tensor]:
         """What the loader gave."""
@@ -100,12 +106,12 @@ class StepParts:
         self.step.optimizer.zero_grad()
         with EventStorage(), self.step._autocast():
             losses = self.step.model(self._all_labeled)
-        losses.total(0.0).backward()
+        losses.total(lambda name: 1.0).backward()
 
     def teacher(self) -> None:
-        """Forward on the weak views, to detections after NMS."""
+        """Forward on the weak views, to the method's pseudo-labels."""
         with self.step._autocast():
-            observe(self.step.teacher, self.batch.unlabeled, self.step.settings.score_threshold)
+            self._label()
 
     def optimizer(self) -> None:
         """Gradient clipping, where configured, and the optimizer's step."""

@@ -33,6 +33,7 @@ from dre_ssod.config.values import (
 )
 from dre_ssod.data.views.photometric import IMAGE_FORMATS
 from dre_ssod.evaluation.evaluators import VOC_PROTOCOLS
+from dre_ssod.methods import METHODS, method_class, settings
 from dre_ssod.modeling.box_transform import BOX_TRANSFORM_REGISTRY
 
 _MANY = 10**9
@@ -109,13 +110,10 @@ CHECKS: dict[str, Check] = {
     "SOLVER.CHECKPOINTS_KEPT": Number(1, 10**6),
     "SOLVER.ON_NONFINITE": OneOf(("stop", "skip")),
     "SSOD.LABELED_TO_UNLABELED": Numbers(1, 10**6, fewest=2, most=2, whole=True),
-    "SSOD.UNSUP_LOSS_WEIGHT": Number(0.0, 1e6),
-    "SSOD.SCORE_THRESHOLD": Number(0.0, 1.0),
+    "SSOD.METHOD": Registered(METHODS),
     "SSOD.BURN_IN_ITERS": Number(0, _MANY),
-    "SSOD.EMA.DECAY": Number(0.0, 1.0),
     "SSOD.LOG_VARIANCE_RANGE": Numbers(-20.0, 20.0, fewest=2, most=2, rising="weakly"),
     "SSOD.BOX_LOSS_NORMALIZER": OneOf(("sampled", "foreground")),
-    "SSOD.UNSUP_CLS_NORMALIZER": OneOf(("separate", "sampled")),
     "SSOD.STRONG_VIEW.MAX_TRANSLATE": Number(0.0, 1.0),
     "SSOD.STRONG_VIEW.MAX_ROTATE": Number(0.0, 180.0),
     "SSOD.STRONG_VIEW.MAX_SHEAR": Number(0.0, 80.0),
@@ -130,7 +128,8 @@ CHECKS: dict[str, Check] = {
     "TEST.VOC_PROTOCOLS": Some(VOC_PROTOCOLS),
     "TEST.PSEUDO_LABEL_IMAGES": Number(1, _MANY),
 }
-"""What keys may hold, each by itself. Keys that are not here may hold anything of their type."""
+"""What keys may hold, each by itself. Keys that are not here may hold anything of their type, and
+methods state the checks of their own keys."""
 
 
 def check_config(cfg: CfgNode, world_size: int) -> None:
@@ -143,7 +142,7 @@ def check_config(cfg: CfgNode, world_size: int) -> None:
         ConfigError: naming the first key that cannot be used.
     """
     _check_types(cfg)
-    for key, check in CHECKS.items():
+    for key, check in (CHECKS | _checks_of_methods()).items():
         valid = check.refusal(get_key(cfg, key))
         if valid is not None:
             refuse(cfg, key, valid)
@@ -152,6 +151,11 @@ def check_config(cfg: CfgNode, world_size: int) -> None:
     _check_split(cfg)
     _check_variance(cfg)
     _check_batch(cfg, world_size)
+
+
+def _checks_of_methods() -> dict[str, Check]:
+    keys = [key for _, method in METHODS for key in settings.keys(method.Settings)]
+    return {key.name: key.check for key in keys if key.check is not None}
 
 
 @cache
@@ -206,10 +210,8 @@ def _check_split(cfg: CfgNode) -> None:
 def _check_variance(cfg: CfgNode) -> None:
     if cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE == "kl":
         return
-    keys = ["TEST.VARIANCE_VOTING.ENABLED", "TEST.RANK_BY_QUALITY"]
-    if cfg.SSOD.ENABLED:
-        keys = ["SSOD.LER.ENABLED", "SSOD.PRC.ENABLED", *keys]
-    for key in keys:
+    test_keys = ("TEST.VARIANCE_VOTING.ENABLED", "TEST.RANK_BY_QUALITY")
+    for key in (*method_class(cfg).variance_keys, *test_keys):
         if get_key(cfg, key):
             refuse(
                 cfg,
@@ -224,7 +226,7 @@ def _check_batch(cfg: CfgNode, world_size: int) -> None:
     steps = cfg.SOLVER.ACCUMULATION_STEPS
     unit = world_size * steps
     reason = f"{world_size} process(es) x {steps} accumulation step(s)"
-    if cfg.SSOD.ENABLED:
+    if method_class(cfg).uses_unlabeled:
         unit *= sum(ratio)
         reason += f" x {sum(ratio)} parts of SSOD.LABELED_TO_UNLABELED {tuple(ratio)}"
     if cfg.SOLVER.IMS_PER_BATCH % unit:

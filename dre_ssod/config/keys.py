@@ -10,6 +10,8 @@ from __future__ import annotations
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 
+from dre_ssod.methods import METHODS, settings
+
 
 def get_cfg() -> CfgNode:
     """Detectron2's default config with this project's keys and defaults."""
@@ -73,28 +75,13 @@ def _add_method_keys(cfg: CfgNode) -> None:
     cfg.SSOD = CfgNode()
     # False: the supervised baseline, on the same code path, labeled images only.
     cfg.SSOD.ENABLED = True
-    # beta of eq. 3: weight of all unsupervised losses.
-    cfg.SSOD.UNSUP_LOSS_WEIGHT = 4.0
-    # tau: from this foreground score on a detection of the teacher becomes a pseudo-label; in
-    # [0, 1].
-    cfg.SSOD.SCORE_THRESHOLD = 0.8
+    # What teacher and student do with unlabeled images: a class of dre_ssod/methods. Each states
+    # its own keys, with default, meaning and bounds, in the Settings of its file.
+    cfg.SSOD.METHOD = "DRE"
+    for _, method in METHODS:
+        settings.add_keys(cfg, method.Settings)
     # Iterations on labels alone before the teacher starts to label.
     cfg.SSOD.BURN_IN_ITERS = 0
-    # At the end of the burn-in the student is copied into the teacher. False: the teacher stays the
-    # moving average that it has become by then, the better of the two once the burn-in is much
-    # longer than 1 / (1 - EMA.DECAY) iterations.
-    cfg.SSOD.BURN_IN_COPY = True
-
-    cfg.SSOD.EMA = CfgNode()
-    # Upper bound of the decay; step t after the burn-in uses min(DECAY, 1 - 1 / (t + 1)).
-    cfg.SSOD.EMA.DECAY = 0.999
-
-    # Localization Error reweighting in Regression: s_loc of the pseudo-label weighs eq. 11.
-    cfg.SSOD.LER = CfgNode()
-    cfg.SSOD.LER.ENABLED = True
-    # Proposal Reliability reweighting in Classification: eq. 12 and 13 weigh eq. 14.
-    cfg.SSOD.PRC = CfgNode()
-    cfg.SSOD.PRC.ENABLED = True
 
     # s_loc of eq. 5 lies in (0, 0.5). True multiplies it by 2, so that it lies in (0, 1).
     cfg.SSOD.RESCALE_LOCALIZATION_QUALITY = False
@@ -104,12 +91,6 @@ def _add_method_keys(cfg: CfgNode) -> None:
     # What eq. 10 and 11 are divided by: "sampled" (all sampled proposals, as Detectron2 and
     # MMDetection do) or "foreground" (N_fg, the literal equation).
     cfg.SSOD.BOX_LOSS_NORMALIZER = "sampled"
-    # How the unsupervised cross-entropy is averaged: "separate" (eq. 14: one mean over foreground
-    # proposals plus one over background ones) or "sampled" (one mean over all, as Faster R-CNN).
-    cfg.SSOD.UNSUP_CLS_NORMALIZER = "separate"
-    # RPN losses against the pseudo-labels.
-    cfg.SSOD.UNSUP_RPN_OBJECTNESS = True
-    cfg.SSOD.UNSUP_RPN_BOX = True
 
 
 def _add_view_keys(cfg: CfgNode) -> None:

@@ -6,15 +6,6 @@ import torch
 from torch import Tensor, nn
 
 
-def ema_decay(step: int, maximum: float) -> float:
-    """Decay of EMA step ``step`` (from 0): min(maximum, 1 - 1 / (step + 1)).
-
-    The first step copies the student; until the bound is reached the teacher is the plain mean of
-    the students so far.
-    """
-    return min(maximum, 1.0 - 1.0 / (step + 1))
-
-
 class ModelEMA:
     """Keeps ``teacher`` at the moving average of ``student``, in place.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
@@ -11,7 +12,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, get_event_storage
 from torch import Tensor
 
-from dre_ssod.structures import StudentLosses
+from dre_ssod.structures import StudentLosses, Weight, weighted
 
 PREFIX = "ssod/"
 _IMAGES = "images"
@@ -28,7 +29,6 @@ class StepMetrics:
             data_time: seconds that the step waited for its images.
         """
         self._data_time = data_time
-        self._supervised: set[str] = set()
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor] = {}
         self._means: dict[str, float] = {}
@@ -36,10 +36,11 @@ class StepMetrics:
         self.skipped = 0
         self.gradient_norm = 0.0
         self.signals: dict[str, float] = {}
+        self._tally: Mapping[str, Tensor] = {}
+        self.tallies: dict[str, Tensor] = {}
 
     def add(self, losses: StudentLosses) -> None:
         """Add a micro-batch. Every micro-batch and process has the same names."""
-        self._supervised |= losses.supervised.keys()
         for name, value in (losses.supervised | losses.unsupervised).items():
             self._accumulate(name, value.detach().float(), torch.ones_like(value))
         for name, mean in losses.figures.items():
@@ -67,19 +68,27 @@ class StepMetrics:
             found = torch.full((), value, device=device)
             self._accumulate(_SIGNAL + name, found, torch.ones_like(found))
 
+    def add_tally(self, tally: Mapping[str, Tensor]) -> None:
+        """Add what the method counts; after :meth:`collect`, ``tallies`` holds the sums."""
+        self._tally = tally
+
     def _accumulate(self, name: str, total: Tensor, count: Tensor) -> None:
         self._sums[name] = self._sums[name] + total if name in self._sums else total
         self._counts[name] = self._counts[name] + count if name in self._counts else count
 
     def collect(self) -> None:
         """Average over processes and copy to the host, for which a step waits for its device."""
-        table = torch.stack(
-            [torch.stack(list(values.values())) for values in (self._sums, self._counts)]
-        )
+        parts = [torch.stack(list(values.values())) for values in (self._sums, self._counts)]
+        parts += [values.float().flatten() for values in self._tally.values()]
+        table = torch.cat(parts)
         if comm.get_world_size() > 1:
             dist.all_reduce(table)
-        sums, counts = table.tolist()
-        found = dict(zip(self._sums, zip(sums, counts, strict=True), strict=True))
+        sums, counts, *tallies = table.cpu().split([len(part) for part in parts])
+        self.tallies = {
+            name: total.view(values.shape)
+            for (name, values), total in zip(self._tally.items(), tallies, strict=True)
+        }
+        found = dict(zip(self._sums, zip(sums.tolist(), counts.tolist(), strict=True), strict=True))
         self.skipped, self.drawn = map(int, found.pop(_IMAGES, (0, 0)))
         total_norm, times = found.pop(_GRADIENT, (0.0, 1.0))
         self.gradient_norm = total_norm / times
@@ -102,11 +111,11 @@ class StepMetrics:
         """Those that are infinite or NaN."""
         return {name: value for name, value in self.losses.items() if not math.isfinite(value)}
 
-    def write(self, iteration: int, unsup_loss_weight: float, extra: dict[str, float]) -> None:
+    def write(self, iteration: int, weight: Weight, extra: dict[str, float]) -> None:
         """Put everything, once collected, into the event storage of the main process.
 
         Args:
-            unsup_loss_weight: beta, for ``total_loss``.
+            weight: of a loss by its name, for ``total_loss`` (eq. 3).
             extra: further figures by name, the same on every process.
         """
         storage = get_event_storage()
@@ -115,10 +124,7 @@ class StepMetrics:
         if not comm.is_main_process():
             return
         storage.put_scalar("data_time", data_time, cur_iter=iteration)
-        total = sum(
-            value if name in self._supervised else unsup_loss_weight * value
-            for name, value in self.losses.items()
-        )
+        total = sum(weighted(self.losses, weight))
         figures = {PREFIX + name: value for name, value in extra.items()}
         # Infinite where gradient scaling skips the step.
         if math.isfinite(self.gradient_norm):

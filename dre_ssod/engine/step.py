@@ -19,15 +19,17 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from dre_ssod.engine.ema import ModelEMA, ema_decay
+from dre_ssod.engine.ema import ModelEMA
 from dre_ssod.engine.metrics import PREFIX, StepMetrics
 from dre_ssod.engine.nonfinite import NonfiniteGuard
 from dre_ssod.engine.step_settings import StepSettings
 from dre_ssod.engine.unreadable import UnreadableImages
+from dre_ssod.errors import CheckpointError
 from dre_ssod.launch.signals import SignalRequests
+from dre_ssod.methods import Clock, MeanTeacher
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
-from dre_ssod.structures import Mean, StudentBatch, StudentLosses, TrainingBatch
-from dre_ssod.teacher import observe
+from dre_ssod.modeling.student_batch import StudentBatch
+from dre_ssod.structures import Mean, StudentLosses, TrainingBatch
 
 
 class SemiSupervisedTrainer(SimpleTrainer):
@@ -37,6 +39,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
         self,
         model: nn.Module,
         teacher: SemiSupervisedRCNN,
+        method: MeanTeacher,
         data_loader: Iterable[TrainingBatch],
         optimizer: Optimizer,
         settings: StepSettings,
@@ -45,11 +48,14 @@ class SemiSupervisedTrainer(SimpleTrainer):
         Args:
             model: the student, wrapped in DDP where there are several processes.
             teacher: same architecture; set to eval mode and never trained.
+            method: decides what the teacher labels, what the student learns from it, and how the
+                teacher follows.
             data_loader: endless.
             optimizer: of the student's parameters.
         """
         super().__init__(model, data_loader, optimizer)
         self.teacher = teacher.eval().requires_grad_(False)
+        self.method = method
         self.settings = settings
         self.images = UnreadableImages(settings.max_unreadable_share)
         student = model.module if isinstance(model, DistributedDataParallel) else model
@@ -85,14 +91,17 @@ class SemiSupervisedTrainer(SimpleTrainer):
         self.grad_scaler.unscale_(self.optimizer)
         metrics.add_gradient_norm(self.guard.gradient_norm())
         metrics.add_signals(self.signals.pending(), self.device)
+        metrics.add_tally(self.method.tally())
         metrics.collect()
         self.signals.agree(metrics.signals)
         self._count_images(batches, metrics)
         if self.guard.accepts(metrics, self._where(batches)):
-            decay = self._decay()
-            metrics.write(self.iter, self.settings.unsup_loss_weight, {"ema_decay": decay})
+            decay = self.method.decay(self.clock)
+            metrics.write(self.iter, self.weight, {"ema_decay": 1.0 if decay is None else decay})
+            self.method.learn(metrics.tallies)
             self.grad_scaler.step(self.optimizer)
-            self.ema.update(decay)
+            if decay is not None:
+                self.ema.update(decay)
         self.grad_scaler.update()
         if self.settings.skip_nonfinite:
             self._write_count("skipped_steps", self.guard.skipped)
@@ -104,7 +113,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
             with synchronize:
                 with self._autocast():
                     losses = self.compute_losses(batch)
-                total = losses.total(self.settings.unsup_loss_weight) / len(batches)
+                total = losses.total(self.weight) / len(batches)
                 self.grad_scaler.scale(total).backward()
             metrics.add(losses)
             metrics.add_images(_count_drawn(batch), len(batch.failures), self.device)
@@ -123,31 +132,34 @@ class SemiSupervisedTrainer(SimpleTrainer):
         return f"iteration {self.iter}, images of this process {_file_names(batches)}"
 
     def compute_losses(self, batch: TrainingBatch) -> StudentLosses:
-        """Steps 1 to 4 of the method; the losses before beta."""
-        labels = [image["instances"] for image in batch.labeled]
-        figures = {"labeled_boxes_per_image": _boxes(labels, self.device)}
+        """What the student learns from a batch (figure 2); the losses before beta."""
+        truth = [image["instances"] for image in batch.labeled]
+        figures = {"labeled_boxes_per_image": _boxes(truth, self.device)}
         if not batch.unlabeled:
-            losses: StudentLosses = self.model(StudentBatch(labeled=batch.labeled))
+            losses = self.model(StudentBatch(batch.labeled, method=self.method))
         else:
-            opinion = observe(self.teacher, batch.unlabeled, self.settings.score_threshold)
-            carried = opinion.carry_to_strong_views()
+            labels = self.method.label(self.teacher, batch.unlabeled, self.clock)
             losses = self.model(
                 StudentBatch(
                     labeled=batch.labeled,
                     strong=[{"image": sample.strong.image} for sample in batch.unlabeled],
-                    pseudo_labels=carried.wait,
-                    scorer=opinion.score_proposals if self.settings.prc else None,
+                    labels=labels,
+                    method=self.method,
+                    mixer=self.method.mixer(self.clock),
                 )
             )
-            figures |= _pseudo_label_figures(carried.wait(), self.device)
+            figures |= _pseudo_label_figures(labels.cls.instances(), self.device)
         losses.merge(StudentLosses(figures=figures))
         return losses
 
-    def _decay(self) -> float:
-        burn_in = self.settings.burn_in_iters if self.settings.burn_in_copy else 0
-        # Where the count starts anew after the burn-in, its first step copies the student.
-        step = self.iter if self.iter < burn_in else self.iter - burn_in
-        return ema_decay(step, self.settings.ema_decay)
+    @property
+    def clock(self) -> Clock:
+        """Where in its schedule the run is."""
+        return Clock(self.iter, self.settings.burn_in_iters, self.settings.max_iter)
+
+    def weight(self, term: str) -> float:
+        """What a loss is multiplied by in the total loss, by its name."""
+        return self.method.weight(term, self.clock)
 
     def _seed_step(self) -> None:
         sequence = np.random.SeedSequence([self.settings.seed, self.iter, comm.get_rank()])
@@ -176,6 +188,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
         state["guard"] = self.guard.state_dict()
         state["images"] = self.images.state_dict()
         state["seed"] = self.settings.seed
+        state["method"] = {"name": type(self.method).__name__, "state": self.method.state_dict()}
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -184,11 +197,22 @@ class SemiSupervisedTrainer(SimpleTrainer):
         # Empty where the run so far needed no scaling.
         if state_dict["grad_scaler"]:
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
-        # Checkpoints of version 0.1.0 have no such counts.
+        # Checkpoints of version 0.1.0 have none of these, early ones of 0.2.0 no method.
         if "guard" in state_dict:
             self.guard.load_state_dict(state_dict["guard"])
         if "images" in state_dict:
             self.images.load_state_dict(state_dict["images"])
+        if "method" in state_dict:
+            self._load_method(**state_dict["method"])
+
+    def _load_method(self, name: str, state: dict[str, Any]) -> None:
+        if name != type(self.method).__name__:
+            raise CheckpointError(
+                f"the run was started with SSOD.METHOD {name!r} and cannot be resumed with "
+                f"{type(self.method).__name__!r}: keep its method, or start another run from its "
+                "weights with MODEL.WEIGHTS in another OUTPUT_DIR"
+            )
+        self.method.load_state_dict(state)
 
 
 def _boxes(instances: list[Instances], device: torch.device) -> Mean:

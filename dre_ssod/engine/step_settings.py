@@ -12,15 +12,11 @@ from dre_ssod.errors import ConfigError
 
 @dataclass(frozen=True)
 class StepSettings:
-    """What a step needs to know, by the paper's symbols where it has one.
+    """What a step needs to know beside its method.
 
     Attributes:
-        unsup_loss_weight: beta of eq. 3.
-        score_threshold: tau.
-        prc: whether the teacher scores the student's proposals.
         burn_in_iters: iterations before the first pseudo-label.
-        burn_in_copy: whether the student is copied into the teacher after them.
-        ema_decay: upper bound of the decay.
+        max_iter: iterations of the run.
         accumulation_steps: forward passes per optimizer step.
         autocast_dtype: float16 or bfloat16 under AMP, else None.
         skip_nonfinite: whether a step whose loss or gradient is not finite is skipped; else it
@@ -29,12 +25,8 @@ class StepSettings:
         seed: makes every random choice of a step a function of (seed, iteration, rank).
     """
 
-    unsup_loss_weight: float
-    score_threshold: float
-    prc: bool
     burn_in_iters: int
-    burn_in_copy: bool
-    ema_decay: float
+    max_iter: int
     accumulation_steps: int
     autocast_dtype: torch.dtype | None
     skip_nonfinite: bool
@@ -45,12 +37,8 @@ class StepSettings:
 def step_settings(cfg: CfgNode, seed: int, device: torch.device) -> StepSettings:
     """The settings of the training step that a config describes."""
     return StepSettings(
-        unsup_loss_weight=cfg.SSOD.UNSUP_LOSS_WEIGHT,
-        score_threshold=cfg.SSOD.SCORE_THRESHOLD,
-        prc=cfg.SSOD.PRC.ENABLED,
         burn_in_iters=cfg.SSOD.BURN_IN_ITERS,
-        burn_in_copy=cfg.SSOD.BURN_IN_COPY,
-        ema_decay=cfg.SSOD.EMA.DECAY,
+        max_iter=cfg.SOLVER.MAX_ITER,
         accumulation_steps=cfg.SOLVER.ACCUMULATION_STEPS,
         skip_nonfinite=cfg.SOLVER.ON_NONFINITE == "skip",
         autocast_dtype=autocast_dtype(cfg, device),

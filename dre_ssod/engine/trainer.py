@@ -38,6 +38,7 @@ from dre_ssod.evaluation.evaluators import (
     evaluate_models,
 )
 from dre_ssod.evaluation.pseudo_labels import PseudoLabelProbe
+from dre_ssod.methods import build_method
 from dre_ssod.runs.results import record_results
 from dre_ssod.runs.sets import describe_sets, format_table
 
@@ -59,11 +60,14 @@ class SSODTrainer(DefaultTrainer):
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self._seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+        self.method = build_method(cfg)
         self.pools = load_pools(cfg)
         self.datasets = describe_sets(cfg, self.pools)
         logger.info("Sets of this run:\n%s", format_table(self.datasets))
         labeled_files = [record["file_name"] for record in self.pools.labeled]
-        self.probe = PseudoLabelProbe.from_config(cfg, labeled_files, self.pools.classes)
+        self.probe = PseudoLabelProbe.from_config(
+            cfg, self.method, labeled_files, self.pools.classes
+        )
 
         student = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, student)
@@ -71,7 +75,8 @@ class SSODTrainer(DefaultTrainer):
         # After wrapping: DDP has given every process the weights of the first.
         teacher = copy.deepcopy(student)
         self._trainer = SemiSupervisedTrainer(
-            model, teacher, (), optimizer, step_settings(cfg, self._seed, student.device)
+            *(model, teacher, self.method, (), optimizer),
+            settings=step_settings(cfg, self._seed, student.device),
         )
         self.student = student
         self.teacher = self._trainer.teacher
@@ -152,7 +157,7 @@ class SSODTrainer(DefaultTrainer):
 
     def build_paired_loader(self) -> Any:
         """The loader of this process, standing at the current iteration."""
-        return build_training_loader(self.cfg, self.pools, self._seed, self.start_iter)
+        return build_training_loader(self.cfg, self.pools, self.method, self._seed, self.start_iter)
 
     def build_hooks(self) -> list[Any]:
         """Evaluation of both models, checkpoints and Detectron2's own hooks; see engine/hooks.py.
@@ -178,7 +183,7 @@ class SSODTrainer(DefaultTrainer):
         found = [
             hooks.IterationTimer(),
             hooks.LRScheduler(),
-            watch if cfg.SSOD.ENABLED else None,
+            watch if self.method.uses_unlabeled else None,
             panel_hook(cfg, self._trainer, self.student, self.pools.classes),
             SaveBeforeEvaluation(evaluation, self._checkpoints),
             evaluation,
@@ -209,7 +214,7 @@ class SSODTrainer(DefaultTrainer):
             final = Path(self.cfg.OUTPUT_DIR) / "model_final.pth"
             record_results(self.cfg, results, "training", str(final), self.max_iter - 1)
         if self.probe is not None:
-            results["pseudo_labels"] = self.probe.measure(self.teacher)
+            results["pseudo_labels"] = self.probe.measure(self.teacher, self._trainer.clock)
         return results
 
     @property

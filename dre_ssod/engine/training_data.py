@@ -9,9 +9,9 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
 from dre_ssod.data.loader import BatchPlan, build_paired_loader
-from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper
 from dre_ssod.data.splits.pools import Pools, build_pools
 from dre_ssod.errors import ConfigError
+from dre_ssod.methods import MeanTeacher, method_class
 from dre_ssod.structures import TrainingBatch
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,8 @@ def load_pools(cfg: CfgNode) -> Pools:
         ConfigError: if there is nothing to train on, or the classes contradict the config.
         SourceError: if a set cannot be read.
     """
-    unlabeled = cfg.DATASETS.UNLABELED if cfg.SSOD.ENABLED else ()
+    uses_unlabeled = method_class(cfg).uses_unlabeled
+    unlabeled = cfg.DATASETS.UNLABELED if uses_unlabeled else ()
     pools = build_pools(
         cfg.DATASETS.TRAIN,
         unlabeled,
@@ -37,14 +38,14 @@ def load_pools(cfg: CfgNode) -> Pools:
     logger.info(
         "%d labeled and %d unlabeled images; classes: %s",
         len(pools.labeled),
-        len(pools.unlabeled) if cfg.SSOD.ENABLED else 0,
+        len(pools.unlabeled) if uses_unlabeled else 0,
         ", ".join(pools.classes),
     )
     return pools
 
 
 def _check_pools(cfg: CfgNode, pools: Pools) -> None:
-    if cfg.SSOD.ENABLED and not pools.unlabeled:
+    if method_class(cfg).uses_unlabeled and not pools.unlabeled:
         raise ConfigError(
             f"no unlabeled images: DATASETS.UNLABELED is {tuple(cfg.DATASETS.UNLABELED)} and "
             f"DATASETS.LABELED_PERCENT is {cfg.DATASETS.LABELED_PERCENT}. Name a source, such as "
@@ -63,18 +64,19 @@ def images_per_pass(cfg: CfgNode, world_size: int) -> tuple[int, int]:
     """Labeled and unlabeled images that one process draws for one forward pass."""
     labeled, unlabeled = cfg.SSOD.LABELED_TO_UNLABELED
     share = cfg.SOLVER.IMS_PER_BATCH // (world_size * cfg.SOLVER.ACCUMULATION_STEPS)
-    if not cfg.SSOD.ENABLED:
+    if not method_class(cfg).uses_unlabeled:
         return share, 0
     part = share // (labeled + unlabeled)
     return part * labeled, part * unlabeled
 
 
 def build_training_loader(
-    cfg: CfgNode, pools: Pools, seed: int, start_iter: int
+    cfg: CfgNode, pools: Pools, method: MeanTeacher, seed: int, start_iter: int
 ) -> DataLoader[TrainingBatch]:
     """The endless loader of this process.
 
     Args:
+        method: makes the views.
         seed: of the run.
         start_iter: the first iteration that it serves.
     """
@@ -83,8 +85,7 @@ def build_training_loader(
     return build_paired_loader(
         pools.labeled,
         pools.unlabeled,
-        LabeledMapper.from_config(cfg),
-        UnlabeledMapper.from_config(cfg),
+        *method.mappers(cfg),
         BatchPlan(
             labeled=labeled,
             unlabeled=unlabeled,

@@ -27,9 +27,9 @@ from dre_ssod.data.records import is_crowd
 from dre_ssod.data.sources.catalog import load_one_labeled
 from dre_ssod.data.views.views import ViewRecipe, make_view
 from dre_ssod.errors import ConfigError
+from dre_ssod.methods import Clock, MeanTeacher
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.structures import UnlabeledSample
-from dre_ssod.teacher import observe
 
 logger = logging.getLogger(__name__)
 
@@ -155,26 +155,31 @@ class PseudoLabelProbe:
         records: list[dict[str, Any]],
         class_names: Sequence[str],
         recipe: ViewRecipe,
-        score_threshold: float,
+        method: MeanTeacher,
     ) -> None:
         """
         Args:
             records: the sample, in Detectron2's format, with ``annotations``.
             recipe: of the weak view, without randomness.
-            score_threshold: tau.
+            method: says what becomes a pseudo-label.
         """
         self.records = records
         self.class_names = list(class_names)
         self.recipe = recipe
-        self.score_threshold = score_threshold
+        self.method = method
 
     @classmethod
     def from_config(
-        cls, cfg: CfgNode, labeled_files: Collection[str], class_names: Sequence[str]
+        cls,
+        cfg: CfgNode,
+        method: MeanTeacher,
+        labeled_files: Collection[str],
+        class_names: Sequence[str],
     ) -> PseudoLabelProbe | None:
         """The probe of TEST.PSEUDO_LABEL_SET; None where it is "".
 
         Args:
+            method: of the run.
             labeled_files: images that the run trains on with labels; they are left out.
             class_names: those of the run.
 
@@ -203,14 +208,19 @@ class PseudoLabelProbe:
         order = np.random.default_rng(0).permutation(len(records))
         sample = [records[i] for i in order[: cfg.TEST.PSEUDO_LABEL_IMAGES]]
         logger.info("Pseudo-labels are measured on %d images of %s", len(sample), name)
-        return cls(sample, class_names, _test_view(cfg), cfg.SSOD.SCORE_THRESHOLD)
+        return cls(sample, class_names, _test_view(cfg), method)
 
-    def measure(self, teacher: SemiSupervisedRCNN) -> dict[str, float]:
-        """Figures of :meth:`QualityTally.figures`; all processes share the work and the result."""
+    def measure(self, teacher: SemiSupervisedRCNN, clock: Clock) -> dict[str, float]:
+        """Figures of :meth:`QualityTally.figures`; all processes share the work and the result.
+
+        Args:
+            teacher: in eval mode.
+            clock: where in its schedule the run is.
+        """
         tally = QualityTally.empty(len(self.class_names))
         for record in self.records[comm.get_rank() :: comm.get_world_size()]:
             try:
-                tally = tally + self._measure_one(teacher, record)
+                tally = tally + self._measure_one(teacher, record, clock)
             except ImageError as error:
                 logger.warning("Left out of the pseudo-label figures: %s", error)
         total = sum(comm.all_gather(tally), QualityTally.empty(len(self.class_names)))
@@ -219,11 +229,14 @@ class PseudoLabelProbe:
         logger.info("Pseudo-labels of %d images: %s", total.images, shown)
         return figures
 
-    def _measure_one(self, teacher: SemiSupervisedRCNN, record: dict[str, Any]) -> QualityTally:
+    def _measure_one(
+        self, teacher: SemiSupervisedRCNN, record: dict[str, Any], clock: Clock
+    ) -> QualityTally:
         image = read_image(record["file_name"], self.recipe.image_format)
         view = make_view(image, self.recipe, np.random.default_rng(0))
         sample = UnlabeledSample(record["file_name"], weak=view, strong=view)
-        (labels,) = observe(teacher, [sample], self.score_threshold).pseudo_labels
+        with torch.no_grad():
+            (labels,) = self.method.label(teacher, [sample], clock).cls.origin
         crowd = [{**a, "iscrowd": 0} for a in record["annotations"] if is_crowd(a)]
         return measure(
             labels,

@@ -116,7 +116,7 @@ def _pass(cfg: CfgNode, choices: Choices) -> Pass:
     with EventStorage():
         with step._autocast():
             losses = step.compute_losses(parts.batch)
-        losses.total(step.settings.unsup_loss_weight).backward()
+        losses.total(step.weight).backward()
     terms = losses.supervised | losses.unsupervised
     gradients = {n: p.grad for n, p in step.model.named_parameters() if p.grad is not None}
     return (

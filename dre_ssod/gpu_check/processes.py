@@ -56,7 +56,7 @@ def two_by_gloo(setting: Setting) -> Iterator[Finding]:
     with without_tf32():
         parts = StepParts(sample_cfg(setting, _OVERRIDES))
         alone = _gradients(parts)
-    threshold = parts.step.settings.score_threshold
+    threshold = parts.step.method.settings.score_threshold
     spawn(_worker, args=(setting, str(folder), threshold), nprocs=PROCESSES)
     first, second = (
         torch.load(folder / f"{rank}.pth", weights_only=True) for rank in range(PROCESSES)
@@ -87,7 +87,8 @@ def _worker(rank: int, setting: Setting, folder: str, threshold: float) -> None:
     with without_tf32():
         parts = StepParts(sample_cfg(setting, _OVERRIDES))
         # Its own would depend on its share of the images.
-        parts.step.settings = replace(parts.step.settings, score_threshold=threshold)
+        method = parts.step.method
+        method.settings = replace(method.settings, score_threshold=threshold)
         found: dict[str, Any] = {"gradients": _gradients(parts)}
         for group in parts.step.optimizer.param_groups:
             group["lr"] = 1e-3
@@ -116,7 +117,7 @@ def _gradients(parts: StepParts) -> dict[str, Tensor]:
     torch.manual_seed(0)
     with EventStorage():
         losses = step.compute_losses(parts.batch)
-    losses.total(step.settings.unsup_loss_weight).backward()
+    losses.total(step.weight).backward()
     student: Any = parts.trainer.student
     return {n: p.grad.cpu() for n, p in student.named_parameters() if p.grad is not None}
 

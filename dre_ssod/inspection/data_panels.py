@@ -10,11 +10,12 @@ import numpy as np
 from detectron2.config import CfgNode
 
 from dre_ssod.data.images import read_image
-from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper, instances_in_view
+from dre_ssod.data.mappers import instances_in_view
 from dre_ssod.inspection.canvas import RGBImage
 from dre_ssod.inspection.drawing import checkerboard, draw_ground_truth
 from dre_ssod.inspection.layout import note, side_by_side, stack
 from dre_ssod.inspection.panels import ReducedView
+from dre_ssod.methods import build_method
 from dre_ssod.structures import View
 from dre_ssod.teacher import CarriedLabels
 
@@ -33,8 +34,7 @@ class DataPanels:
     """
 
     def __init__(self, cfg: CfgNode, class_names: Sequence[str]) -> None:
-        self._labeled = LabeledMapper.from_config(cfg)
-        self._unlabeled = UnlabeledMapper.from_config(cfg)
+        self._labeled, self._unlabeled = build_method(cfg).mappers(cfg)
         self._image_format = cfg.INPUT.FORMAT
         self._class_names = class_names
 
@@ -54,7 +54,7 @@ class DataPanels:
         unmarked = {key: value for key, value in record.items() if key != "annotations"}
         pair = self._unlabeled(unmarked, unlabeled_rng)
         on_weak = instances_in_view(annotations, pair.weak)
-        (on_strong,) = CarriedLabels([on_weak], [pair.weak], [pair.strong]).wait()
+        (on_strong,) = CarriedLabels([on_weak], [pair.weak], [pair.strong]).instances()
         # Its matrix is not needed: the mapper has mapped the boxes already.
         labeled_view = View(sample["image"], pair.weak.matrix)
         columns = [("original image", self._draw_original(file_name, annotations))]

@@ -16,10 +16,11 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor
 
 from dre_ssod.geometry import align_boxes
+from dre_ssod.methods import Clock, MeanTeacher
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
-from dre_ssod.modeling.reweighting import proposal_reliability
+from dre_ssod.modeling.regions import Regions
 from dre_ssod.structures import UnlabeledSample
-from dre_ssod.teacher import observe
+from dre_ssod.teacher import Labels
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,11 @@ class Inspection:
 
     Attributes:
         sample: its two views.
-        weak_labels: pseudo-labels in the weak view, as ``TeacherOpinion.pseudo_labels``.
+        weak_labels: the method's pseudo-labels for classification, in the weak view.
         strong_labels: those that the student learns from, in the strong view.
         proposals: R sampled proposals of the student in the strong view: ``proposal_boxes``,
-            ``gt_classes`` (R,), K for background, and ``prc_weight`` (R,) in [0, 1] where PRC is
-            on.
+            ``gt_classes`` (R,), K for background, and ``weight`` (R,) in [0, 1] where the method
+            weighs them (``region_weights``).
     """
 
     sample: UnlabeledSample
@@ -52,11 +53,11 @@ def inspect(
     teacher: SemiSupervisedRCNN,
     student: SemiSupervisedRCNN,
     samples: Sequence[UnlabeledSample],
-    score_threshold: float,
-    prc: bool,
+    method: MeanTeacher,
+    clock: Clock,
     seed: int,
 ) -> list[Inspection]:
-    """Pseudo-labels, sampled proposals and their PRC weights, by the rules of the training step.
+    """Pseudo-labels, sampled proposals and their weights, by the method of the training step.
 
     The proposals are a draw of their own, by the same rule as the step's. Runs in full precision.
 
@@ -64,8 +65,8 @@ def inspect(
         teacher: in eval mode.
         student: in training mode, without its DDP wrapper.
         samples: N unlabeled images, at least one.
-        score_threshold: tau.
-        prc: whether to score the proposals.
+        method: of the run.
+        clock: where in its schedule the run is.
         seed: of the draw.
 
     Returns:
@@ -74,38 +75,40 @@ def inspect(
     devices = [student.device] if student.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), EventStorage():
         torch.manual_seed(seed)
-        opinion = observe(teacher, list(samples), score_threshold)
-        strong_labels = opinion.carry_to_strong_views().wait()
-        sampled = _sample_proposals(student, samples, strong_labels)
-        if prc:
-            boxes = [p.proposal_boxes for p in sampled]
-            is_foreground = torch.cat([p.gt_classes for p in sampled])
-            is_foreground = is_foreground < student.roi_heads.num_classes
-            weights = proposal_reliability(opinion.score_proposals(boxes), is_foreground)
+        labels = method.label(teacher, samples, clock)
+        strong_labels = labels.cls.instances()
+        regions = _sample_regions(student, samples, labels)
+        sampled = regions.sampled
+        weights = method.region_weights(regions)
+        if weights is not None:
             _split_into(sampled, weights)
     return [
         Inspection(sample, weak.to("cpu"), strong.to("cpu"), proposals.to("cpu"))
         for sample, weak, strong, proposals in zip(
-            samples, opinion.pseudo_labels, strong_labels, sampled, strict=True
+            samples, labels.cls.origin, strong_labels, sampled, strict=True
         )
     ]
 
 
-def _sample_proposals(
-    student: SemiSupervisedRCNN, samples: Sequence[UnlabeledSample], labels: list[Instances]
-) -> list[Instances]:
+def _sample_regions(
+    student: SemiSupervisedRCNN, samples: Sequence[UnlabeledSample], labels: Labels
+) -> Regions:
     """Sampled regions of the strong views, labeled by the pseudo-labels, as the student trains."""
     images = student.preprocess_image([{"image": s.strong.image} for s in samples])
     # Batch norms that learn must neither see these images twice nor wait for other processes.
     with inference_context(student.backbone):
         features = student.backbone(images.tensor)
     # The proposal generator stays in training mode, which sets how many proposals it gives.
-    proposals, _ = student.proposal_generator(images, features, labels)
-    sampled: list[Instances] = student.roi_heads.label_and_sample_proposals(proposals, labels)
-    return sampled
+    targets = labels.cls.instances()
+    proposals, _ = student.proposal_generator(images, features, targets)
+    _, regions, _ = student.roi_heads.sample_regions(
+        features, proposals, [], targets, targets, labels.ask, everywhere=False
+    )
+    assert regions is not None, "samples are never empty here"
+    return regions
 
 
 def _split_into(sampled: list[Instances], weights: Tensor) -> None:
     parts = weights.split([len(p) for p in sampled])
     for proposals, part in zip(sampled, parts, strict=True):
-        proposals.prc_weight = part
+        proposals.weight = part

@@ -30,6 +30,8 @@ ALIGNMENT_NOTE = (
     "Bands: one standard deviation of an edge; q: localization quality score."
 )
 
+WEIGHT_NOTE = "weight of a proposal in the classification loss:"
+
 
 def draw_inspection(
     inspection: Inspection, class_names: Sequence[str], image_format: str
@@ -45,7 +47,7 @@ def draw_inspection(
     """
     weak, strong = inspection.sample.weak, inspection.sample.strong
     proposals, on_weak = inspection.proposals, inspection.proposals_on_weak_view()
-    weights = proposals.prc_weight if proposals.has("prc_weight") else None
+    weights = proposals.weight if proposals.has("weight") else None
     is_foreground = proposals.gt_classes < len(class_names)
     rows = []
     for title, view, other, labels, boxes in (
@@ -66,7 +68,7 @@ def draw_inspection(
         board = canvas.reduce(checkerboard(view, other, image_format))
         columns.append((f"{title} view, every other field from the other view", board))
         rows.append(side_by_side(columns))
-    scale = [] if weights is None else [color_scale("PRC weight of a proposal:", WEIGHT_COLORS)]
+    scale = [] if weights is None else [color_scale(WEIGHT_NOTE, WEIGHT_COLORS)]
     return stack([note([Path(inspection.sample.file_name).name, ALIGNMENT_NOTE]), *rows, *scale])
 
 

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dre_ssod.modeling.box_transform import build_box_transform
-from dre_ssod.modeling.localization import localization_quality
+from dre_ssod.modeling.gaussian import localization_quality
 from dre_ssod.modeling.variance_voting import vote_boxes
-from dre_ssod.structures import ProposalScores
 
 
 class BoxPredictions(NamedTuple):
@@ -261,13 +260,3 @@ class GaussianFastRCNNOutputLayers(FastRCNNOutputLayers):
                 self.of_class(delta[rows], classes), alpha, proposal.proposal_boxes.tensor[rows]
             )
             detection.localization_quality = localization_quality(alpha, self.rescale_quality)
-
-    def score(self, predictions: BoxPredictions) -> ProposalScores:
-        """What eq. 12 and 13 need of R regions: probabilities and s_loc of the best class."""
-        probabilities = F.softmax(predictions.logits.float(), dim=-1)
-        foreground, best = probabilities[:, :-1].max(dim=1)
-        quality = None
-        if predictions.log_variance is not None:
-            alpha = self.of_class(predictions.log_variance, best)
-            quality = localization_quality(alpha, self.rescale_quality)
-        return ProposalScores(foreground, probabilities[:, -1], quality)

@@ -23,12 +23,13 @@ class RegionCounts:
     background: Tensor
 
 
-def count_regions(*labels: Tensor, num_classes: int) -> list[RegionCounts]:
+def count_regions(*labels: Tensor, num_classes: int, everywhere: bool = True) -> list[RegionCounts]:
     """Count groups of regions over all processes, in one all-reduce.
 
     Args:
         labels: one (R,) tensor of classes in [0, K] per group; class K is background.
         num_classes: K.
+        everywhere: False counts on this process alone, as if there were no other.
 
     Returns:
         one RegionCounts per group.
@@ -39,7 +40,7 @@ def count_regions(*labels: Tensor, num_classes: int) -> list[RegionCounts]:
             for classes in labels
         ]
     ).float()
-    world_size = comm.get_world_size()
+    world_size = comm.get_world_size() if everywhere else 1
     if world_size > 1:
         dist.all_reduce(counts)
     per_process = torch.cat([counts.sum(dim=1, keepdim=True), counts], dim=1)

@@ -11,7 +11,8 @@ from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.structures import ImageList, Instances
 from torch import Tensor
 
-from dre_ssod.structures import StudentBatch, StudentLosses
+from dre_ssod.modeling.student_batch import StudentBatch
+from dre_ssod.structures import StudentLosses
 from dre_ssod.transfers import to_device
 
 
@@ -67,14 +68,21 @@ class SemiSupervisedRCNN(GeneralizedRCNN):
         """All losses of a step, from one pass over labeled images and strong views together."""
         images = self.preprocess_image([*batch.labeled, *batch.strong])
         targets = [to_device(x["instances"], self.device) for x in batch.labeled]
+        first, mixer = len(targets), batch.mixer
+        if mixer is not None:
+            images = mixer.images(images, first)
         features = self.backbone(images.tensor)
-        # Asked for only now: a GPU has these features to compute while the host waits.
-        pseudo_labels = batch.pseudo_labels()
+        if mixer is not None:
+            features = mixer.features(features, first)
+        # Read only now: a GPU has these features to compute while the host waits.
+        rpn_labels, cls_labels, box_labels = batch.read_labels()
         proposals, losses = self.proposal_generator.student_losses(
-            images, features, targets, pseudo_labels
+            images, features, targets, rpn_labels, batch.method.rpn_terms if batch.method else ()
         )
         losses.merge(
-            self.roi_heads.student_losses(features, proposals, targets, pseudo_labels, batch.scorer)
+            self.roi_heads.student_losses(
+                features, proposals, targets, cls_labels, box_labels, batch.ask, batch.method
+            )
         )
         return losses
 

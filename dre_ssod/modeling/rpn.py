@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Collection
 
-from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec
 from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY, RPN
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor
@@ -20,35 +18,20 @@ class SemiSupervisedRPN(RPN):
     ``forward`` is Detectron2's; ``student_losses`` is the semi-supervised pass.
     """
 
-    @configurable
-    def __init__(self, *, unsup_objectness: bool, unsup_box: bool, **kwargs: Any) -> None:
-        """
-        Args:
-            unsup_objectness, unsup_box: whether pseudo-labels train the two parts.
-            kwargs: as for Detectron2's ``RPN``.
-        """
-        super().__init__(**kwargs)
-        self.unsup_terms = {"loss_rpn_cls": unsup_objectness, "loss_rpn_loc": unsup_box}
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        arguments: dict[str, Any] = super().from_config(cfg, input_shape)
-        arguments["unsup_objectness"] = cfg.SSOD.UNSUP_RPN_OBJECTNESS
-        arguments["unsup_box"] = cfg.SSOD.UNSUP_RPN_BOX
-        return arguments
-
     def student_losses(
         self,
         images: ImageList,
         features: dict[str, Tensor],
         labeled_targets: list[Instances],
         pseudo_labels: list[Instances],
+        unsup_terms: Collection[str] = (),
     ) -> tuple[list[Instances], StudentLosses]:
         """Proposals of all N images and the RPN's losses.
 
         Args:
             images, features: N images, the labeled ones first.
             labeled_targets, pseudo_labels: with ``gt_boxes``; together N.
+            unsup_terms: which of "loss_rpn_cls" and "loss_rpn_loc" pseudo-labels train.
         """
         levels = [features[name] for name in self.in_features]
         anchors = self.anchor_generator(levels)
@@ -58,12 +41,12 @@ class SemiSupervisedRPN(RPN):
             anchors, logits, deltas, labeled_targets, slice(0, num_labeled)
         )
         unsupervised = {}
-        if pseudo_labels and any(self.unsup_terms.values()):
+        if pseudo_labels and unsup_terms:
             terms = self._group_losses(
                 anchors, logits, deltas, pseudo_labels, slice(num_labeled, None)
             )
             unsupervised = {
-                f"{name}_unsup": value for name, value in terms.items() if self.unsup_terms[name]
+                f"{name}_unsup": value for name, value in terms.items() if name in unsup_terms
             }
         proposals = self.predict_proposals(anchors, logits, deltas, images.image_sizes)
         return proposals, StudentLosses(supervised=supervised, unsupervised=unsupervised)

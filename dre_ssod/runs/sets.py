@@ -17,6 +17,7 @@ from dre_ssod.data.sources.voc import is_voc
 from dre_ssod.data.splits.pools import Pools
 from dre_ssod.data.splits.split import hash_ids
 from dre_ssod.errors import ConfigError, SourceError
+from dre_ssod.methods import method_class
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,9 @@ def describe_sets(cfg: CfgNode, pools: Pools) -> list[DatasetRow]:
     rows = []
     starts = {"labeled": 0, "unlabeled": 0}
     records_of = {"labeled": pools.labeled, "unlabeled": pools.unlabeled}
-    used = [entry for entry in pools.sets if entry[0] == "labeled" or cfg.SSOD.ENABLED]
+    used = [
+        entry for entry in pools.sets if entry[0] == "labeled" or method_class(cfg).uses_unlabeled
+    ]
     for role, name, images in used:
         start = starts[role]
         records = records_of[role][start : start + images]

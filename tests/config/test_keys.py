@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from detectron2.config import get_cfg as get_detectron2_cfg
 from dre_ssod import add_ssod_config
 from dre_ssod.config.checks import check_config
 from dre_ssod.config.keys import get_cfg
+from dre_ssod.config.reading import read_config
+from dre_ssod.methods import METHODS, build_method
+from dre_ssod.methods.dre import DRE
 from tests import ROOT
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -64,7 +68,43 @@ def test_every_key_of_the_project_is_read() -> None:
     sources = {*(ROOT / "dre_ssod").rglob("*.py"), *(ROOT / "tools").rglob("*.py")}
     sources -= set((ROOT / "dre_ssod" / "config").glob("*.py"))
     read = set().union(*map(keys_read, sources))
+    # A method reads its keys as fields of its settings.
+    attributes = set().union(*map(settings_read, sources))
+    for _, method in METHODS:
+        read |= {
+            field.metadata["key"].name
+            for field in fields(method.Settings)
+            if field.name in attributes
+        }
     assert not sorted(ours - read)
+
+
+def settings_read(path: Path) -> set[str]:
+    """Names that a file reads off ``self.settings``."""
+    return {
+        node.attr
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Attribute)
+        and node.value.attr == "settings"
+    }
+
+
+def test_a_config_from_before_methods_means_what_it_meant() -> None:
+    """Written by version 0.2.0 when it knew one method, whose keys it names."""
+    path = Path(__file__).parent / "config_before_methods.yaml"
+    assert "\n  METHOD:" not in path.read_text(encoding="utf-8")
+    for cfg in (load(path), read_config(str(path), [])):
+        check_config(cfg, 1)
+        method = build_method(cfg)
+        assert type(method) is DRE
+        assert method.settings == DRE.Settings(
+            score_threshold=0.05,
+            unsup_loss_weight=2.0,
+            ema_decay=0.5,
+            ler=False,
+            cls_normalizer="sampled",
+        )
 
 
 def test_a_config_made_elsewhere_is_extended() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -11,17 +11,15 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from dre_ssod.engine.step import SemiSupervisedTrainer, StepSettings
+from dre_ssod.methods.dre import DRE
 from dre_ssod.structures import TrainingBatch
 from tests.engine.models import opinionated
 from tests.factories import labeled_image, tiny_cfg, tiny_model, unlabeled_sample
 
+METHOD = DRE.Settings(unsup_loss_weight=2.0, score_threshold=0.3, ema_decay=0.9)
 SETTINGS = StepSettings(
-    unsup_loss_weight=2.0,
-    score_threshold=0.3,
-    prc=True,
     burn_in_iters=0,
-    burn_in_copy=True,
-    ema_decay=0.9,
+    max_iter=100,
     accumulation_steps=1,
     autocast_dtype=None,
     skip_nonfinite=False,
@@ -51,13 +49,19 @@ def make_trainer(
     overrides: dict[str, Any] | None = None,
     **settings: Any,
 ) -> SemiSupervisedTrainer:
-    """A trainer whose teacher finds something on the images and whose student is another model."""
+    """A trainer whose teacher finds something on the images and whose student is another model.
+
+    Args:
+        settings: of the step or of the method.
+    """
     cfg = tiny_cfg(**(overrides or {}))
+    names = {f.name for f in fields(METHOD)} & settings.keys()
+    of_method = replace(METHOD, **{name: settings.pop(name) for name in names})
     student = tiny_model(cfg, seed=1, spread=1.0)
     teacher = opinionated(tiny_model(cfg, seed=2, spread=5.0))
     optimizer = torch.optim.SGD(student.parameters(), lr=lr, momentum=0.9)
     return SemiSupervisedTrainer(
-        student, teacher, batches, optimizer, replace(SETTINGS, **settings)
+        student, teacher, DRE(of_method), batches, optimizer, replace(SETTINGS, **settings)
     )
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from dre_ssod.engine.setup import complete
 from dre_ssod.engine.step import SemiSupervisedTrainer, StepSettings
 from dre_ssod.engine.trainer import SSODTrainer, _wrap
+from dre_ssod.methods.dre import DRE
 from dre_ssod.structures import TrainingBatch
 from tests.engine.models import opinionated
 from tests.factories import affine, labeled_image, tiny_cfg, tiny_model, unlabeled_sample
@@ -57,12 +58,8 @@ def union(barren: bool) -> TrainingBatch:
 
 def make_trainer(model: nn.Module, teacher: Any, batches: Any = ()) -> SemiSupervisedTrainer:
     settings = StepSettings(
-        unsup_loss_weight=BETA,
-        score_threshold=0.3,
-        prc=True,
         burn_in_iters=0,
-        burn_in_copy=True,
-        ema_decay=0.9,
+        max_iter=100,
         accumulation_steps=2,
         autocast_dtype=None,
         skip_nonfinite=False,
@@ -70,7 +67,8 @@ def make_trainer(model: nn.Module, teacher: Any, batches: Any = ()) -> SemiSuper
         seed=5,
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
-    return SemiSupervisedTrainer(model, teacher, batches, optimizer, settings)
+    method = DRE(DRE.Settings(score_threshold=0.3, unsup_loss_weight=BETA, ema_decay=0.9))
+    return SemiSupervisedTrainer(model, teacher, method, batches, optimizer, settings)
 
 
 def one_pass(weights: dict[str, Any], batch: TrainingBatch) -> dict[str, dict[str, Tensor]]:
@@ -83,7 +81,7 @@ def one_pass(weights: dict[str, Any], batch: TrainingBatch) -> dict[str, dict[st
     # Detectron2's heads write figures of their own.
     with EventStorage(0):
         losses = trainer.compute_losses(batch)
-    losses.total(BETA).backward()
+    losses.total(trainer.weight).backward()
     terms = losses.supervised | losses.unsupervised
     trained = [(name, p) for name, p in student.named_parameters() if p.requires_grad]
     return {

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dre_ssod.engine.ema import ModelEMA, ema_decay
+from dre_ssod.engine.ema import ModelEMA
+from dre_ssod.methods.mean_teacher import ema_decay
 
 
 class Net(nn.Module):

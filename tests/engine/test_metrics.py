@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dre_ssod.engine.metrics import FigurePrinter, StepMetrics
 from dre_ssod.structures import Mean, StudentLosses
+from tests.factories import beta_4
 
 
 def losses(
@@ -26,15 +27,13 @@ def losses(
     )
 
 
-def written(
-    *batches: StudentLosses, beta: float = 4.0, extra: dict[str, float] | None = None
-) -> dict[str, float]:
+def written(*batches: StudentLosses, extra: dict[str, float] | None = None) -> dict[str, float]:
     metrics = StepMetrics(data_time=0.25)
     for batch in batches:
         metrics.add(batch)
     metrics.collect()
     with EventStorage(0) as storage:
-        metrics.write(7, beta, extra or {})
+        metrics.write(7, beta_4, extra or {})
         latest = storage.latest()
     assert {iteration for _, iteration in latest.values()} == {7}
     return {name: value for name, (value, _) in latest.items()}
@@ -99,7 +98,7 @@ def test_the_norm_of_the_gradients_and_signals_come_with_the_losses() -> None:
     assert metrics.signals == {"SIGTERM": 0.0, "SIGINT": 1.0}
     assert metrics.losses == {"loss_cls": 1.0}
     with EventStorage(0) as storage:
-        metrics.write(0, 1.0, {})
+        metrics.write(0, beta_4, {})
         assert storage.latest()["ssod/gradient_norm"] == (2.5, 0)
         assert not [name for name in storage.latest() if "SIG" in name]
 
@@ -112,7 +111,7 @@ def test_a_norm_that_is_not_finite_is_no_figure(norm: float) -> None:
     metrics.collect()
     assert not math.isfinite(metrics.gradient_norm)
     with EventStorage(0) as storage:
-        metrics.write(0, 1.0, {})
+        metrics.write(0, beta_4, {})
         assert "ssod/gradient_norm" not in storage.latest()
 
 

@@ -22,7 +22,7 @@ from dre_ssod.config.checks import check_config
 from dre_ssod.engine.setup import complete, setup
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.engine.training_data import load_pools
-from dre_ssod.errors import ConfigError
+from dre_ssod.errors import CheckpointError, ConfigError
 from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run, write_tiny_dataset
 
 
@@ -269,3 +269,33 @@ def test_the_split_of_a_run_can_be_used_again(data: TinyDataset, tmp_path: Path)
         "DATASETS.SPLIT_FILE": str(tmp_path / "split.json"),
     }
     assert load_pools(completed(tiny_run(data, tmp_path, **again))) == drawn
+
+
+def test_a_checkpoint_from_before_methods_resumes_to_the_same_bits(
+    data: TinyDataset, tmp_path: Path
+) -> None:
+    """It differs by the missing name and state of the method alone."""
+    run = {"SOLVER.MAX_ITER": 4, "TEST.EVAL_PERIOD": 0}
+    with loggers_kept():
+        whole = train(completed(tiny_run(data, tmp_path / "whole", **run)))
+        cut = completed(tiny_run(data, tmp_path / "cut", **run))
+        train(cut, stop_at=2)
+    path = tmp_path / "cut" / "model_0000001.pth"
+    content = torch.load(path, weights_only=True)
+    assert content["trainer"]["_trainer"].pop("method") == {"name": "DRE", "state": {}}
+    torch.save(content, path)
+    with loggers_kept():
+        train(cut, resume=True)
+    first, second = (checkpoint(tmp_path / name) for name in ("whole", "cut"))
+    assert_same(first["model"], second["model"])
+    assert_same(first["student"], second["student"])
+    assert whole.iter == 4
+
+
+def test_a_run_is_not_resumed_with_another_method(data: TinyDataset, tmp_path: Path) -> None:
+    cfg = tiny_run(data, tmp_path, **{"SOLVER.MAX_ITER": 2, "TEST.EVAL_PERIOD": 0})
+    with loggers_kept():
+        train(completed(cfg.clone()))
+        cfg.SSOD.METHOD = "MeanTeacher"
+        with pytest.raises(CheckpointError, match=r"SSOD\.METHOD 'DRE'.*'MeanTeacher'"):
+            train(completed(cfg), resume=True)

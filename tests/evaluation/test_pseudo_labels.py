@@ -21,6 +21,7 @@ from dre_ssod.engine.setup import complete
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.errors import ConfigError
 from dre_ssod.evaluation.pseudo_labels import PseudoLabelProbe, QualityTally, measure
+from dre_ssod.methods import Clock, build_method
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.structures import UnlabeledSample
 from dre_ssod.teacher import observe
@@ -128,6 +129,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
 
 
 CLASSES = ["class0", "class1", "class2"]
+CLOCK = Clock(iteration=5, burn_in=0, max_iter=10)
 
 
 def probe_cfg(data: TinyDataset, **overrides: object) -> CfgNode:
@@ -135,7 +137,7 @@ def probe_cfg(data: TinyDataset, **overrides: object) -> CfgNode:
 
 
 def test_it_is_off_by_default(data: TinyDataset) -> None:
-    assert PseudoLabelProbe.from_config(tiny_cfg(), [], CLASSES) is None
+    assert PseudoLabelProbe.from_config(tiny_cfg(), build_method(tiny_cfg()), [], CLASSES) is None
 
 
 def test_the_sample_is_fixed_grows_and_leaves_labeled_images_out(data: TinyDataset) -> None:
@@ -143,7 +145,7 @@ def test_the_sample_is_fixed_grows_and_leaves_labeled_images_out(data: TinyDatas
 
     def sample(number: int, labeled: list[str]) -> list[str]:
         cfg = probe_cfg(data, **{"TEST.PSEUDO_LABEL_IMAGES": number})
-        probe = PseudoLabelProbe.from_config(cfg, labeled, CLASSES)
+        probe = PseudoLabelProbe.from_config(cfg, build_method(cfg), labeled, CLASSES)
         assert probe is not None
         return [record["file_name"] for record in probe.records]
 
@@ -154,22 +156,23 @@ def test_the_sample_is_fixed_grows_and_leaves_labeled_images_out(data: TinyDatas
 
 def test_a_set_without_hidden_images_or_with_other_classes_is_refused(data: TinyDataset) -> None:
     files = [record["file_name"] for record in load_one_labeled(data.labeled)]
+    cfg = probe_cfg(data)
     with pytest.raises(ConfigError, match="no image that the run does not train on"):
-        PseudoLabelProbe.from_config(probe_cfg(data), files, CLASSES)
+        PseudoLabelProbe.from_config(cfg, build_method(cfg), files, CLASSES)
     with pytest.raises(ConfigError, match="has the classes class0, class1, class2, but"):
-        PseudoLabelProbe.from_config(probe_cfg(data), [], ["class0"])
+        PseudoLabelProbe.from_config(cfg, build_method(cfg), [], ["class0"])
 
 
 def test_the_probe_measures_what_the_teacher_would_teach(data: TinyDataset) -> None:
     """Objects that are the teacher's own pseudo-labels, mapped to the image, are all found."""
     cfg = probe_cfg(data, **{"SSOD.SCORE_THRESHOLD": 0.2, "INPUT.MIN_SIZE_TEST": 48})
     teacher = tiny_model(cfg, spread=0.5).eval()
-    probe = PseudoLabelProbe.from_config(cfg, [], CLASSES)
+    probe = PseudoLabelProbe.from_config(cfg, build_method(cfg), [], CLASSES)
     assert probe is not None
     seen: list[int] = []
     for record in probe.records:
         record["annotations"] = []
-    nothing = probe.measure(teacher)
+    nothing = probe.measure(teacher, CLOCK)
     assert nothing["objects_per_image"] == 0.0
     assert nothing["boxes_per_image"] > 1.0
     for record in probe.records:
@@ -179,7 +182,7 @@ def test_the_probe_measures_what_the_teacher_would_teach(data: TinyDataset) -> N
             {"bbox": (box * SIZE[0] / 48).tolist(), "bbox_mode": 0, "category_id": int(label)}
             for box, label in zip(found.gt_boxes.tensor, found.gt_classes, strict=True)
         ]
-    figures = probe.measure(teacher)
+    figures = probe.measure(teacher, CLOCK)
     assert figures["precision"] == figures["recall"] == 1.0
     assert figures["mean_iou"] == pytest.approx(1.0, abs=1e-4)
     assert figures["boxes_per_image"] == figures["objects_per_image"] == np.mean(seen)
@@ -189,14 +192,14 @@ def test_a_broken_image_is_named_and_left_out(
     data: TinyDataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cfg = probe_cfg(data)
-    probe = PseudoLabelProbe.from_config(cfg, [], CLASSES)
+    probe = PseudoLabelProbe.from_config(cfg, build_method(cfg), [], CLASSES)
     assert probe is not None
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
     probe.records[0]["file_name"] = str(broken)
     with loggers_kept(), caplog.at_level(logging.WARNING):
         logging.getLogger("dre_ssod").propagate = True
-        figures = probe.measure(tiny_model(cfg).eval())
+        figures = probe.measure(tiny_model(cfg).eval(), CLOCK)
     assert figures["objects_per_image"] == 3.0
     assert str(broken) in caplog.text
 
@@ -207,7 +210,7 @@ def _detections(
     image = read_image(record["file_name"], probe.recipe.image_format)
     view = make_view(image, probe.recipe, np.random.default_rng(5))
     assert min(view.size) == 48
-    return observe(teacher, [UnlabeledSample("", view, view)], 0.2).pseudo_labels
+    return observe(teacher, [UnlabeledSample("", view, view)], 0.2).detections
 
 
 def _trained(cfg: CfgNode) -> SSODTrainer:

@@ -13,6 +13,8 @@ from torch import nn
 
 from dre_ssod.geometry import map_boxes, relative_matrix
 from dre_ssod.inspection.inspect import Inspection, inspect
+from dre_ssod.methods import Clock
+from dre_ssod.methods.dre import DRE
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.structures import UnlabeledSample
 from dre_ssod.teacher import observe
@@ -41,7 +43,8 @@ def look(
     prc: bool = True,
     seed: int = 0,
 ) -> list[Inspection]:
-    return inspect(teacher, student, samples, tau, prc, seed)
+    method = DRE(DRE.Settings(score_threshold=tau, prc=prc))
+    return inspect(teacher, student, samples, method, Clock(5, 0, 10), seed)
 
 
 def test_pseudo_labels_are_those_of_the_step(
@@ -51,7 +54,7 @@ def test_pseudo_labels_are_those_of_the_step(
     opinion = observe(teacher, SAMPLES, TAU)
     assert sum(len(i.weak_labels) for i in found) > 0
     for inspection, weak, strong in zip(
-        found, opinion.pseudo_labels, opinion.carry_to_strong_views().wait(), strict=True
+        found, opinion.detections, opinion.carry(opinion.detections).instances(), strict=True
     ):
         assert torch.equal(inspection.weak_labels.gt_sigma, weak.gt_sigma)
         assert torch.equal(inspection.strong_labels.gt_boxes.tensor, strong.gt_boxes.tensor)
@@ -83,11 +86,11 @@ def test_weights_are_the_teachers_opinion_of_the_boxes_shown_on_the_weak_view(
     with torch.no_grad():
         scores = teacher.roi_heads.score_boxes(opinion._features, boxes)
     foreground = torch.cat([i.proposals.gt_classes for i in found]) < NUM_CLASSES
-    assert scores.localization_quality is not None
-    expected = torch.where(
-        foreground, scores.foreground * scores.localization_quality, scores.background
-    )
-    shown = torch.cat([i.proposals.prc_weight for i in found])
+    best, label = scores.probabilities[:, :-1].max(dim=1)
+    quality = scores.quality(label)
+    assert quality is not None
+    expected = torch.where(foreground, best * quality, scores.probabilities[:, -1])
+    shown = torch.cat([i.proposals.weight for i in found])
     torch.testing.assert_close(shown, expected)
     assert shown.std() > 0.01
 
@@ -110,7 +113,7 @@ def test_boxes_on_the_weak_view_are_the_mapped_and_clipped_proposals(
 def test_without_prc_there_are_no_weights(
     teacher: SemiSupervisedRCNN, student: SemiSupervisedRCNN
 ) -> None:
-    assert not look(teacher, student, prc=False)[0].proposals.has("prc_weight")
+    assert not look(teacher, student, prc=False)[0].proposals.has("weight")
 
 
 def test_without_pseudo_labels_all_proposals_are_background(

@@ -30,7 +30,7 @@ def proposals(boxes: list[list[float]], classes: list[int], weights: list[float]
     found = Instances((64, 96))
     found.proposal_boxes = Boxes(torch.tensor(boxes))
     found.gt_classes = torch.tensor(classes)
-    found.prc_weight = torch.tensor(weights)
+    found.weight = torch.tensor(weights)
     return found
 
 
@@ -50,7 +50,7 @@ def test_the_panels_depend_on_every_part() -> None:
     base = draw_inspection(inspection(), NAMES, "RGB")
     assert base.dtype == np.uint8
     other_weight = inspection().proposals
-    other_weight.prc_weight = torch.tensor([0.1, 0.9])
+    other_weight.weight = torch.tensor([0.1, 0.9])
     unsure = pseudo_labels()
     unsure.gt_sigma = torch.full((2, 4), 5.0)
     for changes in (

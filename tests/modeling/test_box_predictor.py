@@ -13,6 +13,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from dre_ssod.modeling.box_predictor import BoxPredictions, GaussianFastRCNNOutputLayers
+from dre_ssod.modeling.regions import RegionScores
 from tests.factories import NUM_CLASSES, SIZE, tiny_cfg
 
 CHANNELS = 32
@@ -77,15 +78,18 @@ def test_the_variance_branch_is_class_specific_where_the_offsets_are(
     assert predictions.log_variance.shape == (REGIONS, 4 * codings)
 
 
+def _scores(predictor: GaussianFastRCNNOutputLayers, predictions: BoxPredictions) -> RegionScores:
+    return RegionScores(torch.zeros(len(predictions.logits), 4), predictor, predictions)
+
+
 def test_a_new_variance_branch_predicts_unit_variance() -> None:
     layer = _predictor(tiny_cfg()).log_variance
     assert layer.bias.abs().max() == 0.0
     assert layer.weight.std().item() == pytest.approx(1e-4, rel=0.2)
-    scores = _predictor(tiny_cfg()).score(_predictor(tiny_cfg())(_features()))
-    assert scores.localization_quality is not None
-    torch.testing.assert_close(
-        scores.localization_quality, torch.full((REGIONS,), 0.26894), atol=1e-3, rtol=0.0
-    )
+    predictor = _predictor(tiny_cfg())
+    quality = _scores(predictor, predictor(_features())).quality(torch.zeros(REGIONS).long())
+    assert quality is not None
+    torch.testing.assert_close(quality, torch.full((REGIONS,), 0.26894), atol=1e-3, rtol=0.0)
 
 
 def test_alpha_is_clamped_to_its_range() -> None:
@@ -196,23 +200,26 @@ def test_no_regions_detect_nothing() -> None:
     assert detection.localization_quality.shape == (0,)
 
 
-def test_scores_belong_to_the_best_foreground_class() -> None:
+def test_a_quality_belongs_to_the_class_that_is_asked_for() -> None:
     predictor = _predictor(tiny_cfg())
     log_variance = torch.zeros(2, 12)
     log_variance[0, 8:] = math.log(3.0)
-    scores = predictor.score(
+    scores = _scores(
+        predictor,
         BoxPredictions(
             # Odds 1 : 2 : 5 : 2 and, where background wins, 3 : 1 : 1 : 5.
             torch.tensor([[1.0, 2.0, 5.0, 2.0], [3.0, 1.0, 1.0, 5.0]]).log(),
             torch.zeros(2, 12),
             log_variance,
-        )
+        ),
     )
-    torch.testing.assert_close(scores.foreground, torch.tensor([0.5, 0.3]))
-    torch.testing.assert_close(scores.background, torch.tensor([0.2, 0.5]))
+    torch.testing.assert_close(
+        scores.probabilities, torch.tensor([[0.1, 0.2, 0.5, 0.2], [0.3, 0.1, 0.1, 0.5]])
+    )
     # 1 - sigmoid(3) for class 2 of the first region, 1 - sigmoid(1) for class 0 of the second.
-    assert scores.localization_quality is not None
-    torch.testing.assert_close(scores.localization_quality, torch.tensor([0.0474259, 0.2689414]))
+    quality = scores.quality(torch.tensor([2, 0]))
+    assert quality is not None
+    torch.testing.assert_close(quality, torch.tensor([0.0474259, 0.2689414]))
 
 
 def test_rescaled_quality_reaches_scores_and_detections() -> None:
@@ -220,10 +227,11 @@ def test_rescaled_quality_reaches_scores_and_detections() -> None:
     rescaled = _predictor(tiny_cfg(**{"SSOD.RESCALE_LOCALIZATION_QUALITY": True}))
     rescaled.load_state_dict(plain.state_dict())
     predictions, proposals = plain(_features()), _proposals()
-    one, two = plain.score(predictions), rescaled.score(predictions)
-    assert one.localization_quality is not None
-    assert two.localization_quality is not None
-    torch.testing.assert_close(two.localization_quality, 2 * one.localization_quality)
+    classes = torch.zeros(REGIONS).long()
+    one, two = (_scores(p, predictions).quality(classes) for p in (plain, rescaled))
+    assert one is not None
+    assert two is not None
+    torch.testing.assert_close(two, 2 * one)
     for before, after in zip(
         plain.inference(predictions, proposals)[0],
         rescaled.inference(predictions, proposals)[0],
@@ -234,4 +242,4 @@ def test_rescaled_quality_reaches_scores_and_detections() -> None:
 
 def test_without_variance_there_is_no_quality_to_score() -> None:
     plain = _predictor(tiny_cfg(**{LOSS_TYPE: "smooth_l1"}))
-    assert plain.score(plain(_features())).localization_quality is None
+    assert _scores(plain, plain(_features())).quality(torch.zeros(REGIONS).long()) is None

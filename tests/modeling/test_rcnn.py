@@ -11,18 +11,23 @@ from detectron2.modeling import GeneralizedRCNN, build_model
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
+from dre_ssod.methods import build_method
 from dre_ssod.modeling.backbones import timm_backbone as backbone
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
-from dre_ssod.structures import ProposalScores, StudentBatch, StudentLosses
+from dre_ssod.modeling.student_batch import StudentBatch
+from dre_ssod.structures import StudentLosses
+from dre_ssod.teacher import Labels
 from tests.factories import (
     BOXES,
     SIZE,
+    beta_4,
     draw,
     labeled_image,
     pseudo_labels,
     tiny_cfg,
     tiny_model,
 )
+from tests.modeling.regions import Scores
 
 LOSS_TYPE = "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE"
 # What Detectron2 knows: no variance branch, its own box coding.
@@ -60,17 +65,30 @@ def _images() -> list[dict[str, Any]]:
     return [labeled_image(0), labeled_image(1, boxes=(), size=(56, 80))]
 
 
-def _ones(boxes: list[Boxes]) -> ProposalScores:
+def _ones(boxes: list[Boxes]) -> Scores:
     count = sum(map(len, boxes))
-    return ProposalScores(torch.full((count,), 0.5), torch.full((count,), 0.5), torch.ones(count))
+    return Scores(torch.full((count,), 0.5), torch.full((count,), 0.5), torch.ones(count))
 
 
-def _batch(labeled_boxes: Any = BOXES, pseudo_boxes: Any = OTHER_BOXES) -> StudentBatch:
+class Given:
+    """A label set that needs no carrying."""
+
+    def __init__(self, labels: list[Instances]) -> None:
+        self.labels = labels
+
+    def instances(self) -> list[Instances]:
+        return self.labels
+
+
+def _batch(
+    labeled_boxes: Any = BOXES, pseudo_boxes: Any = OTHER_BOXES, **overrides: Any
+) -> StudentBatch:
+    labels = Given([pseudo_labels(pseudo_boxes), pseudo_labels(())])
     return StudentBatch(
         labeled=[labeled_image(0, boxes=labeled_boxes)],
         strong=[{"image": draw(SIZE, pseudo_boxes, seed=seed)} for seed in (1, 2)],
-        pseudo_labels=lambda: [pseudo_labels(pseudo_boxes), pseudo_labels(())],
-        scorer=_ones,
+        labels=Labels.single(labels, _ones),
+        method=build_method(tiny_cfg(**overrides)),
     )
 
 
@@ -131,12 +149,14 @@ def test_pseudo_labels_are_asked_for_once_a_gpu_has_the_features_to_compute() ->
     model, batch = tiny_model(tiny_cfg()), _batch()
     order = []
 
-    def pseudo_labels_of_the_batch() -> list[Instances]:
-        order.append("pseudo-labels")
-        return batch.pseudo_labels()
+    class Noted(Given):
+        def instances(self) -> list[Instances]:
+            order.append("pseudo-labels")
+            return super().instances()
 
+    noted = Labels.single(Noted(batch.labels.cls.instances()), _ones)
     model.backbone.register_forward_hook(lambda *_: order.append("features"))
-    model(replace(batch, pseudo_labels=pseudo_labels_of_the_batch))
+    model(replace(batch, labels=noted))
     assert order == ["features", "pseudo-labels"]
 
 
@@ -233,9 +253,9 @@ def test_every_parameter_gets_a_gradient_whatever_the_images_hold(
     overrides: dict[str, Any], pseudo_boxes: Any, labeled_boxes: Any
 ) -> None:
     model = tiny_model(tiny_cfg(**overrides))
-    losses = model(_batch(labeled_boxes, pseudo_boxes))
+    losses = model(_batch(labeled_boxes, pseudo_boxes, **overrides))
     assert all(torch.isfinite(term) for term in _terms(losses))
-    losses.total(4.0).backward()
+    losses.total(beta_4).backward()
     missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert missing == []
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
@@ -243,7 +263,7 @@ def test_every_parameter_gets_a_gradient_whatever_the_images_hold(
 
 def test_every_parameter_gets_a_gradient_from_labels_alone() -> None:
     model = tiny_model(tiny_cfg())
-    model(StudentBatch(labeled=_images())).total(4.0).backward()
+    model(StudentBatch(labeled=_images())).total(beta_4).backward()
     missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert missing == []
 
@@ -262,7 +282,7 @@ def test_losses_are_float32_under_autocast() -> None:
         losses = model(_batch())
     assert {term.dtype for term in _terms(losses)} == {torch.float32}
     assert all(torch.isfinite(term) for term in _terms(losses))
-    losses.total(4.0).backward()
+    losses.total(beta_4).backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 

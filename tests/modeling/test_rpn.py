@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ from detectron2.modeling.proposal_generator import RPN
 from detectron2.structures import ImageList, Instances
 from torch import Tensor
 
+from dre_ssod.methods import build_method
 from dre_ssod.modeling.rpn import SemiSupervisedRPN
 from dre_ssod.structures import StudentLosses
-from tests.factories import BOXES, SIZE, pseudo_labels, tiny_cfg, tiny_model
+from tests.factories import BOXES, SIZE, beta_4, pseudo_labels, tiny_cfg, tiny_model
 
 OTHER_BOXES = ((30.0, 4.0, 60.0, 30.0),)
 NAMES = ["loss_rpn_cls", "loss_rpn_loc"]
@@ -41,11 +43,12 @@ def _run(
     labeled: list[Instances],
     pseudo: list[Instances],
     features: dict[str, Tensor] | None = None,
+    terms: Collection[str] = NAMES,
 ) -> tuple[list[Instances], StudentLosses]:
     count = len(labeled) + len(pseudo)
     features = _features(count) if features is None else features
     torch.manual_seed(0)
-    return rpn.student_losses(_images(count), features, labeled, pseudo)
+    return rpn.student_losses(_images(count), features, labeled, pseudo, terms)
 
 
 def test_on_labels_alone_it_is_detectron2s() -> None:
@@ -88,8 +91,9 @@ def test_each_group_is_averaged_over_its_own_images() -> None:
 @pytest.mark.parametrize("objectness", [True, False])
 @pytest.mark.parametrize("box", [True, False])
 def test_each_unsupervised_term_can_be_switched_off(objectness: bool, box: bool) -> None:
-    rpn = _rpn(**{"SSOD.UNSUP_RPN_OBJECTNESS": objectness, "SSOD.UNSUP_RPN_BOX": box})
-    proposals, losses = _run(rpn, [pseudo_labels(BOXES)], [pseudo_labels(OTHER_BOXES)])
+    cfg = tiny_cfg(**{"SSOD.UNSUP_RPN_OBJECTNESS": objectness, "SSOD.UNSUP_RPN_BOX": box})
+    labels = [pseudo_labels(BOXES)], [pseudo_labels(OTHER_BOXES)]
+    proposals, losses = _run(_rpn(), *labels, terms=build_method(cfg).rpn_terms)
     expected = {"loss_rpn_cls_unsup": objectness, "loss_rpn_loc_unsup": box}
     assert losses.unsupervised.keys() == {name for name, on in expected.items() if on}
     assert losses.supervised.keys() == set(NAMES)
@@ -106,7 +110,7 @@ def test_proposals_carry_no_gradient() -> None:
 def test_images_without_boxes(labeled_boxes: Any, pseudo_boxes: Any) -> None:
     rpn = _rpn()
     _, losses = _run(rpn, [pseudo_labels(labeled_boxes)], [pseudo_labels(pseudo_boxes)])
-    total = losses.total(4.0)
+    total = losses.total(beta_4)
     assert torch.isfinite(total)
     total.backward()
     assert all(parameter.grad is not None for parameter in rpn.parameters())

@@ -153,7 +153,7 @@ def test_a_models_detections_are_refined_and_its_pseudo_labels_are_not() -> None
     ).eval()
     refining.load_state_dict(plain.state_dict())
     sample = unlabeled_sample()
-    (before,), (after,) = (observe(m, [sample], 0.2).pseudo_labels for m in (plain, refining))
+    (before,), (after,) = (observe(m, [sample], 0.2).detections for m in (plain, refining))
     assert len(before) > 3
     for name, value in before.get_fields().items():
         other = after.get(name)

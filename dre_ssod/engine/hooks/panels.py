@@ -12,6 +12,7 @@ from detectron2.utils import comm
 from dre_ssod.engine.step import SemiSupervisedTrainer
 from dre_ssod.inspection.inspect import inspect
 from dre_ssod.inspection.panels import draw_inspection, write_picture
+from dre_ssod.methods import method_class
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 
 PANEL_IMAGES = 2
@@ -56,13 +57,12 @@ class PanelHook(HookBase):
             return
         if not comm.is_main_process():
             return
-        settings = self._step.settings
         found = inspect(
             self._step.teacher,
             self._student,
             batch.unlabeled[:PANEL_IMAGES],
-            settings.score_threshold,
-            settings.prc,
+            self._step.method,
+            self._step.clock,
             seed=iteration,
         )
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def panel_hook(
     class_names: Sequence[str],
 ) -> PanelHook | None:
     """The hook that a config asks for; None where it is off or there are no unlabeled images."""
-    if not cfg.SSOD.ENABLED or cfg.SSOD.PANEL_PERIOD == 0:
+    if not method_class(cfg).uses_unlabeled or cfg.SSOD.PANEL_PERIOD == 0:
         return None
     return PanelHook(
         cfg.SSOD.PANEL_PERIOD, step, student, cfg.OUTPUT_DIR, class_names, cfg.INPUT.FORMAT

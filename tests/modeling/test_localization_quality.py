@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dre_ssod.modeling.localization import localization_quality
+from dre_ssod.modeling.gaussian import localization_quality
 
 
 def _alpha(rows: int = 20) -> Tensor:

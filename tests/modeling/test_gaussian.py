@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Normal
 from torch.nn import functional as F
 
-from dre_ssod.modeling.losses import kl_regression_loss
+from dre_ssod.modeling.gaussian import kl_regression_loss
 
 
 def _inputs(rows: int = 40, scale: float = 1.5) -> tuple[Tensor, Tensor, Tensor]:

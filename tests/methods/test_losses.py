@@ -11,8 +11,10 @@ from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch import Tensor
 from torch.nn import functional as F
 
-from dre_ssod.modeling.reweighting import ler_box_loss
-from tests.factories import BOXES, NUM_CLASSES, SIZE, pseudo_labels
+from dre_ssod.modeling.box_predictor import BoxPredictions
+from dre_ssod.modeling.counts import RegionCounts
+from dre_ssod.modeling.regions import Regions
+from tests.factories import BOXES, NUM_CLASSES, SIZE, beta_4, pseudo_labels
 from tests.modeling.regions import (
     Scorer,
     ground_truth,
@@ -51,10 +53,10 @@ def _best_match(box: list[float], targets: Instances) -> int:
 
 
 def test_supervised_losses_are_cross_entropy_and_equations_8_and_9() -> None:
-    heads = make_heads()
+    head = make_heads()
     labeled = [ground_truth(), ground_truth(OTHER_BOXES)]
-    losses = losses_of(heads, labeled, [])
-    sampled, predictions = sampled_by(heads, labeled)
+    losses = losses_of(head, labeled, [])
+    sampled, predictions = sampled_by(head, labeled)
     assert predictions.log_variance is not None
 
     classification = regression = 0.0
@@ -79,12 +81,12 @@ def test_supervised_losses_are_cross_entropy_and_equations_8_and_9() -> None:
 
 
 def test_unsupervised_losses_are_equations_11_to_14() -> None:
-    heads = make_heads()
+    head = make_heads()
     labeled = [ground_truth()]
     unlabeled = [pseudo_labels(OTHER_BOXES, QUALITY), pseudo_labels(BOXES, (0.2, 0.05))]
     scorer = Scorer()
-    losses = losses_of(heads, labeled, unlabeled, scorer)
-    sampled, predictions = sampled_by(heads, labeled + unlabeled)
+    losses = losses_of(head, labeled, unlabeled, scorer)
+    sampled, predictions = sampled_by(head, labeled + unlabeled)
     # The scorer saw the regions of the unlabeled images alone, in order.
     assert len(scorer.boxes) == 2
     for asked, instances in zip(scorer.boxes, sampled[1:], strict=True):
@@ -92,7 +94,8 @@ def test_unsupervised_losses_are_equations_11_to_14() -> None:
 
     scores = scorer.scores
     assert scores is not None
-    assert scores.localization_quality is not None
+    quality = scores.quality(torch.tensor([1]))
+    assert quality is not None
     entropies: dict[bool, list[float]] = {True: [], False: []}
     regression = 0.0
     region, first = 0, len(sampled[0])
@@ -104,7 +107,7 @@ def test_unsupervised_losses_are_equations_11_to_14() -> None:
             if label == NUM_CLASSES:
                 entropies[False].append(scores.background[region].item() * entropy)
             else:
-                weight = scores.foreground[region] * scores.localization_quality[region]
+                weight = scores.foreground[region] * quality[region]
                 entropies[True].append(weight.item() * entropy)
                 matched = _best_match(box, labels)
                 offsets = _corner_offsets(box, labels.gt_boxes.tensor[matched].tolist())
@@ -121,15 +124,21 @@ def test_unsupervised_losses_are_equations_11_to_14() -> None:
 
 
 def test_a_background_region_cannot_spoil_the_box_losses_whatever_its_offsets() -> None:
-    heads = make_heads()
+    head = make_heads(**{"SSOD.PRC.ENABLED": False})
     classes = torch.tensor([NUM_CLASSES, 0])
     deltas = torch.full((2, 4 * NUM_CLASSES), math.inf)
     deltas[1] = 0.5
     deltas.requires_grad_()
     sampled = Instances(SIZE, proposal_boxes=Boxes([[0.0, 0.0, 8.0, 8.0], [1.0, 1.0, 9.0, 9.0]]))
     sampled.gt_boxes = Boxes([[2.0, 2.0, 9.0, 9.0], [1.0, 1.0, 8.0, 9.0]])
-    predicted, targets = heads._offsets(deltas, [sampled], classes, classes < NUM_CLASSES)
-    loss = ler_box_loss(predicted, targets, torch.tensor([0.0, 0.3]), torch.tensor(2.0))
+    sampled.gt_localization_quality = torch.tensor([0.0, 0.3])
+    one = torch.tensor(1.0)
+    predictions = BoxPredictions(torch.zeros(2, NUM_CLASSES + 1), deltas, None)
+    regions = Regions(
+        head.heads.box_predictor, [sampled], predictions, classes, RegionCounts(one, one, one), one
+    )
+    found = head.method.unlabeled_losses(regions, regions)
+    loss = found.unsupervised["loss_box_reg_unsup"]
     loss.backward()
     assert loss.isfinite()
     assert deltas.grad is not None
@@ -161,13 +170,13 @@ def test_without_weights_a_pseudo_label_teaches_what_a_label_does() -> None:
         "MODEL.ROI_HEADS.POSITIVE_FRACTION": 1.0,
     }
     plain = {LOSS_TYPE: "smooth_l1", "SSOD.UNSUP_CLS_NORMALIZER": "sampled"}
-    heads = make_heads(**NO_WEIGHTS, **all_regions, **plain)
-    losses = heads.student_losses(
+    head = make_heads(**NO_WEIGHTS, **all_regions, **plain)
+    labels = [pseudo_labels(OTHER_BOXES, QUALITY)]
+    losses = head.heads.student_losses(
         {name: value.repeat(2, 1, 1, 1) for name, value in make_features(1).items()},
         make_proposals(OTHER_BOXES) * 2,
         [ground_truth(OTHER_BOXES)],
-        [pseudo_labels(OTHER_BOXES, QUALITY)],
-        None,
+        *(labels, labels, None, head.method),
     )
     for name, value in losses.supervised.items():
         assert value.item() > 0
@@ -175,10 +184,10 @@ def test_without_weights_a_pseudo_label_teaches_what_a_label_does() -> None:
 
 
 def test_literal_classification_loss_is_a_mean_over_foreground_plus_one_over_background() -> None:
-    heads = make_heads(**NO_WEIGHTS)
+    head = make_heads(**NO_WEIGHTS)
     labels = [ground_truth()], [pseudo_labels(OTHER_BOXES)]
-    loss = losses_of(heads, *labels).unsupervised["loss_cls_unsup"]
-    sampled, predictions = sampled_by(heads, labels[0] + labels[1])
+    loss = losses_of(head, *labels).unsupervised["loss_cls_unsup"]
+    sampled, predictions = sampled_by(head, labels[0] + labels[1])
     logits, classes = predictions.logits[len(sampled[0]) :], sampled[1].gt_classes
     foreground = classes < NUM_CLASSES
     expected = F.cross_entropy(logits[foreground], classes[foreground])
@@ -226,9 +235,9 @@ def test_unlabeled_images_do_not_change_the_supervised_losses() -> None:
 
 
 def test_the_variance_branch_learns_from_labeled_images_only() -> None:
-    heads = make_heads()
-    losses = losses_of(heads, [ground_truth()], [pseudo_labels(OTHER_BOXES)], Scorer())
-    branch = list(heads.box_predictor.log_variance.parameters())
+    head = make_heads()
+    losses = losses_of(head, [ground_truth()], [pseudo_labels(OTHER_BOXES)], Scorer())
+    branch = list(head.heads.box_predictor.log_variance.parameters())
     supervised, unsupervised = (
         torch.autograd.grad(sum(terms.values()), branch, retain_graph=True, allow_unused=True)
         for terms in (losses.supervised, losses.unsupervised)
@@ -243,14 +252,14 @@ def test_no_gradient_flows_through_any_weight() -> None:
     labels.gt_scores.requires_grad_()
     scorer = Scorer()
     losses = losses_of(make_heads(), [ground_truth()], [labels], scorer)
-    losses.total(4.0).backward()
+    losses.total(beta_4).backward()
     assert scorer.scores is not None
     weights = [
         labels.gt_localization_quality,
         labels.gt_scores,
         scorer.scores.foreground,
         scorer.scores.background,
-        scorer.scores.localization_quality,
+        scorer.scores.quality(torch.tensor([1])),
     ]
     assert [weight.grad for weight in weights if weight is not None] == [None] * 5
 
@@ -261,14 +270,12 @@ def test_no_gradient_flows_through_any_weight() -> None:
 def test_losses_without_boxes_are_finite_and_tied_to_every_parameter(
     agnostic: bool, labeled_boxes: Any, pseudo_boxes: Any
 ) -> None:
-    heads = make_heads(**{AGNOSTIC: agnostic})
-    losses = losses_of(
-        heads, [ground_truth(labeled_boxes)], [pseudo_labels(pseudo_boxes)], Scorer()
-    )
-    total = losses.total(4.0)
+    head = make_heads(**{AGNOSTIC: agnostic})
+    losses = losses_of(head, [ground_truth(labeled_boxes)], [pseudo_labels(pseudo_boxes)], Scorer())
+    total = losses.total(beta_4)
     assert torch.isfinite(total)
     total.backward()
-    for name, parameter in heads.named_parameters():
+    for name, parameter in head.heads.named_parameters():
         assert parameter.grad is not None, name
     if not labeled_boxes:
         assert losses.supervised["loss_box_reg"].item() == 0.0
@@ -277,15 +284,17 @@ def test_losses_without_boxes_are_finite_and_tied_to_every_parameter(
 
 
 def test_no_regions_at_all() -> None:
-    heads = make_heads()
+    head = make_heads()
     empty = Instances(SIZE, proposal_boxes=Boxes(torch.zeros(0, 4)))
     empty.objectness_logits = torch.zeros(0)
-    losses = heads.student_losses(
-        make_features(2), [empty, empty], [ground_truth(())], [pseudo_labels(())], Scorer()
+    labels = [pseudo_labels(())]
+    losses = head.heads.student_losses(
+        *(make_features(2), [empty, empty], [ground_truth(())], labels, labels),
+        *(Scorer(), head.method),
     )
-    assert losses.total(4.0).item() == 0.0
-    losses.total(4.0).backward()
-    assert all(parameter.grad is not None for parameter in heads.parameters())
+    assert losses.total(beta_4).item() == 0.0
+    losses.total(beta_4).backward()
+    assert all(parameter.grad is not None for parameter in head.heads.parameters())
 
 
 def test_figures() -> None:
@@ -302,10 +311,10 @@ def test_figures() -> None:
 
 
 def test_forward_is_detectron2s_in_training() -> None:
-    heads = make_heads()
+    head = make_heads()
     labeled = [ground_truth()]
     proposals = make_proposals(BOXES)
     torch.manual_seed(0)
-    returned, losses = heads(None, make_features(1), proposals, labeled)
+    returned, losses = head.heads(None, make_features(1), proposals, labeled)
     assert returned is proposals
-    assert losses == losses_of(heads, labeled, []).supervised
+    assert losses == losses_of(head, labeled, []).supervised

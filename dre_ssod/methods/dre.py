@@ -1,0 +1,129 @@
+"""Dynamic reweighting of localization error, as section 3 of the paper has it.
+
+The box head predicts a Gaussian for each box coordinate (eq. 4 to 9: ``modeling/gaussian.py``), and
+its variance says how well a box is placed (s_loc, eq. 5). On labeled images the head is trained by
+the KL loss, eq. 10. On unlabeled images s_loc weighs the box loss of each pseudo-label (LER,
+section 3.3), and with the teacher's opinion of each region the classification loss (PRC,
+section 3.4).
+
+Weights never carry a gradient, and a loss is never divided by their sum: a batch of unreliable
+regions is meant to teach less.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dre_ssod.config.values import OneOf
+from dre_ssod.methods.mean_teacher import METHODS, MeanTeacher
+from dre_ssod.methods.settings import setting
+from dre_ssod.modeling.regions import Regions, RegionScores
+from dre_ssod.structures import Mean, StudentLosses
+
+
+@METHODS.register()
+class DRE(MeanTeacher):
+    """The paper's method: a mean teacher with LER and PRC, each of which can be switched off.
+
+    Losses of labeled images are the head's own (:func:`labeled_losses`). With
+    ``MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE`` "kl" their box loss is eq. 10::
+
+        L_s^reg = 1 / N_s * sum_i L_KL(t_i^e, t_i^g)
+    """
+
+    @dataclass(frozen=True)
+    class Settings(MeanTeacher.Settings):
+        ler: bool = setting(
+            "SSOD.LER.ENABLED",
+            True,
+            "Localization Error reweighting in Regression: s_loc weighs the terms of eq. 11.",
+        )
+        prc: bool = setting(
+            "SSOD.PRC.ENABLED",
+            True,
+            "Proposal Reliability reweighting in Classification: eq. 12 and 13 weigh eq. 14.",
+        )
+        cls_normalizer: str = setting(
+            "SSOD.UNSUP_CLS_NORMALIZER",
+            "separate",
+            'How the unsupervised cross-entropy is averaged: "separate" (eq. 14: one mean over '
+            'foreground regions plus one over background ones) or "sampled" (one mean over all, as '
+            "Faster R-CNN).",
+            OneOf(("separate", "sampled")),
+        )
+
+    variance_keys = ("SSOD.LER.ENABLED", "SSOD.PRC.ENABLED")
+
+    def unlabeled_losses(self, cls: Regions, box: Regions) -> StudentLosses:
+        """L_u^reg (eq. 11) and L_u^cls (eq. 14)::
+
+            L_u^reg = 1 / N * sum_j s_j^loc * L_smoothL1(t_j^e, t_j^u)
+            L_u^cls = 1 / N_fg * sum_i s_i^fg * L_CE(p_i, c_i) + 1 / N_bg * sum_j s_j^bg * L_CE(...)
+
+        What box losses are divided by, N, is said by ``SSOD.BOX_LOSS_NORMALIZER``.
+        """
+        figures = {}
+        box_losses = box.smooth_l1().sum(dim=1)
+        if self.settings.ler:
+            s_loc = box.matched("gt_localization_quality").detach()
+            box_losses = s_loc * box_losses
+            figures["ler_weight"] = Mean.of(s_loc, box.is_foreground)
+        cls_losses = cls.cross_entropy()
+        weights = self.region_weights(cls)
+        if weights is not None:
+            cls_losses = weights * cls_losses
+            figures["prc_weight_fg"] = Mean.of(weights, cls.is_foreground)
+            figures["prc_weight_bg"] = Mean.of(weights, ~cls.is_foreground)
+        separate = self.settings.cls_normalizer == "separate"
+        losses = {
+            "loss_cls_unsup": two_means(cls_losses, cls) if separate else cls.mean(cls_losses),
+            "loss_box_reg_unsup": box.box_mean(box_losses),
+        }
+        return StudentLosses(unsupervised=losses, figures=figures)
+
+    def region_weights(self, cls: Regions) -> Tensor | None:
+        """s_fg and s_bg of eq. 12 and 13; None where PRC is off."""
+        return reliability(cls.teacher, cls.is_foreground) if self.settings.prc else None
+
+
+def reliability(scores: RegionScores, is_foreground: Tensor) -> Tensor:
+    """Reliability of each region: s_fg of eq. 12 or s_bg of eq. 13.
+
+    ``s_fg = p_fg * s_loc``, with the teacher's highest probability of a foreground class and the
+    variance of that class; ``s_bg = p_bg``.
+
+    Args:
+        scores: the teacher's opinion of the R regions.
+        is_foreground: (R,) bool, the student's label assignment.
+
+    Returns:
+        (R,) in [0, 1], without gradient.
+
+    Raises:
+        ValueError: if the teacher has no variance branch.
+    """
+    foreground, best = scores.probabilities[:, :-1].max(dim=1)
+    quality = scores.quality(best)
+    if quality is None:
+        raise ValueError(
+            "PRC needs the variance branch (eq. 12 uses s_loc): set "
+            "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE to 'kl' or SSOD.PRC.ENABLED to False."
+        )
+    return torch.where(is_foreground, foreground * quality, scores.probabilities[:, -1]).detach()
+
+
+def two_means(losses: Tensor, regions: Regions) -> Tensor:
+    """A mean over foreground plus a mean over background regions of the batch (eq. 14).
+
+    Args:
+        losses: (R,) the reweighted cross-entropy.
+
+    Returns:
+        scalar; zero, and still tied to the graph, without regions.
+    """
+    counts = regions.counts
+    divisor = torch.where(regions.is_foreground, counts.foreground, counts.background)
+    return (losses / divisor).sum()

@@ -1,0 +1,219 @@
+"""The plain mean teacher, and with it what a method decides: five moments of a step.
+
+A method is one file, a class and its settings. It overrides the moments that its paper changes:
+
+1. *views*: what an image goes through before teacher and student see it (``mappers``);
+2. *labels*: what the teacher's detections become (``label``);
+3. *mixing*: of the images of a batch (``mixer``);
+4. *losses*: of the student's regions (``unlabeled_losses``, ``weight``, ``rpn_terms``);
+5. *following*: how the teacher follows the student (``decay``).
+
+Whoever shows, measures or times pseudo-labels asks the method for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from detectron2.config import CfgNode
+from fvcore.common.registry import Registry
+from torch import Tensor
+
+from dre_ssod.config.values import Number
+from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper
+from dre_ssod.methods import settings as keys
+from dre_ssod.methods.settings import setting
+from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
+from dre_ssod.modeling.regions import Regions, labeled_losses
+from dre_ssod.modeling.student_batch import Mixer
+from dre_ssod.structures import UNSUPERVISED, Mean, StudentLosses, UnlabeledSample
+from dre_ssod.teacher import Labels, observe
+
+METHODS = Registry("METHOD")
+METHODS.__doc__ = "Semi-supervised methods, by the name that SSOD.METHOD gives."
+
+
+@dataclass(frozen=True)
+class Clock:
+    """All that a schedule may depend on.
+
+    Attributes:
+        iteration: of the step, from 0.
+        burn_in: iterations on labels alone, before the first pseudo-label.
+        max_iter: of the run.
+    """
+
+    iteration: int
+    burn_in: int
+    max_iter: int
+
+
+def ema_decay(step: int, maximum: float) -> float:
+    """Decay of EMA step ``step`` (from 0): min(maximum, 1 - 1 / (step + 1)), section 3.1.
+
+    The first step copies the student; until the bound is reached the teacher is the plain mean of
+    the students so far.
+    """
+    return min(maximum, 1.0 - 1.0 / (step + 1))
+
+
+@METHODS.register()
+class MeanTeacher:
+    """Teacher and student alone: every detection from tau on teaches as a label does.
+
+    The base of all methods. Subclasses must not keep what a resumed run would lose: state that
+    steps change goes through :meth:`state_dict`.
+    """
+
+    @dataclass(frozen=True)
+    class Settings:
+        """What all methods with a teacher share, by the paper's symbols."""
+
+        score_threshold: float = setting(
+            "SSOD.SCORE_THRESHOLD",
+            0.8,
+            "tau: from this foreground score on a detection of the teacher becomes a pseudo-label.",
+            Number(0.0, 1.0),
+        )
+        unsup_loss_weight: float = setting(
+            "SSOD.UNSUP_LOSS_WEIGHT",
+            4.0,
+            "beta of eq. 3: weight of all unsupervised losses.",
+            Number(0.0, 1e6),
+        )
+        ema_decay: float = setting(
+            "SSOD.EMA.DECAY",
+            0.999,
+            "Upper bound of the decay; step t after the burn-in uses min(DECAY, 1 - 1 / (t + 1)).",
+            Number(0.0, 1.0),
+        )
+        burn_in_copy: bool = setting(
+            "SSOD.BURN_IN_COPY",
+            True,
+            "At the end of the burn-in the student is copied into the teacher. False: the teacher "
+            "stays the moving average that it has become by then, the better of the two once the "
+            "burn-in is much longer than 1 / (1 - EMA.DECAY) iterations.",
+        )
+        rpn_objectness: bool = setting(
+            "SSOD.UNSUP_RPN_OBJECTNESS", True, "Pseudo-labels train the RPN's objectness."
+        )
+        rpn_box: bool = setting("SSOD.UNSUP_RPN_BOX", True, "Pseudo-labels train the RPN's boxes.")
+
+    uses_unlabeled: ClassVar[bool] = True
+    """Whether unlabeled images are loaded at all."""
+    variance_keys: ClassVar[tuple[str, ...]] = ()
+    """Keys that must be False where the box head has no variance branch."""
+
+    def __init__(self, settings: Any) -> None:
+        """
+        Args:
+            settings: of the class's own ``Settings``.
+        """
+        self.settings = settings
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> MeanTeacher:
+        """The method as a checked config describes it."""
+        return cls(keys.read(cfg, cls.Settings))
+
+    # 1. Views
+
+    def mappers(self, cfg: CfgNode) -> tuple[LabeledMapper, UnlabeledMapper]:
+        """What makes training samples out of labeled and of unlabeled images."""
+        return LabeledMapper.from_config(cfg), UnlabeledMapper.from_config(cfg)
+
+    # 2. Labels
+
+    def label(
+        self, teacher: SemiSupervisedRCNN, samples: Sequence[UnlabeledSample], clock: Clock
+    ) -> Labels:
+        """Pseudo-labels of N unlabeled images: detections with a score of at least tau.
+
+        Must not read which labels are left on the strong views: the host would wait for a GPU.
+
+        Args:
+            teacher: in eval mode.
+        """
+        seen = observe(teacher, samples, self.settings.score_threshold)
+        return Labels.single(seen.carry(seen.detections), seen.score)
+
+    # 3. Mixing
+
+    def mixer(self, clock: Clock) -> Mixer | None:
+        """How the images of this step are mixed, drawn from PyTorch's CPU generator; None: not."""
+        return None
+
+    # 4. Losses
+
+    @property
+    def rpn_terms(self) -> Collection[str]:
+        """Which of the RPN's losses pseudo-labels train."""
+        terms = {
+            "loss_rpn_cls": self.settings.rpn_objectness,
+            "loss_rpn_loc": self.settings.rpn_box,
+        }
+        return [name for name, trained in terms.items() if trained]
+
+    def losses(self, labeled: Regions, cls: Regions | None, box: Regions | None) -> StudentLosses:
+        """The box head's losses of one forward pass.
+
+        Args:
+            labeled: of the labeled images.
+            cls, box: of the strong views, by the label sets of the two losses; one object where the
+                sets are one, None during the burn-in.
+        """
+        losses = labeled_losses(labeled)
+        if cls is not None and box is not None:
+            losses.merge(StudentLosses(figures={"foreground_regions": Mean.of(cls.is_foreground)}))
+            losses.merge(self.unlabeled_losses(cls, box))
+        return losses
+
+    def unlabeled_losses(self, cls: Regions, box: Regions) -> StudentLosses:
+        """Terms of L_u (eq. 2) and the figures that explain them: here Faster R-CNN's own."""
+        return StudentLosses(
+            unsupervised={
+                "loss_cls_unsup": cls.mean(cls.cross_entropy()),
+                "loss_box_reg_unsup": box.box_mean(box.smooth_l1().sum(dim=1)),
+            }
+        )
+
+    def region_weights(self, cls: Regions) -> Tensor | None:
+        """(R,) weight in [0, 1] of each region in the classification loss; None where all are 1."""
+        return None
+
+    def weight(self, term: str, clock: Clock) -> float:
+        """What a loss is multiplied by in the total loss (eq. 3), by its name."""
+        return float(self.settings.unsup_loss_weight) if term.endswith(UNSUPERVISED) else 1.0
+
+    # 5. Following
+
+    def decay(self, clock: Clock) -> float | None:
+        """How much of the teacher stays after this step; None: all of it, untouched."""
+        burn_in = clock.burn_in if self.settings.burn_in_copy else 0
+        # Where the count starts again after the burn-in, its first step copies the student.
+        after = clock.iteration - burn_in
+        return ema_decay(after if after >= 0 else clock.iteration, self.settings.ema_decay)
+
+    # What a method learns of the data, on all processes alike
+
+    def tally(self) -> Mapping[str, Tensor]:
+        """Sums of this step on this process, by name, of the same shapes at every step.
+
+        They join the one all-reduce of the step.
+        """
+        return {}
+
+    def learn(self, totals: Mapping[str, Tensor]) -> None:
+        """Take in what :meth:`tally` gave, summed over all processes, on the host.
+
+        Not called for a step that is skipped because it is not finite.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What steps have changed: tensors, numbers, texts and plain containers."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`."""

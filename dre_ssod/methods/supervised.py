@@ -1,0 +1,12 @@
+"""The supervised baseline: labeled images alone, on the same path."""
+
+from __future__ import annotations
+
+from dre_ssod.methods.mean_teacher import METHODS, MeanTeacher
+
+
+@METHODS.register()
+class Supervised(MeanTeacher):
+    """Loads no unlabeled image; the "teacher" is the moving average of the student."""
+
+    uses_unlabeled = False

@@ -1,0 +1,328 @@
+"""The five moments at which a method differs: each reaches what it should, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from detectron2.structures import ImageList, Instances
+from torch import Tensor
+
+from dre_ssod.config.checks import check_config
+from dre_ssod.config.keys import get_cfg
+from dre_ssod.config.values import Number
+from dre_ssod.errors import ConfigError
+from dre_ssod.methods import METHODS, Clock, build_method, settings
+from dre_ssod.methods.dre import DRE
+from dre_ssod.methods.mean_teacher import MeanTeacher
+from dre_ssod.methods.settings import setting
+from dre_ssod.methods.supervised import Supervised
+from dre_ssod.modeling.student_batch import Features, StudentBatch
+from dre_ssod.structures import StudentLosses
+from dre_ssod.teacher import Labels
+from tests.engine.steps import SAMPLE_ALL, assert_equal, batch, make_trainer, run, state
+from tests.factories import BOXES, SIZE, draw, labeled_image, pseudo_labels, tiny_cfg, tiny_model
+from tests.modeling.regions import Scores
+
+NEAR = ((30.0, 4.0, 60.0, 30.0), (10.0, 30.0, 34.0, 54.0))
+
+
+class Given:
+    """A label set that needs no carrying; counts how often it is read."""
+
+    def __init__(self, boxes: Any) -> None:
+        self.labels = [pseudo_labels(boxes)]
+        self.read = 0
+
+    def instances(self) -> list[Instances]:
+        self.read += 1
+        return self.labels
+
+
+def _scores(boxes: Sequence[Any]) -> Scores:
+    count = sum(map(len, boxes))
+    return Scores(torch.full((count,), 0.5), torch.full((count,), 0.5), torch.ones(count))
+
+
+def _losses(labels: Labels, **batch: Any) -> StudentLosses:
+    model = tiny_model(tiny_cfg(**SAMPLE_ALL), spread=0.5)
+    torch.manual_seed(0)
+    found: StudentLosses = model(
+        StudentBatch(
+            labeled=[labeled_image(0)],
+            strong=[{"image": draw(SIZE, BOXES, seed=1)}],
+            labels=labels,
+            method=MeanTeacher(MeanTeacher.Settings()),
+            **batch,
+        )
+    )
+    return found
+
+
+# Labels
+
+
+def test_each_loss_learns_from_its_own_labels() -> None:
+    one = Given(BOXES)
+    before = _losses(Labels(one, one, Given(BOXES), _scores)).unsupervised
+    for name, changed in (
+        ("rpn", {"loss_rpn_cls_unsup", "loss_rpn_loc_unsup"}),
+        ("cls", {"loss_cls_unsup"}),
+        ("box", {"loss_box_reg_unsup"}),
+    ):
+        sets = {"rpn": one, "cls": one, "box": Given(BOXES)} | {name: Given(NEAR)}
+        after = _losses(Labels(**sets, ask=_scores)).unsupervised
+        different = {term for term in after if not torch.allclose(after[term], before[term])}
+        assert different == changed
+
+
+def test_label_sets_that_are_one_are_read_and_sampled_once() -> None:
+    one = Given(BOXES)
+    seen: list[bool] = []
+
+    class Recording(MeanTeacher):
+        def unlabeled_losses(self, cls: Any, box: Any) -> StudentLosses:
+            seen.append(cls is box)
+            return super().unlabeled_losses(cls, box)
+
+    model = tiny_model(tiny_cfg(), spread=0.5)
+    images = [labeled_image(0)], [{"image": draw(SIZE, BOXES, seed=1)}]
+    for labels in (Labels.single(one, _scores), Labels(one, one, Given(BOXES), _scores)):
+        model(StudentBatch(*images, labels, Recording(MeanTeacher.Settings())))
+    assert seen == [True, False]
+    assert one.read == 2
+
+
+def test_the_teacher_is_asked_only_if_a_method_wants_to_know() -> None:
+    asked = []
+
+    def ask(boxes: Sequence[Any]) -> Scores:
+        asked.append(len(boxes))
+        return _scores(boxes)
+
+    _losses(Labels.single(Given(BOXES), ask))
+    assert asked == []
+    model = tiny_model(tiny_cfg(), spread=0.5)
+    strong = [{"image": draw(SIZE, BOXES, seed=1)}]
+    labels = Labels.single(Given(BOXES), ask)
+    model(StudentBatch([labeled_image(0)], strong, labels, DRE(DRE.Settings())))
+    assert asked == [1]
+
+
+# Mixing
+
+
+class Blanked:
+    """Paints the strong views black, passes on black features, and finds nothing on them."""
+
+    def __init__(self, order: list[str]) -> None:
+        self._order = order
+
+    def images(self, images: ImageList, first: int) -> ImageList:
+        self._order.append("images")
+        images.tensor[first:] = 0.0
+        return images
+
+    def features(self, features: Features, first: int) -> Features:
+        self._order.append("features")
+        assert all(len(maps) == first + 1 for maps in features.values())
+        return features
+
+    def labels(self, labels: list[Instances]) -> list[Instances]:
+        self._order.append("labels")
+        return [found[:0] for found in labels]
+
+
+def test_a_mixer_changes_images_features_and_labels_of_the_strong_views_alone() -> None:
+    order: list[str] = []
+    plain = _losses(Labels.single(Given(BOXES), _scores))
+    mixed = _losses(Labels.single(Given(BOXES), _scores), mixer=Blanked(order))
+    assert order == ["images", "features", "labels"]
+    assert mixed.unsupervised["loss_box_reg_unsup"].item() == 0.0
+    assert plain.unsupervised["loss_box_reg_unsup"].item() > 0.0
+    for name in ("loss_rpn_cls", "loss_rpn_loc"):
+        torch.testing.assert_close(mixed.supervised[name], plain.supervised[name])
+
+
+# Losses
+
+
+def test_a_method_weighs_every_term_by_name() -> None:
+    class Halved(DRE):
+        def weight(self, term: str, clock: Clock) -> float:
+            assert clock == Clock(0, 0, 100)
+            return 0.5 * super().weight(term, clock)
+
+    trainers = [make_trainer([batch(0)], lr=0.0) for _ in range(2)]
+    trainers[1].method = Halved(trainers[1].method.settings)
+    whole, half = (run(trainer) for trainer in trainers)
+    assert half["total_loss"] == pytest.approx(whole["total_loss"] / 2)
+    assert half["loss_cls"] == whole["loss_cls"]
+    for one, two in zip(
+        trainers[0].model.parameters(), trainers[1].model.parameters(), strict=True
+    ):
+        if one.grad is not None:
+            torch.testing.assert_close(two.grad, one.grad / 2)
+
+
+def test_a_method_says_which_terms_train_the_rpn() -> None:
+    class Unboxed(MeanTeacher):
+        rpn_terms = ("loss_rpn_cls",)
+
+    trainer = make_trainer([batch(0)])
+    trainer.method = Unboxed(replace(MeanTeacher.Settings(), score_threshold=0.3))
+    found = run(trainer)
+    assert "loss_rpn_cls_unsup" in found
+    assert "loss_rpn_loc_unsup" not in found
+
+
+# Following
+
+
+def test_a_teacher_that_stays_is_not_touched() -> None:
+    class Frozen(DRE):
+        def decay(self, clock: Clock) -> None:
+            return None
+
+    trainer = make_trainer([batch(0)])
+    trainer.method = Frozen(trainer.method.settings)
+    before = state(trainer.teacher)
+    assert run(trainer)["ssod/ema_decay"] == 1.0
+    assert_equal(state(trainer.teacher), before)
+
+
+@pytest.mark.parametrize(
+    ("iteration", "copies", "expected"),
+    [(0, True, 0.0), (3, True, 0.75), (4, True, 0.0), (5, True, 0.5), (4, False, 0.8)],
+)
+def test_the_decay_starts_again_after_a_burn_in_that_copies(
+    iteration: int, copies: bool, expected: float
+) -> None:
+    method = MeanTeacher(MeanTeacher.Settings(burn_in_copy=copies))
+    assert method.decay(Clock(iteration, 4, 100)) == pytest.approx(expected)
+
+
+# What a method learns
+
+
+class Counting(DRE):
+    """Counts the images that were labeled."""
+
+    def __init__(self, settings: DRE.Settings) -> None:
+        super().__init__(settings)
+        self.seen = 0.0
+        self._now = 0
+
+    def label(self, teacher: Any, samples: Sequence[Any], clock: Clock) -> Labels:
+        self._now = len(samples)
+        return super().label(teacher, samples, clock)
+
+    def tally(self) -> Mapping[str, Tensor]:
+        return {"images": torch.tensor([[float(self._now), 1.0]])}
+
+    def learn(self, totals: Mapping[str, Tensor]) -> None:
+        assert totals["images"].shape == (1, 2)
+        self.seen += totals["images"][0, 0].item()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seen = state["seen"]
+
+
+def test_a_tally_comes_back_as_a_sum() -> None:
+    trainer = make_trainer([batch(0, unlabeled=2), batch(1)])
+    method = trainer.method = Counting(trainer.method.settings)
+    run(trainer, (0, 1))
+    assert method.seen == 3.0
+
+
+def test_nothing_is_learned_from_a_step_that_is_skipped() -> None:
+    trainer = make_trainer([batch(0)], skip_nonfinite=True)
+    method = trainer.method = Counting(trainer.method.settings)
+    with torch.no_grad():
+        trainer.model.roi_heads.box_predictor.cls_score.bias[0] = float("nan")
+    run(trainer)
+    assert method.seen == 0.0
+
+
+# Settings
+
+
+@pytest.fixture
+def registered() -> Iterator[Callable[[type[MeanTeacher]], type[MeanTeacher]]]:
+    """Registers a method for one test."""
+    names = []
+
+    def register(method: type[MeanTeacher]) -> type[MeanTeacher]:
+        METHODS.register(method)
+        names.append(method.__name__)
+        return method
+
+    yield register
+    for name in names:
+        METHODS._obj_map.pop(name)
+
+
+def test_a_new_method_brings_its_keys_and_their_bounds(registered: Any) -> None:
+    @registered
+    class Sharper(MeanTeacher):
+        @dataclass(frozen=True)
+        class Settings(MeanTeacher.Settings):
+            power: float = setting("SSOD.SHARPER.POWER", 2.0, "gamma.", Number(0.0, 5.0))
+
+    cfg = get_cfg()
+    assert cfg.SSOD.SHARPER.POWER == 2.0
+    cfg.merge_from_list(["SSOD.METHOD", "Sharper", "SSOD.SHARPER.POWER", 3.0])
+    cfg.MODEL.ROI_BOX_HEAD.NAME = "FastRCNNConvFCHead"
+    method = build_method(cfg)
+    assert type(method) is Sharper
+    assert method.settings.power == 3.0
+    assert method.settings.score_threshold == 0.8
+    cfg.SSOD.SHARPER.POWER = 6.0
+    with pytest.raises(ConfigError, match=r"SSOD\.SHARPER\.POWER is 6\.0.*\[0\.0, 5\.0\]"):
+        check_config(cfg, 1)
+
+
+def test_two_methods_may_not_give_one_key_two_defaults() -> None:
+    @dataclass(frozen=True)
+    class Other:
+        tau: float = setting("SSOD.SCORE_THRESHOLD", 0.7, "tau")
+
+    with pytest.raises(ValueError, match=r"SSOD\.SCORE_THRESHOLD has the default 0\.8 and 0\.7"):
+        settings.add_keys(get_cfg(), Other)
+
+
+@pytest.mark.parametrize("name", [name for name, _ in METHODS])
+def test_every_setting_states_a_default_a_meaning_and_valid_bounds(name: str) -> None:
+    for key in settings.keys(METHODS.get(name).Settings):
+        assert key.meaning.endswith(".")
+        # Only a switch needs no check.
+        assert (key.check is None) == isinstance(key.default, bool)
+        assert key.check is None or key.check.refusal(key.default) is None
+
+
+def test_an_unknown_method_is_refused_with_those_there_are() -> None:
+    cfg = tiny_cfg()
+    cfg.SSOD.METHOD = "STAK"
+    with pytest.raises(ConfigError, match=r"SSOD\.METHOD is 'STAK'.*'DRE'.*'Supervised'"):
+        check_config(cfg, 1)
+
+
+def test_supervised_has_two_names() -> None:
+    for overrides in ({"SSOD.ENABLED": False}, {"SSOD.METHOD": "Supervised"}):
+        method = build_method(tiny_cfg(**overrides))
+        assert type(method) is Supervised
+        assert not method.uses_unlabeled
+
+
+def test_another_methods_settings_are_not_held_against_this_one() -> None:
+    smooth = {"MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": "smooth_l1"}
+    batch_of_8 = {"SOLVER.IMS_PER_BATCH": 20}
+    check_config(tiny_cfg(**smooth, **batch_of_8, **{"SSOD.METHOD": "MeanTeacher"}), 1)
+    with pytest.raises(ConfigError, match=r"SSOD\.LER\.ENABLED is True"):
+        check_config(tiny_cfg(**smooth, **batch_of_8), 1)
