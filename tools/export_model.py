@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -79,11 +78,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def read_images(cfg: CfgNode, source: str, count: int) -> Iterator[Tensor]:
     """The first images of a source, resized as at test time, on the model's device."""
     reader = InferenceReader(cfg)
-    with tempfile.TemporaryDirectory() as scratch:
-        images = open_images(source, Path(scratch))
-        for entry in itertools.islice(images.entries, count):
-            name = str(Path(images.root) / entry.file_name)
-            yield reader(name)["image"].to(cfg.MODEL.DEVICE)
+    images = open_images(source)
+    for entry in itertools.islice(images.entries, count):
+        name = str(Path(images.root) / entry.file_name)
+        yield reader(name)["image"].to(cfg.MODEL.DEVICE)
 
 
 def export_torchscript(

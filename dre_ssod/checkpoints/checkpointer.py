@@ -116,18 +116,6 @@ def _pycls_model(content: Any, filename: str) -> dict[str, Any]:
     return {"model": weights, "__author__": "pycls", "matching_heuristics": True}
 
 
-def build_checkpointer(
-    teacher: nn.Module, student: nn.Module, trainer: Any, output_dir: str
-) -> SafeCheckpointer:
-    """A checkpointer for both models and the trainer.
-
-    Args:
-        student: without its DDP wrapper.
-        trainer: object with ``state_dict`` and ``load_state_dict``.
-    """
-    return SafeCheckpointer(teacher, output_dir, student=student, trainer=trainer)
-
-
 def refuse_to_overwrite(output_dir: str) -> None:
     """Raise if a new run would write over the checkpoints of an older one.
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from numpy._core import multiarray, numeric
 
 from dre_ssod.errors import UntrustedFileError
 
@@ -33,6 +32,12 @@ class _Latin1Bytes:
         return text.encode("latin1")
 
 
+# What NumPy itself names for an array, a scalar and, in protocol 5, an array.
+_REBUILDERS: tuple[Any, ...] = (
+    np.zeros(0).__reduce__()[0],
+    np.float64(0).__reduce__()[0],
+    np.zeros(0).__reduce_ex__(5)[0],
+)
 # NumPy 2 renamed numpy.core to numpy._core; Python 3 renamed Python 2's __builtin__.
 _CONSTRUCTORS: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
@@ -40,13 +45,9 @@ _CONSTRUCTORS: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): np.ndarray,
     ("_codecs", "encode"): _Latin1Bytes(),
     **{
-        (f"numpy.{core}.{module.__name__.rpartition('.')[2]}", name): getattr(module, name)
+        (f"numpy.{core}.{rebuild.__module__.rpartition('.')[2]}", rebuild.__name__): rebuild
         for core in ("core", "_core")
-        for module, name in (
-            (multiarray, "_reconstruct"),
-            (multiarray, "scalar"),
-            (numeric, "_frombuffer"),
-        )
+        for rebuild in _REBUILDERS
     },
     **{
         (module, kind.__name__): kind

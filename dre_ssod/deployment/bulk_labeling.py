@@ -107,7 +107,7 @@ def prepare(job: LabelingJob, cfg: CfgNode) -> Manifest:
     if job.folder.exists() and any(p.name not in unfinished for p in job.folder.iterdir()):
         raise ConfigError(f"{job.folder} is not empty and holds no job: choose another --output")
     job.folder.mkdir(parents=True, exist_ok=True)
-    images = open_images(job.source, job.folder)
+    images = open_images(job.source)
     manifest = Manifest.write(job.folder / MANIFEST, images, job.chunk_images)
     # Last, so that a folder with settings has a whole manifest.
     write_text(path, json.dumps({**settings, "manifest": manifest.as_dict()}, indent=1))

@@ -132,7 +132,7 @@ def find_images(patterns: Sequence[str]) -> list[InputImage]:
 def _expand(path: Path, named: bool) -> list[InputImage]:
     """A folder's images; a file if the user ``named`` it, or it is an image by its extension."""
     if path.is_dir():
-        return [InputImage(path / name, name) for name in list_images(path)]
+        return [InputImage(path / name, Path(name)) for name in list_images(path)]
     return [InputImage(path, Path(path.name))] if named or is_image_name(path.name) else []
 
 

@@ -1,31 +1,25 @@
 """The list of images to label, kept on disk: sorted, numbered and cut into chunks.
 
-A million images must not need a million images' memory, so names are sorted in parts on disk, and
-only one chunk of them is read at a time.
+It is sorted in memory once, some 170 MiB for a million names; whoever labels reads one chunk of
+names at a time.
 """
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import json
 import os
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dre_ssod.data.sources.catalog import load_unlabeled, open_source
 from dre_ssod.data.sources.coco import CocoSource
-from dre_ssod.data.sources.folder import FolderSource, is_image_name
-from dre_ssod.data.sources.uri import is_unicode, is_uri
+from dre_ssod.data.sources.folder import FolderSource, list_images
+from dre_ssod.data.sources.uri import is_uri
 from dre_ssod.errors import SourceError
 from dre_ssod.files import open_whole
-
-SORTED_AT_ONCE = 100_000
-"""Names held in memory while a list is sorted."""
 
 
 class Entry(NamedTuple):
@@ -48,93 +42,38 @@ class ImageList:
     entries: Iterator[Entry]
 
 
-def open_images(source: str, scratch: Path) -> ImageList:
+def open_images(source: str) -> ImageList:
     """The images of a folder, given by its path, or of a dataset, given by name or URI.
 
     The images of a folder are numbered from 1 in the order of their names; those of a COCO file
     keep their ids.
 
-    Args:
-        scratch: an existing folder for parts of the list while it is sorted.
-
     Raises:
         SourceError: if there is no such source, or no image in it.
     """
-    is_folder = not is_uri(source) and Path(source).is_dir()
     opened = open_source(source) if is_uri(source) else None
-    if is_folder or isinstance(opened, FolderSource):
-        folder = opened.folder if isinstance(opened, FolderSource) else Path(source).absolute()
-        names = sort_names(walk_images(folder), scratch)
+    if opened is None and Path(source).is_dir():
+        opened = FolderSource(source, Path(source).absolute())
+    if isinstance(opened, FolderSource):
+        names = list_images(opened.folder)
         entries = (Entry(number, name) for number, name in enumerate(names, start=1))
-        root = str(folder)
-    elif not is_uri(source) and ("/" in source or source.startswith(".")):
+        return _not_empty(source, str(opened.folder), entries)
+    if opened is None and ("/" in source or source.startswith(".")):
         raise SourceError(f"{source}: there is no such folder")
-    else:
-        records = load_unlabeled([source])
-        root = str(opened.image_root) if isinstance(opened, CocoSource) else ""
-        keep_ids = isinstance(opened, CocoSource)
-        entries = (
-            Entry(
-                record["image_id"] if keep_ids else number,
-                os.path.relpath(record["file_name"], root) if root else record["file_name"],
-            )
-            for number, record in enumerate(records, start=1)
-        )
+    records = load_unlabeled([source])
+    if isinstance(opened, CocoSource):
+        root = str(opened.image_root)
+        entries = (Entry(r["image_id"], os.path.relpath(r["file_name"], root)) for r in records)
+        return _not_empty(source, root, entries)
+    entries = (Entry(number, r["file_name"]) for number, r in enumerate(records, start=1))
+    return _not_empty(source, "", entries)
+
+
+def _not_empty(source: str, root: str, entries: Iterator[Entry]) -> ImageList:
     first = next(entries, None)
     if first is None:
         raise SourceError(f"{source}: there is no image in it")
     return ImageList(root, itertools.chain([first], entries))
-
-
-def walk_images(folder: Path) -> Iterator[str]:
-    """Names of the images in a folder and below, as ``list_images`` finds them, in no fixed order.
-
-    Raises:
-        SourceError: if a folder cannot be listed, or a name is not valid Unicode.
-    """
-    seen: set[str] = set()
-    waiting = [""]
-    while waiting:
-        place = waiting.pop()
-        real = os.path.realpath(folder / place)
-        if real in seen:
-            continue
-        seen.add(real)
-        inside: list[str] = []
-        try:
-            with os.scandir(folder / place) as found:
-                for item in found:
-                    name = f"{place}/{item.name}" if place else item.name
-                    if item.is_dir():
-                        inside.append(name)
-                    elif is_image_name(item.name):
-                        if not is_unicode(name):
-                            raise SourceError(
-                                f"{folder}: the file name {name!r} is not UTF-8; rename the file"
-                            )
-                        yield name
-        except OSError as error:
-            raise SourceError(
-                f"{error.filename}: the folder cannot be listed: {error.strerror}"
-            ) from error
-        waiting += sorted(inside, reverse=True)
-
-
-def sort_names(names: Iterable[str], scratch: Path, at_once: int = SORTED_AT_ONCE) -> Iterator[str]:
-    """Names in the order of ``list_images``, sorted in parts of ``at_once`` in files."""
-    remaining = iter(names)
-    with ExitStack() as stack:
-        parts: list[Iterator[str]] = []
-        while batch := sorted(itertools.islice(remaining, at_once), key=_parts):
-            file = stack.enter_context(tempfile.TemporaryFile("w+", dir=scratch, encoding="utf-8"))
-            file.writelines(json.dumps(name) + "\n" for name in batch)
-            file.seek(0)
-            parts.append(map(json.loads, file))
-        yield from heapq.merge(*parts, key=_parts)
-
-
-def _parts(name: str) -> tuple[str, ...]:
-    return tuple(name.split("/"))
 
 
 @dataclass(frozen=True)

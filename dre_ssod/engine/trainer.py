@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from dre_ssod.checkpoints.checkpointer import build_checkpointer, refuse_to_overwrite
+from dre_ssod.checkpoints.checkpointer import SafeCheckpointer, refuse_to_overwrite
 from dre_ssod.config.checks import check_config
 from dre_ssod.data.splits.files import record_split
 from dre_ssod.engine.hooks.checkpoints import Checkpoints, SaveBeforeEvaluation
@@ -81,8 +81,8 @@ class SSODTrainer(DefaultTrainer):
         self.student = student
         self.teacher = self._trainer.teacher
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = build_checkpointer(
-            teacher, student, weakref.proxy(self), cfg.OUTPUT_DIR
+        self.checkpointer = SafeCheckpointer(
+            teacher, cfg.OUTPUT_DIR, student=student, trainer=weakref.proxy(self)
         )
         self.register_hooks(self.build_hooks())
 

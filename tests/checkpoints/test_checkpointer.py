@@ -12,7 +12,6 @@ from torch import nn
 
 from dre_ssod.checkpoints.checkpointer import (
     SafeCheckpointer,
-    build_checkpointer,
     load_student,
     refuse_to_overwrite,
 )
@@ -32,6 +31,12 @@ class Counter:
         self.count = state["count"]
 
 
+def saver(
+    folder: Path, teacher: nn.Module, student: nn.Module, trainer: Counter
+) -> SafeCheckpointer:
+    return SafeCheckpointer(teacher, str(folder), student=student, trainer=trainer)
+
+
 def linear(value: float) -> nn.Linear:
     layer = nn.Linear(2, 1)
     for parameter in layer.parameters():
@@ -48,10 +53,10 @@ class Attack:
 
 
 def test_both_models_and_the_trainer_come_back(tmp_path: Path) -> None:
-    first = build_checkpointer(linear(1.0), linear(2.0), Counter(7), str(tmp_path))
+    first = saver(tmp_path, linear(1.0), linear(2.0), Counter(7))
     first.save("model_0000007", iteration=7)
     teacher, student, trainer = linear(0.0), linear(0.0), Counter(0)
-    checkpointer = build_checkpointer(teacher, student, trainer, str(tmp_path))
+    checkpointer = saver(tmp_path, teacher, student, trainer)
     last = checkpointer.find_last()
     assert last == str(tmp_path / "model_0000007.pth")
     assert checkpointer.load(last)["iteration"] == 7
@@ -65,7 +70,7 @@ def test_both_models_and_the_trainer_come_back(tmp_path: Path) -> None:
 
 
 def test_a_failed_save_names_the_file_and_leaves_the_one_before(tmp_path: Path) -> None:
-    checkpointer = build_checkpointer(linear(1.0), linear(2.0), Counter(7), str(tmp_path))
+    checkpointer = saver(tmp_path, linear(1.0), linear(2.0), Counter(7))
     checkpointer.save("model_0000007", iteration=7)
     (tmp_path / "model_0000008.pth").mkdir()
     with pytest.raises(CheckpointError, match=r"model_0000008\.pth cannot be written"):
@@ -74,7 +79,7 @@ def test_a_failed_save_names_the_file_and_leaves_the_one_before(tmp_path: Path) 
 
 
 def test_what_an_interrupted_write_left_is_removed(tmp_path: Path) -> None:
-    checkpointer = build_checkpointer(linear(1.0), linear(2.0), Counter(7), str(tmp_path))
+    checkpointer = saver(tmp_path, linear(1.0), linear(2.0), Counter(7))
     checkpointer.save("model_0000007", iteration=7)
     (tmp_path / "model_0000009.pth.partial").write_bytes(b"cut off")
     assert checkpointer.find_last() is not None
@@ -82,14 +87,14 @@ def test_what_an_interrupted_write_left_is_removed(tmp_path: Path) -> None:
 
 
 def test_the_deployed_model_is_the_teacher_under_plain_keys(tmp_path: Path) -> None:
-    build_checkpointer(linear(1.0), linear(2.0), Counter(0), str(tmp_path)).save("m")
+    saver(tmp_path, linear(1.0), linear(2.0), Counter(0)).save("m")
     content = torch.load(tmp_path / "m.pth", weights_only=True)
     assert content["model"].keys() == {"weight", "bias"}
     assert (content["model"]["weight"] == 1.0).all()
 
 
 def test_the_student_is_found_where_there_is_one(tmp_path: Path) -> None:
-    build_checkpointer(linear(1.0), linear(2.0), Counter(0), str(tmp_path)).save("ours")
+    saver(tmp_path, linear(1.0), linear(2.0), Counter(0)).save("ours")
     torch.save({"model": linear(1.0).state_dict()}, tmp_path / "other.pth")
     student = linear(0.0)
     assert load_student(str(tmp_path / "ours.pth"), student)

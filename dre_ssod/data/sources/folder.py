@@ -18,15 +18,16 @@ def is_image_name(name: str) -> bool:
     return name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".")
 
 
-def list_images(folder: Path) -> list[Path]:
-    """Images under ``folder``, searched recursively through links too, relative to it.
+def list_images(folder: Path) -> list[str]:
+    """Names of the images under ``folder``, relative to it, searched recursively through links too.
 
-    Sorted by the parts of the path, so the order is the same on every file system.
+    Sorted by the parts of the path, so the order is the same on every file system. A million names
+    take some 170 MiB.
 
     Raises:
         SourceError: if a folder cannot be listed, or a name is not valid Unicode.
     """
-    found: list[Path] = []
+    found: list[str] = []
     seen: set[str] = set()
     for place, subfolders, files in os.walk(folder, onerror=_refuse, followlinks=True):
         real = os.path.realpath(place)
@@ -35,14 +36,14 @@ def list_images(folder: Path) -> list[Path]:
             continue
         seen.add(real)
         subfolders.sort()
-        relative = Path(place).relative_to(folder)
-        found += [relative / name for name in files if is_image_name(name)]
-    for path in found:
-        if not is_unicode(str(path)):
-            raise SourceError(
-                f"{folder}: the file name {str(path)!r} is not UTF-8; rename the file"
-            )
-    return sorted(found, key=lambda path: path.parts)
+        inside = Path(place).relative_to(folder).as_posix()
+        start = "" if inside == "." else f"{inside}/"
+        found += [start + name for name in files if is_image_name(name)]
+    for name in found:
+        if not is_unicode(name):
+            raise SourceError(f"{folder}: the file name {name!r} is not UTF-8; rename the file")
+    # No name has a NUL, which comes before all other characters.
+    return sorted(found, key=lambda name: name.replace("/", "\0"))
 
 
 def _refuse(error: OSError) -> None:
@@ -66,15 +67,13 @@ class FolderSource:
         Raises:
             SourceError: if there is no image.
         """
-        paths = list_images(self.folder)
-        if not paths:
+        names = list_images(self.folder)
+        if not names:
             raise SourceError(
                 f"{self.name}: no image in {self.folder} or below; "
                 f"extensions taken: {', '.join(IMAGE_EXTENSIONS)}"
             )
-        return [
-            {"file_name": str(self.folder / path), "image_id": path.as_posix()} for path in paths
-        ]
+        return [{"file_name": str(self.folder / name), "image_id": name} for name in names]
 
     def labeled(self) -> list[dict[str, Any]]:
         """Always an error: a folder has no labels."""

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dre_ssod.data.sources.folder import IMAGE_EXTENSIONS, FolderSource, is_image_name, list_images
 from dre_ssod.errors import SourceError
@@ -28,16 +31,26 @@ def test_every_extension_in_any_case_and_no_hidden_file() -> None:
 
 def test_images_are_found_recursively_in_an_order_of_their_own(tmp_path: Path) -> None:
     touch(tmp_path, "b/2.PNG", "b/10.jpg", "a.webp", "b-c/1.bmp", "b/d/e/1.tiff", "note.txt")
-    names = [path.as_posix() for path in list_images(tmp_path)]
-    assert names == ["a.webp", "b/10.jpg", "b/2.PNG", "b/d/e/1.tiff", "b-c/1.bmp"]
+    assert list_images(tmp_path) == ["a.webp", "b/10.jpg", "b/2.PNG", "b/d/e/1.tiff", "b-c/1.bmp"]
+
+
+@given(names=st.lists(st.text("ab-é\n/", min_size=1, max_size=6), unique=True, max_size=40))
+@settings(max_examples=60, deadline=None)
+def test_names_are_sorted_by_the_parts_of_their_paths(names: list[str]) -> None:
+    paths = {(Path(name.strip("/")) / "x.png").as_posix() for name in names}
+    with tempfile.TemporaryDirectory() as folder:
+        for path in paths:
+            touch(Path(folder), path)
+        found = list_images(Path(folder))
+    assert found == sorted(found, key=lambda name: name.split("/"))
+    assert set(found) == paths
 
 
 def test_links_are_followed_and_cycles_end(tmp_path: Path) -> None:
     touch(tmp_path, "elsewhere/1.jpg", "images/2.jpg")
     (tmp_path / "images" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "images" / "cycle").symlink_to(tmp_path / "images")
-    names = [path.as_posix() for path in list_images(tmp_path / "images")]
-    assert names == ["2.jpg", "linked/1.jpg"]
+    assert list_images(tmp_path / "images") == ["2.jpg", "linked/1.jpg"]
 
 
 def test_records_hold_names_and_relative_ids_only(

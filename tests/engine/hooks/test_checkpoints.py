@@ -10,7 +10,7 @@ import torch
 from detectron2.engine import TrainerBase
 from torch import nn
 
-from dre_ssod.checkpoints.checkpointer import build_checkpointer
+from dre_ssod.checkpoints.checkpointer import SafeCheckpointer
 from dre_ssod.engine.hooks.checkpoints import Checkpoints, SaveBeforeEvaluation
 from dre_ssod.engine.hooks.evaluation import BestModel, Evaluation
 from dre_ssod.launch.signals import SignalRequests
@@ -33,7 +33,9 @@ class Run(TrainerBase):
     ) -> None:
         super().__init__()
         self.model = nn.Linear(1, 1)
-        self.checkpointer = build_checkpointer(self.model, nn.Linear(1, 1), self, str(folder))
+        self.checkpointer = SafeCheckpointer(
+            self.model, str(folder), student=nn.Linear(1, 1), trainer=self
+        )
         self.values = values
         self.signals = SignalRequests()
         evaluation = Evaluation(eval_period, self.evaluate, self.signals)
