@@ -26,14 +26,16 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, detection_utils
-from detectron2.engine import DefaultPredictor
+from detectron2.data import DatasetCatalog
 from tabulate import tabulate
 
-from dre_ssod.config.keys import get_cfg
+from dre_ssod.config.reading import read_config
+from dre_ssod.data.images import read_image
 from dre_ssod.data.sources.catalog import class_names, ensure_registered
+from dre_ssod.deployment.demo import Detector
+from dre_ssod.deployment.trained_model import find_categories, load_trained
 from dre_ssod.errors import UserError
-from dre_ssod.inspection.drawing import draw_detections, draw_ground_truth
+from dre_ssod.inspection.drawing import draw_ground_truth
 from dre_ssod.inspection.layout import side_by_side, stack
 from dre_ssod.inspection.panels import write_picture
 from dre_ssod.launch.program import run_program
@@ -143,10 +145,7 @@ def last_evaluation(run: Path) -> dict[str, Any]:
 
 def run_config(run: Path) -> CfgNode:
     """The config that a run has used, with its last model."""
-    cfg = get_cfg()
-    cfg.merge_from_file(str(run / "config.yaml"))
-    cfg.MODEL.WEIGHTS = str(run / "model_final.pth")
-    return cfg
+    return read_config(str(run / "config.yaml"), ["MODEL.WEIGHTS", str(run / "model_final.pth")])
 
 
 def draw(configs: Mapping[str, CfgNode], path: Path) -> None:
@@ -154,15 +153,15 @@ def draw(configs: Mapping[str, CfgNode], path: Path) -> None:
     dataset = ensure_registered(next(iter(configs.values())).DATASETS.TEST[0])
     records = sorted(DatasetCatalog.get(dataset), key=lambda r: -len(r["annotations"]))
     names = class_names([dataset])
-    predictors = {name: DefaultPredictor(cfg) for name, cfg in configs.items()}
+    detectors = {
+        name: Detector(cfg, load_trained(cfg), find_categories(cfg, names), SCORE_TO_DRAW)
+        for name, cfg in configs.items()
+    }
     rows = []
     for record in records[:DRAWN_IMAGES]:
-        image = detection_utils.read_image(record["file_name"], "RGB")
+        image = read_image(record["file_name"], "RGB")
         panels = [("ground truth", draw_ground_truth(image, record["annotations"], names))]
-        for name, predictor in predictors.items():
-            detections = predictor(image[:, :, ::-1])["instances"].to("cpu")
-            kept = detections[detections.scores >= SCORE_TO_DRAW]
-            panels.append((name, draw_detections(image, kept, names)))
+        panels += [(n, d.draw(image, d.detect(image))) for n, d in detectors.items()]
         rows.append(side_by_side(panels))
     write_picture(path, stack(rows))
 

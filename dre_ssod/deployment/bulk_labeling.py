@@ -1,8 +1,8 @@
 """Detections of a trained model over any number of images, in chunks that are finished or not.
 
 A job's folder holds ``settings.json``, ``manifest.jsonl`` and ``chunks/000000.jsonl`` and so on,
-one line an image. A chunk is written whole, so a job that was interrupted goes on with the chunks
-that are missing, with any number of processes, and its result is the same to the last byte.
+one line an image. A chunk is written whole, so a job that was interrupted continues with the
+chunks that are missing, with any number of processes, and its result is the same to the last byte.
 """
 
 from __future__ import annotations
@@ -23,9 +23,18 @@ from detectron2.structures import Instances
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from dre_ssod.config.keys import get_cfg
+from dre_ssod.config.reading import leaves
 from dre_ssod.data.images import ImageError
 from dre_ssod.deployment.label_manifest import Entry, Manifest, open_images
-from dre_ssod.deployment.trained_model import Category, InferenceReader, device_of, load_trained
+from dre_ssod.deployment.trained_model import (
+    PIXEL_DIGITS,
+    Category,
+    InferenceReader,
+    as_boxes,
+    device_of,
+    load_trained,
+)
 from dre_ssod.deployment.uncertainty import image_uncertainty
 from dre_ssod.errors import ConfigError
 from dre_ssod.files import PARTIAL, write_text
@@ -34,8 +43,11 @@ from dre_ssod.workers import tend
 SETTINGS = "settings.json"
 MANIFEST = "manifest.jsonl"
 CHUNKS = "chunks"
-# Of boxes and sigma in pixels; and of scores and qualities.
-PIXEL_DIGITS, SCORE_DIGITS = 3, 5
+_UNRELATED = (
+    *("VERSION", "SEED", "OUTPUT_DIR", "DATASETS.", "DATALOADER.", "SOLVER.", "TEST.EVAL_PERIOD"),
+    *("MODEL.DEVICE", "MODEL.WEIGHTS", "TEST.IMS_PER_BATCH"),
+)
+"""Keys of training alone, and keys for which a job has settings of its own."""
 
 logger = logging.getLogger(__name__)
 
@@ -63,24 +75,30 @@ class LabelingJob:
     chunk_images: int
 
     def settings(self, cfg: CfgNode) -> dict[str, Any]:
-        """All that the result depends on, by name."""
-        kept = cfg.clone()
-        kept.defrost()
-        kept.MODEL.DEVICE = device_of(cfg).partition(":")[0]
-        # What changes no result, and the weights, whose content counts and not their place.
-        kept.merge_from_list(["OUTPUT_DIR", "", "DATALOADER.NUM_WORKERS", 0, "MODEL.WEIGHTS", ""])
-        # batch_images says it; jobs from before the key was there go on.
-        kept.TEST.pop("IMS_PER_BATCH")
-        return {
+        """All that the result depends on, by name, as JSON keeps it.
+
+        Of the config, the keys that are not at their default: a key that did not exist when a job
+        was started does not stop it.
+        """
+        defaults = dict(leaves(get_cfg()))
+        keys = {
+            key: value
+            for key, value in leaves(cfg)
+            if value != defaults[key] and not key.startswith(_UNRELATED)
+        }
+        settings = {
             "source": self.source,
             "weights_sha256": _digest(Path(cfg.MODEL.WEIGHTS)),
-            "config_sha256": hashlib.sha256(kept.dump().encode()).hexdigest(),
+            "device": device_of(cfg).partition(":")[0],
             "categories": self.categories,
             "min_score": self.min_score,
             "uncertain_score": self.uncertain_score,
             "batch_images": self.batch_images,
             "chunk_images": self.chunk_images,
+            **keys,
         }
+        as_read: dict[str, Any] = json.loads(json.dumps(settings))
+        return as_read
 
 
 def prepare(job: LabelingJob, cfg: CfgNode) -> Manifest:
@@ -94,7 +112,8 @@ def prepare(job: LabelingJob, cfg: CfgNode) -> Manifest:
     path = job.folder / SETTINGS
     if path.exists():
         saved = json.loads(path.read_text(encoding="utf-8"))
-        changed = [name for name, value in settings.items() if saved.get(name) != value]
+        names = [name for name in settings | saved if name != "manifest"]
+        changed = [name for name in names if saved.get(name) != settings.get(name)]
         if changed:
             raise ConfigError(
                 f"{job.folder} holds a job with other settings: {', '.join(changed)}. Choose "
@@ -219,31 +238,19 @@ def image_line(entry: Entry, found: Instances, job: LabelingJob) -> dict[str, An
         "file_name": entry.file_name,
         "width": width,
         "height": height,
-        "boxes": _boxes(sure, job.categories),
+        "boxes": _annotations(sure, job.categories),
         "uncertainty": image_uncertainty(found[found.scores >= job.uncertain_score]),
     }
 
 
-def _boxes(found: Instances, categories: list[Category]) -> list[dict[str, Any]]:
+def _annotations(found: Instances, categories: list[Category]) -> list[dict[str, Any]]:
     """COCO annotations without ids."""
-    boxes = []
-    has_variance = found.has("pred_boxes_sigma")
-    for index in range(len(found)):
-        x1, y1, x2, y2 = found.pred_boxes.tensor[index].tolist()
-        box = [round(value, PIXEL_DIGITS) for value in (x1, y1, x2 - x1, y2 - y1)]
-        entry: dict[str, Any] = {
-            "category_id": categories[int(found.pred_classes[index])]["id"],
-            "bbox": box,
-            "area": round(box[2] * box[3], PIXEL_DIGITS),
-            "iscrowd": 0,
-            "score": round(float(found.scores[index]), SCORE_DIGITS),
-        }
-        if has_variance:
-            sigma = found.pred_boxes_sigma[index].tolist()
-            entry["sigma"] = [round(value, PIXEL_DIGITS) for value in sigma]
-            entry["quality"] = round(float(found.localization_quality[index]), SCORE_DIGITS)
-        boxes.append(entry)
-    return boxes
+    boxes = as_boxes(found, categories)
+    areas = (box["bbox"][2] * box["bbox"][3] for box in boxes)
+    return [
+        {**box, "area": round(area, PIXEL_DIGITS), "iscrowd": 0}
+        for box, area in zip(boxes, areas, strict=True)
+    ]
 
 
 def _digest(path: Path) -> str:

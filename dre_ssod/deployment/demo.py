@@ -11,19 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.structures import Instances
 from torch import nn
 
 from dre_ssod.data.images import read_image
 from dre_ssod.data.sources.folder import IMAGE_EXTENSIONS, is_image_name, list_images
-from dre_ssod.deployment.trained_model import Category
+from dre_ssod.deployment.trained_model import Category, InferenceReader, as_boxes
 from dre_ssod.errors import ConfigError
 from dre_ssod.inspection.canvas import RGBImage
 from dre_ssod.inspection.drawing import draw_detections
 from dre_ssod.inspection.panels import write_picture
 
-PIXEL_DIGITS, SCORE_DIGITS = 3, 5
 JPEG_EXTENSIONS = (".jpg", ".jpeg")
 
 
@@ -63,9 +61,7 @@ class Detector:
                 "nothing, and 1."
             )
         self._model = model
-        sides = [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST]
-        self._resize = ResizeShortestEdge(sides, cfg.INPUT.MAX_SIZE_TEST)
-        self._image_format = cfg.INPUT.FORMAT
+        self._reader = InferenceReader(cfg)
         self._threshold = threshold
         self.categories = categories
         self.class_names = [category["name"] for category in categories]
@@ -73,37 +69,21 @@ class Detector:
     @torch.no_grad()
     def detect(self, image_rgb: RGBImage) -> Instances:
         """Detections on an image (H, W, 3), in its own frame, on the CPU."""
-        height, width = image_rgb.shape[:2]
-        image = image_rgb if self._image_format == "RGB" else image_rgb[:, :, ::-1]
-        image = np.ascontiguousarray(image)
-        resized = self._resize.get_transform(image).apply_image(image)
-        tensor = torch.as_tensor(resized.astype("float32").transpose(2, 0, 1))
-        inputs = {"image": tensor, "height": height, "width": width}
+        is_rgb = self._reader.image_format == "RGB"
+        inputs = self._reader.prepare(
+            np.ascontiguousarray(image_rgb if is_rgb else image_rgb[:, :, ::-1])
+        )
         found: Instances = self._model([inputs])[0]["instances"].to("cpu")
         return found[found.scores >= self._threshold]
 
     def draw(self, image_rgb: RGBImage, found: Instances) -> RGBImage:
-        """See :func:`dre_ssod.inspection.drawing.draw_detections`."""
+        """The image with its detections: labels, scores, qualities and bands of uncertainty."""
         return draw_detections(image_rgb, found, self.class_names)
 
     def results(self, found: Instances, image_id: int, file_name: str) -> list[dict[str, Any]]:
-        """Detections as COCO results, with ``sigma`` (4,) in pixels and ``quality`` (s_loc)."""
-        entries = []
-        for index in range(len(found)):
-            x1, y1, x2, y2 = found.pred_boxes.tensor[index].tolist()
-            entry = {
-                "image_id": image_id,
-                "file_name": file_name,
-                "category_id": self.categories[int(found.pred_classes[index])]["id"],
-                "bbox": [round(value, PIXEL_DIGITS) for value in (x1, y1, x2 - x1, y2 - y1)],
-                "score": round(float(found.scores[index]), SCORE_DIGITS),
-            }
-            if found.has("pred_boxes_sigma"):
-                sigma = found.pred_boxes_sigma[index].tolist()
-                entry["sigma"] = [round(value, PIXEL_DIGITS) for value in sigma]
-                entry["quality"] = round(float(found.localization_quality[index]), SCORE_DIGITS)
-            entries.append(entry)
-        return entries
+        """Detections as COCO results; see :func:`dre_ssod.deployment.trained_model.as_boxes`."""
+        named = {"image_id": image_id, "file_name": file_name}
+        return [named | box for box in as_boxes(found, self.categories)]
 
 
 def find_images(patterns: Sequence[str]) -> list[InputImage]:

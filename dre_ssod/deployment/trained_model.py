@@ -11,15 +11,19 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.modeling import build_model
+from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from dre_ssod.checkpoints.checkpointer import SafeCheckpointer
 from dre_ssod.data.images import read_image
 from dre_ssod.data.sources.catalog import class_names
+from dre_ssod.data.views.photometric import Image
 from dre_ssod.errors import ConfigError, SourceError
 
 logger = logging.getLogger(__name__)
 
+# Of boxes and sigma in pixels; and of scores and qualities.
+PIXEL_DIGITS, SCORE_DIGITS = 3, 5
 Category = dict[str, Any]
 """An entry of ``categories`` in COCO JSON: ``id`` and ``name``."""
 
@@ -101,8 +105,32 @@ def find_categories(cfg: CfgNode, names: Sequence[str] = ()) -> list[Category]:
     return categories
 
 
+def as_boxes(found: Instances, categories: Sequence[Category]) -> list[dict[str, Any]]:
+    """Detections on the CPU as COCO's boxes: ``category_id``, ``bbox``, ``score`` of each.
+
+    Where the model has a variance branch also ``sigma`` (4,) in pixels and ``quality`` (s_loc).
+
+    Args:
+        categories: of the classes, in the order of the model's outputs.
+    """
+    boxes = []
+    for index in range(len(found)):
+        x1, y1, x2, y2 = found.pred_boxes.tensor[index].tolist()
+        box: dict[str, Any] = {
+            "category_id": categories[int(found.pred_classes[index])]["id"],
+            "bbox": [round(value, PIXEL_DIGITS) for value in (x1, y1, x2 - x1, y2 - y1)],
+            "score": round(float(found.scores[index]), SCORE_DIGITS),
+        }
+        if found.has("pred_boxes_sigma"):
+            sigma = found.pred_boxes_sigma[index].tolist()
+            box["sigma"] = [round(value, PIXEL_DIGITS) for value in sigma]
+            box["quality"] = round(float(found.localization_quality[index]), SCORE_DIGITS)
+        boxes.append(box)
+    return boxes
+
+
 class InferenceReader:
-    """Reads images as Detectron2's ``DefaultPredictor`` gives them to a model."""
+    """Makes model inputs of images as Detectron2's ``DefaultPredictor`` does."""
 
     def __init__(self, cfg: CfgNode) -> None:
         sides = [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST]
@@ -110,12 +138,19 @@ class InferenceReader:
         self.image_format = cfg.INPUT.FORMAT
 
     def __call__(self, file_name: str) -> dict[str, Any]:
-        """A model input: ``image`` (3, H, W), and ``height`` and ``width`` of the file's image.
+        """The input for a file; see :meth:`prepare`.
 
         Raises:
             ImageError: if the file cannot be used as an image.
         """
-        image = read_image(file_name, self.image_format)
+        return self.prepare(read_image(file_name, self.image_format))
+
+    def prepare(self, image: Image) -> dict[str, Any]:
+        """A model input: ``image`` (3, H, W) at test size, ``height`` and ``width`` before.
+
+        Args:
+            image: (H, W, 3) uint8, its channels in the order of ``image_format``.
+        """
         height, width = image.shape[:2]
         resized = self.resize.get_transform(image).apply_image(image)
         tensor: Tensor = torch.as_tensor(resized.astype("float32").transpose(2, 0, 1))

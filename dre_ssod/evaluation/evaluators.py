@@ -71,7 +71,7 @@ def build_evaluator(
         records = VocSource(dataset_name, root, metadata.split, classes).labeled()
         for key in protocols:
             if key == "bbox_ignore_difficult":
-                evaluators.append(_ignoring(dataset_name, output_dir, records, classes))
+                evaluators.append(_ignoring(dataset_name, output_dir, records))
             else:
                 evaluators.append(VOCEvaluator(key, records, classes, key == "voc07_bbox"))
     return _NamedEvaluators(dataset_name, evaluators)
@@ -165,12 +165,10 @@ def _headline(dataset_name: str, output_dir: str) -> BoxEvaluator:
     return BoxEvaluator(name, output_dir)
 
 
-def _ignoring(
-    dataset_name: str, output_dir: str, records: list[dict[str, Any]], classes: Sequence[str]
-) -> BoxEvaluator:
+def _ignoring(dataset_name: str, output_dir: str, records: list[dict[str, Any]]) -> BoxEvaluator:
     path = Path(output_dir) / f"ground_truth_ignore_difficult_{file_slug(dataset_name)}.json"
     name = _with_ground_truth(
-        dataset_name, path, lambda: _difficult_as_crowd(dataset_name, records, classes)
+        dataset_name, path, lambda: _difficult_as_crowd(dataset_name, records)
     )
     return _IgnoringEvaluator(name)
 
@@ -193,28 +191,14 @@ def _with_ground_truth(dataset_name: str, path: Path, content: Callable[[], dict
     return name
 
 
-def _difficult_as_crowd(
-    dataset_name: str, records: list[dict[str, Any]], classes: Sequence[str]
-) -> dict[str, Any]:
-    """The records as COCO JSON, where ``iscrowd`` is what VOC calls difficult."""
-    annotations: list[dict[str, Any]] = []
-    for record in records:
-        for item in record["annotations"]:
-            x1, y1, x2, y2 = item["bbox"]
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": record["image_id"],
-                    "category_id": item["category_id"],
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": (x2 - x1) * (y2 - y1),
-                    "iscrowd": item["difficult"],
-                }
-            )
-    images = [{"id": r["image_id"], "height": r["height"], "width": r["width"]} for r in records]
-    return {
-        "info": {"description": f"{dataset_name}, difficult objects as iscrowd"},
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": index, "name": name} for index, name in enumerate(classes)],
-    }
+def _difficult_as_crowd(dataset_name: str, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """The headline's ground truth, where ``iscrowd`` is what VOC calls difficult.
+
+    Args:
+        records: of the same set, whose annotations say so.
+    """
+    content: dict[str, Any] = convert_to_coco_dict(dataset_name)
+    objects = [item for record in records for item in record["annotations"]]
+    for annotation, item in zip(content["annotations"], objects, strict=True):
+        annotation["iscrowd"] = int(item["difficult"])
+    return content

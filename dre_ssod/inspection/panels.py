@@ -107,6 +107,8 @@ def write_picture(path: Path, picture: RGBImage) -> None:
         FileError: if it cannot be written.
     """
     bgr = np.ascontiguousarray(picture[:, :, ::-1])
-    _, encoded = cv2.imencode(path.suffix, bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    is_jpeg = path.suffix.lower() in (".jpg", ".jpeg")
+    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if is_jpeg else []
+    _, encoded = cv2.imencode(path.suffix, bgr, options)
     with open_whole(path) as file:
         file.write(encoded.tobytes())

@@ -15,6 +15,7 @@ from detectron2.engine import DefaultPredictor
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
+from dre_ssod.config.keys import get_cfg
 from dre_ssod.data.images import read_image
 from dre_ssod.data.sources.catalog import load_one_labeled
 from dre_ssod.deployment.bulk_labeling import (
@@ -172,17 +173,30 @@ def test_a_job_interrupted_before_its_list_was_whole_starts_anew(
 
 
 def test_other_settings_or_other_files_are_refused(
-    finished: LabelingJob, cfg: CfgNode, images: Path, tmp_path: Path
+    finished: LabelingJob,
+    cfg: CfgNode,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pytest.raises(ConfigError, match="other settings: min_score, batch_images"):
         prepare(replace(finished, min_score=0.9, batch_images=2), cfg)
     other = cfg.clone()
     other.MODEL.ROI_HEADS.NMS_THRESH_TEST = 0.3
-    with pytest.raises(ConfigError, match="other settings: config_sha256"):
+    with pytest.raises(ConfigError, match=r"other settings: MODEL\.ROI_HEADS\.NMS_THRESH_TEST"):
         prepare(finished, other)
     other = cfg.clone()
     other.DATALOADER.NUM_WORKERS = 2
+    other.SOLVER.MAX_ITER = 7
     prepare(finished, other)
+    # A key that a later version adds, at its default.
+    defaults = get_cfg()
+    defaults.MODEL.NEW_KEY = other.MODEL.NEW_KEY = 3
+    monkeypatch.setattr("dre_ssod.deployment.bulk_labeling.get_cfg", lambda: defaults)
+    prepare(finished, other)
+    other.MODEL.NEW_KEY = 4
+    with pytest.raises(ConfigError, match=r"other settings: MODEL\.NEW_KEY"):
+        prepare(finished, other)
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(ConfigError, match="is not empty and holds no job"):
         prepare(job_in(tmp_path, images), cfg)
