@@ -6,6 +6,7 @@ too.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from dre_ssod.runs.history import RunHistory, metric_name
+from dre_ssod.runs.history import RunHistory
 
 COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#e377c2", "#7f7f7f")
 LineStyle = Literal["-", "--", ":", "-."] | tuple[float, Sequence[float]]
@@ -26,60 +27,75 @@ PANEL_SIZE = (6.4, 3.3)
 
 
 @dataclass(frozen=True)
+class Group:
+    """Figures that share axes.
+
+    Attributes:
+        title: of the axes.
+        unit: on the y axis.
+        names: pattern of their names in ``metrics.json``.
+        zero: whether the y axis begins at 0.
+    """
+
+    title: str
+    unit: str
+    names: str
+    zero: bool = True
+
+
+GROUPS = (
+    Group("Average precision", "AP", r"(teacher|student)/(.+/)?bbox/AP", zero=False),
+    Group("Labeled losses", "loss", r"loss_\w+(?<!_unsup)", zero=False),
+    Group("Unlabeled losses, before their weight", "loss", r"loss_\w+_unsup"),
+    Group("Boxes per image", "boxes", r"ssod/\w+_boxes_per_image"),
+    Group("Pseudo-labels against hidden labels", "share, IoU", r"pseudo_labels/[a-z_]+(?<!_image)"),
+    Group("Scores of pseudo-labels", "in [0, 1]", r"ssod/pseudo_\w+"),
+    Group("Weights", "weight", r"ssod/\w*weight\w*"),
+)
+"""A figure belongs to the first group that its name fits. Further figures of the step (``ssod/``)
+have axes of their own, unless they never change."""
+
+
+@dataclass(frozen=True)
 class Panel:
     """One set of axes: a title, what is on its y axis, and its figures by their labels."""
 
     title: str
     unit: str
     figures: dict[str, str]
-    zero: bool = True
+    zero: bool
 
 
-LOSSES = {
-    "classification": "loss_cls",
-    "box": "loss_box_reg",
-    "RPN objectness": "loss_rpn_cls",
-    "RPN box": "loss_rpn_loc",
-}
-PANELS = (
-    Panel("Labeled losses", "loss", LOSSES, zero=False),
-    Panel("Unlabeled losses, before beta", "loss", {k: f"{v}_unsup" for k, v in LOSSES.items()}),
-    Panel(
-        "Boxes an image",
-        "boxes",
-        {
-            "pseudo-labels": "ssod/pseudo_boxes_per_image",
-            "labels": "ssod/labeled_boxes_per_image",
-        },
-    ),
-    Panel(
-        "Pseudo-labels against hidden labels",
-        "share, IoU",
-        {
-            "precision": "pseudo_labels/precision",
-            "recall": "pseudo_labels/recall",
-            "mean IoU": "pseudo_labels/mean_iou",
-        },
-    ),
-    Panel(
-        "Weights",
-        "weight",
-        {
-            "LER": "ssod/ler_weight",
-            "PRC, foreground": "ssod/prc_weight_fg",
-            "PRC, background": "ssod/prc_weight_bg",
-        },
-    ),
-    Panel(
-        "Confidence",
-        "score, s_loc, sigma",
-        {
-            "score of pseudo-labels": "ssod/pseudo_score",
-            "s_loc of pseudo-labels": "ssod/pseudo_localization_quality",
-            "sigma, labeled": "ssod/sigma",
-        },
-    ),
-)
+def panels_of(runs: Sequence[RunHistory]) -> list[Panel]:
+    """What to draw of the figures that the runs have."""
+    grouped: dict[Group, list[str]] = {group: [] for group in GROUPS}
+    alone: list[str] = []
+    # The teacher's line is the solid one.
+    for name in sorted({n for run in runs for n in run.series}, key=lambda n: ("student" in n, n)):
+        group = next((group for group in GROUPS if re.fullmatch(group.names, name)), None)
+        if group is not None:
+            grouped[group].append(name)
+        elif name.startswith("ssod/") and _changes(name, runs):
+            alone.append(name)
+    panels = [
+        Panel(group.title, group.unit, {label_of(name): name for name in names}, group.zero)
+        for group, names in grouped.items()
+        if names
+    ]
+    own = [Panel(label_of(name).capitalize(), "", {label_of(name): name}, True) for name in alone]
+    return panels + own
+
+
+def label_of(name: str) -> str:
+    """A figure's name in words: "rpn loc" for ``loss_rpn_loc_unsup``."""
+    if match := re.fullmatch(r"(teacher|student)/(?:(.+)/)?bbox/AP", name):
+        return " ".join(part for part in match.groups() if part)
+    short = re.sub(r"^(ssod/|pseudo_labels/|loss_)|_per_image$|_unsup$", "", name)
+    return short.replace("_", " ")
+
+
+def _changes(name: str, runs: Sequence[RunHistory]) -> bool:
+    return len({v for run in runs if (series := run.find(name)) for v in series.values}) > 1
 
 
 def draw_runs(runs: Sequence[RunHistory]) -> Figure:
@@ -88,8 +104,7 @@ def draw_runs(runs: Sequence[RunHistory]) -> Figure:
     Args:
         runs: at least one; colors repeat after eight.
     """
-    panels = [ap_panel(runs), *PANELS]
-    shown = [p for p in panels if any(run.find(key) for run in runs for key in p.figures.values())]
+    shown = panels_of(runs)
     rows = max(1, -(-len(shown) // COLUMNS))
     figure = Figure(
         figsize=(PANEL_SIZE[0] * COLUMNS, PANEL_SIZE[1] * rows + 0.5), layout="constrained"
@@ -110,40 +125,26 @@ def draw_runs(runs: Sequence[RunHistory]) -> Figure:
     return figure
 
 
-def ap_panel(runs: Sequence[RunHistory]) -> Panel:
-    """AP of every evaluated model and dataset of the runs."""
-    pairs = sorted({pair for run in runs for pair in run.evaluated()}, key=lambda p: (p[1], p[0]))
-    # The teacher's line is the solid one.
-    pairs.sort(key=lambda pair: pair[0] != "teacher")
-    figures = {" ".join(p for p in pair if p): metric_name(*pair, "AP") for pair in pairs}
-    return Panel("Average precision", "AP", figures, zero=False)
-
-
 def _draw_panel(axes: Axes, panel: Panel, runs: Sequence[RunHistory]) -> None:
-    labels = []
+    handles = []
     for index, (label, key) in enumerate(panel.figures.items()):
-        style = STYLES[index % len(STYLES)]
-        found = False
+        alone = len(runs) == 1
+        style = "-" if alone else STYLES[index % len(STYLES)]
         for number, run in enumerate(runs):
-            series = run.find(key)
-            if series is None:
-                continue
-            found = True
-            axes.plot(
-                series.iterations,
-                series.values,
-                color=COLORS[(index if len(runs) == 1 else number) % len(COLORS)],
-                linestyle="-" if len(runs) == 1 else style,
-                linewidth=1.3,
-                marker="." if len(series.values) < 30 else None,
-            )
-        if found:
-            color = COLORS[index % len(COLORS)] if len(runs) == 1 else "black"
-            line: LineStyle = "-" if len(runs) == 1 else style
-            labels.append(Line2D([], [], color=color, linestyle=line, label=label))
+            if (series := run.find(key)) is not None:
+                axes.plot(
+                    series.iterations,
+                    series.values,
+                    color=COLORS[(index if alone else number) % len(COLORS)],
+                    linestyle=style,
+                    linewidth=1.3,
+                    marker="." if len(series.values) < 30 else None,
+                )
+        color = COLORS[index % len(COLORS)] if alone else "black"
+        handles.append(Line2D([], [], color=color, linestyle=style, label=label))
     axes.set(title=panel.title, xlabel="iteration", ylabel=panel.unit)
     axes.set_xlim(left=0)
     if panel.zero:
         axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)
-    axes.legend(handles=labels, fontsize=8)
+    axes.legend(handles=handles, fontsize=8)

@@ -13,6 +13,7 @@ from typing import Any
 from dre_ssod.errors import UserError
 
 METRICS = "metrics.json"
+_ABOUT_PSEUDO_LABELS = re.compile(r"ssod/pseudo_\w+|pseudo_labels/[a-z_]+")
 _AP = re.compile(r"(teacher|student)/(?:(.+)/)?bbox/AP")
 
 
@@ -126,23 +127,19 @@ def _is_figure(value: Any) -> bool:
 def comparison(runs: Sequence[RunHistory]) -> tuple[list[str], list[list[object]]]:
     """A table of runs: header and rows, one row for each evaluated model; None where unknown.
 
-    The pseudo-label columns are there if any run has them.
+    Further columns hold the last of all figures about pseudo-labels that any run has.
     """
     header: list[str] = ["run", "model", "iterations", "AP", "AP50", "AP75", "best AP", "at"]
-    extra = {
-        "pseudo-boxes an image": "ssod/pseudo_boxes_per_image",
-        "precision": "pseudo_labels/precision",
-        "recall": "pseudo_labels/recall",
-        "mean IoU": "pseudo_labels/mean_iou",
-    }
-    extra = {title: key for title, key in extra.items() if any(run.find(key) for run in runs)}
+    names = sorted({name for run in runs for name in run.series})
+    extra = [name for name in names if _ABOUT_PSEUDO_LABELS.fullmatch(name)]
     rows: list[list[object]] = []
     for run in runs:
-        figures = [s.last if (s := run.find(key)) else None for key in extra.values()]
+        figures = [s.last if (s := run.find(key)) else None for key in extra]
         for model, dataset in run.evaluated() or [("not evaluated", "")]:
             shown = f"{model}, {dataset}" if dataset else model
             last = [run.find(metric_name(model, dataset, m)) for m in ("AP", "AP50", "AP75")]
             best = last[0].best() if last[0] else (None, None)
             values = [s.last if s else None for s in last]
             rows.append([run.name, shown, run.iterations, *values, *best, *figures])
-    return [*header, *extra], rows
+    titles = [name.partition("/")[2].replace("_", " ") for name in extra]
+    return [*header, *titles], rows

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dre_ssod.inspection.run_plots import COLORS, PANELS, draw_runs
+from dre_ssod.inspection.run_plots import COLORS, draw_runs
 from dre_ssod.runs.history import RunHistory, Series
 
 
@@ -19,9 +19,26 @@ def test_there_is_a_panel_for_what_a_run_has_and_no_empty_one() -> None:
         "Average precision",
         "Labeled losses",
     ]
-    everything = [figure for panel in PANELS for figure in panel.figures.values()]
-    assert len(titles([history("a", *everything, "student/set/bbox/AP")])) == len(PANELS) + 1
     assert titles([history("a", "unknown")]) == []
+
+
+def test_the_figures_of_any_method_find_their_place() -> None:
+    shown = {
+        "teacher/bbox/AP": "Average precision",
+        "loss_cls": "Labeled losses",
+        "loss_mask_unsup": "Unlabeled losses, before their weight",
+        "ssod/pseudo_boxes_per_image": "Boxes per image",
+        "ssod/pseudo_score": "Scores of pseudo-labels",
+        "ssod/prc_weight_fg": "Weights",
+        "pseudo_labels/precision": "Pseudo-labels against hidden labels",
+        "ssod/share_of_mixed_images": "Share of mixed images",
+    }
+    for name, title in shown.items():
+        assert titles([history("a", name)]) == [title]
+    # All in one picture, each once; a figure that never changes tells nothing.
+    run = history("a", *shown)
+    run.series["ssod/skipped_images"] = Series([10, 20], [0.0, 0.0])
+    assert sorted(titles([run])) == sorted(shown.values())
 
 
 def test_a_run_is_a_color_and_a_figure_a_style() -> None:
