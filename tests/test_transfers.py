@@ -39,6 +39,8 @@ def test_a_copy_on_the_host_has_the_values(values: Tensor) -> None:
 def test_a_copy_is_awaited_and_what_is_queued_behind_it_is_not() -> None:
     values = VALUES.to("cuda")
     large = torch.ones(8192, 8192, device="cuda")
+    # The first pinned memory of a process is asked of the driver, which waits for the GPU.
+    HostCopy(values * 2).read()
     _work(large)
     copy = HostCopy(values * 2)
     assert copy._arrived is not None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -54,7 +56,7 @@ def gpu_waits() -> Iterator[Waits]:
         if _MESSAGE in str(message):
             found.note()
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _complaints() as lines:
         warnings.simplefilter("always")
         warnings.showwarning = note
         torch.cuda.set_sync_debug_mode("warn")
@@ -62,6 +64,26 @@ def gpu_waits() -> Iterator[Waits]:
             yield found
         finally:
             torch.cuda.set_sync_debug_mode("default")
+    # Operators outside of PyTorch, such as torchvision's, complain without asking Python.
+    found.places["other", "compiled operators"] = sum(_MESSAGE in line for line in lines)
+
+
+@contextmanager
+def _complaints() -> Iterator[list[str]]:
+    """Lines that the process writes to stderr while this is entered; they are read at its end."""
+    lines: list[str] = []
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield lines
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            file.seek(0)
+            lines += file.read().decode(errors="replace").splitlines()
 
 
 def _place() -> tuple[str, str]:

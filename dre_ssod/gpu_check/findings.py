@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -58,12 +59,14 @@ class Step:
     Attributes:
         limit: seconds after which it is ended on a GPU.
         needs_gpu: whether there is nothing to do on a CPU.
+        after: a step that must have run before, "" for none.
     """
 
     name: str
     run: StepFunction
     limit: float
     needs_gpu: bool = False
+    after: str = ""
 
 
 @dataclass
@@ -103,6 +106,7 @@ class CheckReport:
             path: of the JSON file; None writes none.
         """
         self._path = path
+        self._started = time.monotonic()
         self.outcomes: list[Outcome] = []
 
     def begin(self, name: str) -> Outcome:
@@ -115,7 +119,7 @@ class CheckReport:
     def note(self, outcome: Outcome, finding: Finding) -> None:
         """Take up, print and save one finding of a step."""
         outcome.add(finding)
-        print("  " + line(finding), flush=True)
+        print(f"{time.monotonic() - self._started:7.1f} s  {line(finding)}", flush=True)
         self.save()
 
     def end(self, outcome: Outcome) -> None:

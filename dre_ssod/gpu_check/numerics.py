@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ BOUNDS = {
 
 def number_formats(setting: Setting) -> dict[str, dict[str, Any]]:
     """Config overrides by the name of a number format that the device has."""
-    names = ["float16", "bfloat16"] if setting.on_gpu else ["bfloat16"]
+    names = ["bfloat16", "float16"] if setting.on_gpu else ["bfloat16"]
     amp = {n: {"SOLVER.AMP.ENABLED": True, "SOLVER.AMP.DTYPE": n} for n in names}
     return {"float32": {}, **amp}
 
@@ -62,21 +63,17 @@ class Choices:
     """
 
     def __init__(self) -> None:
-        self._kept: dict[str, list[Any]] = {}
+        self._kept: dict[str, list[Instances]] = {}
 
     def fix(self, owner: nn.Module, method: str, name: str) -> None:
-        """Keep what a method returns under ``name``; where there is something, return that."""
+        """Keep what the first call of a method under ``name`` returns; all others return that."""
         original: Callable[..., list[Instances]] = getattr(owner, method)
-        earlier = list(self._kept.get(name, ()))
-        now = self._kept.setdefault(name, [])
 
         def call(*args: Any, **kwargs: Any) -> list[Instances]:
-            found = original(*args, **kwargs)
-            if not earlier:
-                now.append([instances.to("cpu") for instances in found])
-                return found
+            if name not in self._kept:
+                self._kept[name] = [found.to("cpu") for found in original(*args, **kwargs)]
             device = next(owner.parameters()).device
-            return [instances.to(device) for instances in earlier.pop(0)]
+            return [kept.to(device) for kept in self._kept[name]]
 
         setattr(owner, method, call)
 
@@ -88,30 +85,34 @@ def losses_and_gradients(setting: Setting) -> Iterator[Finding]:
     """
     size = {"SOLVER.IMS_PER_BATCH": 4, **SAMPLE_ALL}
     choices = Choices()
-    expected = _pass(sample_cfg(setting, {**size, "MODEL.DEVICE": "cpu"}), choices)
-    for name, overrides in number_formats(setting).items():
+    expected = _pass(_parts(sample_cfg(setting, {**size, "MODEL.DEVICE": "cpu"}), choices), None)
+    parts = _parts(sample_cfg(setting, size), choices)
+    for name in number_formats(setting):
+        dtype = None if name == "float32" else getattr(torch, name)
         with without_tf32():
-            found = _pass(sample_cfg(setting, {**size, **overrides}), choices)
+            found = _pass(parts, dtype)
         yield from _compare(name, found, expected)
     if setting.on_gpu:
-        found = _pass(sample_cfg(setting, size), choices)
-        yield Row(
-            "float32 with TF32 as PyTorch has it: gradients",
-            _gradient_error(found, expected)[0],
-            "",
-        )
+        off = _gradient_error(_pass(parts, None), expected)[0]
+        yield Row("float32 with TF32 as PyTorch has it: gradient", off, "")
 
 
 Pass = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 
-def _pass(cfg: CfgNode, choices: Choices) -> Pass:
-    """Losses and gradients by name, on the CPU."""
+def _parts(cfg: CfgNode, choices: Choices) -> StepParts:
     parts = StepParts(cfg)
     step = parts.step
     choices.fix(step.teacher.proposal_generator, "predict_proposals", "teacher's proposals")
     choices.fix(step.teacher.roi_heads, "detect", "pseudo-labels")
     choices.fix(step.model.proposal_generator, "predict_proposals", "student's proposals")
+    return parts
+
+
+def _pass(parts: StepParts, autocast: torch.dtype | None) -> Pass:
+    """Losses and gradients by name, on the CPU."""
+    step = parts.step
+    step.settings = replace(step.settings, autocast_dtype=autocast)
     step.optimizer.zero_grad()
     with EventStorage():
         with step._autocast():

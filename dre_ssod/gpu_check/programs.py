@@ -45,7 +45,7 @@ def tests(setting: Setting) -> Iterator[Finding]:
     """The test files that have tests for a GPU."""
     words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS]
     code, output = _run(setting, words)
-    yield Fact("closing lines", "\n    ".join(["", *output.splitlines()[-8:]]))
+    yield Fact("closing lines", "\n    ".join(["", *output.splitlines()[-40:]]))
     yield Goal("exit code of pytest", code, 0)
 
 

@@ -19,6 +19,8 @@ from multiprocessing.process import BaseProcess
 from dre_ssod.allocator import keep_freed_memory
 from dre_ssod.gpu_check.findings import CheckReport, Outcome, Setting, Step
 
+# What steps import when they need it, which takes seconds; every process of a step would.
+_LATE = ("matplotlib.pyplot", "torch._dynamo", "torch.utils.tensorboard")
 CPU_PATIENCE = 4.0
 """Times the limit of a step that a dry run gets: it may share its cores."""
 
@@ -26,12 +28,15 @@ CPU_PATIENCE = 4.0
 def run_steps(steps: Sequence[Step], setting: Setting, report: CheckReport) -> None:
     """Run steps one after the other; each ends within its limit, by force if need be."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(["dre_ssod.gpu_check.steps"])
+    context.set_forkserver_preload(["dre_ssod.gpu_check.steps", *_LATE])
+    ended: dict[str, str] = {}
     for step in steps:
         outcome = report.begin(step.name)
         start = time.monotonic()
         if step.needs_gpu and not setting.on_gpu:
-            outcome.state = "left out"
+            outcome.state, outcome.error = "left out", "it needs a GPU"
+        elif step.after and ended.get(step.after) not in ("passed", "missed"):
+            outcome.state, outcome.error = "left out", f"it needs what {step.after} leaves behind"
         else:
             receiver, sender = context.Pipe(duplex=False)
             process = context.Process(target=_run, args=(step, setting, sender))
@@ -41,6 +46,7 @@ def run_steps(steps: Sequence[Step], setting: Setting, report: CheckReport) -> N
             _listen(receiver, start + limit, outcome, report)
             _end(process)
         outcome.seconds = time.monotonic() - start
+        ended[step.name] = outcome.state
         report.end(outcome)
 
 

@@ -65,12 +65,12 @@ def _formats(setting: Setting) -> Iterator[tuple[str, dict[str, Any], bool]]:
         yield "float32, TF32 products", {}, True
     for name in [name for name in formats if name != "float32"]:
         yield name, formats[name], False
-        yield f"{name}, channels-last", {**formats[name], "MODEL.CHANNELS_LAST": True}, False
+    yield f"{name}, channels-last", {**formats[name], "MODEL.CHANNELS_LAST": True}, False
 
 
 def _timed(setting: Setting, name: str, cfg: CfgNode) -> Iterator[Finding]:
     parts = StepParts(cfg)
-    rounds = 2 if setting.small else 10
+    rounds = 2 if setting.small else 6
     device = parts.step.device
     for _ in range(3):
         parts.whole()
@@ -138,7 +138,7 @@ def covered(spans: Iterable[tuple[int, int]]) -> int:
 
 def loading(setting: Setting) -> Iterator[Finding]:
     """Batches of the loader alone, by the number of its workers; then steps that it feeds."""
-    batches = 3 if setting.small else 30
+    batches = 3 if setting.small else 20
     workers = [1] if setting.small else [4, 8, min(14, max(1, (os.cpu_count() or 1) - 2))]
     best: float = 0.0
     for count in workers:

@@ -12,7 +12,7 @@ from dre_ssod.gpu_check.training import evaluating, resuming, training
 STEPS = (
     Step("environment", environment, limit=60.0),
     Step("tests", tests, limit=60.0),
-    Step("losses", losses_and_gradients, limit=60.0),
+    Step("losses", losses_and_gradients, limit=90.0),
     Step("pooling", pooled_features, limit=30.0),
     Step("waits", waits, limit=40.0, needs_gpu=True),
     Step("nccl", nccl_alone, limit=45.0, needs_gpu=True),
@@ -21,8 +21,7 @@ STEPS = (
     Step("profile", profiled, limit=45.0, needs_gpu=True),
     Step("loading", loading, limit=60.0),
     Step("training", training, limit=60.0),
-    Step("resuming", resuming, limit=60.0),
-    Step("evaluating", evaluating, limit=60.0),
-    Step("tools", tools, limit=90.0),
+    Step("evaluating", evaluating, limit=60.0, after="training"),
+    Step("tools", tools, limit=120.0, after="training"),
+    Step("resuming", resuming, limit=90.0),
 )
-"""``evaluating`` and ``tools`` use the model of ``training``."""

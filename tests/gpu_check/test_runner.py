@@ -53,7 +53,12 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> CheckReport:
     setting = Setting("cpu", True, folder, folder)
     limits = {"hangs": 20.0 / CPU_PATIENCE}
     steps = [Step(name, function, limits.get(name, 120.0)) for name, function in STEPS.items()]
-    run_steps([*steps, Step("needs one", raises, 60.0, needs_gpu=True)], setting, report)
+    steps += [
+        Step("needs one", raises, 60.0, needs_gpu=True),
+        Step("goes on", ends_well, 60.0, after="misses"),
+        Step("cannot go on", ends_well, 60.0, after="raises"),
+    ]
+    run_steps(steps, setting, report)
     return report
 
 
@@ -65,6 +70,8 @@ def test_each_step_says_how_it_ended(report: CheckReport) -> None:
         "dies": "ended",
         "hangs": "timed out",
         "needs one": "left out",
+        "goes on": "passed",
+        "cannot go on": "left out",
     }
     assert not report.passed
     assert "ZeroDivisionError: in the middle" in report.outcomes[2].error
