@@ -35,9 +35,10 @@ def map_boxes(boxes: Tensor, matrix: Tensor) -> Tensor:
     if boxes.numel() == 0:
         return boxes.reshape(-1, 4)
     matrix = matrix.to(device=boxes.device, dtype=torch.float64)
-    wide = boxes.to(torch.float64)
-    corners_x = wide[:, [0, 2, 0, 2]]
-    corners_y = wide[:, [1, 1, 3, 3]]
+    # Columns by name: an index that is a list would be copied to a GPU, for which the host waits.
+    x1, y1, x2, y2 = boxes.to(torch.float64).unbind(1)
+    corners_x = torch.stack([x1, x2, x1, x2], 1)
+    corners_y = torch.stack([y1, y1, y2, y2], 1)
     # (1,) or (R, 1) each.
     xx, xy, x0, yx, yy, y0 = matrix[..., :2, :].flatten(-2)[..., None, :].unbind(-1)
     mapped_x = xx * corners_x + xy * corners_y + x0

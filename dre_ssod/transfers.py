@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
@@ -19,6 +21,14 @@ def to_device(instances: Instances, device: torch.device) -> Instances:
         else:
             moved.set(name, value.to(device, non_blocking=True))
     return moved
+
+
+def filled_like(tensor: Tensor, values: Sequence[float]) -> Tensor:
+    """(len(values),) of the same dtype and device as a tensor, filled there.
+
+    ``new_tensor`` would copy the values from the host, which waits for a GPU.
+    """
+    return torch.stack([tensor.new_full((), value) for value in values])
 
 
 class HostCopy:

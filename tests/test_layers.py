@@ -26,7 +26,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "methods",
         "config.keys",
         "config.reading",
-        "evaluation",
+        "evaluation launch.program",
         "config.checks",
         "runs",
         "inspection",

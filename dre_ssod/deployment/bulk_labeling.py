@@ -165,6 +165,7 @@ def label_share(
         batch_sampler=_Batches(manifest, share, job.batch_images),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=list,
+        pin_memory=cfg.MODEL.DEVICE.startswith("cuda"),
     )
     lines = _label(model, tend(loader), job)
     for number, group in itertools.groupby(lines, key=lambda item: item[0]):

@@ -7,9 +7,11 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
 from typing import Any
@@ -17,11 +19,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from detectron2.engine.launch import DEFAULT_TIMEOUT
-from detectron2.engine.launch import launch as detectron2_launch
 from detectron2.utils import comm
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
-from torch.multiprocessing.spawn import ProcessExitedException
+from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from dre_ssod.errors import ConfigError
 from dre_ssod.launch.signals import SIGNALS, exit_code
@@ -59,12 +60,17 @@ def launch(
     num_machines: int,
     machine_rank: int,
     dist_url: str,
+    on_gpus: bool,
     args: Sequence[Any],
 ) -> None:
     """Run ``main(*args)`` in every process of a run.
 
-    Under torchrun this process joins the others; else it starts them as Detectron2 does, one for
-    each GPU of this machine, or goes on alone where there is one.
+    Under torchrun this process joins the others; else it starts ``num_gpus`` of them on this
+    machine, or goes on alone where there is one.
+
+    Args:
+        on_gpus: whether each process has a GPU of its own, by which they exchange tensors (NCCL);
+            else they do so by the CPU (gloo), whatever GPUs the machine has.
 
     Raises:
         ConfigError: under torchrun, if a machine has fewer GPUs than processes.
@@ -72,21 +78,18 @@ def launch(
             number of the signal where it died of one.
     """
     if is_torchrun():
-        _join_torchrun()
+        _join_torchrun(on_gpus)
         main(*args)
         dist.destroy_process_group()
         return
-    several = num_gpus * num_machines > 1
+    if num_gpus * num_machines == 1:
+        main(*args)
+        return
+    address = f"tcp://127.0.0.1:{_free_port()}" if dist_url == "auto" else dist_url
+    group = _Group(address, num_gpus, num_machines, machine_rank, on_gpus)
     try:
-        with passing_signals_on() if several else contextlib.nullcontext():
-            detectron2_launch(
-                _run_apart if several else main,
-                num_gpus,
-                num_machines=num_machines,
-                machine_rank=machine_rank,
-                dist_url=dist_url,
-                args=(main, *args) if several else tuple(args),
-            )
+        with passing_signals_on():
+            start_processes(_run_apart, (group, main, args), nprocs=num_gpus, daemon=False)
     except ProcessExitedException as error:
         # Negative where a signal ended the process.
         code = exit_code(-error.exit_code) if error.exit_code < 0 else error.exit_code
@@ -103,27 +106,62 @@ def join_process_group(backend: str, timeout: timedelta) -> None:
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
 
 
-def _join_torchrun() -> None:
+def _join_torchrun(on_gpus: bool) -> None:
     local_rank = int(os.environ["LOCAL_RANK"])
-    has_gpu = torch.cuda.is_available()
-    if has_gpu:
+    if on_gpus:
         if local_rank >= torch.cuda.device_count():
             raise ConfigError(
                 f"torchrun --nproc-per-node is {os.environ['LOCAL_WORLD_SIZE']}, but this machine "
                 f"has {torch.cuda.device_count()} GPU(s)"
             )
         torch.cuda.set_device(local_rank)
-    join_process_group("nccl" if has_gpu else "gloo", DEFAULT_TIMEOUT)
+    join_process_group(_backend(on_gpus), DEFAULT_TIMEOUT)
     comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
     comm.synchronize()
 
 
-def _run_apart(main: Callable[..., Any], *args: Any) -> None:
+def _backend(on_gpus: bool) -> str:
+    return "nccl" if on_gpus else "gloo"
+
+
+def _free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Who trains together."""
+
+    address: str
+    num_gpus: int
+    num_machines: int
+    machine_rank: int
+    on_gpus: bool
+
+    def join(self, local_rank: int) -> None:
+        """Become one of them."""
+        if self.on_gpus:
+            torch.cuda.set_device(local_rank)
+        dist.init_process_group(
+            _backend(self.on_gpus),
+            init_method=self.address,
+            world_size=self.num_gpus * self.num_machines,
+            rank=self.machine_rank * self.num_gpus + local_rank,
+            timeout=DEFAULT_TIMEOUT,
+        )
+        comm.create_local_process_group(self.num_gpus)
+        comm.synchronize()
+
+
+def _run_apart(local_rank: int, group: _Group, main: Callable[..., Any], args: Any) -> None:
     """Run in a process group of its own.
 
     A Ctrl-C in the terminal then reaches the starting process alone, which passes it on: once.
     """
     os.setpgrp()
+    group.join(local_rank)
     main(*args)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from dre_ssod.allocator import keep_freed_memory
+from dre_ssod.config.reading import read_config
 from dre_ssod.errors import ConfigError, UserError
 from dre_ssod.launch.processes import is_torchrun, launch
 
@@ -55,14 +56,16 @@ def launch_processes(main: Callable[[argparse.Namespace], Any], args: argparse.N
 
     Args:
         main: of one process.
-        args: of Detectron2's ``default_argument_parser``.
+        args: of Detectron2's ``default_argument_parser``. MODEL.DEVICE of their config says
+            whether the processes share GPUs or the CPU.
 
     Raises:
-        ConfigError: if the arguments cannot be used on this machine.
+        ConfigError: if the arguments cannot be used on this machine, or the config not be read.
         SystemExit: with the code of one of several processes that ended early:
             ``USER_ERROR_CODE`` after a user error, see :mod:`dre_ssod.launch.signals` for others.
     """
-    check_arguments(args)
+    device = read_config(args.config_file, args.opts).MODEL.DEVICE
+    check_arguments(args, device)
     several = args.num_gpus * args.num_machines > 1 and not is_torchrun()
     reported = get_context("spawn").Value("b", 0) if several else None
     try:
@@ -72,6 +75,7 @@ def launch_processes(main: Callable[[argparse.Namespace], Any], args: argparse.N
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
             dist_url=args.dist_url,
+            on_gpus=_on_gpus(device),
             args=(main, args, reported) if several else (args,),
         )
     except SystemExit:
@@ -129,11 +133,14 @@ def describe(error: BaseException) -> str:
     return str(error)
 
 
-def check_arguments(args: argparse.Namespace) -> None:
+def check_arguments(args: argparse.Namespace, device: str) -> None:
     """Refuse process counts and addresses that this machine cannot start.
 
+    Args:
+        device: MODEL.DEVICE.
+
     Raises:
-        ConfigError: naming the argument.
+        ConfigError: naming the argument, or MODEL.DEVICE.
     """
     for name in ("num_gpus", "num_machines"):
         if getattr(args, name) < 1:
@@ -143,17 +150,28 @@ def check_arguments(args: argparse.Namespace) -> None:
             f"--machine-rank is {args.machine_rank}; with --num-machines {args.num_machines} it "
             f"must be 0 to {args.num_machines - 1}, another number on each machine"
         )
-    found = torch.cuda.device_count() if torch.cuda.is_available() else None
-    if found is not None and args.num_gpus > found:
+    if _on_gpus(device) and args.num_gpus > (found := torch.cuda.device_count()):
         raise ConfigError(f"--num-gpus is {args.num_gpus}, but this machine has {found} GPU(s)")
+    started = args.num_gpus * args.num_machines
+    processes = int(os.environ["WORLD_SIZE"]) if is_torchrun() else started
+    if processes > 1 and device.startswith("cuda:"):
+        raise ConfigError(
+            f"MODEL.DEVICE is {device!r}, but there are {processes} processes, which cannot share "
+            "a GPU: 'cuda' gives each its own; CUDA_VISIBLE_DEVICES says which ones there are"
+        )
     if is_torchrun():
-        if args.num_gpus * args.num_machines > 1:
+        if started > 1:
             raise ConfigError(
                 "torchrun starts the processes: leave out --num-gpus and --num-machines and use "
                 "torchrun's --nproc-per-node and --nnodes"
             )
-    elif args.num_gpus * args.num_machines > 1:
+    elif started > 1:
         _check_address(args)
+
+
+def _on_gpus(device: str) -> bool:
+    """Whether a model of MODEL.DEVICE is on a GPU; where there is none, it goes to the CPU."""
+    return device.startswith("cuda") and torch.cuda.is_available()
 
 
 def _check_address(args: argparse.Namespace) -> None:

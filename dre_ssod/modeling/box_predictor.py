@@ -104,7 +104,8 @@ class GaussianFastRCNNOutputLayers(FastRCNNOutputLayers):
         if per_class.shape[1] == 4:
             return per_class
         per_class = per_class.unflatten(1, (per_class.shape[1] // 4, 4))
-        return per_class[torch.arange(len(classes), device=classes.device), classes]
+        # Row numbers would tie a traced model to the device that it was traced on.
+        return per_class.gather(1, classes[:, None, None].expand(-1, 1, 4)).squeeze(1)
 
     def predict_boxes(
         self, predictions: BoxPredictions, proposals: list[Instances]

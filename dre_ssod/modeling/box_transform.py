@@ -14,6 +14,8 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from fvcore.common.registry import Registry
 from torch import Tensor
 
+from dre_ssod.transfers import filled_like
+
 BOX_TRANSFORM_REGISTRY = Registry("BOX_TRANSFORM")
 BOX_TRANSFORM_REGISTRY.__doc__ = "Box codings; an entry is built with ``entry(weights=...)``."
 
@@ -45,7 +47,7 @@ class CornerTransform:
 
     def get_deltas(self, src_boxes: Tensor, target_boxes: Tensor) -> Tensor:
         """(R, 4) offsets that turn ``src_boxes`` (R, 4) into ``target_boxes`` (R, 4)."""
-        return (target_boxes - src_boxes) / _sides(src_boxes) * _like(src_boxes, self.weights)
+        return (target_boxes - src_boxes) / _sides(src_boxes) * filled_like(src_boxes, self.weights)
 
     def apply_deltas(self, deltas: Tensor, boxes: Tensor) -> Tensor:
         """Exact inverse of :meth:`get_deltas`.
@@ -60,13 +62,13 @@ class CornerTransform:
         dtype = torch.promote_types(deltas.dtype, torch.float32)
         offsets = deltas.to(dtype).unflatten(1, (deltas.shape[1] // 4, 4))
         boxes = boxes.to(dtype)
-        scale = (_sides(boxes) / _like(boxes, self.weights)).unsqueeze(1)
+        scale = (_sides(boxes) / filled_like(boxes, self.weights)).unsqueeze(1)
         return (boxes.unsqueeze(1) + offsets * scale).reshape(deltas.shape)
 
     def corner_sigma(self, deltas: Tensor, log_variance: Tensor, boxes: Tensor) -> Tensor:
         """Standard deviation of (x1, y1, x2, y2) in pixels, (R, 4); ``boxes`` are the proposals."""
         sigma = torch.exp(0.5 * log_variance.float())
-        return sigma * _sides(boxes.float()) / _like(sigma, self.weights)
+        return sigma * _sides(boxes.float()) / filled_like(sigma, self.weights)
 
 
 class CenterSizeTransform(Box2BoxTransform):
@@ -78,7 +80,7 @@ class CenterSizeTransform(Box2BoxTransform):
 
     def corner_sigma(self, deltas: Tensor, log_variance: Tensor, boxes: Tensor) -> Tensor:
         """Standard deviation of (x1, y1, x2, y2) in pixels, (R, 4); ``boxes`` are the proposals."""
-        sigma = torch.exp(0.5 * log_variance.float()) / _like(log_variance, self.weights)
+        sigma = torch.exp(0.5 * log_variance.float()) / filled_like(log_variance, self.weights)
         proposal_sides = _sides(boxes.float())[:, :2]
         decoded_sides = _sides(self.apply_deltas(deltas, boxes).float())[:, :2]
         variance = (sigma[:, :2] * proposal_sides).square()
@@ -98,11 +100,3 @@ def build_box_transform(name: str, weights: Sequence[float]) -> BoxTransform:
 def _sides(boxes: Tensor) -> Tensor:
     """(R, 4) of (W, H, W, H)."""
     return (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
-
-
-def _like(tensor: Tensor, values: tuple[float, ...]) -> Tensor:
-    """The values as a tensor of the same dtype and device, filled there.
-
-    ``new_tensor`` would copy them from the host, which waits for a GPU.
-    """
-    return torch.stack([tensor.new_full((), value) for value in values])

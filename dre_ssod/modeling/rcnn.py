@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dre_ssod.modeling.student_batch import StudentBatch
 from dre_ssod.structures import StudentLosses
-from dre_ssod.transfers import to_device
+from dre_ssod.transfers import filled_like, to_device
 
 
 @META_ARCH_REGISTRY.register()
@@ -93,9 +93,8 @@ class SemiSupervisedRCNN(GeneralizedRCNN):
             scale_y = height / detections.image_size[0]
             scale_x = width / detections.image_size[1]
             sigma = detections.pred_boxes_sigma
-            detections.pred_boxes_sigma = sigma * sigma.new_tensor(
-                [scale_x, scale_y, scale_x, scale_y]
-            )
+            scale = filled_like(sigma, (scale_x, scale_y, scale_x, scale_y))
+            detections.pred_boxes_sigma = sigma * scale
 
     def inference(
         self,

@@ -11,6 +11,7 @@ import torch
 from detectron2.engine import DefaultPredictor
 from torch import Tensor
 
+import dre_ssod
 from dre_ssod.deployment.export import (
     ExportError,
     Traced,
@@ -24,6 +25,8 @@ from dre_ssod.deployment.export import (
 from dre_ssod.deployment.trained_model import load_trained
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from tests.factories import BOXES, SIZE, draw, tiny_cfg, tiny_model
+
+PACKAGE = Path(dre_ssod.__file__).parent
 
 
 def model_with(**overrides: object) -> SemiSupervisedRCNN:
@@ -60,6 +63,26 @@ def test_the_traced_model_equals_the_eager_one_on_other_sizes(overrides: dict[st
         assert traced.outputs[:3] == ("localization_quality", "pred_boxes", "pred_boxes_sigma")
     assert worst.keys() == fields
     assert max(worst.values()) < 1e-4
+
+
+@pytest.mark.parametrize("transform", ["corner", "center_size"])
+def test_nothing_in_the_trace_is_tied_to_the_device_it_was_made_on(transform: str) -> None:
+    """Detectron2 names "cpu" whatever device it traces on, and moves what it makes there."""
+    overrides = {"TEST.VARIANCE_VOTING.ENABLED": True, "TEST.RANK_BY_QUALITY": True}
+    model = model_with(**overrides, **{"MODEL.ROI_BOX_HEAD.BOX_TRANSFORM": transform})
+    graph = trace(model, images()[0]).module.inlined_graph
+    made = [
+        node.sourceRange().splitlines()[0]
+        for kind in ("arange", "zeros", "ones", "empty", "full", "tensor", "scalar_tensor", "to")
+        for node in graph.findAllNodes(f"aten::{kind}")
+        if any(i.node().kind() == "prim::Constant" and _is_device(i) for i in node.inputs())
+    ]
+    assert len(made) > 10
+    assert [place for place in made if str(PACKAGE) in place] == []
+
+
+def _is_device(value: torch.Value) -> bool:
+    return str(value.type()) == "Device"
 
 
 def test_a_model_that_differs_is_told_by_how_much() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dre_ssod.errors import ConfigError, SourceError, UserError
+from dre_ssod.launch.processes import TORCHRUN_VARIABLES
 from dre_ssod.launch.program import check_arguments, run_program
 
 
@@ -82,16 +83,19 @@ def arguments(**changes: object) -> argparse.Namespace:
     return argparse.Namespace(**{**defaults, **changes})
 
 
+def check_arguments_of(args: argparse.Namespace, device: str = "cuda") -> None:
+    check_arguments(args, device)
+
+
 def test_processes_that_can_be_started_are_accepted() -> None:
-    check_arguments(arguments())
+    check_arguments_of(arguments())
     # One process needs no address.
-    check_arguments(arguments(dist_url="nonsense"))
-    if not torch.cuda.is_available():
-        check_arguments(arguments(num_gpus=2))
-        check_arguments(arguments(num_gpus=2, dist_url="file:///tmp/x"))
+    check_arguments_of(arguments(dist_url="nonsense"))
+    check_arguments_of(arguments(num_gpus=2), "cpu")
+    check_arguments_of(arguments(num_gpus=2, dist_url="file:///tmp/x"), "cpu")
     remote = {"num_machines": 2, "machine_rank": 1}
-    check_arguments(arguments(dist_url="tcp://gpu1.cluster:29500", **remote))
-    check_arguments(arguments(dist_url="tcp://[fe80::1]:29500", **remote))
+    check_arguments_of(arguments(dist_url="tcp://gpu1.cluster:29500", **remote))
+    check_arguments_of(arguments(dist_url="tcp://[fe80::1]:29500", **remote))
 
 
 @pytest.mark.parametrize(
@@ -110,14 +114,29 @@ def test_processes_that_cannot_be_started_are_refused(
     changes: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        check_arguments(arguments(**changes))
+        check_arguments_of(arguments(**changes))
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ConfigError, match=r"--num-gpus is 2, but this machine has 1 GPU\(s\)"):
-        check_arguments(arguments(num_gpus=2))
+        check_arguments_of(arguments(num_gpus=2))
+    # They share the CPU, however many GPUs there are.
+    check_arguments_of(arguments(num_gpus=2), "cpu")
+
+
+def test_several_processes_on_one_named_gpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_arguments_of(arguments(), "cuda:1")
+    with pytest.raises(ConfigError, match=r"MODEL\.DEVICE is 'cuda:1', but there are 2 processes"):
+        check_arguments_of(arguments(num_gpus=2), "cuda:1")
+    for name in TORCHRUN_VARIABLES:
+        monkeypatch.setenv(name, "2")
+    with pytest.raises(ConfigError, match=r"MODEL\.DEVICE is 'cuda:1', but there are 2 processes"):
+        check_arguments_of(arguments(), "cuda:1")
+    check_arguments_of(arguments(), "cuda")
 
 
 def test_a_port_in_use_is_refused() -> None:
@@ -127,7 +146,7 @@ def test_a_port_in_use_is_refused() -> None:
         port = other.getsockname()[1]
         taken = arguments(num_machines=2, dist_url=f"tcp://127.0.0.1:{port}")
         with pytest.raises(ConfigError, match=f"port {port} is in use"):
-            check_arguments(taken)
+            check_arguments_of(taken)
         # It is the first machine that listens.
         taken.machine_rank = 1
-        check_arguments(taken)
+        check_arguments_of(taken)
