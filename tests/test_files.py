@@ -145,3 +145,21 @@ def test_files_are_set_aside_under_free_names(tmp_path: Path) -> None:
         (tmp_path / "config.yaml").write_text(expected)
         assert set_aside(tmp_path / "config.yaml").name == expected
     assert (tmp_path / "config_1.yaml").read_text() == "config_1.yaml"
+
+
+def test_a_new_name_survives_a_crash_of_the_machine(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is brought to the disk before it gets its name, its folder after."""
+    synchronized = []
+    whole = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        found = os.fstat(descriptor)
+        is_folder = os.path.samestat(found, path.parent.stat())
+        synchronized.append(("folder" if is_folder else "file", path.read_text()))
+        whole(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_text(path, "after")
+    assert synchronized == [("file", "before"), ("folder", "after")]

@@ -236,9 +236,7 @@ class SSODTrainer(DefaultTrainer):
         return build_evaluator(dataset_name, folder, cfg.TEST.VOC_PROTOCOLS)
 
     def state_dict(self) -> dict[str, Any]:
-        # The last finished iteration: once training is over, Detectron2 counts one further.
-        iteration = min(self.iter, self.max_iter - 1)
-        return {**super().state_dict(), "iteration": iteration, "seed": self._seed}
+        return {**super().state_dict(), "seed": self._seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the run; its seed wins over the config's, so that the streams go on."""

@@ -71,9 +71,9 @@ class SemiSupervisedRPN(RPN):
         labels, boxes = self.label_and_sample_anchors(anchors, targets)
         losses: dict[str, Tensor] = self.losses(
             anchors,
-            [level[group].float() for level in logits],
+            [level[group] for level in logits],
             labels,
-            [level[group].float() for level in deltas],
+            [level[group] for level in deltas],
             boxes,
         )
         return losses

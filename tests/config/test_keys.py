@@ -107,6 +107,15 @@ def test_a_config_from_before_methods_means_what_it_meant() -> None:
         )
 
 
+def test_defaults_are_those_that_runs_rely_on() -> None:
+    """A config states only what differs: another default changes every run that says nothing."""
+    expected = yaml.safe_load((Path(__file__).parent / "defaults.yaml").read_text("utf-8"))
+    theirs = dict(leaves(get_detectron2_cfg()))
+    found = {key: value for key, value in leaves(get_cfg()) if theirs.get(key) != value}
+    plain = {key: list(v) if isinstance(v, tuple) else v for key, v in found.items()}
+    assert plain == expected
+
+
 def test_a_config_made_elsewhere_is_extended() -> None:
     cfg = get_detectron2_cfg()
     add_ssod_config(cfg)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import signal
 
 import pytest
 import torch
@@ -76,3 +77,13 @@ def test_a_step_that_is_not_finite_is_skipped_where_configured(kind: str) -> Non
     run(other, [2])
     assert_equal(state(trainer.model), state(other.model))
     assert_equal(state(trainer.teacher), state(other.teacher))
+
+
+def test_a_signal_during_a_skipped_forward_pass_is_served() -> None:
+    trainer = make_trainer([batch(0)], skip_nonfinite=True)
+    layer = trainer.model.get_submodule("backbone.fpn_lateral2")
+    layer.register_forward_hook(lambda *args: args[-1] * math.nan)
+    with trainer.signals.caught():
+        signal.raise_signal(signal.SIGTERM)
+        assert run(trainer)["ssod/skipped_steps"] == 1.0
+    assert trainer.signals.stop == signal.SIGTERM

@@ -38,6 +38,13 @@ def test_a_step_writes_every_loss_and_figure() -> None:
     assert 0.0 < found["ssod/ler_weight"] < 0.5
 
 
+def test_the_norm_that_is_written_is_that_of_the_gradients_of_the_step() -> None:
+    trainer = make_trainer([batch(0), batch(1)], accumulation_steps=2)
+    found = run(trainer)
+    flat = torch.cat([gradient.flatten() for gradient in gradients(trainer.model).values()])
+    assert found["ssod/gradient_norm"] == pytest.approx(float(flat.norm()), rel=1e-3)
+
+
 def test_the_teacher_moves_by_the_average_alone() -> None:
     trainer = make_trainer([batch(0)])
     before = state(trainer.teacher)
