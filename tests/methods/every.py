@@ -1,0 +1,135 @@
+"""What each method is expected to do, and runs of it, for the tests that every method passes.
+
+A new method adds one row to ``EXPECTED``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils.events import EventStorage
+from torch import Tensor
+
+from dre_ssod.config.checks import check_config
+from dre_ssod.engine.setup import complete
+from dre_ssod.engine.trainer import SSODTrainer
+from dre_ssod.structures import StudentLosses, TrainingBatch, UnlabeledSample, View
+from tests.engine.models import opinionated
+from tests.engine.steps import SAMPLE_ALL
+from tests.factories import affine, tiny_model
+from tests.tiny_dataset import TinyDataset, tiny_run
+
+RPN = frozenset({"loss_rpn_cls_unsup", "loss_rpn_loc_unsup"})
+BOX_HEAD = frozenset({"loss_cls_unsup", "loss_box_reg_unsup"})
+BOX_LAYERS = ("box_predictor.bbox_pred", "rpn_head.anchor_deltas")
+VARIANCE = ("box_predictor.log_variance",)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What is expected of one method.
+
+    Attributes:
+        terms: its losses of unlabeled images, by name.
+        untrained: parts of parameters' names that those losses must not reach with a gradient.
+        overrides: config keys with which the random weights of tests give pseudo-labels.
+        prepare: more of them, given the data and a folder for files.
+        certain: config keys that take the randomness out of its losses.
+        not_union: why two processes are not one process on the union batch; "" where they are.
+    """
+
+    terms: frozenset[str] = RPN | BOX_HEAD
+    untrained: tuple[str, ...] = VARIANCE
+    overrides: Mapping[str, Any] = field(default_factory=lambda: {"SSOD.SCORE_THRESHOLD": 0.2})
+    prepare: Callable[[TinyDataset, Path], Mapping[str, Any]] = lambda data, folder: {}
+    certain: Mapping[str, Any] = field(default_factory=dict)
+    not_union: str = ""
+
+
+EXPECTED: dict[str, Expected] = {
+    "Supervised": Expected(terms=frozenset()),
+    "MeanTeacher": Expected(),
+    "DRE": Expected(),
+}
+
+SHORT = {
+    "SOLVER.MAX_ITER": 6,
+    "SOLVER.STEPS": (5,),
+    "SOLVER.WARMUP_ITERS": 2,
+    "SOLVER.CHECKPOINT_PERIOD": 3,
+    "SSOD.BURN_IN_ITERS": 2,
+    "TEST.EVAL_PERIOD": 0,
+}
+"""A run of seconds: two iterations on labels alone, four on all images."""
+# Views of one size, since the padding beside an image changes what is found in it.
+ONE_SIZE = {"INPUT.MIN_SIZE_TRAIN": (64, 64), "SSOD.BURN_IN_ITERS": 0, **SAMPLE_ALL}
+OUT_OF_SIGHT = affine(shift=(10_000.0, 0.0))
+
+
+def overrides_of(name: str, data: TinyDataset, folder: Path) -> dict[str, Any]:
+    """Config keys of a method's tests."""
+    expected = EXPECTED[name]
+    return {"SSOD.METHOD": name, **expected.overrides, **expected.prepare(data, folder)}
+
+
+def config_of(name: str, data: TinyDataset, folder: Path, **overrides: Any) -> CfgNode:
+    """A checked config of a method on the tiny set."""
+    chosen = {**SHORT, **overrides_of(name, data, folder), **overrides}
+    cfg = tiny_run(data, folder / "run", **chosen)
+    complete(cfg)
+    check_config(cfg, 1)
+    cfg.freeze()
+    return cfg
+
+
+def trainer_of(name: str, data: TinyDataset, folder: Path, **overrides: Any) -> SSODTrainer:
+    """A trainer whose teacher finds something and whose student is another model."""
+    trainer = SSODTrainer(config_of(name, data, folder, **overrides))
+    student = tiny_model(trainer.cfg, seed=1, spread=1.0)
+    teacher = opinionated(tiny_model(trainer.cfg, seed=2, spread=5.0))
+    trainer.student.load_state_dict(student.state_dict())
+    trainer.teacher.load_state_dict(teacher.state_dict())
+    trainer._trainer.iter = trainer.cfg.SSOD.BURN_IN_ITERS
+    return trainer
+
+
+def batch_of(trainer: SSODTrainer, iteration: int = 0) -> TrainingBatch:
+    """What the loader gives at an iteration."""
+    trainer.start_iter = iteration
+    batch: TrainingBatch = next(iter(trainer.build_paired_loader()))
+    return batch
+
+
+def losses_of(trainer: SSODTrainer, batch: TrainingBatch) -> StudentLosses:
+    """One forward pass, always with the same random numbers."""
+    torch.manual_seed(0)
+    with EventStorage(0):
+        return trainer._trainer.compute_losses(batch)
+
+
+def out_of_sight(sample: UnlabeledSample) -> UnlabeledSample:
+    """The sample with a strong view that shows nothing of what the weak view does."""
+    strong = sample.strong
+    return replace(sample, strong=View(strong.image, OUT_OF_SIGHT @ strong.matrix))
+
+
+def without_boxes(image: dict[str, Any]) -> dict[str, Any]:
+    """A labeled image whose boxes are gone."""
+    return {**image, "instances": image["instances"][:0]}
+
+
+def gradients_of(trainer: SSODTrainer, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Gradient of the weighted sum of losses in each trained parameter, zeros where it has none."""
+    step = trainer._trainer
+    trainer.student.zero_grad()
+    sum(step.weight(name) * value for name, value in terms.items()).backward(retain_graph=True)
+    return {
+        name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
+        for name, p in trainer.student.named_parameters()
+        if p.requires_grad
+    }

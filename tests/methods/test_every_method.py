@@ -1,0 +1,250 @@
+"""What every registered method must be able to do, on data and models of seconds."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from detectron2.utils import comm
+from torch import Tensor
+
+from dre_ssod.data.sources.catalog import UNLABELED_KEYS
+from dre_ssod.engine.trainer import SSODTrainer
+from dre_ssod.methods import METHODS
+from tests.engine.resume_harness import Life, differences, end_state, live
+from tests.methods.every import (
+    EXPECTED,
+    ONE_SIZE,
+    SHORT,
+    batch_of,
+    gradients_of,
+    losses_of,
+    out_of_sight,
+    overrides_of,
+    trainer_of,
+    without_boxes,
+)
+from tests.tiny_dataset import TinyDataset, write_tiny_dataset
+
+WORLD_SIZE = 2
+NAMES = sorted(EXPECTED)
+SEMI_SUPERVISED = [name for name in NAMES if METHODS.get(name).uses_unlabeled]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
+    return write_tiny_dataset(tmp_path_factory.mktemp("tiny"))
+
+
+def test_every_registered_method_has_a_row() -> None:
+    assert {name for name, _ in METHODS} == EXPECTED.keys()
+
+
+# A short run
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def finished(
+    request: pytest.FixtureRequest, data: TinyDataset, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path]:
+    """A method and the folder of its whole run."""
+    folder: Path = tmp_path_factory.mktemp(request.param)
+    assert live(data, folder / "run", _life(request.param, data, folder)) == [0], (
+        folder / "run" / "log.txt.life0"
+    ).read_text()[-3000:]
+    return request.param, folder / "run"
+
+
+def _life(name: str, data: TinyDataset, folder: Path, **more: Any) -> Life:
+    return Life({**SHORT, **overrides_of(name, data, folder)}, **more)
+
+
+def test_it_trains(finished: tuple[str, Path]) -> None:
+    name, folder = finished
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    losses = {key: value for key, value in lines[-1].items() if "loss" in key}
+    assert all(math.isfinite(value) for value in losses.values())
+    assert {key for key in losses if key.endswith("_unsup")} == EXPECTED[name].terms
+    saved = torch.load(folder / "model_final.pth", weights_only=True)
+    assert any(
+        not torch.equal(saved["model"][key], saved["student"][key]) for key in saved["model"]
+    )
+
+
+def test_it_resumes_bit_for_bit(finished: tuple[str, Path], data: TinyDataset) -> None:
+    name, folder = finished
+    killed = folder.parent / "killed" / "run"
+    assert live(data, killed, _life(name, data, folder.parent, kill=("step", 4))) == [-9]
+    assert live(data, killed, _life(name, data, folder.parent)) == [0]
+    assert differences(end_state(folder), end_state(killed)) == []
+
+
+# One forward pass
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def trainer(
+    request: pytest.FixtureRequest, data: TinyDataset, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, SSODTrainer]:
+    """A method and a trainer past the burn-in, with models that disagree."""
+    folder = tmp_path_factory.mktemp(request.param)
+    return request.param, trainer_of(request.param, data, folder)
+
+
+def test_gradient_goes_where_it_should(trainer: tuple[str, SSODTrainer]) -> None:
+    name, run = trainer
+    expected = EXPECTED[name]
+    losses = losses_of(run, batch_of(run, run.cfg.SSOD.BURN_IN_ITERS))
+    assert losses.unsupervised.keys() == expected.terms
+    assert all(math.isfinite(value.item()) for value in losses.unsupervised.values())
+    assert all(value >= 0.0 for value in losses.unsupervised.values())
+    supervised = gradients_of(run, losses.supervised)
+    assert all(gradient.any() for key, gradient in supervised.items() if key.endswith("weight"))
+    if expected.terms:
+        taught = gradients_of(run, losses.unsupervised)
+        for key, gradient in taught.items():
+            reached = not any(part in key for part in expected.untrained)
+            assert bool(gradient.any()) == reached or key.endswith("bias"), key
+    assert all(p.grad is None and not p.requires_grad for p in run.teacher.parameters())
+
+
+def test_the_teacher_is_never_trained(trainer: tuple[str, SSODTrainer]) -> None:
+    _, run = trainer
+    before = {key: value.clone() for key, value in run.teacher.state_dict().items()}
+    losses = losses_of(run, batch_of(run, run.cfg.SSOD.BURN_IN_ITERS))
+    losses.total(run._trainer.weight).backward()
+    assert not run.teacher.training
+    for key, value in run.teacher.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+@pytest.mark.parametrize("lacking", ["labels", "pseudo-labels", "both"])
+def test_without_boxes_losses_are_finite_and_tied_to_every_parameter(
+    trainer: tuple[str, SSODTrainer], lacking: str
+) -> None:
+    """So every process has the same graph, whatever is on its images."""
+    name, run = trainer
+    batch = batch_of(run, run.cfg.SSOD.BURN_IN_ITERS)
+    if lacking != "pseudo-labels":
+        batch = replace(batch, labeled=[without_boxes(image) for image in batch.labeled])
+    if lacking != "labels":
+        batch = replace(batch, unlabeled=[out_of_sight(sample) for sample in batch.unlabeled])
+    losses = losses_of(run, batch)
+    assert losses.unsupervised.keys() == EXPECTED[name].terms
+    total = losses.total(run._trainer.weight)
+    run.student.zero_grad()
+    total.backward()
+    assert math.isfinite(total.item())
+    for key, parameter in run.student.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, key
+            assert parameter.grad.isfinite().all(), key
+
+
+def test_the_burn_in_learns_from_labels_alone(trainer: tuple[str, SSODTrainer]) -> None:
+    _, run = trainer
+    batch = batch_of(run)
+    assert batch.labeled
+    assert not batch.unlabeled
+    losses = losses_of(run, batch)
+    assert not losses.unsupervised
+    assert math.isfinite(losses.total(run._trainer.weight).item())
+
+
+# Hidden annotations
+
+
+@pytest.mark.parametrize("name", SEMI_SUPERVISED)
+def test_annotations_of_unlabeled_images_are_never_read(
+    name: str, data: TinyDataset, tmp_path: Path
+) -> None:
+    """With other boxes on the images whose labels are hidden, a run sees the same batches."""
+    first = trainer_of(name, data, tmp_path)
+    labeled = {record["image_id"] for record in first.pools.labeled}
+    content = json.loads((data.root / "train.json").read_text())
+    for item in content["annotations"]:
+        if item["image_id"] not in labeled:
+            item["bbox"], item["category_id"] = [1.0, 1.0, 9.0, 9.0], 1
+    other = write_tiny_dataset(tmp_path / "other")
+    (other.root / "train.json").write_text(json.dumps(content))
+    second = trainer_of(name, other, tmp_path)
+    assert all(set(record) <= set(UNLABELED_KEYS) for record in first.pools.unlabeled)
+    one, two = (batch_of(run, run.cfg.SSOD.BURN_IN_ITERS) for run in (first, second))
+    assert len(one.unlabeled) == len(two.unlabeled) > 0
+    for mine, theirs in zip(one.unlabeled, two.unlabeled, strict=True):
+        assert torch.equal(mine.weak.image, theirs.weak.image)
+        assert torch.equal(mine.strong.image, theirs.strong.image)
+    ours, others = (losses_of(run, batch) for run, batch in ((first, one), (second, two)))
+    for key, value in ours.unsupervised.items():
+        assert torch.equal(value, others.unsupervised[key]), key
+
+
+@pytest.mark.parametrize("name", SEMI_SUPERVISED)
+def test_its_mapper_refuses_an_unlabeled_image_with_annotations(
+    name: str, data: TinyDataset, tmp_path: Path
+) -> None:
+    run = trainer_of(name, data, tmp_path)
+    _, mapper = run.method.mappers(run.cfg)
+    record = {**run.pools.unlabeled[0], "annotations": []}
+    with pytest.raises(ValueError, match="carries 'annotations'"):
+        mapper(record, None)
+
+
+# Two processes
+
+
+def _one_pass(name: str, data: TinyDataset, folder: Path) -> dict[str, Any]:
+    """Losses and gradients of this process's share of the first batch."""
+    run = trainer_of(name, data, folder, **ONE_SIZE, **EXPECTED[name].certain)
+    losses = losses_of(run, batch_of(run))
+    terms = losses.supervised | losses.unsupervised
+    return {
+        "losses": {key: value.detach() for key, value in terms.items()},
+        "gradients": gradients_of(run, terms),
+    }
+
+
+def _worker(rank: int, data: TinyDataset, folder: str, names: list[str]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", world_size=WORLD_SIZE, rank=rank
+    )
+    comm.create_local_process_group(WORLD_SIZE)
+    found = {name: _one_pass(name, data, Path(folder) / f"{name}{rank}") for name in names}
+    torch.save(found, f"{folder}/{rank}.pth")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(data: TinyDataset, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two processes found, by method."""
+    folder = tmp_path_factory.mktemp("ranks")
+    names = [name for name in NAMES if not EXPECTED[name].not_union]
+    mp.spawn(_worker, args=(data, str(folder), names), nprocs=WORLD_SIZE)
+    return [torch.load(folder / f"{rank}.pth", weights_only=True) for rank in range(WORLD_SIZE)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_processes_are_one_on_the_union_batch(
+    name: str, ranks: list[dict[str, Any]], data: TinyDataset, tmp_path: Path
+) -> None:
+    if EXPECTED[name].not_union:
+        pytest.skip(EXPECTED[name].not_union)
+    whole = _one_pass(name, data, tmp_path)
+    for kind, values in whole.items():
+        for key, value in values.items():
+            mean = torch.stack([rank[name][kind][key] for rank in ranks]).mean(dim=0)
+            _assert_close(mean, value, f"{kind} {key}")
+    assert all(whole["losses"][key] > 0.0 for key in EXPECTED[name].terms)
+
+
+def _assert_close(found: Tensor, expected: Tensor, name: str) -> None:
+    scale = float(expected.abs().max())
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * scale + 1e-9, msg=name)
