@@ -26,7 +26,9 @@ from dre_ssod.errors import UserError
 from dre_ssod.files import open_whole, write_text
 
 # Modules of this package whose len() of boxes must stay a tensor while a model is traced.
-TRACED_MODULES = ["dre_ssod.modeling.box_predictor", "dre_ssod.modeling.roi_heads"]
+TRACED_MODULES = [
+    f"dre_ssod.modeling.{name}" for name in ("box_predictor", "refinement", "roi_heads")
+]
 COMPARED = {
     "pred_boxes": "boxes",
     "scores": "scores",

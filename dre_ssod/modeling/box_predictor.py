@@ -9,15 +9,14 @@ from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec, nonzero_tuple
+from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, fast_rcnn_inference
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dre_ssod.modeling.box_transform import build_box_transform
 from dre_ssod.modeling.gaussian import localization_quality
-from dre_ssod.modeling.variance_voting import vote_boxes
 
 
 class BoxPredictions(NamedTuple):
@@ -46,8 +45,6 @@ class GaussianFastRCNNOutputLayers(FastRCNNOutputLayers):
         *,
         log_variance_range: tuple[float, float] | None,
         rescale_quality: bool = False,
-        rank_by_quality: bool = False,
-        voting_sigma_t: float | None = None,
         **kwargs: Any,
     ) -> None:
         """
@@ -55,16 +52,11 @@ class GaussianFastRCNNOutputLayers(FastRCNNOutputLayers):
             input_shape: shape of the region features.
             log_variance_range: bounds of alpha; None builds no variance branch.
             rescale_quality: see :func:`localization_quality`.
-            rank_by_quality: :meth:`inference` scores detections by score times s_loc.
-            voting_sigma_t: :meth:`inference` refines boxes by :func:`vote_boxes`; None: it does
-                not.
             kwargs: as for Detectron2's ``FastRCNNOutputLayers``.
         """
         super().__init__(input_shape, **kwargs)
         self.log_variance_range = log_variance_range
         self.rescale_quality = rescale_quality
-        self.rank_by_quality = rank_by_quality
-        self.voting_sigma_t = voting_sigma_t
         if log_variance_range is not None:
             self.log_variance = nn.Linear(self.bbox_pred.in_features, self.bbox_pred.out_features)
             nn.init.normal_(self.log_variance.weight, std=1e-4)
@@ -82,9 +74,6 @@ class GaussianFastRCNNOutputLayers(FastRCNNOutputLayers):
             tuple(cfg.SSOD.LOG_VARIANCE_RANGE) if is_gaussian else None
         )
         arguments["rescale_quality"] = cfg.SSOD.RESCALE_LOCALIZATION_QUALITY
-        arguments["rank_by_quality"] = cfg.TEST.RANK_BY_QUALITY
-        voting = cfg.TEST.VARIANCE_VOTING
-        arguments["voting_sigma_t"] = voting.SIGMA_T if voting.ENABLED else None
         return arguments
 
     @property
@@ -126,42 +115,33 @@ class GaussianFastRCNNOutputLayers(FastRCNNOutputLayers):
     def inference(
         self, predictions: BoxPredictions, proposals: list[Instances]
     ) -> tuple[list[Instances], list[Tensor]]:
-        """Detections for evaluation and use, refined as ``cfg.TEST`` says.
-
-        Pseudo-labels come from :meth:`detect` and are never refined. See there for the fields;
-        after voting, sigma and quality are still those of the box before it.
-        """
-        threshold = self.test_score_thresh
-        detections, kept = self.detect(predictions, proposals, threshold, self.rank_by_quality)
-        if self.voting_sigma_t is not None:
-            self._vote(detections, predictions, proposals, self.voting_sigma_t)
-        return detections, kept
+        """Detections above ``MODEL.ROI_HEADS.SCORE_THRESH_TEST``; see :meth:`detect`."""
+        return self.detect(predictions, proposals, self.test_score_thresh)
 
     def detect(
-        self,
-        predictions: BoxPredictions,
-        proposals: list[Instances],
-        score_thresh: float,
-        rank_by_quality: bool = False,
+        self, predictions: BoxPredictions, proposals: list[Instances], score_thresh: float
     ) -> tuple[list[Instances], list[Tensor]]:
-        """Detections with a score above ``score_thresh`` after NMS.
-
-        Args:
-            rank_by_quality: NMS, the choice of the best and the ``scores`` of the result go by
-                score times s_loc; ``score_thresh`` still bounds the score alone.
+        """Detections with a score above ``score_thresh`` after NMS; nothing refines them.
 
         Returns:
             per image, ``Instances`` with ``pred_boxes``, ``scores``, ``pred_classes`` and, with a
             variance branch, ``pred_boxes_sigma`` (R, 4) in pixels of the proposals' image and
             ``localization_quality`` (R,); and per image the (R,) indices of the kept proposals.
         """
+        scores = self.predict_probs(predictions, proposals)
+        return self._select(predictions, proposals, scores, score_thresh)
+
+    def _select(
+        self,
+        predictions: BoxPredictions,
+        proposals: list[Instances],
+        scores: tuple[Tensor, ...],
+        score_thresh: float,
+    ) -> tuple[list[Instances], list[Tensor]]:
+        """See :meth:`detect`; by scores (Ri, K + 1) per image, the background last."""
         if not proposals:
             return [], []
         boxes = self.predict_boxes(predictions, proposals)
-        scores = self.predict_probs(predictions, proposals)
-        if rank_by_quality:
-            scores = self._times_quality(scores, predictions, proposals, score_thresh)
-            score_thresh = -0.5
         detections, kept = fast_rcnn_inference(
             boxes,
             scores,
@@ -179,66 +159,6 @@ class GaussianFastRCNNOutputLayers(FastRCNNOutputLayers):
         kept = [torch.searchsorted(c, rows + 1) for c, rows in zip(finite, kept, strict=True)]
         self._add_uncertainty(detections, kept, predictions, proposals)
         return detections, kept
-
-    def _times_quality(
-        self,
-        scores: tuple[Tensor, ...],
-        predictions: BoxPredictions,
-        proposals: list[Instances],
-        score_thresh: float,
-    ) -> tuple[Tensor, ...]:
-        """Scores (Ri, K + 1) times s_loc of each class; -1 where the score is not above the bound.
-
-        A product may be 0 where s_loc underflows, so a bound of its own must lie below.
-        """
-        assert predictions.log_variance is not None, "TEST.RANK_BY_QUALITY needs the kl loss"
-        alpha = predictions.log_variance
-        quality = localization_quality(alpha.reshape(-1, 4), self.rescale_quality)
-        # (R, C) against (R, K): one quality for all classes where the box is class-agnostic.
-        qualities = quality.reshape(-1, alpha.shape[1] // 4).split([len(p) for p in proposals])
-        ranked = []
-        for score, factor in zip(scores, qualities, strict=True):
-            foreground = score[:, :-1]
-            product = torch.where(foreground > score_thresh, foreground * factor, -1.0)
-            ranked.append(torch.cat([product, score[:, -1:]], dim=1))
-        return tuple(ranked)
-
-    def _vote(
-        self,
-        detections: list[Instances],
-        predictions: BoxPredictions,
-        proposals: list[Instances],
-        sigma_t: float,
-    ) -> None:
-        """Refine the boxes of the detections by all regions that score above the test bound."""
-        assert predictions.log_variance is not None, "TEST.VARIANCE_VOTING needs the kl loss"
-        sizes = [len(p) for p in proposals]
-        scores = self.predict_probs(predictions, proposals)
-        boxes = self.predict_boxes(predictions, proposals)
-        deltas = predictions.deltas.split(sizes)
-        log_variances = predictions.log_variance.split(sizes)
-        for detection, score, box, delta, log_variance, proposal in zip(
-            detections, scores, boxes, deltas, log_variances, proposals, strict=True
-        ):
-            # Comparing with NaN is false, so a region without finite scores has no vote.
-            finite = torch.isfinite(box).all(dim=1, keepdim=True)
-            rows, classes = nonzero_tuple((score[:, :-1] > self.test_score_thresh) & finite)
-            candidates = Boxes(self.of_class(box[rows], classes))
-            candidates.clip(detection.image_size)
-            sigma = self.box2box_transform.corner_sigma(
-                self.of_class(delta[rows], classes),
-                self.of_class(log_variance[rows], classes),
-                proposal.proposal_boxes.tensor[rows],
-            )
-            voted = vote_boxes(
-                detection.pred_boxes.tensor,
-                detection.pred_classes,
-                candidates.tensor,
-                classes,
-                sigma,
-                sigma_t,
-            )
-            detection.pred_boxes = Boxes(voted)
 
     def _add_uncertainty(
         self,

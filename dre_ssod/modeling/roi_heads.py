@@ -11,9 +11,10 @@ from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, StandardROIHeads
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor
 
-from dre_ssod.modeling.box_predictor import BoxPredictions, GaussianFastRCNNOutputLayers
+from dre_ssod.modeling.box_predictor import BoxPredictions
 from dre_ssod.modeling.counts import RegionCounts, count_regions
 from dre_ssod.modeling.pooling import keep_coordinates_exact
+from dre_ssod.modeling.refinement import RefiningFastRCNNOutputLayers
 from dre_ssod.modeling.regions import Ask, Regions, RegionScores, labeled_losses
 from dre_ssod.modeling.student_batch import Features, Losses
 from dre_ssod.structures import StudentLosses
@@ -47,7 +48,7 @@ class GaussianROIHeads(StandardROIHeads):
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         parts: dict[str, Any] = super()._init_box_head(cfg, input_shape)
         parts["box_pooler"] = keep_coordinates_exact(parts["box_pooler"])
-        parts["box_predictor"] = GaussianFastRCNNOutputLayers(cfg, parts["box_head"].output_shape)
+        parts["box_predictor"] = RefiningFastRCNNOutputLayers(cfg, parts["box_head"].output_shape)
         return parts
 
     def forward(

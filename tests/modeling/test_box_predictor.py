@@ -12,7 +12,8 @@ from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from dre_ssod.modeling.box_predictor import BoxPredictions, GaussianFastRCNNOutputLayers
+from dre_ssod.modeling.box_predictor import BoxPredictions
+from dre_ssod.modeling.refinement import RefiningFastRCNNOutputLayers
 from dre_ssod.modeling.regions import RegionScores
 from tests.factories import NUM_CLASSES, SIZE, tiny_cfg
 
@@ -23,8 +24,8 @@ AGNOSTIC = "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG"
 TRANSFORM = "MODEL.ROI_BOX_HEAD.BOX_TRANSFORM"
 
 
-def _predictor(cfg: CfgNode, spread: float = 0.0) -> GaussianFastRCNNOutputLayers:
-    predictor = GaussianFastRCNNOutputLayers(cfg, ShapeSpec(channels=CHANNELS))
+def _predictor(cfg: CfgNode, spread: float = 0.0) -> RefiningFastRCNNOutputLayers:
+    predictor = RefiningFastRCNNOutputLayers(cfg, ShapeSpec(channels=CHANNELS))
     if spread:
         for layer in predictor.children():
             nn.init.normal_(layer.weight, std=spread)
@@ -78,7 +79,7 @@ def test_the_variance_branch_is_class_specific_where_the_offsets_are(
     assert predictions.log_variance.shape == (REGIONS, 4 * codings)
 
 
-def _scores(predictor: GaussianFastRCNNOutputLayers, predictions: BoxPredictions) -> RegionScores:
+def _scores(predictor: RefiningFastRCNNOutputLayers, predictions: BoxPredictions) -> RegionScores:
     return RegionScores(torch.zeros(len(predictions.logits), 4), predictor, predictions)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dre_ssod.modeling.variance_voting import vote_boxes
+from dre_ssod.modeling.refinement import vote_boxes
 from dre_ssod.teacher import observe
 from tests.factories import tiny_cfg, tiny_model, unlabeled_sample
 

@@ -9,7 +9,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 
 from dre_ssod.modeling.box_predictor import BoxPredictions
-from dre_ssod.modeling.variance_voting import vote_boxes
+from dre_ssod.modeling.refinement import vote_boxes
 from tests.factories import NUM_CLASSES, SIZE, tiny_cfg
 from tests.modeling.test_box_predictor import (
     AGNOSTIC,
