@@ -80,7 +80,7 @@ class DRE(MeanTeacher):
         separate = self.settings.cls_normalizer == "separate"
         losses = {
             "loss_cls_unsup": two_means(cls_losses, cls) if separate else cls.mean(cls_losses),
-            "loss_box_reg_unsup": box.box_mean(box_losses),
+            "loss_box_reg_unsup": self.box_mean(box, box_losses),
         }
         return StudentLosses(unsupervised=losses, figures=figures)
 

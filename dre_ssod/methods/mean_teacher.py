@@ -24,6 +24,7 @@ from torch import Tensor
 from dre_ssod.config.values import Number
 from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper
 from dre_ssod.methods import settings as keys
+from dre_ssod.methods.parts.pcv import consistency_weights
 from dre_ssod.methods.settings import setting
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.modeling.regions import Regions, labeled_losses
@@ -100,6 +101,12 @@ class MeanTeacher:
             "SSOD.UNSUP_RPN_OBJECTNESS", True, "Pseudo-labels train the RPN's objectness."
         )
         rpn_box: bool = setting("SSOD.UNSUP_RPN_BOX", True, "Pseudo-labels train the RPN's boxes.")
+        pcv: bool = setting(
+            "SSOD.PCV.ENABLED",
+            False,
+            "PseCo's positive-proposal consistency voting: the box loss of a pseudo-label is "
+            "weighed by how well the boxes that the student predicts for it agree with it.",
+        )
 
     uses_unlabeled: ClassVar[bool] = True
     """Whether unlabeled images are loaded at all."""
@@ -175,9 +182,17 @@ class MeanTeacher:
         return StudentLosses(
             unsupervised={
                 "loss_cls_unsup": cls.mean(cls.cross_entropy()),
-                "loss_box_reg_unsup": box.box_mean(box.smooth_l1().sum(dim=1)),
+                "loss_box_reg_unsup": self.box_mean(box, box.smooth_l1().sum(dim=1)),
             }
         )
+
+    def box_mean(self, box: Regions, losses: Tensor) -> Tensor:
+        """The box loss of pseudo-labels out of that of each region, (R,): every method's last step.
+
+        With ``SSOD.PCV.ENABLED`` regions are weighed by :func:`consistency_weights` on top of what
+        the method has weighed them by.
+        """
+        return box.box_mean(consistency_weights(box) * losses if self.settings.pcv else losses)
 
     def region_weights(self, cls: Regions) -> Tensor | None:
         """(R,) weight in [0, 1] of each region in the classification loss; None where all are 1."""
@@ -191,10 +206,16 @@ class MeanTeacher:
 
     def decay(self, clock: Clock) -> float | None:
         """How much of the teacher stays after this step; None: all of it, untouched."""
+        return ema_decay(self.ema_step(clock), self.settings.ema_decay)
+
+    def ema_step(self, clock: Clock) -> int:
+        """Which EMA step this is, from 0; the count starts again after a burn-in that copies.
+
+        Its first step then copies the student.
+        """
         burn_in = clock.burn_in if self.settings.burn_in_copy else 0
-        # Where the count starts again after the burn-in, its first step copies the student.
         after = clock.iteration - burn_in
-        return ema_decay(after if after >= 0 else clock.iteration, self.settings.ema_decay)
+        return after if after >= 0 else clock.iteration
 
     # What a method learns of the data, on all processes alike
 

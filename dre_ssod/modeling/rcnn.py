@@ -68,20 +68,23 @@ class SemiSupervisedRCNN(GeneralizedRCNN):
         """All losses of a step, from one pass over labeled images and strong views together."""
         images = self.preprocess_image([*batch.labeled, *batch.strong])
         targets = [to_device(x["instances"], self.device) for x in batch.labeled]
-        first, mixer = len(targets), batch.mixer
+        mixer = batch.mixer
         if mixer is not None:
-            images = mixer.images(images, first)
+            images = mixer.images(images, batch)
         features = self.backbone(images.tensor)
         if mixer is not None:
-            features = mixer.features(features, first)
+            features = mixer.features(features, batch)
         # Read only now: a GPU has these features to compute while the host waits.
         rpn_labels, cls_labels, box_labels = batch.read_labels()
+        weights = None if mixer is None else mixer.weights()
+        terms = batch.method.rpn_terms if batch.method else ()
         proposals, losses = self.proposal_generator.student_losses(
-            images, features, targets, rpn_labels, batch.method.rpn_terms if batch.method else ()
+            images, features, targets, rpn_labels, terms, weights
         )
+        labels = cls_labels, box_labels
         losses.merge(
             self.roi_heads.student_losses(
-                features, proposals, targets, cls_labels, box_labels, batch.ask, batch.method
+                features, proposals, targets, *labels, batch.ask, batch.method, weights
             )
         )
         return losses

@@ -69,6 +69,7 @@ class Regions:
         classes: (R,) of the matched labels, K for background.
         counts: of these regions, over all processes.
         box_divisor: what box losses are divided by, a scalar.
+        image_weights: of each image in all means; None: all are 1.
     """
 
     predictor: GaussianFastRCNNOutputLayers
@@ -78,6 +79,7 @@ class Regions:
     counts: RegionCounts
     box_divisor: Tensor
     _ask: Ask | None = None
+    image_weights: Tensor | None = None
 
     @cached_property
     def is_foreground(self) -> Tensor:
@@ -142,16 +144,24 @@ class Regions:
         return loss
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean of (R,) values over all regions of the batch."""
-        return (values / self.counts.sampled).sum()
+        """The mean of (R,) values over all regions of the batch, weighted by image."""
+        return (self._weighted(values) / self.counts.sampled).sum()
 
     def box_mean(self, values: Tensor) -> Tensor:
-        """The sum of box losses of any shape over what box losses are divided by, weighted.
+        """The sum of (R, ...) box losses over what box losses are divided by, weighted.
 
         See ``SSOD.BOX_LOSS_NORMALIZER`` and ``MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT``.
         """
         weight = float(self.predictor.loss_weight.get("loss_box_reg", 1.0))
-        return weight * values.sum() / self.box_divisor
+        return weight * self._weighted(values).sum() / self.box_divisor
+
+    def _weighted(self, values: Tensor) -> Tensor:
+        """(R, ...) values times the weight of each region's image."""
+        if self.image_weights is None:
+            return values
+        counts = torch.tensor([len(p) for p in self.sampled]).to(values.device, non_blocking=True)
+        weights = torch.repeat_interleave(self.image_weights, counts, output_size=len(values))
+        return weights.view(-1, *[1] * (values.dim() - 1)) * values
 
     def _of_target_class(self, per_class: Tensor) -> Tensor:
         """(R, 4) of (R, C * 4): the coding of each region's class, of any class for background."""

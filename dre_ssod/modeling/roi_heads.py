@@ -99,6 +99,7 @@ class GaussianROIHeads(StandardROIHeads):
         box_labels: Sequence[Instances] = (),
         ask: Ask | None = None,
         method: Losses | None = None,
+        weights: Tensor | None = None,
     ) -> StudentLosses:
         """Losses of labeled images followed by pseudo-labeled views.
 
@@ -110,9 +111,10 @@ class GaussianROIHeads(StandardROIHeads):
                 the box loss; where they are one object, regions are sampled once for both.
             ask: the teacher's opinion of sampled regions, where the method wants it.
             method: None for :func:`labeled_losses`, without pseudo-labels.
+            weights: of each of the other images in their losses; None: all are 1.
         """
         labeled, cls, box = self.sample_regions(
-            features, proposals, labeled_targets, cls_labels, box_labels, ask
+            features, proposals, labeled_targets, cls_labels, box_labels, ask, weights=weights
         )
         return labeled_losses(labeled) if method is None else method.losses(labeled, cls, box)
 
@@ -125,6 +127,7 @@ class GaussianROIHeads(StandardROIHeads):
         box_labels: Sequence[Instances],
         ask: Ask | None,
         everywhere: bool = True,
+        weights: Tensor | None = None,
     ) -> tuple[Regions, Regions | None, Regions | None]:
         """Regions of the labeled images, and of the others by each of their label sets.
 
@@ -155,8 +158,10 @@ class GaussianROIHeads(StandardROIHeads):
             everywhere=everywhere,
         )
         regions = [
-            Regions(self.box_predictor, *group, count, self._box_divisor(count), ask)
-            for group, count in zip(groups, counts, strict=True)
+            Regions(self.box_predictor, *group, count, self._box_divisor(count), ask, of_images)
+            for group, count, of_images in zip(
+                groups, counts, (None, weights, weights), strict=False
+            )
         ]
         if not cls_labels:
             return regions[0], None, None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import torch
 from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY, RPN
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor
@@ -25,6 +26,7 @@ class SemiSupervisedRPN(RPN):
         labeled_targets: list[Instances],
         pseudo_labels: list[Instances],
         unsup_terms: Collection[str] = (),
+        unsup_weights: Tensor | None = None,
     ) -> tuple[list[Instances], StudentLosses]:
         """Proposals of all N images and the RPN's losses.
 
@@ -32,6 +34,7 @@ class SemiSupervisedRPN(RPN):
             images, features: N images, the labeled ones first.
             labeled_targets, pseudo_labels: with ``gt_boxes``; together N.
             unsup_terms: which of "loss_rpn_cls" and "loss_rpn_loc" pseudo-labels train.
+            unsup_weights: of each image with pseudo-labels in their losses; None: all are 1.
         """
         levels = [features[name] for name in self.in_features]
         anchors = self.anchor_generator(levels)
@@ -43,7 +46,7 @@ class SemiSupervisedRPN(RPN):
         unsupervised = {}
         if pseudo_labels and unsup_terms:
             terms = self._group_losses(
-                anchors, logits, deltas, pseudo_labels, slice(num_labeled, None)
+                anchors, logits, deltas, pseudo_labels, slice(num_labeled, None), unsup_weights
             )
             unsupervised = {
                 f"{name}_unsup": value for name, value in terms.items() if name in unsup_terms
@@ -66,14 +69,23 @@ class SemiSupervisedRPN(RPN):
         deltas: list[Tensor],
         targets: list[Instances],
         group: slice,
+        weights: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Detectron2's RPN losses of a range of images."""
+        """Detectron2's RPN losses of a range of images, whose loss is the mean of theirs."""
         labels, boxes = self.label_and_sample_anchors(anchors, targets)
-        losses: dict[str, Tensor] = self.losses(
-            anchors,
-            [level[group] for level in logits],
-            labels,
-            [level[group] for level in deltas],
-            boxes,
-        )
-        return losses
+        scores = [level[group] for level in logits]
+        offsets = [level[group] for level in deltas]
+        if weights is None:
+            losses: dict[str, Tensor] = self.losses(anchors, scores, labels, offsets, boxes)
+            return losses
+        images = [slice(number, number + 1) for number in range(len(targets))]
+        each: list[dict[str, Tensor]] = [
+            self.losses(
+                anchors, [s[i] for s in scores], labels[i], [o[i] for o in offsets], boxes[i]
+            )
+            for i in images
+        ]
+        return {
+            name: (weights * torch.stack([losses[name] for losses in each])).mean()
+            for name in each[0]
+        }

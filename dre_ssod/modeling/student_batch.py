@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, NoReturn, Protocol
 
-from detectron2.structures import ImageList, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor
 
 from dre_ssod.modeling.regions import Ask, Regions
@@ -52,20 +53,34 @@ class Losses(Protocol):
 
 
 class Mixer(Protocol):
-    """Mixes the strong views of a batch with each other or with labeled images.
+    """Mixes the strong views of one batch with each other or with labeled images.
 
-    It is drawn before the forward pass, so that it draws the same whatever the labels are. A mixed
-    image has no matrix of its own: a teacher can not be asked about its regions.
+    A forward pass calls ``images``, ``features`` and ``labels``, in this order; images before the
+    strong views stay as they are. What is random is drawn by ``images`` from PyTorch's CPU
+    generator. A mixer that reads ``batch.labels`` there makes the host wait for a GPU.
+
+    Subclasses override what they change; the rest stays as it is.
     """
 
-    def images(self, images: ImageList, first: int) -> ImageList:
-        """The batch of images, mixed from image ``first`` on."""
+    keeps_places: bool = False
+    """Whether the features, in the end, lie where they did in the strong views. If not, the mixed
+    images have no matrix, and a teacher cannot be asked about their regions."""
 
-    def features(self, features: Features, first: int) -> Features:
+    def images(self, images: ImageList, batch: StudentBatch) -> ImageList:
+        """The labeled images and the mixed ones, of which there may be more than strong views."""
+        return images
+
+    def features(self, features: Features, batch: StudentBatch) -> Features:
         """The feature maps, for methods that take the images of a mixture apart again."""
+        return features
 
-    def labels(self, labels: list[Instances]) -> list[Instances]:
+    def labels(self, labels: list[Instances], batch: StudentBatch) -> list[Instances]:
         """Labels of the mixed images out of those of the strong views."""
+        return labels
+
+    def weights(self) -> Tensor | None:
+        """(N,) weight of each mixed image in all losses; None where all are 1. Asked at the end."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -89,6 +104,8 @@ class StudentBatch:
     @property
     def ask(self) -> Ask | None:
         """The teacher's opinion of sampled regions; None where there is none to be had."""
+        if self.mixer is not None and not self.mixer.keeps_places:
+            return partial(_refuse, type(self.mixer).__name__)
         return None if self.labels is None else self.labels.ask
 
     def read_labels(self) -> tuple[list[Instances], list[Instances], list[Instances]]:
@@ -107,4 +124,11 @@ class StudentBatch:
 
     def _read(self, labels: LabelSet) -> list[Instances]:
         found = labels.instances()
-        return found if self.mixer is None else self.mixer.labels(found)
+        return found if self.mixer is None else self.mixer.labels(found, self)
+
+
+def _refuse(mixer: str, boxes: list[Boxes]) -> NoReturn:
+    raise ValueError(
+        f"{mixer} mixes images, and a mixed image has no matrix that leads to the teacher's view: "
+        "what asks the teacher about regions, as PRC does, cannot be combined with it"
+    )

@@ -20,7 +20,7 @@ from dre_ssod.methods.dre import DRE
 from dre_ssod.methods.mean_teacher import MeanTeacher
 from dre_ssod.methods.settings import setting
 from dre_ssod.methods.supervised import Supervised
-from dre_ssod.modeling.student_batch import Features, StudentBatch
+from dre_ssod.modeling.student_batch import Features, Mixer, StudentBatch
 from dre_ssod.structures import StudentLosses
 from dre_ssod.teacher import Labels
 from tests.engine.steps import SAMPLE_ALL, assert_equal, batch, make_trainer, run, state
@@ -115,25 +115,43 @@ def test_the_teacher_is_asked_only_if_a_method_wants_to_know() -> None:
 # Mixing
 
 
-class Blanked:
+class Blanked(Mixer):
     """Paints the strong views black, passes on black features, and finds nothing on them."""
 
     def __init__(self, order: list[str]) -> None:
         self._order = order
 
-    def images(self, images: ImageList, first: int) -> ImageList:
+    def images(self, images: ImageList, batch: StudentBatch) -> ImageList:
         self._order.append("images")
-        images.tensor[first:] = 0.0
+        images.tensor[len(batch.labeled) :] = 0.0
         return images
 
-    def features(self, features: Features, first: int) -> Features:
+    def features(self, features: Features, batch: StudentBatch) -> Features:
         self._order.append("features")
-        assert all(len(maps) == first + 1 for maps in features.values())
+        assert all(len(maps) == len(batch.labeled) + 1 for maps in features.values())
         return features
 
-    def labels(self, labels: list[Instances]) -> list[Instances]:
+    def labels(self, labels: list[Instances], batch: StudentBatch) -> list[Instances]:
         self._order.append("labels")
         return [found[:0] for found in labels]
+
+
+class Doubled(Mixer):
+    """Adds every strong view once more, and weighs the images."""
+
+    def __init__(self, *weights: float) -> None:
+        self._weights = torch.tensor(weights)
+
+    def images(self, images: ImageList, batch: StudentBatch) -> ImageList:
+        first = len(batch.labeled)
+        sizes = images.image_sizes + images.image_sizes[first:]
+        return ImageList(torch.cat([images.tensor, images.tensor[first:]]), sizes)
+
+    def labels(self, labels: list[Instances], batch: StudentBatch) -> list[Instances]:
+        return labels * 2
+
+    def weights(self) -> Tensor:
+        return self._weights
 
 
 def test_a_mixer_changes_images_features_and_labels_of_the_strong_views_alone() -> None:
@@ -145,6 +163,25 @@ def test_a_mixer_changes_images_features_and_labels_of_the_strong_views_alone() 
     assert plain.unsupervised["loss_box_reg_unsup"].item() > 0.0
     for name in ("loss_rpn_cls", "loss_rpn_loc"):
         torch.testing.assert_close(mixed.supervised[name], plain.supervised[name])
+
+
+def test_a_mixer_may_add_images_and_weigh_them() -> None:
+    labels = Labels.single(Given(BOXES), _scores)
+    plain = _losses(labels).unsupervised
+    for weights, factor in (((1.0, 1.0), 1.0), ((2.0, 0.0), 1.0), ((0.5, 1.5), 1.0), ((2, 3), 2.5)):
+        weighted = _losses(labels, mixer=Doubled(*weights)).unsupervised
+        assert weighted.keys() == plain.keys()
+        for name, loss in weighted.items():
+            torch.testing.assert_close(loss, factor * plain[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_teacher_cannot_be_asked_about_a_mixed_image() -> None:
+    model = tiny_model(tiny_cfg(), spread=0.5)
+    strong = [{"image": draw(SIZE, BOXES, seed=1)}]
+    labels = Labels.single(Given(BOXES), _scores)
+    batch = StudentBatch([labeled_image(0)], strong, labels, DRE(DRE.Settings()), Doubled(1, 1))
+    with pytest.raises(ValueError, match=r"Doubled mixes images.*as PRC does"):
+        model(batch)
 
 
 # Losses

@@ -1,0 +1,1 @@
+"""Parts that several methods share: one equation or rule a file, which knows no method."""

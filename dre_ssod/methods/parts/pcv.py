@@ -1,0 +1,48 @@
+"""Positive-proposal consistency voting of PseCo (Li et al., ECCV 2022): weights of the box loss.
+
+The boxes that the student predicts from the positive regions of a well-placed label agree with it;
+around a misplaced one they scatter. So a label g weighs the mean IoU of g with those boxes. With N
+regions, of which the positive ones P have label g(i)::
+
+    w_g = mean over the regions i of g of IoU(student's box i, g)
+    L_u^reg = 1 / N * (sum_P w_g(i) / sum_P w_g(i)^2) * sum_P w_g(i)^2 * L_i
+
+Equal losses L give sum_P w * L / N: the sum of the weights is that of w, and the square only shifts
+it towards the labels that are placed better.
+"""
+
+from __future__ import annotations
+
+import torch
+from detectron2.layers import cat
+from detectron2.structures.boxes import Boxes, matched_pairwise_iou
+from torch import Tensor
+
+from dre_ssod.methods.parts.per_label import mean_per_label
+from dre_ssod.modeling.regions import Regions
+
+
+@torch.no_grad()
+def consistency_weights(box: Regions) -> Tensor:
+    """(R,) factor of each region's box loss, without gradient; 0 for background.
+
+    The sums run over the regions of this process.
+    """
+    votes = mean_per_label(_agreement(box), box)
+    squared = votes.square()
+    return votes.sum() / squared.sum().clamp(min=1e-12) * squared
+
+
+def _agreement(box: Regions) -> Tensor:
+    """(R,) IoU of the box that the student predicts from a region with its label."""
+    proposals = cat([found.proposal_boxes.tensor for found in box.sampled])
+    predicted = box.predictor.box2box_transform.apply_deltas(box.offsets[0].float(), proposals)
+    labels = cat(
+        [
+            (found.gt_boxes if found.has("gt_boxes") else found.proposal_boxes).tensor
+            for found in box.sampled
+        ]
+    )
+    iou: Tensor = matched_pairwise_iou(Boxes(predicted), Boxes(labels))
+    # A region without area has no overlap.
+    return iou.nan_to_num()
