@@ -65,7 +65,9 @@ class TrainingBatch:
     """What the loader yields for one forward pass on one process.
 
     Attributes:
-        labeled: dicts as Detectron2's ``DatasetMapper`` makes them (``image``, ``instances``, ...).
+        labeled: dicts as Detectron2's ``DatasetMapper`` makes them (``image``, ``instances``, ...);
+            a method that trains on several views of an image has the others in its
+            ``further_views``.
         unlabeled: empty in the supervised baseline and during burn-in.
         failures: images that others were drawn for.
     """
@@ -74,14 +76,29 @@ class TrainingBatch:
     unlabeled: list[UnlabeledSample] = field(default_factory=list)
     failures: tuple[ImageFailure, ...] = ()
 
+    @property
+    def labeled_views(self) -> list[dict[str, Any]]:
+        """All views of all labeled images."""
+        return [view for image in self.labeled for view in (image, *image.get(FURTHER_VIEWS, ()))]
+
     def pin_memory(self) -> TrainingBatch:
         """The same with its images where a GPU copies from; PyTorch's loader calls it."""
-        labeled = [{**sample, "image": sample["image"].pin_memory()} for sample in self.labeled]
+        labeled = [_pinned(image) for image in self.labeled]
         unlabeled = [
             replace(sample, weak=sample.weak.pin_memory(), strong=sample.strong.pin_memory())
             for sample in self.unlabeled
         ]
         return replace(self, labeled=labeled, unlabeled=unlabeled)
+
+
+FURTHER_VIEWS = "further_views"
+
+
+def _pinned(image: dict[str, Any]) -> dict[str, Any]:
+    pinned = {**image, "image": image["image"].pin_memory()}
+    if FURTHER_VIEWS in image:
+        pinned[FURTHER_VIEWS] = [_pinned(view) for view in image[FURTHER_VIEWS]]
+    return pinned
 
 
 @dataclass(frozen=True)

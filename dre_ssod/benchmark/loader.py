@@ -16,7 +16,7 @@ from dre_ssod.benchmark.memory import private_bytes, resident_bytes
 from dre_ssod.benchmark.report import Goal, Report, Row
 from dre_ssod.benchmark.timing import interleave, machine, ratio
 from dre_ssod.data.loader import BatchPlan, build_paired_loader
-from dre_ssod.data.mappers import UnlabeledMapper
+from dre_ssod.data.mappers import UnlabeledViews
 from dre_ssod.data.sources.catalog import load_unlabeled
 from dre_ssod.data.splits.split import draw_split
 from dre_ssod.methods import build_method
@@ -124,7 +124,7 @@ def _name_only(record: dict[str, Any], rng: np.random.Generator) -> str:
     return str(record["file_name"])
 
 
-def _load(records: Sequence[dict[str, Any]], mapper: UnlabeledMapper) -> None:
+def _load(records: Sequence[dict[str, Any]], mapper: UnlabeledViews) -> None:
     for position, record in enumerate(records):
         mapper(record, np.random.default_rng(position))
 

@@ -73,7 +73,7 @@ class StepParts:
             {"image": sample.strong.image, "instances": labels}
             for sample, labels in zip(self.batch.unlabeled, targets, strict=True)
         ]
-        self._all_labeled = StudentBatch(labeled=[*self.batch.labeled, *strong])
+        self._all_labeled = StudentBatch(labeled=[*self.batch.labeled_views, *strong])
 
     def _matching_threshold(self) -> float:
         boxes = sum(len(image["instances"]) for image in self.batch.labeled)
@@ -88,7 +88,7 @@ class StepParts:
 
     def host_tensors(self) -> Iterator[Tensor]:
         """What the loader gave."""
-        for sample in self.batch.labeled:
+        for sample in self.batch.labeled_views:
             boxes = sample["instances"]
             yield from (sample["image"], boxes.gt_boxes.tensor, boxes.gt_classes)
         for pair in self.batch.unlabeled:

@@ -110,7 +110,8 @@ def _add_view_keys(cfg: CfgNode) -> None:
     # Largest rotation and shear, in degrees.
     cfg.SSOD.STRONG_VIEW.MAX_ROTATE = 30.0
     cfg.SSOD.STRONG_VIEW.MAX_SHEAR = 30.0
-    # Number of erased squares (min, max) and their side as a fraction of the image (min, max).
+    # Number of erased patches (min, max), and their height and width as a fraction of the
+    # image's (min, max).
     cfg.SSOD.STRONG_VIEW.ERASE_COUNT = (1, 4)
     cfg.SSOD.STRONG_VIEW.ERASE_SIZE = (0.0, 0.2)
 

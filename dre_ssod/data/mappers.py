@@ -6,7 +6,7 @@ from the generator, so that a sample is a function of the dict and the generator
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,13 @@ from detectron2.structures import Boxes, Instances
 
 from dre_ssod.data.images import Pixels, check_shape, check_size, read_image
 from dre_ssod.data.records import corners, is_crowd
-from dre_ssod.data.views.views import ViewRecipe, make_view
+from dre_ssod.data.views.pixels import PixelRecipe
+from dre_ssod.data.views.views import ViewRecipe, make_pair, make_view
 from dre_ssod.geometry import map_boxes
-from dre_ssod.structures import UnlabeledSample, View
+from dre_ssod.structures import FURTHER_VIEWS, UnlabeledSample, View
+
+UnlabeledViews = Callable[[dict[str, Any], np.random.Generator], UnlabeledSample]
+"""A mapper of unlabeled images."""
 
 
 class LabeledMapper:
@@ -52,6 +56,14 @@ class LabeledMapper:
             dre_ssod.data.images.ImageError: if the file cannot be used as an image or is not of the
                 size that the dict states.
         """
+        sample, image = self._read(dataset_dict)
+        view = make_view(image, self.recipe, rng)
+        sample["image"] = view.image
+        sample["instances"] = instances_in_view(dataset_dict["annotations"], view)
+        return sample
+
+    def _read(self, dataset_dict: dict[str, Any]) -> tuple[dict[str, Any], Pixels]:
+        """The dict without its annotations, with the size of the image, and the image."""
         if "annotations" not in dataset_dict:
             raise ValueError(
                 f"labeled image {dataset_dict.get('file_name')!r} has no 'annotations' entry; "
@@ -59,11 +71,27 @@ class LabeledMapper:
                 "DATASETS.UNLABELED"
             )
         sample = {key: value for key, value in dataset_dict.items() if key != "annotations"}
-        image = _read_checked(sample, self.recipe.image_format, self.recipe.max_size)
-        view = make_view(image, self.recipe, rng)
-        sample["image"] = view.image
-        sample["instances"] = instances_in_view(dataset_dict["annotations"], view)
-        return sample
+        return sample, _read_checked(sample, self.recipe.image_format, self.recipe.max_size)
+
+
+class LabeledPairMapper(LabeledMapper):
+    """Gives every labeled image twice: a view, and a strong one of the same geometry.
+
+    Both are trained on: the strong view is the sample, the other one of its ``further_views``.
+    """
+
+    def __init__(self, recipe: ViewRecipe, pixels: PixelRecipe) -> None:
+        super().__init__(recipe)
+        self.pixels = pixels
+
+    def __call__(self, dataset_dict: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        sample, image = self._read(dataset_dict)
+        weak, strong = make_pair(image, self.recipe, self.pixels, rng)
+        instances = instances_in_view(dataset_dict["annotations"], weak)
+        first, second = (
+            {**sample, "image": view.image, "instances": instances} for view in (strong, weak)
+        )
+        return {**first, FURTHER_VIEWS: [second]}
 
 
 class UnlabeledMapper:
@@ -95,21 +123,28 @@ class UnlabeledMapper:
                 unlabeled images must never get this far.
             dre_ssod.data.images.ImageError: if the file cannot be used as an image.
         """
-        if "annotations" in dataset_dict:
-            raise ValueError(
-                f"unlabeled image {dataset_dict.get('file_name')!r} carries 'annotations'; "
-                "remove the entry where the unlabeled pool is made, so that no label can leak into "
-                "training"
-            )
-        image = read_image(dataset_dict["file_name"], self.weak.image_format)
         max_size = min(self.weak.max_size, self.strong.max_size)
-        check_shape(dataset_dict["file_name"], image.shape, max_size)
+        image = _read_unlabeled(dataset_dict, self.weak.image_format, max_size)
         weak_rng, strong_rng = rng.spawn(2)
         return UnlabeledSample(
             file_name=dataset_dict["file_name"],
             weak=make_view(image, self.weak, weak_rng),
             strong=make_view(image, self.strong, strong_rng),
         )
+
+
+class UnlabeledPairMapper:
+    """Makes a weak view of an image, and a strong one of the same geometry."""
+
+    def __init__(self, recipe: ViewRecipe, pixels: PixelRecipe) -> None:
+        self.recipe = recipe
+        self.pixels = pixels
+
+    def __call__(self, dataset_dict: dict[str, Any], rng: np.random.Generator) -> UnlabeledSample:
+        """See :class:`UnlabeledMapper`; the matrices of the two views are equal."""
+        image = _read_unlabeled(dataset_dict, self.recipe.image_format, self.recipe.max_size)
+        weak, strong = make_pair(image, self.recipe, self.pixels, rng)
+        return UnlabeledSample(dataset_dict["file_name"], weak, strong)
 
 
 class EvaluationMapper:
@@ -142,6 +177,19 @@ class EvaluationMapper:
         resized = self.resize.get_transform(image).apply_image(image)
         sample["image"] = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
         return sample
+
+
+def _read_unlabeled(dataset_dict: dict[str, Any], image_format: str, max_size: int) -> Pixels:
+    """Read an image whose labels nobody may see."""
+    if "annotations" in dataset_dict:
+        raise ValueError(
+            f"unlabeled image {dataset_dict.get('file_name')!r} carries 'annotations'; "
+            "remove the entry where the unlabeled pool is made, so that no label can leak into "
+            "training"
+        )
+    image = read_image(dataset_dict["file_name"], image_format)
+    check_shape(dataset_dict["file_name"], image.shape, max_size)
+    return image
 
 
 def _read_checked(sample: dict[str, Any], image_format: str, max_size: int) -> Pixels:

@@ -133,15 +133,16 @@ class SemiSupervisedTrainer(SimpleTrainer):
 
     def compute_losses(self, batch: TrainingBatch) -> StudentLosses:
         """What the student learns from a batch (figure 2); the losses before beta."""
-        truth = [image["instances"] for image in batch.labeled]
+        labeled = batch.labeled_views
+        truth = [view["instances"] for view in labeled]
         figures = {"labeled_boxes_per_image": _boxes(truth, self.device)}
         if not batch.unlabeled:
-            losses = self.model(StudentBatch(batch.labeled, method=self.method))
+            losses = self.model(StudentBatch(labeled, method=self.method))
         else:
             labels = self.method.label(self.teacher, batch.unlabeled, self.clock)
             losses = self.model(
                 StudentBatch(
-                    labeled=batch.labeled,
+                    labeled=labeled,
                     strong=[{"image": sample.strong.image} for sample in batch.unlabeled],
                     labels=labels,
                     method=self.method,

@@ -22,7 +22,7 @@ from fvcore.common.registry import Registry
 from torch import Tensor
 
 from dre_ssod.config.values import Number
-from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper
+from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper, UnlabeledViews
 from dre_ssod.methods import settings as keys
 from dre_ssod.methods.parts.pcv import consistency_weights
 from dre_ssod.methods.settings import setting
@@ -127,7 +127,7 @@ class MeanTeacher:
 
     # 1. Views
 
-    def mappers(self, cfg: CfgNode) -> tuple[LabeledMapper, UnlabeledMapper]:
+    def mappers(self, cfg: CfgNode) -> tuple[LabeledMapper, UnlabeledViews]:
         """What makes training samples out of labeled and of unlabeled images."""
         return LabeledMapper.from_config(cfg), UnlabeledMapper.from_config(cfg)
 

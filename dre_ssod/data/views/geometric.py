@@ -26,7 +26,7 @@ class GeometricRecipe:
     Attributes:
         max_translate: largest translation as a fraction of the side along which it goes.
         max_rotate: largest rotation about the center, in degrees.
-        max_shear: largest shear angle about the center, in degrees, below 90.
+        max_shear: largest shear angle about the upper left corner, in degrees, below 90.
     """
 
     max_translate: float
@@ -81,8 +81,8 @@ def random_distortion(
 ) -> Matrix:
     """Draw the (3, 3) matrix of one geometric operation on a view of this size.
 
-    Translations are whole pixels. Rotation and shear keep the center of the view in place; a shear
-    goes in x, then in y, with an angle of its own for each.
+    Translations are whole pixels. A rotation keeps the center of the view in place, a shear its
+    upper left corner; a shear goes in x, then in y, with an angle of its own for each.
     """
     kind = int(rng.integers(4))
     if kind == 0:
@@ -90,11 +90,12 @@ def random_distortion(
     if kind == 1:
         return translation(0.0, _whole_shift(height, recipe, rng))
     if kind == 2:
-        linear = rotation(rng.uniform(-recipe.max_rotate, recipe.max_rotate))
-    else:
-        linear = shear(*rng.uniform(-recipe.max_shear, recipe.max_shear, size=2))
-    center = translation(width / 2.0, height / 2.0)
-    return center @ linear @ np.linalg.inv(center)
+        center = translation(width / 2.0, height / 2.0)
+        turn = rotation(rng.uniform(-recipe.max_rotate, recipe.max_rotate))
+        return center @ turn @ np.linalg.inv(center)
+    angles = rng.uniform(-recipe.max_shear, recipe.max_shear, size=2)
+    # The hyperbolic tangent, as in Soft Teacher's code: 30 degrees are 0.48 where tan gives 0.58.
+    return shear(*np.tanh(np.radians(angles)))
 
 
 def translation(x: float, y: float) -> Matrix:
@@ -108,11 +109,11 @@ def rotation(degrees: float) -> Matrix:
     return np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
 
 
-def shear(degrees_x: float, degrees_y: float) -> Matrix:
-    """(3, 3) shear in x, then in y, about the origin."""
+def shear(x: float, y: float) -> Matrix:
+    """(3, 3) shear about the origin: x grows by ``x`` times y, then y by ``y`` times that x."""
     in_x, in_y = np.eye(3), np.eye(3)
-    in_x[0, 1] = math.tan(math.radians(degrees_x))
-    in_y[1, 0] = math.tan(math.radians(degrees_y))
+    in_x[0, 1] = x
+    in_y[1, 0] = y
     return in_y @ in_x
 
 

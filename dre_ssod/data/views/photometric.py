@@ -17,14 +17,9 @@ from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]
 
-# Operations and strengths are those of RandAugment, except for posterize: RandAugment's strongest
-# keeps fewer bits than 4.
-ENHANCE_RANGE = (0.1, 1.9)
-"""Factor of color, contrast, brightness and sharpness, uniform; 1 leaves the image as it is."""
-SOLARIZE_RANGE = (0, 256)
-"""Threshold of solarize, a uniform integer; 256 leaves the image as it is, 0 inverts it."""
-POSTERIZE_RANGE = (4, 8)
-"""Bits kept by posterize, a uniform integer; 8 leaves the image as it is."""
+STRENGTHS = range(1, 10)
+"""Strengths of an operation, all equally likely. What they mean is Soft Teacher's: see
+:func:`enhance_factor`, :func:`solarize_threshold` and :func:`posterize_bits`."""
 
 _LUMA_RGB = (0.299, 0.587, 0.114)
 _GRAY_CODES = {"RGB": cv2.COLOR_RGB2GRAY, "BGR": cv2.COLOR_BGR2GRAY}
@@ -122,29 +117,40 @@ def random_photometric(image: Image, image_format: str, rng: np.random.Generator
     """
     _gray_code(image_format)
     name = list(PHOTOMETRIC_OPS)[int(rng.integers(len(PHOTOMETRIC_OPS)))]
-    return PHOTOMETRIC_OPS[name](image, image_format, rng)
+    return PHOTOMETRIC_OPS[name](image, image_format, int(rng.choice(STRENGTHS)))
 
 
-def _factor(rng: np.random.Generator) -> float:
-    return float(rng.uniform(*ENHANCE_RANGE))
+def enhance_factor(strength: int) -> float:
+    """Of color, contrast, brightness and sharpness: 0.28, 0.46, ... 1.72; 1 changes nothing."""
+    return 0.1 + 0.18 * strength
 
 
-def _integer(rng: np.random.Generator, bounds: tuple[int, int]) -> int:
-    return int(rng.integers(bounds[0], bounds[1], endpoint=True))
+def solarize_threshold(strength: int) -> int:
+    """25, 51, ... 230: what is as bright or brighter is inverted."""
+    return int(25.6 * strength)
 
 
-PHOTOMETRIC_OPS: dict[str, Callable[[Image, str, np.random.Generator], Image]] = {
-    "identity": lambda image, image_format, rng: image,
-    "autocontrast": lambda image, image_format, rng: autocontrast(image),
-    "equalize": lambda image, image_format, rng: equalize(image),
-    "solarize": lambda image, image_format, rng: solarize(image, _integer(rng, SOLARIZE_RANGE)),
-    "color": lambda image, image_format, rng: color(image, _factor(rng), image_format),
-    "contrast": lambda image, image_format, rng: contrast(image, _factor(rng), image_format),
-    "brightness": lambda image, image_format, rng: brightness(image, _factor(rng)),
-    "sharpness": lambda image, image_format, rng: sharpness(image, _factor(rng)),
-    "posterize": lambda image, image_format, rng: posterize(image, _integer(rng, POSTERIZE_RANGE)),
+def posterize_bits(strength: int) -> int:
+    """4, 4, 3, 3, 2, 2, 2, 1, 1 bits that are kept."""
+    return 4 - int(0.4 * strength)
+
+
+PHOTOMETRIC_OPS: dict[str, Callable[[Image, str, int], Image]] = {
+    "identity": lambda image, image_format, strength: image,
+    "autocontrast": lambda image, image_format, strength: autocontrast(image),
+    "equalize": lambda image, image_format, strength: equalize(image),
+    "solarize": lambda image, image_format, strength: solarize(image, solarize_threshold(strength)),
+    "color": lambda image, image_format, strength: color(
+        image, enhance_factor(strength), image_format
+    ),
+    "contrast": lambda image, image_format, strength: contrast(
+        image, enhance_factor(strength), image_format
+    ),
+    "brightness": lambda image, image_format, strength: brightness(image, enhance_factor(strength)),
+    "sharpness": lambda image, image_format, strength: sharpness(image, enhance_factor(strength)),
+    "posterize": lambda image, image_format, strength: posterize(image, posterize_bits(strength)),
 }
-"""The operations by name; each draws its own strength from the ranges above."""
+"""The operations by name; each has its own meaning of a strength in ``STRENGTHS``."""
 
 
 def _gray_code(image_format: str) -> int:

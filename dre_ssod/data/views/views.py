@@ -24,16 +24,17 @@ from dre_ssod.data.views.geometric import (
     warp,
 )
 from dre_ssod.data.views.photometric import Image, random_photometric
+from dre_ssod.data.views.pixels import PixelRecipe, change_pixels
 from dre_ssod.structures import View
 
 
 @dataclass(frozen=True)
 class EraseRecipe:
-    """Squares painted over, wholly inside the view.
+    """Patches painted over, wholly inside the view and of its shape.
 
     Attributes:
-        count: (min, max) number of squares.
-        size: (min, max) side of a square as a fraction of the view's short side.
+        count: (min, max) number of patches.
+        size: (min, max) height and width of a patch as a fraction of the view's.
     """
 
     count: tuple[int, int]
@@ -51,10 +52,10 @@ class ViewRecipe:
         flip: "horizontal", "vertical" (each with probability 1/2) or "none".
         image_format: channel order of the image, "RGB" or "BGR".
         fill: gray level per channel, in the image's order, of pixels that come from outside and of
-            erased squares.
+            erased patches.
         photometric: whether one photometric operation is applied.
         geometric: None for no distortion. With ``photometric``, the two come in random order.
-        erase: None for no erased squares.
+        erase: None for no erased patches.
     """
 
     short_sides: tuple[int, ...]
@@ -108,6 +109,33 @@ def make_view(image: Image, recipe: ViewRecipe, rng: np.random.Generator) -> Vie
     Returns:
         The view; ``matrix`` is exactly the map that its pixels went through.
     """
+    placed, matrix = _draw(image, recipe, rng)
+    return View(_to_tensor(placed), torch.from_numpy(matrix))
+
+
+def make_pair(
+    image: Image, recipe: ViewRecipe, pixels: PixelRecipe, rng: np.random.Generator
+) -> tuple[View, View]:
+    """Draw a view of an image, and a strong one of the same geometry.
+
+    Args:
+        image: as for :func:`make_view`.
+        recipe: of both views.
+        pixels: of the strong one, after that.
+        rng: its first child draws the view, its second the change of pixels.
+
+    Returns:
+        the two views, whose matrices are equal.
+    """
+    view_rng, pixel_rng = rng.spawn(2)
+    placed, matrix = _draw(image, recipe, view_rng)
+    changed = change_pixels(placed, pixels, recipe.image_format, pixel_rng)
+    weak, strong = (View(_to_tensor(i), torch.from_numpy(matrix)) for i in (placed, changed))
+    return weak, strong
+
+
+def _draw(image: Image, recipe: ViewRecipe, rng: np.random.Generator) -> tuple[Image, Matrix]:
+    """One view as an (H, W, 3) array, and its (3, 3) matrix."""
     matrix, (height, width) = _draw_flip_and_size(image, recipe, rng)
     steps = ["photometric"] * recipe.photometric + ["geometric"] * (recipe.geometric is not None)
     placed: Image | None = None
@@ -125,8 +153,8 @@ def make_view(image: Image, recipe: ViewRecipe, rng: np.random.Generator) -> Vie
     if placed is None:
         placed = flip_and_resize(image, matrix, height, width)
     if recipe.erase is not None:
-        erase_squares(placed, recipe.erase, recipe.fill, rng)
-    return View(_to_tensor(placed), torch.from_numpy(matrix))
+        erase_patches(placed, recipe.erase, recipe.fill, rng)
+    return placed, matrix
 
 
 def flip_and_resize(image: Image, matrix: Matrix, height: int, width: int) -> Image:
@@ -157,16 +185,17 @@ def resize(image: Image, height: int, width: int) -> Image:
     return np.ascontiguousarray(shrunk.permute(1, 2, 0).numpy())
 
 
-def erase_squares(
+def erase_patches(
     image: Image, recipe: EraseRecipe, fill: tuple[int, ...], rng: np.random.Generator
 ) -> None:
-    """Paint random squares of an image in ``fill``, in place."""
+    """Paint random patches of an image in ``fill``, in place."""
     height, width = image.shape[:2]
     for _ in range(int(rng.integers(recipe.count[0], recipe.count[1], endpoint=True))):
-        side = round(rng.uniform(*recipe.size) * min(height, width))
-        top = int(rng.integers(height - side, endpoint=True))
-        left = int(rng.integers(width - side, endpoint=True))
-        image[top : top + side, left : left + side] = fill
+        size = rng.uniform(*recipe.size)
+        rows, columns = round(size * height), round(size * width)
+        top = int(rng.integers(height - rows, endpoint=True))
+        left = int(rng.integers(width - columns, endpoint=True))
+        image[top : top + rows, left : left + columns] = fill
 
 
 def _draw_flip_and_size(

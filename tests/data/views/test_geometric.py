@@ -45,7 +45,7 @@ def centroid(image: Image) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize(
-    "linear", [rotation(25.0), rotation(-30.0), shear(20.0, 0.0), shear(-15.0, 25.0)]
+    "linear", [rotation(25.0), rotation(-30.0), shear(0.36, 0.0), shear(-0.27, 0.47)]
 )
 @pytest.mark.parametrize(("x", "y"), [(60.0, 50.0), (81.3, 63.8)])
 def test_bright_spot_lands_where_the_matrix_says(linear: Matrix, x: float, y: float) -> None:
@@ -101,9 +101,9 @@ def test_corners_of_a_rotated_view_are_filled_channel_by_channel() -> None:
 
 def test_hand_computed_matrices() -> None:
     np.testing.assert_allclose(rotation(90.0) @ [1, 0, 1], [0, 1, 1], atol=1e-12)
-    np.testing.assert_allclose(shear(45.0, 0.0) @ [0, 2, 1], [2, 2, 1], atol=1e-12)
+    np.testing.assert_allclose(shear(1.0, 0.0) @ [0, 2, 1], [2, 2, 1], atol=1e-12)
     # In x first: (0, 1) goes to (1, 1), then in y to (1, 2).
-    np.testing.assert_allclose(shear(45.0, 45.0) @ [0, 1, 1], [1, 2, 1], atol=1e-12)
+    np.testing.assert_allclose(shear(1.0, 1.0) @ [0, 1, 1], [1, 2, 1], atol=1e-12)
 
 
 def draws(count: int, recipe: GeometricRecipe = RECIPE) -> list[Matrix]:
@@ -126,8 +126,9 @@ def test_the_four_operations_are_equally_likely() -> None:
     assert all(abs(count - 1000) < 4 * math.sqrt(4000 * 0.25 * 0.75) for count in counts.values())
 
 
-def test_operations_stay_in_their_bounds_reach_them_and_keep_the_centre() -> None:
+def test_operations_stay_in_their_bounds_reach_them_and_keep_their_point() -> None:
     angles: list[float] = []
+    shears: list[float] = []
     shifts: dict[str, list[float]] = {"x": [], "y": []}
     for matrix in draws(4000):
         assert np.linalg.det(matrix) == pytest.approx(1.0)
@@ -135,15 +136,18 @@ def test_operations_stay_in_their_bounds_reach_them_and_keep_the_centre() -> Non
         if kind in shifts:
             shifts[kind].append(matrix[0 if kind == "x" else 1, 2])
             continue
-        np.testing.assert_allclose(matrix @ [320, 240, 1], [320, 240, 1], atol=1e-9)
+        kept = [320, 240, 1] if kind == "rotation" else [0, 0, 1]
+        np.testing.assert_allclose(matrix @ kept, kept, atol=1e-9)
         if kind == "rotation":
             angles.append(math.degrees(math.atan2(matrix[1, 0], matrix[0, 0])))
         else:
-            assert max(abs(matrix[0, 1]), abs(matrix[1, 0])) <= math.tan(math.radians(30)) + 1e-9
+            shears.append(max(abs(matrix[0, 1]), abs(matrix[1, 0])))
     assert (min(shifts["x"]), max(shifts["x"])) == (-64, 64)
     assert (min(shifts["y"]), max(shifts["y"])) == (-48, 48)
     assert -30 <= min(angles) < -29
     assert 29 < max(angles) <= 30
+    # tanh of 30 degrees.
+    assert 0.47 < max(shears) <= 0.4805
 
 
 def test_zero_strength_is_the_identity() -> None:

@@ -22,7 +22,7 @@ from dre_ssod.config.keys import get_cfg
 from dre_ssod.data.views import views
 from dre_ssod.data.views.geometric import GeometricRecipe, warp
 from dre_ssod.data.views.photometric import Image
-from dre_ssod.data.views.views import EraseRecipe, ViewRecipe, erase_squares, make_view, resize
+from dre_ssod.data.views.views import EraseRecipe, ViewRecipe, erase_patches, make_view, resize
 from dre_ssod.structures import View
 
 FILL = (104, 116, 123)
@@ -147,7 +147,7 @@ def test_one_warp_shows_what_the_steps_one_by_one_would(
         # At the edge of the image, one interpolation fades to the fill otherwise than two.
         inside = warp(np.full_like(expected, 255), distortion, (0, 0, 0)).min(axis=2) == 255
         inside = cv2.erode(np.pad(inside, 5).astype(np.uint8), np.ones((9, 9)))[5:-5, 5:-5] == 1
-        assert inside.mean() > 0.3
+        assert inside.mean() > 0.2
         difference = np.abs(array_of(view).astype(int) - expected.astype(int))[inside]
         assert difference.max() <= 3
 
@@ -226,37 +226,37 @@ def test_photometric_and_geometric_come_in_either_order(monkeypatch: pytest.Monk
     assert corners.count(100) > 20
 
 
-def test_squares_are_erased_within_number_and_size() -> None:
+def test_patches_are_erased_within_number_and_size() -> None:
     recipe = EraseRecipe(count=(1, 4), size=(0.0, 0.2))
     image = np.zeros((100, 150, 3), np.uint8)
     areas = []
     for seed in range(300):
         erased = image.copy()
-        erase_squares(erased, recipe, FILL, np.random.default_rng(seed))
+        erase_patches(erased, recipe, FILL, np.random.default_rng(seed))
         painted = (erased == FILL).all(axis=2)
         assert ((erased == 0).all(axis=2) | painted).all()
         areas.append(int(painted.sum()))
-    assert max(areas) <= 4 * 20**2
-    assert max(areas) > 2 * 20**2
+    assert max(areas) <= 4 * 20 * 30
+    assert max(areas) > 2 * 20 * 30
 
 
-def test_one_square_of_fixed_size_is_a_square_and_gets_everywhere() -> None:
+def test_one_patch_of_fixed_size_has_the_shape_of_the_view_and_gets_everywhere() -> None:
     recipe = EraseRecipe(count=(1, 1), size=(0.2, 0.2))
     reached = np.zeros((50, 70), bool)
     for seed in range(2000):
         image = np.zeros((50, 70, 3), np.uint8)
-        erase_squares(image, recipe, FILL, np.random.default_rng(seed))
+        erase_patches(image, recipe, FILL, np.random.default_rng(seed))
         erased = image.any(axis=2)
         rows, columns = np.flatnonzero(erased.any(axis=1)), np.flatnonzero(erased.any(axis=0))
-        assert (len(rows), len(columns), int(erased.sum())) == (10, 10, 100)
+        assert (len(rows), len(columns), int(erased.sum())) == (10, 14, 140)
         reached |= erased
-    # A corner is reached by one position of 41 * 61 alone, so corners may be missed.
+    # A corner is reached by one position of 41 * 57 alone, so corners may be missed.
     assert reached.mean() > 0.99
     assert reached[[0, -1]].any(axis=1).all()
     assert reached[:, [0, -1]].any(axis=0).all()
 
 
-def test_no_square_when_the_count_is_zero() -> None:
+def test_no_patch_when_the_count_is_zero() -> None:
     recipe = replace(PLAIN, erase=EraseRecipe((0, 0), (0.1, 0.2)))
     assert torch.equal(draw(noise(), recipe).image, draw(noise(), PLAIN).image)
 
