@@ -9,10 +9,19 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from dre_ssod.methods import dre, supervised
+from dre_ssod.methods import dre, supervised, unbiased_teacher
 from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher
 
-__all__ = ["METHODS", "Clock", "MeanTeacher", "build_method", "dre", "method_class", "supervised"]
+__all__ = [
+    "METHODS",
+    "Clock",
+    "MeanTeacher",
+    "build_method",
+    "dre",
+    "method_class",
+    "supervised",
+    "unbiased_teacher",
+]
 
 
 def method_class(cfg: CfgNode) -> type[MeanTeacher]:

@@ -55,6 +55,11 @@ EXPECTED: dict[str, Expected] = {
     "Supervised": Expected(terms=frozenset()),
     "MeanTeacher": Expected(),
     "DRE": Expected(),
+    "UnbiasedTeacher": Expected(
+        terms=frozenset({"loss_rpn_cls_unsup", "loss_cls_unsup"}),
+        untrained=BOX_LAYERS + VARIANCE,
+        overrides={"SSOD.UNBIASED_TEACHER.SCORE_THRESHOLD": 0.2},
+    ),
 }
 
 SHORT = {
