@@ -13,13 +13,15 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser
 
-from dre_ssod.checkpoints.checkpointer import SafeCheckpointer, load_student
-from dre_ssod.engine.setup import setup
+from dre_ssod.checkpoints.weights import load_student
+from dre_ssod.deployment.trained_model import load_trained
+from dre_ssod.engine.setup import save_config, setup
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.errors import ConfigError
 from dre_ssod.evaluation.evaluators import evaluate_models
@@ -46,8 +48,7 @@ def evaluate(cfg: CfgNode, config_file: str) -> Any:
     record_start(cfg, "evaluation", datasets, config_file=config_file, seed=cfg.SEED)
     models = {}
     if cfg.SSOD.EVAL_MODEL in ("teacher", "both"):
-        models["teacher"] = SSODTrainer.build_model(cfg)
-        SafeCheckpointer(models["teacher"]).load(cfg.MODEL.WEIGHTS)
+        models["teacher"] = load_trained(cfg)
     if cfg.SSOD.EVAL_MODEL in ("student", "both"):
         student = SSODTrainer.build_model(cfg)
         if load_student(cfg.MODEL.WEIGHTS, student):
@@ -70,18 +71,21 @@ def main(args: argparse.Namespace) -> Any:
         raise ConfigError("--eval-only evaluates MODEL.WEIGHTS; leave --resume out")
     # After the death of a process torchrun starts the program again, with the same arguments.
     args.resume = args.resume or (is_restart() and not args.eval_only)
-    cfg = setup(args)
-    if args.eval_only:
-        return evaluate(cfg, args.config_file)
-    trainer = SSODTrainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    record_start(
-        *(cfg, "training", trainer.datasets),
-        config_file=args.config_file,
-        seed=trainer.seed,
-        first_iteration=trainer.start_iter,
-    )
-    return trainer.train()
+    with ExitStack() as until:
+        cfg = setup(args, until)
+        if args.eval_only:
+            return evaluate(cfg, args.config_file)
+        trainer = SSODTrainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        if args.resume:
+            save_config(cfg, "config.yaml")
+        record_start(
+            *(cfg, "training", trainer.datasets),
+            config_file=args.config_file,
+            seed=trainer.seed,
+            first_iteration=trainer.start_iter,
+        )
+        return trainer.train()
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -23,6 +23,10 @@ class FileError(UserError):
     """A file that cannot be written."""
 
 
+class FolderInUseError(UserError):
+    """A folder that another process writes to."""
+
+
 class CheckpointError(UserError):
     """A checkpoint that cannot be written or read."""
 

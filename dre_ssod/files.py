@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -14,6 +16,7 @@ from dre_ssod.errors import FileError
 
 PARTIAL = ".partial"
 """What a file's name ends with while it is being written."""
+_PARTIAL = re.compile(rf"(\.[0-9a-f]{{8}})?{re.escape(PARTIAL)}$")
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +30,10 @@ def open_whole(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         FileError: if the file cannot be written.
     """
-    partial = path.with_name(path.name + PARTIAL)
+    # Of two processes that write the same file, each has its own.
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
-        with partial.open("wb") as file:
+        with partial.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -45,16 +49,43 @@ def open_whole(path: Path) -> Iterator[IO[bytes]]:
         partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def naming_failures(path: Path) -> Iterator[None]:
+    """Names the file that the block writes where the system does not.
+
+    Raises:
+        FileError: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise FileError(_describe(path, error)) from error
+
+
+def clear_partial(folder: Path, is_meant: Callable[[str], object]) -> None:
+    """Remove what killed writes left in a folder that nobody else writes to.
+
+    Args:
+        is_meant: tells for the name of a file whether its rests go.
+    """
+    for path in folder.glob(f"*{PARTIAL}"):
+        if is_meant(final_name(path)):
+            path.unlink(missing_ok=True)
+
+
+def final_name(path: Path) -> str:
+    """The name that a file has or, where it is what a killed write left, was to get."""
+    return _PARTIAL.sub("", path.name)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, and the folders above it where there are none.
 
     Raises:
         FileError: if it cannot be written.
     """
-    try:
+    with naming_failures(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(_describe(path, error)) from error
     with open_whole(path) as file:
         # File names, which may be in the text, can hold bytes that are no UTF-8.
         file.write(text.encode(errors="surrogateescape"))
@@ -76,6 +107,7 @@ def link_or_copy(path: Path, name: str) -> None:
         partial.replace(target)
     except OSError:
         # File systems without hard links.
+        partial.unlink(missing_ok=True)
         with path.open("rb") as source, open_whole(target) as file:
             shutil.copyfileobj(source, file)
 

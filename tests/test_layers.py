@@ -19,7 +19,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
     for floor in (
         "errors structures transfers allocator",
         "files geometry workers launch config.values modeling.backbones data.text_files",
-        "checkpoints data.images data.records data.sample data.views modeling",
+        "checkpoints locks data.images data.records data.sample data.views modeling",
         "data.sources teacher",
         "data data.splits",
         "data.audit data.conversion",

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def configure(args: argparse.Namespace) -> CfgNode:
         own = read_config(args.config_file, args.opts)
         args.output = str(Path(own.OUTPUT_DIR) / "localization")
     args.opts = [*args.opts, "OUTPUT_DIR", args.output]
-    cfg = setup(args)
+    cfg = setup(args, ExitStack())
     lowest = cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST
     if not lowest <= args.min_score <= 1.0:
         raise ConfigError(

@@ -16,7 +16,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -121,10 +121,14 @@ def configure(args: argparse.Namespace) -> tuple[LabelingJob, CfgNode]:
     return job, cfg
 
 
-def start(args: argparse.Namespace) -> None:
-    """Write the list of images, or find the one of the interrupted job."""
+def start(args: argparse.Namespace, until: ExitStack) -> None:
+    """Write the list of images, or find the one of the interrupted job.
+
+    Args:
+        until: no other command may work in the folder until it is closed.
+    """
     job, cfg = configure(args)
-    manifest = prepare(job, cfg)
+    manifest = prepare(job, cfg, until)
     print(f"{manifest.images:,} images, {len(manifest.offsets):,} chunks", flush=True)
 
 
@@ -174,9 +178,9 @@ def run_under_torchrun(args: argparse.Namespace) -> None:
     """All three steps, the first and the last by process 0 alone."""
     if args.num_gpus != 1:
         raise ConfigError("--num-gpus is given, but torchrun has started the processes")
-    with torchrun_processes():
+    with torchrun_processes(), ExitStack() as until:
         if comm.is_main_process():
-            start(args)
+            start(args, until)
         comm.synchronize()
         work(args)
         comm.synchronize()
@@ -191,9 +195,10 @@ def main(args: argparse.Namespace) -> None:
         return
     args.num_machines, args.machine_rank, args.dist_url = 1, 0, "auto"
     setup_logger(name="dre_ssod")
-    start(args)
-    launch_processes(work, args)
-    finish(args)
+    with ExitStack() as until:
+        start(args, until)
+        launch_processes(work, args)
+        finish(args)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -20,7 +20,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
-from dre_ssod.checkpoints.checkpointer import load_student
+from dre_ssod.checkpoints.weights import load_student
 from dre_ssod.config.checks import check_config
 from dre_ssod.config.reading import read_config
 from dre_ssod.data.images import ImageError

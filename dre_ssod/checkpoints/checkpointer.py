@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
-from torch import nn
 
 from dre_ssod.checkpoints.folder import (
     LAST,
-    clear_partial,
+    clear_unfinished,
     find_last,
     name_last,
     our_files,
@@ -71,7 +70,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             try:
                 found = find_last(Path(self.save_dir))
                 path = None if found is None else str(found.path)
-                clear_partial(Path(self.save_dir))
+                clear_unfinished(Path(self.save_dir))
             except CheckpointError as error:
                 trouble = str(error)
         path, trouble = comm.all_gather((path, trouble))[0]
@@ -83,6 +82,26 @@ class SafeCheckpointer(DetectionCheckpointer):
                 "folder that all machines share"
             )
         return path
+
+    def load_model(self, path: str) -> dict[str, str]:
+        """Load the weights of a file and say which ones it does not give.
+
+        Returns:
+            Why a weight stays as it was, by its name in the model.
+        """
+        self._not_given: dict[str, str] = {}
+        self.load(path, checkpointables=[])
+        return self._not_given
+
+    def _log_incompatible_keys(self, incompatible: Any) -> None:
+        super()._log_incompatible_keys(incompatible)
+        self._not_given = dict.fromkeys(incompatible.missing_keys, "not in the file")
+        self._not_given |= {name: "another shape" for name, *_ in incompatible.incorrect_shapes}
+        # Where a file lacks them, Detectron2's FrozenBatchNorm2d makes up statistics.
+        for name in self.model.state_dict():
+            layer, _, entry = name.rpartition(".")
+            if entry in ("running_mean", "running_var") and f"{layer}.weight" in self._not_given:
+                self._not_given[name] = "not in the file"
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if filename.endswith(".pkl"):
@@ -128,21 +147,3 @@ def refuse_to_overwrite(output_dir: str) -> None:
             f"OUTPUT_DIR {output_dir!r} already holds the checkpoints of a run. Continue it with "
             "--resume, or choose another OUTPUT_DIR."
         )
-
-
-def load_student(path: str, model: nn.Module) -> bool:
-    """Load the ``student`` entry of a checkpoint file into ``model``.
-
-    Returns:
-        False if the file has none, as with any checkpoint not made by this project.
-
-    Raises:
-        UntrustedFileError: if the file is damaged or holds code.
-    """
-    if not Path(path).is_file():
-        return False
-    checkpoint = read_tensors(path)
-    if "student" not in checkpoint:
-        return False
-    model.load_state_dict(checkpoint["student"])
-    return True

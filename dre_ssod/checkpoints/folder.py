@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from dre_ssod.errors import CheckpointError, FileError, UntrustedFileError
-from dre_ssod.files import PARTIAL, link_or_copy, open_whole
+from dre_ssod.files import clear_partial, link_or_copy, open_whole
 
 LAST = "last_checkpoint"
 _OURS = re.compile(r"model_(\d{7,}|best|final)\.pth")
@@ -212,12 +212,9 @@ def clear_old(folder: Path, kept: int, last: Path) -> None:
     for path in numbered[:-kept]:
         if path != last:
             path.unlink(missing_ok=True)
-    clear_partial(folder)
+    clear_unfinished(folder)
 
 
-def clear_partial(folder: Path) -> None:
-    """Remove what a write left that was killed."""
-    for path in folder.glob(f"*{PARTIAL}"):
-        name = path.name.removesuffix(PARTIAL)
-        if name == LAST or _OURS.fullmatch(name):
-            path.unlink(missing_ok=True)
+def clear_unfinished(folder: Path) -> None:
+    """Remove what a write of a checkpoint left that was killed."""
+    clear_partial(folder, lambda name: name == LAST or _OURS.fullmatch(name))

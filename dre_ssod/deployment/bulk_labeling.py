@@ -12,6 +12,7 @@ import itertools
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,14 @@ from dre_ssod.deployment.trained_model import (
 )
 from dre_ssod.deployment.uncertainty import image_uncertainty
 from dre_ssod.errors import ConfigError
-from dre_ssod.files import PARTIAL, write_text
+from dre_ssod.files import clear_partial, final_name, write_text
+from dre_ssod.locks import holding
 from dre_ssod.workers import tend
 
 SETTINGS = "settings.json"
 MANIFEST = "manifest.jsonl"
 CHUNKS = "chunks"
+LOCK = ".labeling.lock"
 _UNRELATED = (
     *("VERSION", "SEED", "OUTPUT_DIR", "DATASETS.", "DATALOADER.", "SOLVER.", "TEST.EVAL_PERIOD"),
     *("MODEL.DEVICE", "MODEL.WEIGHTS", "TEST.IMS_PER_BATCH"),
@@ -101,17 +104,21 @@ class LabelingJob:
         return as_read
 
 
-def prepare(job: LabelingJob, cfg: CfgNode) -> Manifest:
+def prepare(job: LabelingJob, cfg: CfgNode, until: ExitStack) -> Manifest:
     """Start a job or take up an interrupted one; for one process, before the others begin.
 
+    Args:
+        until: this process has the folder for itself until it is closed.
+
     Raises:
+        FolderInUseError: if another command is at work in the folder.
         ConfigError: if the folder holds another job or anything else.
         SourceError: if there are no images.
     """
     settings = job.settings(cfg)
     path = job.folder / SETTINGS
     if path.exists():
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved = _read_settings(job.folder)
         names = [name for name in settings | saved if name != "manifest"]
         changed = [name for name in names if saved.get(name) != settings.get(name)]
         if changed:
@@ -119,13 +126,17 @@ def prepare(job: LabelingJob, cfg: CfgNode) -> Manifest:
                 f"{job.folder} holds a job with other settings: {', '.join(changed)}. Choose "
                 "another --output, or repeat the command with which the job was started."
             )
+        _hold(job.folder, until)
         (job.folder / CHUNKS).mkdir(exist_ok=True)
+        clear_partial(job.folder / CHUNKS, lambda _: True)
         return open_manifest(job.folder)
     # What a job leaves that was interrupted before its list of images was whole.
-    unfinished = (MANIFEST, MANIFEST + PARTIAL, SETTINGS + PARTIAL)
-    if job.folder.exists() and any(p.name not in unfinished for p in job.folder.iterdir()):
+    unfinished = (MANIFEST, SETTINGS, LOCK)
+    if job.folder.exists() and any(final_name(p) not in unfinished for p in job.folder.iterdir()):
         raise ConfigError(f"{job.folder} is not empty and holds no job: choose another --output")
     job.folder.mkdir(parents=True, exist_ok=True)
+    _hold(job.folder, until)
+    clear_partial(job.folder, lambda _: True)
     images = open_images(job.source)
     manifest = Manifest.write(job.folder / MANIFEST, images, job.chunk_images)
     # Last, so that a folder with settings has a whole manifest.
@@ -136,8 +147,38 @@ def prepare(job: LabelingJob, cfg: CfgNode) -> Manifest:
 
 def open_manifest(folder: Path) -> Manifest:
     """The list of images of a job that :func:`prepare` has started."""
-    settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-    return Manifest.from_dict(folder / MANIFEST, settings["manifest"])
+    settings = _read_settings(folder)
+    try:
+        return Manifest.from_dict(folder / MANIFEST, settings["manifest"])
+    except (KeyError, TypeError) as error:
+        raise _damaged(folder / SETTINGS) from error
+
+
+def _hold(folder: Path, until: ExitStack) -> None:
+    if note := until.enter_context(holding(folder / LOCK)):
+        logger.warning("%s", note)
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    """
+    Raises:
+        ConfigError: if the file is none that a job has written.
+    """
+    path = folder / SETTINGS
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path) from error
+    if not isinstance(settings, dict):
+        raise _damaged(path)
+    return settings
+
+
+def _damaged(path: Path) -> ConfigError:
+    return ConfigError(
+        f"{path} is damaged: it does not hold the settings of a job. Bring it back from a copy, or "
+        "choose another --output."
+    )
 
 
 def chunk_path(folder: Path, number: int) -> Path:

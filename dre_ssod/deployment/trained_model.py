@@ -14,7 +14,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from dre_ssod.checkpoints.checkpointer import SafeCheckpointer
+from dre_ssod.checkpoints.weights import load_all
 from dre_ssod.data.images import read_image
 from dre_ssod.data.sources.catalog import class_names
 from dre_ssod.data.views.photometric import Image
@@ -46,21 +46,7 @@ def load_trained(cfg: CfgNode) -> nn.Module:
     # Overwritten by the checkpoint, so the package or file of it need not be there.
     bare.MODEL.TIMM.WEIGHTS = ""
     model: nn.Module = build_model(bare)
-    # A checkpointer only warns of weights that a file lacks or has in another shape: these show it.
-    for tensor in model.state_dict().values():
-        if tensor.is_floating_point():
-            tensor.fill_(float("nan"))
-    try:
-        SafeCheckpointer(model).load(cfg.MODEL.WEIGHTS)
-    except (FileNotFoundError, AssertionError) as error:
-        raise ConfigError(f"MODEL.WEIGHTS: there is no file {cfg.MODEL.WEIGHTS!r}") from error
-    missing = [name for name, t in model.state_dict().items() if t.isnan().any()]
-    if missing:
-        raise ConfigError(
-            f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r} does not fit the config: {len(missing)} of its "
-            f"weights are missing, broken or of another shape, {missing[0]} first. Use the "
-            "config.yaml of the run that wrote it."
-        )
+    load_all(model, cfg.MODEL.WEIGHTS)
     return model.eval()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -20,18 +21,23 @@ from dre_ssod.config.checks import check_config
 from dre_ssod.config.reading import read_config
 from dre_ssod.config.values import refuse
 from dre_ssod.data.sources.catalog import class_names, ensure_registered
+from dre_ssod.errors import UserError
 from dre_ssod.files import set_aside, write_text
+from dre_ssod.locks import holding
+from dre_ssod.runs.record import TRAINING_LOCK, one_at_a_time
 
 logger = logging.getLogger(__name__)
 
 
-def setup(args: argparse.Namespace) -> CfgNode:
-    """Read, check and complete the config, start logging and save the config with the run.
+def setup(args: argparse.Namespace, until: ExitStack) -> CfgNode:
+    """Read, check and complete the config and start logging.
 
     Args:
         args: of Detectron2's ``default_argument_parser``.
+        until: a training has OUTPUT_DIR for itself until it is closed.
 
     Raises:
+        FolderInUseError: if another training writes to OUTPUT_DIR.
         ConfigError: naming the argument or key that cannot be used.
         FileExistsError: if OUTPUT_DIR holds the checkpoints of another run.
     """
@@ -40,15 +46,19 @@ def setup(args: argparse.Namespace) -> CfgNode:
     _make_folder(cfg)
     if not args.resume:
         _check_weights(cfg)
+    note = None if args.eval_only else _hold_folder(cfg, until)
     if not (args.resume or args.eval_only):
         refuse_to_overwrite(cfg.OUTPUT_DIR)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="dre_ssod")
+    if note:
+        logger.warning("%s", note)
     complete(cfg)
     if cfg.SEED < 0:
         cfg.SEED = _draw_seed(Path(cfg.OUTPUT_DIR), args.resume)
     cfg.freeze()
     _log_start(cfg, args)
-    if comm.is_main_process():
+    # What of the config a resumed run takes up, its checkpoint says.
+    if not args.resume:
         save_config(cfg, "config_eval.yaml" if args.eval_only else "config.yaml")
     seed_all_rng(cfg.SEED + comm.get_rank())
     # An evaluation has few images of each size: searching for the fastest operators would not pay.
@@ -66,6 +76,20 @@ def _make_folder(cfg: CfgNode) -> None:
         refuse(cfg, "OUTPUT_DIR", f"a folder that can be made: {error}")
     if not os.access(cfg.OUTPUT_DIR, os.W_OK | os.X_OK):
         refuse(cfg, "OUTPUT_DIR", "a folder that you may write to")
+
+
+def _hold_folder(cfg: CfgNode, until: ExitStack) -> str | None:
+    """Have OUTPUT_DIR for this run alone, or refuse on every process; returns what to warn of."""
+    note, trouble = None, None
+    if comm.is_main_process():
+        try:
+            note = until.enter_context(holding(Path(cfg.OUTPUT_DIR) / TRAINING_LOCK))
+        except UserError as error:
+            trouble = error
+    trouble = comm.all_gather(trouble)[0]
+    if trouble is not None:
+        raise trouble
+    return note
 
 
 def _check_weights(cfg: CfgNode) -> None:
@@ -89,15 +113,20 @@ def complete(cfg: CfgNode) -> None:
 def save_config(cfg: CfgNode, name: str) -> None:
     """Save the config in OUTPUT_DIR; another one of that name is kept with a number in its name.
 
+    Done by the main process alone.
+
     An evaluation has a file of its own, so that ``config.yaml`` stays the config of the training.
     """
+    if not comm.is_main_process():
+        return
     path, text = Path(cfg.OUTPUT_DIR) / name, cfg.dump()
-    if path.exists():
-        if path.read_text(encoding="utf-8", errors="replace") == text:
-            return
-        other = set_aside(path)
-        logger.info("The config has changed; the former one is %s", other)
-    write_text(path, text)
+    with one_at_a_time(path.parent):
+        if path.exists():
+            if path.read_text(encoding="utf-8", errors="replace") == text:
+                return
+            other = set_aside(path)
+            logger.info("The config has changed; the former one is %s", other)
+        write_text(path, text)
 
 
 def _draw_seed(folder: Path, resume: bool) -> int:
@@ -107,7 +136,7 @@ def _draw_seed(folder: Path, resume: bool) -> int:
     if resume and saved.is_file():
         try:
             seed = yaml.safe_load(saved.read_text(encoding="utf-8")).get("SEED")
-        except (ValueError, AttributeError, yaml.YAMLError):
+        except (ValueError, AttributeError, RecursionError, yaml.YAMLError):
             logger.warning("%s cannot be read: it names no seed", saved)
     return seed if isinstance(seed, int) and seed >= 0 else int(comm.shared_random_seed())
 

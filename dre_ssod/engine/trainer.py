@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from dre_ssod.checkpoints.checkpointer import SafeCheckpointer, refuse_to_overwrite
+from dre_ssod.checkpoints.weights import start_from
 from dre_ssod.config.checks import check_config
 from dre_ssod.data.splits.files import record_split
 from dre_ssod.engine.hooks.checkpoints import Checkpoints, SaveBeforeEvaluation
@@ -121,7 +122,7 @@ class SSODTrainer(DefaultTrainer):
             logger.warning(
                 "--resume: %s has no checkpoint yet; starting at iteration 0.", self.cfg.OUTPUT_DIR
             )
-        self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
+        start_from(self.teacher, self.cfg.MODEL.WEIGHTS)
         self.student.load_state_dict(self.teacher.state_dict())
 
     def _load(self, path: str) -> None:

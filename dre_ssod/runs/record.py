@@ -15,6 +15,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,15 @@ from detectron2.utils import comm
 
 from dre_ssod.data.sources.uri import datasets_root
 from dre_ssod.files import set_aside, write_text
+from dre_ssod.locks import taking_turns
 from dre_ssod.runs.sets import DatasetRow
 
 GIT_TIMEOUT = 10.0
 """Seconds after which git is given up, as on a network drive that hangs."""
+
+TRAINING_LOCK = ".training.lock"
+"""The file in OUTPUT_DIR that the training has locked which writes there."""
+_ENTRIES_LOCK = ".entries.lock"
 
 _PACKAGES = ("dre_ssod", "torch", "torchvision", "detectron2", "timm", "numpy", "cv2")
 
@@ -71,7 +77,14 @@ def record_start(
         "git": git_state(Path(__file__).resolve().parents[2]),
         "datasets": [row.as_dict() for row in datasets],
     }
-    append_entry(Path(cfg.OUTPUT_DIR) / "run.json", "runs", entry)
+    folder = Path(cfg.OUTPUT_DIR)
+    with one_at_a_time(folder):
+        append_entry(folder / "run.json", "runs", entry)
+
+
+def one_at_a_time(folder: Path) -> AbstractContextManager[None]:
+    """Others wait that would change what a training and evaluations share in OUTPUT_DIR."""
+    return taking_turns(folder / _ENTRIES_LOCK)
 
 
 def append_entry(
@@ -79,7 +92,8 @@ def append_entry(
 ) -> list[dict[str, Any]]:
     """Add an entry to the list ``key`` of a JSON file; returns the list.
 
-    A file that cannot be read is kept under another name, and a new one begun.
+    To be called :func:`one_at_a_time`. A file that cannot be read is kept under another name, and
+    a new one begun.
 
     Args:
         constants: further content of the file.
@@ -131,7 +145,7 @@ def _read_entries(path: Path, key: str) -> list[dict[str, Any]]:
         entries = json.loads(path.read_text(encoding="utf-8"))[key]
         if isinstance(entries, list):
             return entries
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
     other = set_aside(path)
     logger.warning("%s has no readable list %r: kept as %s, a new one begins.", path, key, other)

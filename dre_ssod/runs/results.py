@@ -19,7 +19,7 @@ from tabulate import tabulate
 from dre_ssod.checkpoints.folder import read_tensors
 from dre_ssod.evaluation.evaluators import PROTOCOLS
 from dre_ssod.files import write_text
-from dre_ssod.runs.record import append_entry, now
+from dre_ssod.runs.record import append_entry, now, one_at_a_time
 
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
@@ -57,8 +57,9 @@ def record_results(
         "models": models,
     }
     folder = Path(cfg.OUTPUT_DIR)
-    entries = append_entry(folder / "results.json", "evaluations", entry, protocols=PROTOCOLS)
-    write_text(folder / "results.md", format_results(entries))
+    with one_at_a_time(folder):
+        entries = append_entry(folder / "results.json", "evaluations", entry, protocols=PROTOCOLS)
+        write_text(folder / "results.md", format_results(entries))
 
 
 def saved_iteration(checkpoint: str) -> int | None:

@@ -10,11 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from dre_ssod.checkpoints.checkpointer import (
-    SafeCheckpointer,
-    load_student,
-    refuse_to_overwrite,
-)
+from dre_ssod.checkpoints.checkpointer import SafeCheckpointer, refuse_to_overwrite
+from dre_ssod.checkpoints.weights import load_student
 from dre_ssod.errors import CheckpointError, UntrustedFileError
 
 

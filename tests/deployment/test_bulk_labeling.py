@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from dre_ssod.deployment.bulk_labeling import (
 )
 from dre_ssod.deployment.label_manifest import Entry
 from dre_ssod.deployment.label_merge import merge
-from dre_ssod.errors import ConfigError
+from dre_ssod.errors import ConfigError, FolderInUseError
 from tests.factories import BOXES, NUM_CLASSES, SIZE, draw, tiny_cfg, tiny_model
 
 CATEGORIES = [{"id": 10 * (k + 1), "name": f"class{k}"} for k in range(NUM_CLASSES)]
@@ -61,9 +62,14 @@ def job_in(folder: Path, images: Path, **changes: Any) -> LabelingJob:
     return replace(job, **changes)
 
 
+def start(job: LabelingJob, cfg: CfgNode) -> None:
+    with ExitStack() as until:
+        prepare(job, cfg, until)
+
+
 def run(job: LabelingJob, cfg: CfgNode, processes: int = 1) -> dict[str, bytes]:
     """A whole job, its processes one after the other; the bytes of its results by name."""
-    prepare(job, cfg)
+    start(job, cfg)
     for rank in range(processes):
         list(label_share(job, cfg, rank, processes))
     merge(job, 3, "both")
@@ -148,7 +154,7 @@ def test_an_interrupted_job_gives_the_identical_files(
     finished: LabelingJob, cfg: CfgNode, images: Path, tmp_path: Path, processes: int
 ) -> None:
     job = job_in(tmp_path / "job", images)
-    prepare(job, cfg)
+    start(job, cfg)
     next(label_share(job, cfg))
     # What a process leaves that is killed while it writes.
     chunk_path(job.folder, 2).with_name("000002.jsonl.partial").write_text('{"id": 7, "fi')
@@ -164,7 +170,7 @@ def test_a_job_interrupted_before_its_list_was_whole_starts_anew(
     finished: LabelingJob, cfg: CfgNode, images: Path, tmp_path: Path
 ) -> None:
     job = job_in(tmp_path / "job", images)
-    prepare(job, cfg)
+    start(job, cfg)
     (job.folder / "settings.json").unlink()
     (job.folder / "chunks").rmdir()
     (job.folder / "manifest.jsonl").write_text("[1")
@@ -180,33 +186,57 @@ def test_other_settings_or_other_files_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pytest.raises(ConfigError, match="other settings: min_score, batch_images"):
-        prepare(replace(finished, min_score=0.9, batch_images=2), cfg)
+        start(replace(finished, min_score=0.9, batch_images=2), cfg)
     other = cfg.clone()
     other.MODEL.ROI_HEADS.NMS_THRESH_TEST = 0.3
     with pytest.raises(ConfigError, match=r"other settings: MODEL\.ROI_HEADS\.NMS_THRESH_TEST"):
-        prepare(finished, other)
+        start(finished, other)
     other = cfg.clone()
     other.DATALOADER.NUM_WORKERS = 2
     other.SOLVER.MAX_ITER = 7
-    prepare(finished, other)
+    start(finished, other)
     # A key that a later version adds, at its default.
     defaults = get_cfg()
     defaults.MODEL.NEW_KEY = other.MODEL.NEW_KEY = 3
     monkeypatch.setattr("dre_ssod.deployment.bulk_labeling.get_cfg", lambda: defaults)
-    prepare(finished, other)
+    start(finished, other)
     other.MODEL.NEW_KEY = 4
     with pytest.raises(ConfigError, match=r"other settings: MODEL\.NEW_KEY"):
-        prepare(finished, other)
+        start(finished, other)
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(ConfigError, match="is not empty and holds no job"):
-        prepare(job_in(tmp_path, images), cfg)
+        start(job_in(tmp_path, images), cfg)
+
+
+def test_a_folder_belongs_to_one_command_at_a_time(
+    finished: LabelingJob, cfg: CfgNode, images: Path, tmp_path: Path
+) -> None:
+    for job in (finished, job_in(tmp_path / "job", images)):
+        with ExitStack() as until:
+            prepare(job, cfg, until)
+            with pytest.raises(FolderInUseError, match=r"is in use: process \d+ of the machine"):
+                start(job, cfg)
+        start(job, cfg)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "[" * 100_000, '{"manifest": 3}', '{"manifest": {}}'])
+def test_damaged_settings_are_named(cfg: CfgNode, images: Path, tmp_path: Path, text: str) -> None:
+    job = job_in(tmp_path / "job", images)
+    start(job, cfg)
+    path = job.folder / "settings.json"
+    if text.startswith("{"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), **json.loads(text)}))
+    else:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=r"settings\.json is damaged: .* another --output"):
+        start(job, cfg)
 
 
 def test_workers_and_a_missing_chunk(
     finished: LabelingJob, cfg: CfgNode, images: Path, tmp_path: Path
 ) -> None:
     job = job_in(tmp_path / "job", images)
-    prepare(job, cfg)
+    start(job, cfg)
     with pytest.raises(FileNotFoundError):
         merge(job, 3, "both")
     assert not (job.folder / "pseudo_labels.json").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import yaml
 from detectron2.config import CfgNode
 
 from dre_ssod.engine.setup import save_config, setup
+from dre_ssod.errors import FolderInUseError
 from tests.factories import tiny_cfg
 from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run, write_tiny_dataset
 
@@ -37,11 +39,18 @@ def config_file(data: TinyDataset, tmp_path: Path) -> Path:
     return path
 
 
-def start(file: Path, *opts: str, resume: bool = False, eval_only: bool = False) -> CfgNode:
+def start(
+    file: Path,
+    *opts: str,
+    resume: bool = False,
+    eval_only: bool = False,
+    until: ExitStack | None = None,
+) -> CfgNode:
     return setup(
         argparse.Namespace(
             config_file=str(file), opts=list(opts), resume=resume, eval_only=eval_only
-        )
+        ),
+        until or ExitStack(),
     )
 
 
@@ -84,11 +93,24 @@ def test_a_changed_config_is_kept_beside_the_new_one(tmp_path: Path) -> None:
     save_config(cfg, "config.yaml")
     first = (tmp_path / "config.yaml").read_bytes()
     save_config(cfg, "config.yaml")
-    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+    assert [path.name for path in tmp_path.glob("config*")] == ["config.yaml"]
     cfg.SOLVER.MAX_ITER = 12345
     save_config(cfg, "config.yaml")
     assert (tmp_path / "config_1.yaml").read_bytes() == first
     assert "12345" in (tmp_path / "config.yaml").read_text(encoding="utf-8")
+
+
+def test_a_folder_has_one_training_and_any_number_of_evaluations(config_file: Path) -> None:
+    run = config_file.parent / "run"
+    with ExitStack() as until:
+        start(config_file, until=until)
+        before = {path.name: path.read_bytes() for path in run.iterdir()}
+        for resume in (False, True):
+            with pytest.raises(FolderInUseError, match="run is in use: process"):
+                start(config_file, "SEED", "5", resume=resume)
+        assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+        start(config_file, eval_only=True)
+    start(config_file)
 
 
 def test_the_log_says_with_what_it_was_started(config_file: Path) -> None:

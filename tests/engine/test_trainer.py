@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def finished(data: TinyDataset, tmp_path_factory: pytest.TempPathFactory) -> Ite
     file.write_text(cfg.dump(), encoding="utf-8")
     args = argparse.Namespace(config_file=str(file), opts=[], resume=False, eval_only=False)
     with loggers_kept():
-        yield train(setup(args))
+        yield train(setup(args, ExitStack()))
 
 
 def folder_of(trainer: SSODTrainer) -> Path:
@@ -211,7 +212,7 @@ def test_a_used_folder_keeps_its_config(finished: SSODTrainer) -> None:
         config_file=str(file), opts=["SEED", "77"], resume=False, eval_only=False
     )
     with pytest.raises(FileExistsError, match="--resume"):
-        setup(args)
+        setup(args, ExitStack())
     assert file.read_text(encoding="utf-8") == before
 
 

@@ -1,0 +1,122 @@
+"""Weights for a model: all where it is used as it is, those that fit where it is trained."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from tabulate import tabulate
+from torch import nn
+
+from dre_ssod.checkpoints.checkpointer import SafeCheckpointer
+from dre_ssod.checkpoints.folder import read_tensors
+from dre_ssod.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+def load_all(model: nn.Module, path: str) -> None:
+    """Load a file that gives every weight of a model.
+
+    Raises:
+        ConfigError: if there is no such file, or a weight is missing, broken or of another shape.
+        UntrustedFileError: if the file is damaged or holds code.
+    """
+    # A checkpointer only warns of weights that a file lacks or has in another shape: these show it.
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.fill_(float("nan"))
+    try:
+        SafeCheckpointer(model).load(path)
+    except (FileNotFoundError, AssertionError) as error:
+        raise ConfigError(f"MODEL.WEIGHTS: there is no file {path!r}") from error
+    missing = [name for name, t in model.state_dict().items() if t.isnan().any()]
+    if missing:
+        raise ConfigError(
+            f"MODEL.WEIGHTS {path!r} does not fit the config: {len(missing)} of "
+            f"{len(model.state_dict())} weights are missing, broken or of another shape, "
+            f"{missing[0]} first. Use the config.yaml of the run that wrote it."
+        )
+
+
+def load_student(path: str, model: nn.Module) -> bool:
+    """Load the ``student`` entry of a checkpoint file into ``model``.
+
+    Returns:
+        False if the file has none, as with any checkpoint not made by this project.
+
+    Raises:
+        ConfigError: if a weight is missing or of another shape.
+        UntrustedFileError: if the file is damaged or holds code.
+    """
+    if not Path(path).is_file():
+        return False
+    checkpoint = read_tensors(path)
+    if not isinstance(checkpoint, dict) or "student" not in checkpoint:
+        return False
+    try:
+        model.load_state_dict(checkpoint["student"])
+    except RuntimeError as error:
+        # The first line says in which class, the second what.
+        first = str(error).splitlines()[1].strip().rstrip(".")
+        raise ConfigError(
+            f"the student in MODEL.WEIGHTS {path!r} does not fit the config: {first}. Use the "
+            "config.yaml of the run that wrote it."
+        ) from error
+    return True
+
+
+def start_from(model: nn.Module, path: str) -> None:
+    """Load what a file has of a model that is to be trained, and log it part by part.
+
+    Args:
+        path: "" leaves the model as it is.
+
+    Raises:
+        ConfigError: if the file gives no weight at all.
+        UntrustedFileError: if it is damaged or holds code.
+    """
+    not_given = SafeCheckpointer(model).load_model(path)
+    if not path:
+        return
+    names = [name for name in model.state_dict() if not name.endswith("num_batches_tracked")]
+    if not_given.keys() >= set(names):
+        raise ConfigError(
+            f"MODEL.WEIGHTS {path!r} gives none of the model's {len(names)} weights, such as "
+            f"{names[0]}: it is of another program or architecture. Name a file that fits, or set "
+            "MODEL.WEIGHTS '' to start without."
+        )
+    logger.info("Loaded from %s:\n%s", path, _format_parts(names, not_given))
+    if not_given:
+        logger.warning(
+            "%d of %d weights are not from %s and start as they were initialized; the table above "
+            "names their parts.",
+            len(not_given),
+            len(names),
+            path,
+        )
+
+
+def _format_parts(names: list[str], not_given: Mapping[str, str]) -> str:
+    """A table of the model's parts: how many of their weights were loaded, and which were not."""
+    parts: dict[str, list[str]] = {}
+    for name in names:
+        parts.setdefault(".".join(name.split(".")[:2]), []).append(name)
+    rows = []
+    for part, own in parts.items():
+        missing = [name for name in own if name in not_given]
+        # By layer: weight and bias are one thing here.
+        layers = [
+            f"{_layer(name.removeprefix(part + '.'))} ({not_given[name]})" for name in missing
+        ]
+        layers = list(dict.fromkeys(layers))
+        shown = layers[:5] + ["..."] * (len(layers) > 5)
+        what = "all" if len(missing) == len(own) else ", ".join(shown)
+        rows.append((part, f"{len(own) - len(missing)} of {len(own)}", what if missing else "-"))
+    return str(tabulate(rows, ("part", "weights loaded", "starts from nothing"), tablefmt="pipe"))
+
+
+def _layer(name: str) -> str:
+    layer, _, weight = name.rpartition(".")
+    return layer or weight

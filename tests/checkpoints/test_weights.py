@@ -1,0 +1,91 @@
+"""Weights that fit, weights that fit in part, and weights of something else."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.layers import FrozenBatchNorm2d
+from torch import nn
+
+from dre_ssod.checkpoints.weights import load_all, load_student, start_from
+from dre_ssod.errors import ConfigError
+
+
+def detector(classes: int) -> nn.Module:
+    """A model with the names of a detector."""
+    stem = nn.Sequential(OrderedDict(conv=nn.Conv2d(1, 2, 1), norm=FrozenBatchNorm2d(2)))
+    heads = nn.ModuleDict({"cls_score": nn.Linear(4, classes), "deltas": nn.Linear(4, 4)})
+    return nn.ModuleDict({"backbone": nn.ModuleDict({"stem": stem}), "heads": heads})
+
+
+def save(path: Path, model: nn.Module, prefix: str = "", student: nn.Module | None = None) -> str:
+    weights = {prefix + name: value for name, value in model.state_dict().items()}
+    content = {"model": weights} | ({"student": student.state_dict()} if student else {})
+    torch.save(content, path)
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def _heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("dre_ssod"), "propagate", True)
+
+
+def test_a_model_that_is_used_takes_all_of_its_weights(tmp_path: Path) -> None:
+    saved, model = detector(3), detector(3)
+    load_all(model, save(tmp_path / "a.pth", saved))
+    for name, value in saved.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value)
+
+
+@pytest.mark.parametrize(
+    ("classes", "prefix", "first"),
+    [(4, "", "heads.cls_score.weight"), (3, "modelTeacher.", "backbone.stem.conv.weight")],
+)
+def test_other_classes_and_other_programs_are_refused_where_a_model_is_used(
+    tmp_path: Path, classes: int, prefix: str, first: str
+) -> None:
+    path = save(tmp_path / "a.pth", detector(classes), prefix)
+    with pytest.raises(ConfigError, match=rf"a\.pth' does not fit the config: .* {first} first"):
+        load_all(detector(3), path)
+
+
+def test_a_student_of_other_classes_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.pth", detector(3), student=detector(4))
+    with pytest.raises(ConfigError, match=r"the student in .*a\.pth' does not fit.*cls_score"):
+        load_student(path, detector(3))
+
+
+def test_training_takes_what_fits_and_names_what_starts_from_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    saved, model = detector(3), detector(4)
+    before = model["heads"]["cls_score"].weight.clone()
+    del (content := saved.state_dict())["heads.deltas.bias"]
+    torch.save({"model": content}, tmp_path / "a.pth")
+    with caplog.at_level("INFO", "dre_ssod"):
+        start_from(model, str(tmp_path / "a.pth"))
+    assert torch.equal(model["heads"]["cls_score"].weight, before)
+    assert torch.equal(model["heads"]["deltas"].weight, saved["heads"]["deltas"].weight)
+    table = [line.split("|") for line in caplog.text.splitlines() if line.startswith("|")]
+    rows = {row[1].strip(): [cell.strip() for cell in row[2:4]] for row in table}
+    assert rows["backbone.stem"] == ["6 of 6", "-"]
+    assert rows["heads.cls_score"] == ["0 of 2", "all"]
+    assert rows["heads.deltas"] == ["1 of 2", "bias (not in the file)"]
+    assert "3 of 10 weights are not from" in caplog.text
+
+
+def test_training_does_not_start_from_weights_of_which_none_fits(tmp_path: Path) -> None:
+    """FrozenBatchNorm2d would make up its statistics, and so seem to have found some."""
+    path = save(tmp_path / "a.pth", detector(3), "modelTeacher.")
+    with pytest.raises(ConfigError, match=r"gives none of the model's 10 weights, such as backb"):
+        start_from(detector(3), path)
+
+
+def test_training_without_weights_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "dre_ssod"):
+        start_from(detector(3), "")
+    assert "weights" not in caplog.text
