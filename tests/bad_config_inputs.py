@@ -93,6 +93,7 @@ CONFIGS = [
         "SEED 1",
         ("'broken.yaml'", "not valid YAML"),
         config="broken.yaml",
+        theirs=r"(?<=not valid YAML: ).*",
     ),
     BadInput(
         "Config files",
@@ -105,15 +106,17 @@ CONFIGS = [
         "Config files",
         "a tag that would run a program",
         "SEED 1",
-        ("'tag.yaml'", "python/object/apply"),
+        ("'tag.yaml'", "not valid YAML"),
         config="tag.yaml",
+        theirs=r"(?<=not valid YAML: ).*",
     ),
     BadInput(
         "Config files",
         "a base that does not exist",
         "SEED 1",
-        ("'orphan.yaml'", "gone.yaml", "_BASE_"),
+        ("'orphan.yaml'", "_BASE_"),
         config="orphan.yaml",
+        theirs=r"(?<=cannot be read: ).*(?=\. The path)",
     ),
     BadInput(
         "Config files",
@@ -178,6 +181,7 @@ VALUES = [
         "a part that is not registered",
         "MODEL.ROI_HEADS.NAME GausianROIHeads",
         ("MODEL.ROI_HEADS.NAME is 'GausianROIHeads'", "'GaussianROIHeads'"),
+        theirs=r"(?<=must be one of ).*(?=; configs)",
     ),
     BadInput(
         "Config keys",
@@ -190,6 +194,7 @@ VALUES = [
         "a timm model that does not exist",
         "MODEL.TIMM.NAME mobilenetv3_smal_050",
         ("'mobilenetv3_smal_050'", "close names", "mobilenetv3_small_050"),
+        theirs=r"(?<=no model of timm ).*(?=; timm)",
     ),
     BadInput(
         "Config keys",
@@ -226,6 +231,7 @@ VALUES = [
         "a file as the folder of the run",
         "OUTPUT_DIR train.json",
         ("OUTPUT_DIR is 'train.json'", "a folder"),
+        theirs=r"(?<=can be made: ).*(?=\.)",
     ),
     BadInput(
         "Config keys",
@@ -238,5 +244,6 @@ VALUES = [
         "a run whose only checkpoint is damaged",
         "--resume OUTPUT_DIR damaged",
         ("damaged/model_0000001.pth",),
+        theirs=r"(?<=cut off or damaged: ).*(?=\. Bring)",
     ),
 ]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from tests.bad_input import BadInput
 
 
-def _train(group: str, mistake: str, uri: str, *says: str, more: str = "") -> BadInput:
-    return BadInput(group, mistake, f"DATASETS.TRAIN \"('{uri}',)\"{more}", says)
+def _train(
+    group: str, mistake: str, uri: str, *says: str, more: str = "", theirs: str = ""
+) -> BadInput:
+    return BadInput(group, mistake, f"DATASETS.TRAIN \"('{uri}',)\"{more}", says, theirs=theirs)
 
 
 def _unlabeled(group: str, mistake: str, uri: str, *says: str, more: str = "") -> BadInput:
@@ -26,7 +28,13 @@ SOURCES = [
         "Sources", "an unknown key", "coco://train.json?image=train", "'image'", "valid: images"
     ),
     _train("Sources", "a percent sign that is no escape", "folder://50%off", "50%off", "%25"),
-    _train("Sources", "a name that is not registered", "coco_2017_trian", "coco_2017_train", "URI"),
+    _train(
+        "Sources",
+        "a name that is not registered",
+        "coco_2017_trian",
+        *("coco_2017_train", "URI"),
+        theirs=r"(?<=close names: ).*?(?=\. Your own)",
+    ),
     _train(
         "Sources", "images without labels as labeled", "folder://more", "folder://more", "UNLABELED"
     ),
@@ -63,7 +71,13 @@ SOURCES = [
 ]
 
 ANNOTATIONS = [
-    _train("Annotations", "not JSON", "coco://broken.json?images=train", "broken.json", "JSON"),
+    _train(
+        "Annotations",
+        "not JSON",
+        "coco://broken.json?images=train",
+        *("broken.json", "JSON"),
+        theirs="(?<=not valid JSON: ).*",
+    ),
     _train("Annotations", "no image listed", "coco://none.json?images=train", "'images' is empty"),
     _train(
         "Annotations",
@@ -87,9 +101,19 @@ ANNOTATIONS = [
         *("none of the", "has a box", "annotations"),
         more=" DATASETS.LABELED_PERCENT 100",
     ),
-    _train("Annotations", "not XML", "voc://voc?split=train", "a.xml", "cannot be read as XML"),
     _train(
-        "Annotations", "XML that grows in memory", "voc://bomb?split=train", "a.xml", "Entities"
+        "Annotations",
+        "not XML",
+        "voc://voc?split=train",
+        *("a.xml", "cannot be read as XML"),
+        theirs="(?<=read as XML: ).*",
+    ),
+    _train(
+        "Annotations",
+        "XML that grows in memory",
+        "voc://bomb?split=train",
+        *("a.xml", "cannot be read as XML"),
+        theirs="(?<=read as XML: ).*",
     ),
 ]
 

@@ -28,6 +28,7 @@ class BadInput:
         says: parts of the message: the name of the thing, its value, what to do.
         program: a script below the project's folder.
         config: the file for ``--config-file``; None gives the program ``words`` alone.
+        theirs: a pattern of what the message quotes of other packages, whose words may change.
     """
 
     group: str
@@ -36,6 +37,7 @@ class BadInput:
     says: tuple[str, ...]
     program: str = "train_net.py"
     config: str | None = CONFIG
+    theirs: str = ""
 
     def command(self) -> list[str]:
         """All words after the program's name."""
@@ -47,6 +49,10 @@ class BadInput:
         head, tail = (words[:first], words[first:]) if options else ([], words)
         output = [] if "OUTPUT_DIR" in words else ["OUTPUT_DIR", f"runs/{slug(self.mistake)}"]
         return ["--config-file", self.config, *head, *output, *tail]
+
+    def own_words(self, message: str) -> str:
+        """A message without what it quotes of other packages."""
+        return re.sub(self.theirs, "[...]", message, count=1) if self.theirs else message
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,11 @@
 """What users get wrong: all mistakes, the broken files they use, and the document of both.
 
-``python -m tests.bad_inputs`` writes docs/bad_input.md anew.
+``python -m tests.bad_inputs`` writes docs/bad_input.md.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -110,7 +109,8 @@ def document(outcomes: Sequence[Outcome]) -> str:
         "",
         "Every line is a test: exit code 2, this message, no traceback. `DRE_SSOD_TRACEBACK=1`",
         "adds the traceback, which also stands in the run's `log.txt`. Written by",
-        "`python -m tests.bad_inputs` from what the programs say; `/data` is the current folder.",
+        "`python -m tests.bad_inputs` from what the programs say; `/data` is the current folder,",
+        "`[...]` what a message quotes of Python or another package.",
     ]
     group = ""
     for case, outcome in zip(BAD_INPUTS, outcomes, strict=True):
@@ -125,9 +125,7 @@ def document(outcomes: Sequence[Outcome]) -> str:
             ]
         file = "" if case.config in (None, CONFIG) else f"--config-file {case.config}"
         shown = " ".join(part for part in (_short(case.program), file, case.words) if part)
-        # The version of timm, and how many models it has, are not what this is about.
-        message = re.sub(r"timm \d+(\.\d+)*", "timm", outcome.message)
-        cells = [case.mistake, f"`{shown}`", message]
+        cells = [case.mistake, f"`{shown}`", case.own_words(outcome.message)]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import os
+
+import cv2
+import hypothesis
 import pytest
 import torch
 
 from tests.factories import tiny_cfg, tiny_model
 
+MOST_WORKERS = 8
+
 # The models of the tests are too small to share among cores: on a busy machine, threads that wait
 # for each other make them many times slower. Sums also have one order.
 torch.set_num_threads(1)
+cv2.setNumThreads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # of programs that tests start
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Processes of ``-n auto``: none for single files and tests, which they would hold up."""
+    if config.option.keyword or any(".py" in argument for argument in config.args):
+        return 0
+    return min(len(os.sched_getaffinity(0)), MOST_WORKERS)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -173,11 +173,25 @@ def test_a_start_equals_skipping(start: int, burn_in: int, rank: int) -> None:
     assert load(plan, 4, start=start) == load(plan, start + 4)[start:]
 
 
-def test_a_late_start_costs_nothing() -> None:
-    """Position 3.6 million of COCO's unlabeled pool, as early as position 0."""
-    plan = BatchPlan(4, 16)
-    [batch] = keys_of(plan, 1172, 116_000, batches=1, start=225_000)
-    assert [key.position for key in batch[4:]] == list(range(3_600_000, 3_600_016))
+def test_a_late_start_visits_no_earlier_position(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Position 3.6 million of COCO's unlabeled pool is found as position 0 is, without a replay."""
+    visited, draws = [], []
+    key, generator = ShuffledStream.key, np.random.default_rng
+
+    def visiting(stream: ShuffledStream, position: int) -> SampleKey:
+        visited.append(position)
+        return key(stream, position)
+
+    def drawing(seed: list[int]) -> np.random.Generator:
+        draws.append(seed)
+        return generator(seed)
+
+    monkeypatch.setattr(ShuffledStream, "key", visiting)
+    monkeypatch.setattr(np.random, "default_rng", drawing)
+    keys_of(BatchPlan(4, 16), 1172, 116_000, batches=1, start=225_000)
+    assert visited == [*range(900_000, 900_004), *range(3_600_000, 3_600_016)]
+    # One order of each pool, that of the epoch.
+    assert draws == [[5, LABELED, 900_000 // 1172], [5, UNLABELED, 3_600_000 // 116_000]]
 
 
 def test_burn_in_draws_labels_only_and_then_both_from_the_start() -> None:

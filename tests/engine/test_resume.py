@@ -8,12 +8,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from dre_ssod.data.loader import BatchPlan, PairedBatchSampler
 from tests import ROOT
 from tests.engine.resume_harness import (
     MOMENTS,
@@ -95,25 +93,6 @@ def test_two_processes_stop_together_and_go_on(
     assert (folder / "last_checkpoint").read_text() == "model_0000012.pth"
     assert live(data, folder, Life(processes=2)) == [0, 0]
     assert not differences(end_state(folder), reference.state(processes=2))
-
-
-def test_the_stream_begins_anywhere_without_a_replay() -> None:
-    """No earlier position is visited; the cost does not grow with the position."""
-
-    def first(start: int) -> tuple[list[Any], float]:
-        sampler = PairedBatchSampler(6_000, 118_000, BatchPlan(4, 16), seed=1, start=start)
-        begin = time.process_time()
-        keys = next(iter(sampler))
-        return keys, time.process_time() - begin
-
-    # 180,000 iterations of 20 images.
-    keys, _ = first(180_000)
-    assert [key.position for key in keys[:4]] == [720_000 + n for n in range(4)]
-    assert [key.position for key in keys[4:]] == [2_880_000 + n for n in range(16)]
-    early = min(first(0)[1] for _ in range(5))
-    late = min(first(180_000)[1] for _ in range(5))
-    # A replay would cost more than ten thousand times as much.
-    assert late < 20.0 * early
 
 
 @pytest.mark.slow
