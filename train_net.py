@@ -84,6 +84,7 @@ def main(args: argparse.Namespace) -> Any:
             config_file=args.config_file,
             seed=trainer.seed,
             first_iteration=trainer.start_iter,
+            precision=trainer.precision,
         )
         return trainer.train()
 

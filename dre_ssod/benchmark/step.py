@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from detectron2.config import CfgNode
@@ -27,6 +28,8 @@ from dre_ssod.teacher import Labels, observe
 MAX_TIME_RATIO = 1.10
 MAX_MEMORY_RATIO = 1.10
 MAX_SYNCHRONIZATIONS = 1
+# Where a machine emulates the number format of the config, its steps take several times as long.
+MAX_AUTOCAST_RATIO = 4 / 3
 
 
 class StepParts:
@@ -101,6 +104,15 @@ class StepParts:
             storage.iter = self.step.iter = self.trainer.start_iter
             self.step.run_step()
 
+    def whole_in_float32(self) -> None:
+        """The same without autocast."""
+        settings = self.step.settings
+        self.step.settings = replace(settings, autocast_dtype=None)
+        try:
+            self.whole()
+        finally:
+            self.step.settings = settings
+
     def student(self) -> None:
         """Forward and backward of plain Faster R-CNN losses on the same images and boxes."""
         self.step.optimizer.zero_grad()
@@ -123,9 +135,10 @@ def benchmark_step(cfg: CfgNode, rounds: int) -> Report:
     parts = StepParts(cfg)
     device = parts.step.device
     # The order matters: optimizer needs the gradients that the student leaves behind.
-    timings = interleave(
-        {"step": parts.whole, "student": parts.student, "teacher": parts.teacher}, rounds, device
-    )
+    tasks = {"step": parts.whole, "student": parts.student, "teacher": parts.teacher}
+    if parts.step.settings.autocast_dtype is not None:
+        tasks = {"step in float32": parts.whole_in_float32, **tasks}
+    timings = interleave(tasks, rounds, device)
     timings |= interleave({"optimizer": parts.optimizer}, rounds, device)
     needed = add(timings["student"], timings["teacher"], timings["optimizer"])
     report = Report(
@@ -149,6 +162,9 @@ def benchmark_step(cfg: CfgNode, rounds: int) -> Report:
             )
         ],
     )
+    if "step in float32" in timings:
+        slower = ratio(timings["step"], timings["step in float32"])
+        report.goals.append(Goal("step over the same in float32", slower, MAX_AUTOCAST_RATIO))
     _add_memory(report, parts, device)
     _add_synchronizations(report, parts)
     return report

@@ -47,6 +47,8 @@ def _add_dataset_keys(cfg: CfgNode) -> None:
     # are more than this share of the images drawn, in [0, 1]; the first 1000 drawn count as 1000.
     # 0: at the first.
     cfg.DATALOADER.MAX_UNREADABLE_SHARE = 0.01
+    # DATALOADER.NUM_WORKERS, Detectron2's key, gains the value -1: none beside a model on the CPU,
+    # on a GPU its share of the cores, at most eight.
 
 
 def _add_model_keys(cfg: CfgNode) -> None:
@@ -141,8 +143,12 @@ def _add_loop_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.ON_NONFINITE = "stop"
     # Micro-batches per optimizer step. IMS_PER_BATCH stays the number of images per optimizer step.
     cfg.SOLVER.ACCUMULATION_STEPS = 1
-    # With SOLVER.AMP.ENABLED: "auto" (float16 on a GPU, bfloat16 on a CPU), "float16", "bfloat16".
+    # With SOLVER.AMP.ENABLED: "bfloat16", "float16" (on a GPU), or "auto", the fastest that the
+    # machine has units for: bfloat16, else float16 on a GPU with tensor cores, else float32.
     cfg.SOLVER.AMP.DTYPE = "auto"
+    # Where a GPU rounds the inputs of float32 products to TF32 (10 bits of mantissa), in training
+    # and evaluation: "convolutions" (as PyTorch by default), "all" (the box head too) or "none".
+    cfg.MODEL.TF32 = "convolutions"
     # Memory layout of the model and its images: True is faster for convolutions on most CPUs and,
     # under AMP, on GPUs.
     cfg.MODEL.CHANNELS_LAST = False

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from detectron2.config import CfgNode
 
@@ -41,7 +43,21 @@ def read_config(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
         )
     for key, value in zip(words[::2], words[1::2], strict=True):
         _set(cfg, key, value, "")
+    if cfg.DATALOADER.NUM_WORKERS == -1:
+        cfg.DATALOADER.NUM_WORKERS = suitable_workers(cfg.MODEL.DEVICE)
     return cfg
+
+
+def suitable_workers(device: str) -> int:
+    """What DATALOADER.NUM_WORKERS -1 stands for, beside a model on MODEL.DEVICE.
+
+    None where the model needs the cores itself; on a GPU, those that are left of its share of
+    them, at most eight.
+    """
+    if not (device.startswith("cuda") and torch.cuda.is_available()):
+        return 0
+    share = (os.cpu_count() or 1) // torch.cuda.device_count()
+    return max(1, min(8, share - 1))
 
 
 def _read_file(path: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from dre_ssod.config.checks import check_config
 from dre_ssod.config.reading import read_config
 from dre_ssod.config.values import refuse
 from dre_ssod.data.sources.catalog import class_names, ensure_registered
+from dre_ssod.engine.precision import use_tf32
 from dre_ssod.errors import UserError
 from dre_ssod.files import set_aside, write_text
 from dre_ssod.locks import holding
@@ -103,6 +104,10 @@ def complete(cfg: CfgNode) -> None:
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("MODEL.DEVICE is %r but there is no GPU: using the CPU.", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
+    if cfg.MODEL.DEVICE.startswith("cuda:"):
+        # What names no GPU, such as the thread that pins memory, would hold another one too.
+        torch.cuda.set_device(cfg.MODEL.DEVICE)
+    use_tf32(cfg)
     # Unlabeled sources are left alone: registering one would read its annotations.
     for key in ("TRAIN", "TEST"):
         cfg.DATASETS[key] = tuple(ensure_registered(name) for name in cfg.DATASETS[key])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from detectron2.config import CfgNode
 
-from dre_ssod.errors import ConfigError
+from dre_ssod.engine.precision import autocast_dtype
 
 
 @dataclass(frozen=True)
@@ -45,18 +45,3 @@ def step_settings(cfg: CfgNode, seed: int, device: torch.device) -> StepSettings
         max_unreadable_share=cfg.DATALOADER.MAX_UNREADABLE_SHARE,
         seed=seed,
     )
-
-
-def autocast_dtype(cfg: CfgNode, device: torch.device) -> torch.dtype | None:
-    """The dtype of SOLVER.AMP on a device, None where AMP is off."""
-    if not cfg.SOLVER.AMP.ENABLED:
-        return None
-    name = cfg.SOLVER.AMP.DTYPE
-    if name == "auto":
-        name = "float16" if device.type == "cuda" else "bfloat16"
-    if name == "float16" and device.type == "cpu":
-        raise ConfigError(
-            "SOLVER.AMP.DTYPE is 'float16' but MODEL.DEVICE is 'cpu', which has no gradient "
-            "scaling: use 'bfloat16' or 'auto'."
-        )
-    return {"float16": torch.float16, "bfloat16": torch.bfloat16}[name]

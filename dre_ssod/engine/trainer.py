@@ -28,6 +28,7 @@ from dre_ssod.engine.hooks.panels import panel_hook
 from dre_ssod.engine.hooks.watch import PseudoLabelWatch
 from dre_ssod.engine.hooks.writers import MetricsFile, ResumingWriter
 from dre_ssod.engine.metrics import FigurePrinter
+from dre_ssod.engine.precision import announce, name_of
 from dre_ssod.engine.step import SemiSupervisedTrainer
 from dre_ssod.engine.step_settings import step_settings
 from dre_ssod.engine.training_data import build_training_loader, load_pools
@@ -79,6 +80,8 @@ class SSODTrainer(DefaultTrainer):
             *(model, teacher, self.method, (), optimizer),
             settings=step_settings(cfg, self._seed, student.device),
         )
+        self.precision = name_of(self._trainer.settings.autocast_dtype)
+        announce(cfg, student.device, self._trainer.settings.autocast_dtype)
         self.student = student
         self.teacher = self._trainer.teacher
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
@@ -237,7 +240,7 @@ class SSODTrainer(DefaultTrainer):
         return build_evaluator(dataset_name, folder, cfg.TEST.VOC_PROTOCOLS)
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "seed": self._seed}
+        return {**super().state_dict(), "seed": self._seed, "precision": self.precision}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the run; its seed wins over the config's, so that the streams go on."""
@@ -247,6 +250,14 @@ class SSODTrainer(DefaultTrainer):
             states["BestModel"] = states.pop("BestModelCheckpointer")
         super().load_state_dict(state_dict)
         self._seed = state_dict["seed"]
+        # Checkpoints of version 0.1.0 do not say.
+        before = state_dict.get("precision", self.precision)
+        if before != self.precision:
+            logger.warning(
+                "So far the run trained in %s; from here on it trains in %s.",
+                before,
+                self.precision,
+            )
         self._trainer.settings = step_settings(self.cfg, self._seed, self.student.device)
 
 

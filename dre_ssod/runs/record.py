@@ -49,6 +49,7 @@ def record_start(
     config_file: str,
     seed: int,
     first_iteration: int | None = None,
+    precision: str = "float32",
 ) -> None:
     """Add an entry to ``run.json`` in OUTPUT_DIR; done by the main process alone.
 
@@ -58,6 +59,7 @@ def record_start(
         config_file: as on the command line, "" for none.
         seed: that the run uses.
         first_iteration: that is trained next; above 0 where a run goes on.
+        precision: the number format that the run computes in.
     """
     if not comm.is_main_process():
         return
@@ -72,6 +74,7 @@ def record_start(
         "first_iteration": first_iteration,
         "weights": cfg.MODEL.WEIGHTS or None,
         "world_size": comm.get_world_size(),
+        "precision": precision,
         "machine": _machine(cfg.MODEL.DEVICE),
         "versions": _versions(),
         "git": git_state(Path(__file__).resolve().parents[2]),

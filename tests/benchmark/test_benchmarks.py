@@ -83,12 +83,36 @@ def test_step(cfg: CfgNode) -> None:
     assert not Path(cfg.OUTPUT_DIR).exists()
 
 
+def test_a_number_format_that_is_slower_than_float32_is_seen(
+    cfg: CfgNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SOLVER.AMP.ENABLED = True
+    cfg.SOLVER.AMP.DTYPE = "bfloat16"
+    formats = []
+    run_step = StepParts.whole
+
+    def whole(parts: StepParts) -> None:
+        formats.append(parts.step.settings.autocast_dtype)
+        run_step(parts)
+
+    monkeypatch.setattr(StepParts, "whole", whole)
+    report = benchmark_step(cfg, rounds=1)
+    assert set(formats) == {None, torch.bfloat16}
+    assert formats[-1] is torch.bfloat16
+    times = {row.name: row.value for row in report.rows if row.unit == "ms"}
+    goal = next(goal for goal in report.goals if goal.name == "step over the same in float32")
+    assert goal.value == pytest.approx(times["step"] / times["step in float32"])
+
+
 def test_formats_are_all_tried_and_the_configs_choice_is_judged(
     cfg: CfgNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.SOLVER.AMP.ENABLED = True
+    cfg.SOLVER.AMP.DTYPE = "bfloat16"
     cfg.MODEL.CHANNELS_LAST = False
     cfg.SEED = -1
     tried, contents = [], []

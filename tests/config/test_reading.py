@@ -3,9 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from dre_ssod.config.keys import get_cfg
-from dre_ssod.config.reading import read_config
+from dre_ssod.config.reading import read_config, suitable_workers
 from dre_ssod.errors import ConfigError
 from tests import ROOT
 
@@ -29,6 +30,8 @@ def test_nothing_gives_the_defaults() -> None:
 def test_files_are_read_as_detectron2_reads_them(path: Path) -> None:
     expected = get_cfg()
     expected.merge_from_file(str(path))
+    if expected.DATALOADER.NUM_WORKERS == -1:
+        expected.DATALOADER.NUM_WORKERS = suitable_workers(expected.MODEL.DEVICE)
     assert read_config(str(path)) == expected
 
 
@@ -107,3 +110,14 @@ def test_no_file_runs_anything(tmp_path: Path) -> None:
     text = f"SEED: !!python/object/apply:os.mkdir ['{mark}']\n"
     assert "python/object/apply" in refusal(write(tmp_path / "c.yaml", text))
     assert not mark.exists()
+
+
+def test_loading_processes_are_chosen_by_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["DATALOADER.NUM_WORKERS", "-1", "MODEL.DEVICE"]
+    assert read_config("", [*words, "cpu"]).DATALOADER.NUM_WORKERS == 0
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    for gpus, expected in ((1, 8), (4, 3), (16, 1)):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+        assert read_config("", [*words, "cuda"]).DATALOADER.NUM_WORKERS == expected
+    assert read_config("", [*words[:1], "2"]).DATALOADER.NUM_WORKERS == 2

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from dre_ssod.engine.step_settings import autocast_dtype
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.engine.training_data import images_per_pass
 from dre_ssod.evaluation.evaluators import best_metric_name
@@ -27,18 +26,6 @@ def test_images_of_a_pass(
     assert images_per_pass(cfg, world_size) == expected
     cfg.SSOD.ENABLED = False
     assert images_per_pass(cfg, world_size) == (sum(expected), 0)
-
-
-def test_autocast_type() -> None:
-    cfg = tiny_cfg(**{"SOLVER.AMP.ENABLED": True})
-    assert autocast_dtype(tiny_cfg(), torch.device("cpu")) is None
-    assert autocast_dtype(cfg, torch.device("cpu")) is torch.bfloat16
-    assert autocast_dtype(cfg, torch.device("cuda")) is torch.float16
-    cfg.SOLVER.AMP.DTYPE = "bfloat16"
-    assert autocast_dtype(cfg, torch.device("cuda")) is torch.bfloat16
-    cfg.SOLVER.AMP.DTYPE = "float16"
-    with pytest.raises(ValueError, match=r"SOLVER.AMP.DTYPE is 'float16' .* use 'bfloat16'"):
-        autocast_dtype(cfg, torch.device("cpu"))
 
 
 def test_the_best_metric_is_the_teachers_on_the_first_test_set() -> None:

@@ -31,8 +31,9 @@ def test_an_entry_says_how_the_run_was_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.argv", ["train_net.py", "DATASETS.TRAIN", "('my set',)"])
-    start(tmp_path, first_iteration=0)
+    start(tmp_path, first_iteration=0, precision="bfloat16 autocast")
     [entry] = entries_of(tmp_path)
+    assert entry["precision"] == "bfloat16 autocast"
     assert entry["command"] == "train_net.py DATASETS.TRAIN '('\"'\"'my set'\"'\"',)'"
     assert (entry["kind"], entry["seed"], entry["first_iteration"]) == ("training", 7, 0)
     assert (entry["config_file"], entry["world_size"]) == ("configs/a.yaml", 1)
