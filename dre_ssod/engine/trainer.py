@@ -64,6 +64,7 @@ class SSODTrainer(DefaultTrainer):
         self._seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self.method = build_method(cfg)
         self.pools = load_pools(cfg)
+        self.method.study(self.pools.labeled, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
         self.datasets = describe_sets(cfg, self.pools)
         logger.info("Sets of this run:\n%s", format_table(self.datasets))
         labeled_files = [record["file_name"] for record in self.pools.labeled]

@@ -9,7 +9,15 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from dre_ssod.methods import dre, supervised, unbiased_teacher
+from dre_ssod.methods import (
+    dre,
+    instant_teaching,
+    label_match,
+    mix_pl,
+    mum,
+    supervised,
+    unbiased_teacher,
+)
 from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher
 
 __all__ = [
@@ -18,7 +26,11 @@ __all__ = [
     "MeanTeacher",
     "build_method",
     "dre",
+    "instant_teaching",
+    "label_match",
     "method_class",
+    "mix_pl",
+    "mum",
     "supervised",
     "unbiased_teacher",
 ]

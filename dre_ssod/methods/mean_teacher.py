@@ -219,6 +219,14 @@ class MeanTeacher:
 
     # What a method learns of the data, on all processes alike
 
+    def study(self, labeled: Sequence[dict[str, Any]], num_classes: int) -> None:
+        """Look at the labels of a run, once, before its first step or its resume.
+
+        Args:
+            labeled: records of all labeled images, in Detectron2's format.
+            num_classes: K.
+        """
+
     def tally(self) -> Mapping[str, Tensor]:
         """Sums of this step on this process, by name, of the same shapes at every step.
 

@@ -80,13 +80,13 @@ def test_every_key_of_the_project_is_read() -> None:
 
 
 def settings_read(path: Path) -> set[str]:
-    """Names that a file reads off ``self.settings``."""
+    """Names that a file reads off ``self.settings`` or ``self._settings``."""
     return {
         node.attr
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute)
         and isinstance(node.value, ast.Attribute)
-        and node.value.attr == "settings"
+        and node.value.attr in ("settings", "_settings")
     }
 
 
@@ -143,6 +143,11 @@ def value_of(cfg: CfgNode, key: str) -> Any:
     return value
 
 
+def is_base(path: Path) -> bool:
+    """Whether a config is for others to build upon: named so, or a method without data."""
+    return path.name.startswith("Base-") or path.parent.name == "methods"
+
+
 def name_of(path: Path) -> str:
     return path.relative_to(ROOT / "configs").as_posix()
 
@@ -151,12 +156,14 @@ def name_of(path: Path) -> str:
 def test_every_config_loads_and_repeats_nothing_of_its_base(path: Path) -> None:
     cfg = load(path)
     stated = yaml.safe_load(path.read_text(encoding="utf-8"))
-    base = stated.pop("_BASE_", None)
-    if base is None:
-        assert path.name.startswith("Base-")
+    bases = stated.pop("_BASE_", None)
+    if bases is None:
+        assert is_base(path)
         return
-    parent = load(path.parent / base)
-    said_before = dict(leaves(CfgNode.load_yaml_with_base(str(path.parent / base))))
+    parent, said_before = get_cfg(), {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        parent.merge_from_file(str(path.parent / base))
+        said_before |= dict(leaves(CfgNode.load_yaml_with_base(str(path.parent / base))))
     repeated = [
         key
         for key, _ in leaves(stated)
@@ -165,9 +172,7 @@ def test_every_config_loads_and_repeats_nothing_of_its_base(path: Path) -> None:
     assert not repeated
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in CONFIGS if not path.name.startswith("Base-")], ids=name_of
-)
+@pytest.mark.parametrize("path", [path for path in CONFIGS if not is_base(path)], ids=name_of)
 def test_every_config_can_be_trained(path: Path) -> None:
     cfg = load(path)
     assert cfg.DATASETS.TRAIN
@@ -181,7 +186,7 @@ def test_every_config_can_be_trained(path: Path) -> None:
 def test_no_two_configs_write_into_one_folder() -> None:
     folders: dict[str, str] = {}
     for path in CONFIGS:
-        if not path.name.startswith("Base-"):
+        if not is_base(path):
             name = name_of(path)
             other = folders.setdefault(load(path).OUTPUT_DIR, name)
             assert other == name

@@ -40,6 +40,7 @@ class Expected:
         overrides: config keys with which the random weights of tests give pseudo-labels.
         prepare: more of them, given the data and a folder for files.
         certain: config keys that take the randomness out of its losses.
+        is_live: whether the teacher is the student itself.
         not_union: why two processes are not one process on the union batch; "" where they are.
     """
 
@@ -48,12 +49,32 @@ class Expected:
     overrides: Mapping[str, Any] = field(default_factory=lambda: {"SSOD.SCORE_THRESHOLD": 0.2})
     prepare: Callable[[TinyDataset, Path], Mapping[str, Any]] = lambda data, folder: {}
     certain: Mapping[str, Any] = field(default_factory=dict)
+    is_live: bool = False
     not_union: str = ""
 
+
+MIXES = "which views are mixed with which is drawn by each process among its own"
 
 EXPECTED: dict[str, Expected] = {
     "Supervised": Expected(terms=frozenset()),
     "MeanTeacher": Expected(),
+    "MUM": Expected(
+        terms=frozenset({"loss_rpn_cls_unsup", "loss_cls_unsup"}),
+        untrained=BOX_LAYERS + VARIANCE,
+        overrides={"SSOD.UNBIASED_TEACHER.SCORE_THRESHOLD": 0.2, "SSOD.MUM.GROUP": 2},
+        certain={"SSOD.MUM.PROBABILITY": 0.0},
+    ),
+    "LabelMatch": Expected(),
+    "MixPL": Expected(
+        overrides={"SSOD.MIXPL.SCORE_THRESHOLD": 0.2},
+        certain={"SSOD.MIXPL.ERASE_COUNT": (0, 0)},
+        not_union=MIXES,
+    ),
+    "InstantTeaching": Expected(
+        overrides={"SSOD.INSTANT_TEACHING.SCORE_THRESHOLD": 0.2},
+        certain={"SSOD.INSTANT_TEACHING.MIX": 0.0},
+        is_live=True,
+    ),
     "DRE": Expected(),
     "UnbiasedTeacher": Expected(
         terms=frozenset({"loss_rpn_cls_unsup", "loss_cls_unsup"}),
