@@ -77,6 +77,7 @@ def main(args: argparse.Namespace) -> Any:
             return evaluate(cfg, args.config_file)
         trainer = SSODTrainer(cfg)
         trainer.resume_or_load(resume=args.resume)
+        cfg = trainer.cfg
         if args.resume:
             save_config(cfg, "config.yaml")
         record_start(

@@ -100,6 +100,7 @@ CHECKS: dict[str, Check] = {
     "DATASETS.UNLABELED": Names(),
     "DATASETS.LABELED_PERCENT": Number(0, 100, positive=True),
     "DATASETS.LABELED_FOLD": Number(0, _MANY),
+    "DATASETS.ACCEPT_CHANGED": Some(("labeled", "unlabeled", "test")),
     "DATALOADER.MAX_UNREADABLE_SHARE": Number(0.0, 1.0),
     "MODEL.ROI_BOX_HEAD.BOX_TRANSFORM": Registered(BOX_TRANSFORM_REGISTRY),
     "MODEL.TIMM.OUT_INDICES": Numbers(0, 100, fewest=1, whole=True),

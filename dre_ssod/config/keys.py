@@ -43,6 +43,10 @@ def _add_dataset_keys(cfg: CfgNode) -> None:
     # Which images of DATASETS.TRAIN stay labeled, in place of a draw: a split.json that a run
     # saved, or a JSON list of image ids. The rest joins the unlabeled pool. "" for none.
     cfg.DATASETS.SPLIT_FILE = ""
+    # Roles ("labeled", "unlabeled", "test") whose sets may have changed when a run is resumed; any
+    # other change of the data is refused. The images that it sees are then no longer those that it
+    # would have seen.
+    cfg.DATASETS.ACCEPT_CHANGED = ()
     # Images that cannot be read are replaced, counted and named in the log. The run stops once they
     # are more than this share of the images drawn, in [0, 1]; the first 1000 drawn count as 1000.
     # 0: at the first.

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from dre_ssod.checkpoints.checkpointer import SafeCheckpointer, refuse_to_overwrite
+from dre_ssod.checkpoints.folder import read_tensors
 from dre_ssod.checkpoints.weights import start_from
 from dre_ssod.config.checks import check_config
 from dre_ssod.data.splits.files import record_split
@@ -41,8 +42,10 @@ from dre_ssod.evaluation.evaluators import (
 )
 from dre_ssod.evaluation.pseudo_labels import PseudoLabelProbe
 from dre_ssod.methods import build_method
+from dre_ssod.runs.contents import check_resumed
 from dre_ssod.runs.results import record_results
-from dre_ssod.runs.sets import describe_sets, format_table
+from dre_ssod.runs.resuming import settings_of, settle
+from dre_ssod.runs.sets import contents_of, describe_sets, format_table
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +70,7 @@ class SSODTrainer(DefaultTrainer):
         self.method.study(self.pools.labeled, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
         self.datasets = describe_sets(cfg, self.pools)
         logger.info("Sets of this run:\n%s", format_table(self.datasets))
+        self._contents = contents_of(self.datasets)
         labeled_files = [record["file_name"] for record in self.pools.labeled]
         self.probe = PseudoLabelProbe.from_config(
             cfg, self.method, labeled_files, self.pools.classes
@@ -74,6 +78,9 @@ class SSODTrainer(DefaultTrainer):
 
         student = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, student)
+        self._rates = [
+            {k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups
+        ]
         model = _wrap(student)
         # After wrapping: DDP has given every process the weights of the first.
         teacher = copy.deepcopy(student)
@@ -131,6 +138,12 @@ class SSODTrainer(DefaultTrainer):
 
     def _load(self, path: str) -> None:
         """Take up a run after the iteration that a checkpoint finished."""
+        run = read_tensors(path, mmap=True)["trainer"].get("run")
+        if run is None:
+            logger.info("%s does not say with which data and settings it was trained.", path)
+        else:
+            check_resumed(run["sets"], self._contents, self.cfg.DATASETS.ACCEPT_CHANGED)
+            self.cfg = settle(run["settings"], self.cfg)
         try:
             self.checkpointer.load(path)
         except (RuntimeError, ValueError, KeyError) as error:
@@ -145,7 +158,8 @@ class SSODTrainer(DefaultTrainer):
         self._trainer.data_loader = self.build_paired_loader()
         if comm.is_main_process():
             path = Path(self.cfg.OUTPUT_DIR) / "split.json"
-            record_split(self.pools.split, path, resumed=self.start_iter > 0)
+            accepted = "labeled" in self.cfg.DATASETS.ACCEPT_CHANGED
+            record_split(self.pools.split, path, resumed=self.start_iter > 0 and not accepted)
         with self._trainer.signals.caught():
             return super().train()
 
@@ -241,15 +255,19 @@ class SSODTrainer(DefaultTrainer):
         return build_evaluator(dataset_name, folder, cfg.TEST.VOC_PROTOCOLS)
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "seed": self._seed, "precision": self.precision}
+        sets = {role: content.state_dict() for role, content in self._contents.items()}
+        run = {"settings": settings_of(self.cfg), "sets": sets}
+        own = {"seed": self._seed, "precision": self.precision, "run": run}
+        return {**super().state_dict(), **own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the run; its seed wins over the config's, so that the streams go on."""
+        """Restore the run with its seed, so that the streams continue, and the config's rates."""
         states = state_dict.get("hooks", {})
         if "BestModelCheckpointer" in states:
             # What version 0.1.0 called it.
             states["BestModel"] = states.pop("BestModelCheckpointer")
         super().load_state_dict(state_dict)
+        self._use_configured_rates()
         self._seed = state_dict["seed"]
         # Checkpoints of version 0.1.0 do not say.
         before = state_dict.get("precision", self.precision)
@@ -260,6 +278,15 @@ class SSODTrainer(DefaultTrainer):
                 self.precision,
             )
         self._trainer.settings = step_settings(self.cfg, self._seed, self.student.device)
+
+    def _use_configured_rates(self) -> None:
+        """Learning rate, momentum and weight decay of the config in place of the checkpoint's."""
+        groups = self._trainer.optimizer.param_groups
+        for group, own in zip(groups, self._rates, strict=True):
+            group.update(own, initial_lr=own["lr"])
+        self.scheduler.base_lrs = [group["initial_lr"] for group in groups]
+        for group, rate in zip(groups, self.scheduler.get_lr(), strict=True):
+            group["lr"] = rate
 
 
 def _wrap(model: nn.Module) -> nn.Module | DistributedDataParallel:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 from tabulate import tabulate
 
 from dre_ssod.data.records import objects_of
@@ -18,6 +19,7 @@ from dre_ssod.data.splits.pools import Pools
 from dre_ssod.data.splits.split import hash_ids
 from dre_ssod.errors import ConfigError, SourceError
 from dre_ssod.methods import method_class
+from dre_ssod.runs.contents import SetContent, by_role, check_agreement
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ class DatasetRow:
         classes: names by index; None for an unlabeled set, whose annotations are not read.
         boxes: without crowds; None as above.
         without_boxes: images that have no such box; None as above.
+        content: what its images and annotations are.
     """
 
     role: str
@@ -43,10 +46,12 @@ class DatasetRow:
     classes: tuple[str, ...] | None = None
     boxes: int | None = None
     without_boxes: int | None = None
+    content: SetContent | None = field(default=None, compare=False, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
+        """For JSON, with a hash in place of the content."""
+        known = asdict(replace(self, content=None))
+        return {**known, "content": self.content and self.content.sha256}
 
 
 def describe_sets(cfg: CfgNode, pools: Pools) -> list[DatasetRow]:
@@ -128,6 +133,19 @@ def prepare_evaluation(cfg: CfgNode) -> list[DatasetRow]:
     return rows
 
 
+def contents_of(rows: Sequence[DatasetRow]) -> dict[str, SetContent]:
+    """What the sets of each role hold, the same on every process.
+
+    Raises:
+        SourceError: if the processes of the run have read different data.
+    """
+    known = [(row, row.content) for row in rows if row.content is not None]
+    check_agreement(
+        comm.all_gather({f"{row.role} {row.name}": content.sha256 for row, content in known})
+    )
+    return by_role([(row.role, content) for row, content in known])
+
+
 def format_table(rows: Sequence[DatasetRow]) -> str:
     """A table for the log."""
     lines = [
@@ -167,8 +185,9 @@ def _describe(
 ) -> DatasetRow:
     digest = hash_ids(str(record.get("image_id", record["file_name"])) for record in records)
     if role == "unlabeled":
-        return DatasetRow(role, name, len(records), digest)
+        return DatasetRow(role, name, len(records), digest, content=SetContent.of(records))
     counts = [len(objects_of(record)) for record in records]
     return DatasetRow(
-        role, name, len(records), digest, tuple(classes), sum(counts), counts.count(0)
+        *(role, name, len(records), digest, tuple(classes), sum(counts), counts.count(0)),
+        content=SetContent.of(records, classes),
     )

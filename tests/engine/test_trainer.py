@@ -23,7 +23,7 @@ from dre_ssod.config.checks import check_config
 from dre_ssod.engine.setup import complete, setup
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.engine.training_data import load_pools
-from dre_ssod.errors import CheckpointError, ConfigError
+from dre_ssod.errors import CheckpointError, ConfigError, SourceError
 from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run, write_tiny_dataset
 
 
@@ -196,6 +196,34 @@ def test_a_finished_run_can_be_made_longer(data: TinyDataset, tmp_path: Path) ->
     trainer = SSODTrainer(completed(tiny_run(data, tmp_path)))
     trainer.resume_or_load(True)
     assert trainer.start_iter == 1
+
+
+def test_a_resumed_run_takes_up_the_rates_of_its_config(data: TinyDataset, tmp_path: Path) -> None:
+    common = {"TEST.EVAL_PERIOD": 0, "DATASETS.TEST": (), "SOLVER.MAX_ITER": 2}
+    train(completed(tiny_run(data, tmp_path, **common)))
+    changes = {"SOLVER.MAX_ITER": 4, "SOLVER.BASE_LR": 0.5, "SOLVER.MOMENTUM": 0.25}
+    cfg = completed(tiny_run(data, tmp_path, **{**common, **changes}))
+    trainer = SSODTrainer(cfg)
+    fresh = [dict(group) for group in trainer._trainer.optimizer.param_groups]
+    trainer.resume_or_load(True)
+    assert trainer.scheduler.base_lrs == [0.5] * len(fresh)
+    for group, own in zip(trainer._trainer.optimizer.param_groups, fresh, strict=True):
+        assert group["momentum"] == 0.25
+        assert group["weight_decay"] == own["weight_decay"]
+        assert group["lr"] == 0.5 * trainer.scheduler._multiplier(2 / 4)
+
+
+def test_a_run_is_not_resumed_on_other_data_in_silence(data: TinyDataset, tmp_path: Path) -> None:
+    cfg = tiny_run(data, tmp_path / "run", **{"SOLVER.MAX_ITER": 1, "TEST.EVAL_PERIOD": 0})
+    train(completed(cfg.clone()))
+    content = json.loads((data.root / "train.json").read_text(encoding="utf-8"))
+    content["annotations"][0]["bbox"][2] += 1
+    (tmp_path / "other.json").write_text(json.dumps(content), encoding="utf-8")
+    cfg.DATASETS.TEST = (f"coco://{tmp_path}/other.json?images={data.root}/train",)
+    with pytest.raises(SourceError, match=r"test sets: 8 images, now 8: 1 with other boxes"):
+        train(completed(cfg.clone()), resume=True)
+    cfg.DATASETS.ACCEPT_CHANGED = ("test",)
+    assert train(completed(cfg), resume=True).start_iter == 1
 
 
 def test_a_used_folder_is_refused_without_resume(finished: SSODTrainer) -> None:

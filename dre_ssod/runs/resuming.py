@@ -1,0 +1,81 @@
+"""What a resumed run takes up of its config, what it keeps, and what contradicts its model."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from dre_ssod.config.keys import get_cfg
+from dre_ssod.config.reading import leaves
+from dre_ssod.errors import ConfigError
+
+KEPT = ("SEED", "MODEL.WEIGHTS", "MODEL.TIMM.WEIGHTS")
+"""What only the start of a run uses: a resumed run has its own."""
+_OF_THE_MODEL = (
+    *("INPUT.FORMAT", "MODEL.META_ARCHITECTURE", "MODEL.PIXEL_", "MODEL.BACKBONE.", "MODEL.FPN."),
+    *("MODEL.RESNETS.", "MODEL.TIMM.", "MODEL.PROPOSAL_GENERATOR.NAME", "MODEL.ANCHOR_GENERATOR."),
+    *("MODEL.RPN.HEAD_NAME", "MODEL.RPN.IN_FEATURES", "MODEL.RPN.BBOX_REG_WEIGHTS"),
+    *("MODEL.RPN.CONV_DIMS", "MODEL.ROI_HEADS.NAME", "MODEL.ROI_HEADS.NUM_CLASSES"),
+    *("MODEL.ROI_HEADS.IN_FEATURES", "MODEL.ROI_BOX_HEAD.NAME", "MODEL.ROI_BOX_HEAD.NUM_"),
+    *("MODEL.ROI_BOX_HEAD.CONV_DIM", "MODEL.ROI_BOX_HEAD.FC_DIM", "MODEL.ROI_BOX_HEAD.NORM"),
+    *("MODEL.ROI_BOX_HEAD.POOLER_", "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS"),
+    *("MODEL.ROI_BOX_HEAD.BOX_TRANSFORM", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG"),
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE",
+)
+"""First parts of the keys that say what the weights of a model mean."""
+_NOT_OF_THE_RUN = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "DATASETS.")
+"""First parts of the keys that may differ from life to life; sets are compared by their content."""
+
+logger = logging.getLogger(__name__)
+
+
+def settings_of(cfg: CfgNode) -> dict[str, Any]:
+    """The keys of a config that belong to a run, for its checkpoints."""
+    found = {key: value for key, value in leaves(cfg) if not key.startswith(_NOT_OF_THE_RUN)}
+    as_read: dict[str, Any] = json.loads(json.dumps(found))
+    return as_read
+
+
+def settle(saved: Mapping[str, Any], cfg: CfgNode) -> CfgNode:
+    """The config with which a run continues: the one given, but for what the run keeps.
+
+    Logs what changed, and warns of what is not taken up.
+
+    Args:
+        saved: :func:`settings_of` the run so far.
+        cfg: given now.
+
+    Raises:
+        ConfigError: if a key contradicts the model in the checkpoint.
+    """
+    defaults, given = settings_of(get_cfg()), settings_of(cfg)
+    # A checkpoint does not know keys that a later version has added.
+    before = {key: saved.get(key, defaults.get(key)) for key in given}
+    changed = [key for key in given if given[key] != before[key]]
+    refused = [key for key in changed if key.startswith(_OF_THE_MODEL) and key not in KEPT]
+    if refused:
+        key = refused[0]
+        raise ConfigError(
+            f"{key} is {given[key]!r}, which does not fit the model of this run: it was "
+            f"{before[key]!r} ({', '.join(refused)} differ). Resume it with its config.yaml, or "
+            "start another run from its weights with MODEL.WEIGHTS in another OUTPUT_DIR."
+        )
+    settled = cfg.clone()
+    settled.defrost()
+    for key in changed:
+        if key in KEPT:
+            settled.merge_from_list([key, before[key]])
+            logger.warning(
+                "%s is %r, but a resumed run does not use it: it keeps %r.",
+                key,
+                given[key],
+                before[key],
+            )
+        else:
+            logger.info("In use from here on: %s %r; it was %r", key, given[key], before[key])
+    settled.freeze()
+    return settled

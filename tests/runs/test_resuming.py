@@ -1,0 +1,72 @@
+"""What of its config a resumed run takes up."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from dre_ssod.errors import ConfigError
+from dre_ssod.runs.resuming import settings_of, settle
+from tests.factories import tiny_cfg
+
+
+@pytest.fixture(autouse=True)
+def _heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("dre_ssod"), "propagate", True)
+
+
+def test_the_same_config_is_taken_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    cfg = tiny_cfg()
+    moved = tiny_cfg(OUTPUT_DIR="elsewhere", **{"DATALOADER.NUM_WORKERS": 7})
+    with caplog.at_level("INFO", "dre_ssod"):
+        assert settle(settings_of(cfg), moved) == moved
+    assert not caplog.text
+
+
+def test_what_is_taken_up_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    saved = settings_of(tiny_cfg(**{"SOLVER.BASE_LR": 0.001, "SOLVER.STEPS": (5,)}))
+    cfg = tiny_cfg(**{"SOLVER.BASE_LR": 0.004, "SOLVER.STEPS": (5, 7)})
+    with caplog.at_level("INFO", "dre_ssod"):
+        assert settle(saved, cfg).SOLVER.BASE_LR == 0.004
+    assert "In use from here on: SOLVER.BASE_LR 0.004; it was 0.001" in caplog.text
+    assert "SOLVER.STEPS [5, 7]; it was [5]" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("key", "before", "now"),
+    [("SEED", 7, 8), ("MODEL.WEIGHTS", "a.pth", ""), ("MODEL.TIMM.WEIGHTS", "", "b.pth")],
+)
+def test_what_only_a_start_uses_stays_and_is_said(
+    caplog: pytest.LogCaptureFixture, key: str, before: object, now: object
+) -> None:
+    settled = settle(settings_of(tiny_cfg(**{key: before})), tiny_cfg(**{key: now}))
+    assert settings_of(settled)[key] == before
+    assert (
+        f"{key} is {now!r}, but a resumed run does not use it: it keeps {before!r}" in caplog.text
+    )
+    assert settled.is_frozen()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("MODEL.ROI_BOX_HEAD.FC_DIM", 9),
+        # These fit every tensor of the checkpoint, and mean something else.
+        ("MODEL.PIXEL_STD", [2.0, 2.0, 2.0]),
+        ("INPUT.FORMAT", "RGB"),
+        ("MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", (1.0, 1.0, 1.0, 1.0)),
+        ("MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", [[0.9, 1.0, 1.1]]),
+    ],
+)
+def test_what_contradicts_the_model_is_refused(key: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=rf"{key} is .*, which does not fit the model .*: it was"):
+        settle(settings_of(tiny_cfg()), tiny_cfg(**{key: value}))
+
+
+def test_a_key_that_the_checkpoint_does_not_know_had_its_default() -> None:
+    saved = settings_of(tiny_cfg())
+    del saved["MODEL.RPN.BBOX_REG_WEIGHTS"]
+    settle(saved, tiny_cfg())
+    with pytest.raises(ConfigError, match="BBOX_REG_WEIGHTS"):
+        settle(saved, tiny_cfg(**{"MODEL.RPN.BBOX_REG_WEIGHTS": (2.0, 1.0, 1.0, 1.0)}))
