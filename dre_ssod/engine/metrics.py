@@ -1,157 +1,157 @@
-"""Losses and figures of a step: averaged over micro-batches and processes, checked, written."""
+"""Losses and figures of a step: collected by each process, summed over all of them, written."""
 
 from __future__ import annotations
 
-import logging
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from detectron2.utils import comm
-from detectron2.utils.events import EventWriter, get_event_storage
+from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
-from dre_ssod.structures import StudentLosses, Weight, weighted
+from dre_ssod.structures import Mean, StudentLosses, Weight, weighted
 
 PREFIX = "ssod/"
-_IMAGES = "images"
-_GRADIENT = "gradient_norm"
-_SIGNAL = "signal/"
+"""What the names of figures begin with in the event storage."""
 
 
 class StepMetrics:
-    """Collects what one optimizer step produced; one device-to-host copy writes all of it."""
+    """Collects what one process has to say about a step, and exchanges it with the others."""
 
-    def __init__(self, data_time: float) -> None:
+    def __init__(self, data_time: float, device: torch.device) -> None:
         """
         Args:
             data_time: seconds that the step waited for its images.
+            device: of the losses.
         """
         self._data_time = data_time
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, Tensor] = {}
-        self._means: dict[str, float] = {}
-        self.drawn = 0
-        self.skipped = 0
-        self.gradient_norm = 0.0
-        self.signals: dict[str, float] = {}
-        self._tally: Mapping[str, Tensor] = {}
-        self.tallies: dict[str, Tensor] = {}
+        self._device = device
+        self._losses: dict[str, Mean] = {}
+        self._figures: dict[str, Mean] = {}
+        self._drawn = 0
+        self._unreadable = 0
 
     def add(self, losses: StudentLosses) -> None:
         """Add a micro-batch. Every micro-batch and process has the same names."""
         for name, value in (losses.supervised | losses.unsupervised).items():
-            self._accumulate(name, value.detach().float(), torch.ones_like(value))
+            value = value.detach().float()
+            _accumulate(self._losses, name, Mean(value, torch.ones_like(value)))
         for name, mean in losses.figures.items():
-            self._accumulate(PREFIX + name, mean.total, mean.count)
+            _accumulate(self._figures, name, mean)
 
-    def add_images(self, drawn: int, skipped: int, device: torch.device) -> None:
-        """Add images that were drawn and those among them that could not be read.
+    def add_images(self, drawn: int, unreadable: int) -> None:
+        """Add images that were drawn, and those among them that could not be read."""
+        self._drawn += drawn
+        self._unreadable += unreadable
 
-        After :meth:`collect`, ``drawn`` and ``skipped`` hold the sums over all processes.
+    def exchange(
+        self, gradient_norm: Tensor, signals: Sequence[bool], tally: Mapping[str, Tensor]
+    ) -> StepTotals:
+        """Sum over processes and copy to the host, for which a step waits for its device: once.
+
+        Args:
+            gradient_norm: of all gradients together, a scalar, the same on every process.
+            signals: which signals this process has received.
+            tally: what the method counts, of any shapes, the same ones on every process.
         """
-        # Filled on the device: copied there, they would be waited for.
-        counts = [torch.full((), float(count), device=device) for count in (skipped, drawn)]
-        self._accumulate(_IMAGES, *counts)
+        means = [*self._losses.values(), *self._figures.values()]
+        counts = (self._drawn, self._unreadable, *map(int, signals))
+        sums, numbers, (norm,), counted, *tallies = _sum_over_processes(
+            torch.stack([mean.total for mean in means]),
+            torch.stack([mean.count for mean in means]),
+            gradient_norm.reshape(1),
+            # Filled on the device: copied there, they would be waited for.
+            torch.cat([torch.full((1,), float(count), device=self._device) for count in counts]),
+            *tally.values(),
+        )
+        pairs = zip(sums.tolist(), numbers.tolist(), strict=True)
+        drawn, unreadable, *received = map(int, counted.tolist())
+        return StepTotals(
+            data_time=self._data_time,
+            losses=_means(self._losses, itertools.islice(pairs, len(self._losses))),
+            figures=_means(self._figures, pairs),
+            gradient_norm=float(norm) / comm.get_world_size(),
+            drawn=drawn,
+            unreadable=unreadable,
+            signals=tuple(received),
+            tallies=dict(zip(tally, tallies, strict=True)),
+        )
 
-    def add_gradient_norm(self, norm: Tensor) -> None:
-        """Add the norm of all gradients together, the same on every process.
 
-        After :meth:`collect`, ``gradient_norm`` holds it.
-        """
-        self._accumulate(_GRADIENT, norm.float(), torch.ones_like(norm, dtype=torch.float32))
+@dataclass(frozen=True)
+class StepTotals:
+    """What all processes together know of a step; the same on each of them, but for its times.
 
-    def add_signals(self, pending: dict[str, float], device: torch.device) -> None:
-        """Add numbers by name, of which :meth:`collect` puts the means in ``signals``."""
-        for name, value in pending.items():
-            found = torch.full((), value, device=device)
-            self._accumulate(_SIGNAL + name, found, torch.ones_like(found))
+    Attributes:
+        data_time: seconds that this process waited for its images.
+        losses: means by name, before their weights.
+        figures: means by name; those of nothing are left out.
+        gradient_norm: of all gradients together.
+        drawn: images.
+        unreadable: images among them that could not be read.
+        signals: how many processes have received each signal.
+        tallies: sums of what the method counts, on the host.
+    """
 
-    def add_tally(self, tally: Mapping[str, Tensor]) -> None:
-        """Add what the method counts; after :meth:`collect`, ``tallies`` holds the sums."""
-        self._tally = tally
-
-    def _accumulate(self, name: str, total: Tensor, count: Tensor) -> None:
-        self._sums[name] = self._sums[name] + total if name in self._sums else total
-        self._counts[name] = self._counts[name] + count if name in self._counts else count
-
-    def collect(self) -> None:
-        """Average over processes and copy to the host, for which a step waits for its device."""
-        parts = [torch.stack(list(values.values())) for values in (self._sums, self._counts)]
-        parts += [values.float().flatten() for values in self._tally.values()]
-        table = torch.cat(parts)
-        if comm.get_world_size() > 1:
-            dist.all_reduce(table)
-        sums, counts, *tallies = table.cpu().split([len(part) for part in parts])
-        self.tallies = {
-            name: total.view(values.shape)
-            for (name, values), total in zip(self._tally.items(), tallies, strict=True)
-        }
-        found = dict(zip(self._sums, zip(sums.tolist(), counts.tolist(), strict=True), strict=True))
-        self.skipped, self.drawn = map(int, found.pop(_IMAGES, (0, 0)))
-        total_norm, times = found.pop(_GRADIENT, (0.0, 1.0))
-        self.gradient_norm = total_norm / times
-        for name in [name for name in found if name.startswith(_SIGNAL)]:
-            total, count = found.pop(name)
-            self.signals[name.removeprefix(_SIGNAL)] = total / count
-        self._means = {
-            name: total / count
-            for name, (total, count) in found.items()
-            if count > 0 or math.isnan(total)
-        }
-
-    @property
-    def losses(self) -> dict[str, float]:
-        """Means of all losses by name, once collected."""
-        return {name: value for name, value in self._means.items() if not name.startswith(PREFIX)}
+    data_time: float
+    losses: dict[str, float]
+    figures: dict[str, float]
+    gradient_norm: float
+    drawn: int
+    unreadable: int
+    signals: tuple[int, ...]
+    tallies: dict[str, Tensor]
 
     @property
     def broken_losses(self) -> dict[str, float]:
-        """Those that are infinite or NaN."""
+        """Losses that are infinite or NaN."""
         return {name: value for name, value in self.losses.items() if not math.isfinite(value)}
 
     def write(self, iteration: int, weight: Weight, extra: dict[str, float]) -> None:
-        """Put everything, once collected, into the event storage of the main process.
+        """Put everything into the event storage of the main process.
 
         Args:
             weight: of a loss by its name, for ``total_loss`` (eq. 3).
             extra: further figures by name, the same on every process.
         """
         storage = get_event_storage()
-        storage.put_scalar("rank_data_time", self._data_time, cur_iter=iteration)
-        data_time = max(comm.gather(self._data_time) or [self._data_time])
+        storage.put_scalar("rank_data_time", self.data_time, cur_iter=iteration)
+        data_time = max(comm.gather(self.data_time) or [self.data_time])
         if not comm.is_main_process():
             return
         storage.put_scalar("data_time", data_time, cur_iter=iteration)
-        total = sum(weighted(self.losses, weight))
-        figures = {PREFIX + name: value for name, value in extra.items()}
+        figures = self.figures | extra
         # Infinite where gradient scaling skips the step.
         if math.isfinite(self.gradient_norm):
-            figures[PREFIX + _GRADIENT] = self.gradient_norm
-        storage.put_scalars(cur_iter=iteration, total_loss=total, **self._means, **figures)
+            figures["gradient_norm"] = self.gradient_norm
+        total = sum(weighted(self.losses, weight))
+        named = {PREFIX + name: value for name, value in figures.items()}
+        storage.put_scalars(cur_iter=iteration, total_loss=total, **self.losses, **named)
 
 
-class FigurePrinter(EventWriter):
-    """Prints the figures that tell whether semi-supervised training works, below the loss line."""
+def _accumulate(means: dict[str, Mean], name: str, found: Mean) -> None:
+    if name in means:
+        found = Mean(means[name].total + found.total, means[name].count + found.count)
+    means[name] = found
 
-    def __init__(self, logger: logging.Logger, window: int = 20) -> None:
-        """
-        Args:
-            logger: where the line goes.
-            window: number of iterations whose median is shown.
-        """
-        self._logger = logger
-        self._window = window
 
-    def write(self) -> None:
-        """Print the current figures."""
-        storage = get_event_storage()
-        latest = storage.latest_with_smoothing_hint(self._window)
-        figures = [
-            f"{name.removeprefix(PREFIX)}: {value:.4g}"
-            for name, (value, _) in sorted(latest.items())
-            if name.startswith(PREFIX)
-        ]
-        if figures:
-            self._logger.info("  ssod  %s", "  ".join(figures))
+def _sum_over_processes(*parts: Tensor) -> list[Tensor]:
+    """The sums of tensors over all processes, in float32 on the host: by one copy."""
+    table = torch.cat([part.float().flatten() for part in parts])
+    if comm.get_world_size() > 1:
+        dist.all_reduce(table)
+    sums = table.cpu().split([part.numel() for part in parts])
+    return [total.view(part.shape) for total, part in zip(sums, parts, strict=True)]
+
+
+def _means(names: Iterable[str], parts: Iterable[tuple[float, float]]) -> dict[str, float]:
+    """Means by name; without those of nothing, unless they are broken."""
+    return {
+        name: total / count
+        for name, (total, count) in zip(names, parts, strict=True)
+        if count > 0 or math.isnan(total)
+    }

@@ -1,4 +1,4 @@
-"""Losses and gradients that are infinite or NaN: named, and kept out of the weights."""
+"""Losses and gradients that are infinite or NaN: named, and kept out of weights and statistics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from dre_ssod.engine.metrics import StepMetrics
+from dre_ssod.engine.metrics import StepTotals
 from dre_ssod.engine.running_statistics import RunningStatistics
 
 MAX_IN_A_ROW = 100
@@ -33,17 +33,24 @@ class NonfiniteGuard:
     Every process decides the same, from figures that are summed over all of them.
     """
 
-    def __init__(self, student: nn.Module, grad_scaler: torch.amp.GradScaler, skip: bool) -> None:
+    def __init__(
+        self,
+        student: nn.Module,
+        statistics: RunningStatistics,
+        grad_scaler: torch.amp.GradScaler,
+        skip: bool,
+    ) -> None:
         """
         Args:
             student: without its DDP wrapper.
+            statistics: of the student, put back where a step is skipped.
             grad_scaler: skips steps whose gradients overflow float16, which is normal.
             skip: whether a step that is not finite is skipped and counted; else it is an error.
         """
         self._student = student
         self._grad_scaler = grad_scaler
         self._skip = skip
-        self._statistics = RunningStatistics(student)
+        self._statistics = statistics
         self._overflows = 0
         self._in_a_row = 0
         self.skipped = 0
@@ -58,20 +65,19 @@ class NonfiniteGuard:
         gradients = [p.grad for p in self._student.parameters() if p.grad is not None]
         return torch.nn.utils.get_total_norm(gradients)
 
-    def accepts(self, metrics: StepMetrics, where: str) -> bool:
+    def accepts(self, totals: StepTotals, where: str) -> bool:
         """Whether the optimizer may step.
 
         Args:
-            metrics: of the step, collected.
+            totals: of the step.
             where: iteration and images, for messages.
 
         Raises:
             FloatingPointError: on every process, if not and the step is not to be skipped.
         """
-        what = self._find(metrics)
+        what = self._find(totals)
         if what is None:
             self._in_a_row = 0
-            self._statistics.average()
             return True
         self.refuse(what, where)
         return False
@@ -104,11 +110,11 @@ class NonfiniteGuard:
             raise FloatingPointError(f"{where}: {error} {_ADVICE}") from error
         self.refuse(str(error), where)
 
-    def _find(self, metrics: StepMetrics) -> str | None:
+    def _find(self, totals: StepTotals) -> str | None:
         """What is not finite, and is no overflow that the gradient scaler is there for."""
-        if metrics.broken_losses:
-            return f"{metrics.broken_losses} (all losses: {metrics.losses})."
-        if math.isfinite(metrics.gradient_norm):
+        if totals.broken_losses:
+            return f"{totals.broken_losses} (all losses: {totals.losses})."
+        if math.isfinite(totals.gradient_norm):
             self._overflows = 0
             return None
         self._overflows += 1
@@ -124,7 +130,7 @@ class NonfiniteGuard:
         ]
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts, so that a resumed run goes on counting."""
+        """The counts, which a resumed run continues."""
         return {
             "skipped": self.skipped,
             "in_a_row": self._in_a_row,

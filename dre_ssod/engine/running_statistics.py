@@ -15,7 +15,7 @@ class RunningStatistics:
     def __init__(self, model: nn.Module) -> None:
         norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
         self._buffers = [b for norm in norms for b in norm.buffers(recurse=False)]
-        # Synchronised batch norms are the same on all processes already.
+        # Synchronized batch norms are the same on all processes already.
         self._own = [
             buffer
             for norm in norms

@@ -20,8 +20,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from dre_ssod.engine.ema import ModelEMA
-from dre_ssod.engine.metrics import PREFIX, StepMetrics
+from dre_ssod.engine.metrics import PREFIX, StepMetrics, StepTotals
 from dre_ssod.engine.nonfinite import NonfiniteGuard
+from dre_ssod.engine.running_statistics import RunningStatistics
 from dre_ssod.engine.step_settings import StepSettings
 from dre_ssod.engine.unreadable import UnreadableImages
 from dre_ssod.errors import CheckpointError
@@ -66,7 +67,10 @@ class SemiSupervisedTrainer(SimpleTrainer):
         self.grad_scaler = torch.amp.GradScaler(
             self.device.type, enabled=settings.autocast_dtype == torch.float16
         )
-        self.guard = NonfiniteGuard(student, self.grad_scaler, settings.skip_nonfinite)
+        self.statistics = RunningStatistics(student)
+        self.guard = NonfiniteGuard(
+            student, self.statistics, self.grad_scaler, settings.skip_nonfinite
+        )
         self.signals = SignalRequests()
 
     def run_step(self) -> None:
@@ -74,7 +78,7 @@ class SemiSupervisedTrainer(SimpleTrainer):
         assert self.model.training, "the student was changed to eval mode"
         start = time.perf_counter()
         batches = [next(self._data_loader_iter) for _ in range(self.settings.accumulation_steps)]
-        metrics = StepMetrics(data_time=time.perf_counter() - start)
+        metrics = StepMetrics(time.perf_counter() - start, self.device)
         self.images.check_complete(batches)
         self.last_batch = batches[-1]
         self._seed_step()
@@ -89,16 +93,16 @@ class SemiSupervisedTrainer(SimpleTrainer):
             return
         self.after_backward()
         self.grad_scaler.unscale_(self.optimizer)
-        metrics.add_gradient_norm(self.guard.gradient_norm())
-        metrics.add_signals(self.signals.pending(), self.device)
-        metrics.add_tally(self.method.tally())
-        metrics.collect()
-        self.signals.agree(metrics.signals)
-        self._count_images(batches, metrics)
-        if self.guard.accepts(metrics, self._where(batches)):
+        totals = metrics.exchange(
+            self.guard.gradient_norm(), self.signals.pending(), self.method.tally()
+        )
+        self.signals.agree(totals.signals)
+        self._count_images(batches, totals)
+        if self.guard.accepts(totals, self._where(batches)):
+            self.statistics.average()
             decay = self.method.decay(self.clock)
-            metrics.write(self.iter, self.weight, {"ema_decay": 1.0 if decay is None else decay})
-            self.method.learn(metrics.tallies)
+            totals.write(self.iter, self.weight, {"ema_decay": 1.0 if decay is None else decay})
+            self.method.learn(totals.tallies)
             self.grad_scaler.step(self.optimizer)
             if decay is not None:
                 self.ema.update(decay)
@@ -116,11 +120,11 @@ class SemiSupervisedTrainer(SimpleTrainer):
                 total = losses.total(self.weight) / len(batches)
                 self.grad_scaler.scale(total).backward()
             metrics.add(losses)
-            metrics.add_images(_count_drawn(batch), len(batch.failures), self.device)
+            metrics.add_images(_count_drawn(batch), len(batch.failures))
 
-    def _count_images(self, batches: list[TrainingBatch], metrics: StepMetrics) -> None:
+    def _count_images(self, batches: list[TrainingBatch], totals: StepTotals) -> None:
         failures = [failure for batch in batches for failure in batch.failures]
-        self.images.update(failures, metrics.drawn, metrics.skipped)
+        self.images.update(failures, totals.drawn, totals.unreadable)
         self._write_count("skipped_images", self.images.skipped)
 
     def _write_count(self, name: str, count: int) -> None:

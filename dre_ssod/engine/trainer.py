@@ -27,8 +27,7 @@ from dre_ssod.engine.hooks.checkpoints import Checkpoints, SaveBeforeEvaluation
 from dre_ssod.engine.hooks.evaluation import BestModel, Evaluation
 from dre_ssod.engine.hooks.panels import panel_hook
 from dre_ssod.engine.hooks.watch import PseudoLabelWatch
-from dre_ssod.engine.hooks.writers import MetricsFile, ResumingWriter
-from dre_ssod.engine.metrics import FigurePrinter
+from dre_ssod.engine.hooks.writers import FigurePrinter, MetricsFile, ResumingWriter
 from dre_ssod.engine.precision import announce, name_of
 from dre_ssod.engine.step import SemiSupervisedTrainer
 from dre_ssod.engine.step_settings import step_settings
@@ -220,7 +219,7 @@ class SSODTrainer(DefaultTrainer):
             CommonMetricPrinter(self.max_iter),
             MetricsFile(folder / "metrics.json"),
             TensorboardXWriter(str(folder)),
-            FigurePrinter(logger),
+            FigurePrinter(),
         ]
 
     def evaluate(self) -> OrderedDict[str, Any]:

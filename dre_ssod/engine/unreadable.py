@@ -79,7 +79,7 @@ class UnreadableImages:
                 logger.warning("Skipped an image, another takes its place: %s", failure.message)
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts, so that a resumed run goes on counting."""
+        """The counts, which a resumed run continues."""
         return {"drawn": self.drawn, "skipped": self.skipped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

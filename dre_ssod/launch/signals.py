@@ -1,8 +1,8 @@
 """What a run does when it is told to stop or to save.
 
-SIGTERM and SIGINT (Ctrl-C) save a checkpoint and end the run, SIGUSR1 saves and goes on. A signal
-is noted when it comes and acted upon at the end of a step, in which all processes have learned of
-it with the copy of the losses that the step makes anyway.
+SIGTERM and SIGINT (Ctrl-C) save a checkpoint and end the run, SIGUSR1 saves and lets it continue. A
+signal is noted when it comes and acted upon at the end of a step, in which all processes have
+learned of it by the exchange of losses that the step makes anyway.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -56,17 +56,17 @@ class SignalRequests:
         if self._at_once:
             self.exit_if_told()
 
-    def pending(self) -> dict[str, float]:
-        """1.0 by the name of each signal that came since it was last agreed upon, else 0.0."""
-        return {number.name: float(number in self._received) for number in SIGNALS}
+    def pending(self) -> tuple[bool, ...]:
+        """Which of ``SIGNALS`` came since they were last agreed upon."""
+        return tuple(number in self._received for number in SIGNALS)
 
-    def agree(self, counts: Mapping[str, float]) -> None:
+    def agree(self, counts: Sequence[int]) -> None:
         """Take up what any process received.
 
         Args:
-            counts: :meth:`pending` of all processes, summed or averaged.
+            counts: :meth:`pending` of all processes, summed.
         """
-        agreed = [number for number in SIGNALS if counts[number.name] > 0]
+        agreed = [number for number, count in zip(SIGNALS, counts, strict=True) if count]
         self._received -= {signal.SIGUSR1} & set(agreed)
         self.save = signal.SIGUSR1 in agreed
         self.stop = next((number for number in agreed if number != signal.SIGUSR1), None)
@@ -82,7 +82,7 @@ class SignalRequests:
         stops = [n for n in SIGNALS if n in self._received and n != signal.SIGUSR1]
         stop = self.stop or next(iter(stops), None)
         if stop is not None:
-            logger.info("%s: the run stops; go on with --resume.", stop.name)
+            logger.info("%s: the run stops; continue it with --resume.", stop.name)
             raise SystemExit(exit_code(stop))
 
     @contextlib.contextmanager

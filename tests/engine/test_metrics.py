@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
 from torch import Tensor
 
-from dre_ssod.engine.metrics import FigurePrinter, StepMetrics
+from dre_ssod.engine.metrics import StepMetrics, StepTotals
 from dre_ssod.structures import Mean, StudentLosses
 from tests.factories import beta_4
 
@@ -27,13 +28,23 @@ def losses(
     )
 
 
-def written(*batches: StudentLosses, extra: dict[str, float] | None = None) -> dict[str, float]:
-    metrics = StepMetrics(data_time=0.25)
+NONE = (False, False, False)
+
+
+def exchanged(*batches: StudentLosses, norm: float = 0.0, **options: Any) -> StepTotals:
+    metrics = StepMetrics(0.25, torch.device("cpu"))
     for batch in batches:
         metrics.add(batch)
-    metrics.collect()
+    metrics.add_images(drawn=5, unreadable=1)
+    metrics.add_images(drawn=4, unreadable=0)
+    return metrics.exchange(
+        torch.tensor(norm), options.get("signals", NONE), options.get("tally", {})
+    )
+
+
+def written(*batches: StudentLosses, extra: dict[str, float] | None = None) -> dict[str, float]:
     with EventStorage(0) as storage:
-        metrics.write(7, beta_4, extra or {})
+        exchanged(*batches).write(7, beta_4, extra or {})
         latest = storage.latest()
     assert {iteration for _, iteration in latest.values()} == {7}
     return {name: value for name, (value, _) in latest.items()}
@@ -76,68 +87,53 @@ def test_further_figures_are_named_like_the_others_and_not_summed() -> None:
 def test_a_loss_that_is_not_finite_is_named(value: float, part: str) -> None:
     broken = losses({"loss_rpn_cls": 1.0})
     getattr(broken, part)["loss_bad"] = torch.tensor(value)
-    metrics = StepMetrics(data_time=0.0)
-    metrics.add(losses({"loss_rpn_cls": 2.0, "loss_bad": 1.0}))
-    metrics.add(broken)
-    metrics.collect()
-    assert metrics.broken_losses.keys() == {"loss_bad"}
-    assert metrics.losses["loss_rpn_cls"] == 1.5
+    totals = exchanged(losses({"loss_rpn_cls": 2.0, "loss_bad": 1.0}), broken)
+    assert totals.broken_losses.keys() == {"loss_bad"}
+    assert totals.losses["loss_rpn_cls"] == 1.5
 
 
 def test_a_negative_loss_is_no_error() -> None:
     assert written(losses({"loss_box_reg": -3.0}))["total_loss"] == -3.0
 
 
-def test_the_norm_of_the_gradients_and_signals_come_with_the_losses() -> None:
-    metrics = StepMetrics(data_time=0.0)
-    metrics.add(losses({"loss_cls": 1.0}))
-    metrics.add_gradient_norm(torch.tensor(2.5))
-    metrics.add_signals({"SIGTERM": 0.0, "SIGINT": 1.0}, torch.device("cpu"))
-    metrics.collect()
-    assert metrics.gradient_norm == 2.5
-    assert metrics.signals == {"SIGTERM": 0.0, "SIGINT": 1.0}
-    assert metrics.losses == {"loss_cls": 1.0}
+def test_all_that_a_step_has_to_say_comes_at_once_each_with_a_name_and_type_of_its_own() -> None:
+    tally = {"by_class": torch.tensor([[1, 2], [3, 4]]), "images": torch.tensor(7.0)}
+    totals = exchanged(
+        losses({"loss_cls": 1.0}, figures={"images": [5.0]}),
+        norm=2.5,
+        signals=(False, True, False),
+        tally=tally,
+    )
+    assert totals.losses == {"loss_cls": 1.0}
+    assert totals.figures == {"images": 5.0}
+    assert totals.gradient_norm == 2.5
+    assert (totals.drawn, totals.unreadable) == (9, 1)
+    assert totals.signals == (0, 1, 0)
+    assert totals.tallies.keys() == tally.keys()
+    for name, values in tally.items():
+        assert torch.equal(totals.tallies[name], values.float())
     with EventStorage(0) as storage:
-        metrics.write(0, beta_4, {})
+        totals.write(0, beta_4, {})
         assert storage.latest()["ssod/gradient_norm"] == (2.5, 0)
-        assert not [name for name in storage.latest() if "SIG" in name]
+        assert storage.latest().keys() == {
+            *("rank_data_time", "data_time", "total_loss", "loss_cls"),
+            *("ssod/images", "ssod/gradient_norm"),
+        }
 
 
 @pytest.mark.parametrize("norm", [math.nan, math.inf])
 def test_a_norm_that_is_not_finite_is_no_figure(norm: float) -> None:
-    metrics = StepMetrics(data_time=0.0)
-    metrics.add(losses({"loss_cls": 1.0}))
-    metrics.add_gradient_norm(torch.tensor(norm))
-    metrics.collect()
-    assert not math.isfinite(metrics.gradient_norm)
+    totals = exchanged(losses({"loss_cls": 1.0}), norm=norm)
+    assert not math.isfinite(totals.gradient_norm)
     with EventStorage(0) as storage:
-        metrics.write(0, beta_4, {})
+        totals.write(0, beta_4, {})
         assert "ssod/gradient_norm" not in storage.latest()
 
 
 def test_metrics_hold_no_graph() -> None:
     batch = losses({"loss_cls": 1.0}, figures={"sigma": [1.0]})
-    metrics = StepMetrics(data_time=0.0)
+    metrics = StepMetrics(0.0, torch.device("cpu"))
     metrics.add(batch)
-    assert not any(t.requires_grad for t in [*metrics._sums.values(), *metrics._counts.values()])
-
-
-class Lines:
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def info(self, text: str, *args: object) -> None:
-        self.lines.append(text % args)
-
-
-def test_the_printer_shows_the_median_of_the_figures_only() -> None:
-    out = Lines()
-    printer = FigurePrinter(out, window=3)
-    with EventStorage(0) as storage:
-        printer.write()
-        assert out.lines == []
-        for iteration, value in enumerate([50.0, 1.0, 3.0, 2.0]):
-            storage.iter = iteration
-            storage.put_scalars(**{"ssod/sigma": value, "total_loss": 9.0, "ssod/a": 0.123456})
-        printer.write()
-    assert out.lines == ["  ssod  a: 0.1235  sigma: 2"]
+    for mean in [*metrics._losses.values(), *metrics._figures.values()]:
+        assert not mean.total.requires_grad
+        assert not mean.count.requires_grad

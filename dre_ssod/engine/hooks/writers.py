@@ -1,4 +1,4 @@
-"""metrics.json and the printed figures, which a resumed run continues as if never interrupted."""
+"""The line of figures, and metrics.json, which a resumed run continues as if never interrupted."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from detectron2.engine.hooks import PeriodicWriter
-from detectron2.utils.events import EventWriter, JSONWriter
+from detectron2.utils.events import EventWriter, JSONWriter, get_event_storage
 
+from dre_ssod.engine.metrics import PREFIX
 from dre_ssod.files import set_aside
 
 WINDOW = 20
@@ -18,6 +19,21 @@ TIMES = frozenset({"time", "data_time", "rank_data_time", "eta_seconds"})
 """Figures that depend on the clock."""
 
 logger = logging.getLogger(__name__)
+
+
+class FigurePrinter(EventWriter):
+    """Prints the figures that tell whether semi-supervised training works, below the loss line."""
+
+    def write(self) -> None:
+        """Print the median of each figure over the last iterations."""
+        latest = get_event_storage().latest_with_smoothing_hint(WINDOW)
+        figures = [
+            f"{name.removeprefix(PREFIX)}: {value:.4g}"
+            for name, (value, _) in sorted(latest.items())
+            if name.startswith(PREFIX)
+        ]
+        if figures:
+            logger.info("  ssod  %s", "  ".join(figures))
 
 
 class MetricsFile(JSONWriter):

@@ -13,7 +13,7 @@ from torch import nn
 from dre_ssod.checkpoints.checkpointer import SafeCheckpointer
 from dre_ssod.engine.hooks.checkpoints import Checkpoints, SaveBeforeEvaluation
 from dre_ssod.engine.hooks.evaluation import BestModel, Evaluation
-from dre_ssod.launch.signals import SignalRequests
+from dre_ssod.launch.signals import SIGNALS, SignalRequests
 
 METRIC = "teacher/bbox/AP"
 
@@ -169,7 +169,7 @@ def test_a_signal_to_stop_saves_once_and_exits(
 
     def step() -> None:
         Run.run_step(run)
-        run.signals.agree({n.name: float(run.iter == 4 and n == number) for n in signal.Signals})
+        run.signals.agree([int(run.iter == 4 and n == number) for n in SIGNALS])
 
     run.run_step = step  # type: ignore[method-assign]
     with pytest.raises(SystemExit) as stopped:
@@ -184,8 +184,7 @@ def test_a_signal_to_save_saves_and_goes_on(tmp_path: Path) -> None:
 
     def step() -> None:
         Run.run_step(run)
-        told = run.iter == 2
-        run.signals.agree({"SIGUSR1": float(told), "SIGTERM": 0.0, "SIGINT": 0.0})
+        run.signals.agree([int(run.iter == 2 and n == signal.SIGUSR1) for n in SIGNALS])
 
     run.run_step = step  # type: ignore[method-assign]
     run.train(0, 6)

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 from detectron2.engine import TrainerBase
+from detectron2.utils.events import EventStorage
 
-from dre_ssod.engine.hooks.writers import MetricsFile, ResumingWriter
+from dre_ssod.engine.hooks.writers import WINDOW, FigurePrinter, MetricsFile, ResumingWriter
 
 
 class Run(TrainerBase):
@@ -104,3 +106,19 @@ def test_a_missing_file_begins_anew(tmp_path: Path) -> None:
     (tmp_path / "metrics.json").unlink()
     Run(tmp_path, first.states[24]).train(25, 41)
     assert lines(tmp_path)[0]["iteration"] > 24
+
+
+def test_the_printer_shows_the_median_of_the_figures_only(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("dre_ssod"), "propagate", True)
+    printer = FigurePrinter()
+    with EventStorage(0) as storage, caplog.at_level("INFO", "dre_ssod"):
+        printer.write()
+        assert not caplog.records
+        for iteration in range(WINDOW + 3):
+            storage.iter = iteration
+            value = 50.0 if iteration < 3 else iteration % 5
+            storage.put_scalars(**{"ssod/sigma": value, "total_loss": 9.0, "ssod/a": 0.123456})
+        printer.write()
+    assert [r.getMessage() for r in caplog.records] == ["  ssod  a: 0.1235  sigma: 2"]
