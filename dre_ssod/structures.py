@@ -32,7 +32,7 @@ class View:
         return int(self.image.shape[1]), int(self.image.shape[2])
 
     def pin_memory(self) -> View:
-        """The same in memory from which a GPU copies while the host goes on."""
+        """A copy in pinned memory, from which a GPU copies while the host continues."""
         return View(self.image.pin_memory(), self.matrix)
 
 

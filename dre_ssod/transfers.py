@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def to_device(instances: Instances, device: torch.device) -> Instances:
-    """Instances with their fields on a device, copied there while the host goes on.
+    """Instances with their fields on a device, copied there while the host continues.
 
     ``Instances.to`` would wait for every field.
     """

@@ -34,9 +34,8 @@ from dre_ssod.data.records import corners, is_crowd
 from dre_ssod.data.sources.catalog import load_one_labeled
 from dre_ssod.deployment.trained_model import load_trained
 from dre_ssod.engine.setup import setup
-from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.errors import ConfigError
-from dre_ssod.evaluation.evaluators import file_slug
+from dre_ssod.evaluation.evaluators import build_test_loader, file_slug
 from dre_ssod.evaluation.localization import DetectionTable, SetReport, analyze, match
 from dre_ssod.evaluation.ranking import METRICS, RankingEvaluation
 from dre_ssod.evaluation.reliability import LEVELS, Reliability, reliability
@@ -116,7 +115,7 @@ def collect(
         for name in cfg.DATASETS.TEST:
             truth = {r["image_id"]: r["annotations"] for r in load_one_labeled(name)}
             ranking = RankingEvaluation(name, str(Path(cfg.OUTPUT_DIR) / file_slug(name)))
-            loader = SSODTrainer.build_test_loader(cfg, name)
+            loader = build_test_loader(cfg, name)
             for batch in tqdm(loader, desc=name, unit="batch", disable=None):
                 outputs = [{"instances": o["instances"].to("cpu")} for o in model(batch)]
                 ranking.process(batch, outputs)

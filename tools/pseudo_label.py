@@ -4,7 +4,7 @@
     python tools/pseudo_label.py --config-file output/run/config.yaml --input photos \\
         --output labeled MODEL.WEIGHTS output/run/model_final.pth
 
-Interrupted? The same command again goes on where it stopped. --num-gpus N and torchrun share the
+Interrupted? The same command continues where it stopped. --num-gpus N and torchrun share the
 work among processes.
 """
 

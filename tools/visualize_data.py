@@ -4,7 +4,7 @@
     python tools/visualize_data.py --config-file configs/quickstart.yaml --images 8
 
 For labeled images: the labeled view, the weak and the strong view with the labels mapped as
-pseudo-labels would be, and both views by turns. With --pseudo-labels, for unlabeled images, the
+pseudo-labels would be, and a checkerboard of both. With --pseudo-labels, for unlabeled images, the
 panels of training by the teacher and the student of MODEL.WEIGHTS.
 """
 

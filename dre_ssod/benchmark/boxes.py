@@ -53,7 +53,7 @@ def draw_truth(images: int, classes: int, seed: int) -> dict[str, Any]:
 
 
 def draw_detections(truth: dict[str, Any], seed: int) -> list[dict[str, Any]]:
-    """Up to 100 detections an image: jittered and repeated true boxes, and boxes on nothing.
+    """Up to 100 detections per image: jittered and repeated true boxes, and boxes on nothing.
 
     Coordinates and scores are those of float32 tensors; a part of the scores is rounded, so that
     there are equal ones.

@@ -25,7 +25,7 @@ MAX_RATIO = 1.10
 # Largest difference of a box, in pixels: on a CPU none, on a GPU what rounding can do.
 MAX_DIFFERENCE = {"cpu": 0.0, "cuda": 0.05}
 CANDIDATES = 200
-"""Boxes an image that go into NMS where random weights have to do for trained ones."""
+"""Boxes per image that go into NMS where random weights have to do for trained ones."""
 
 Batch = list[dict[str, Any]]
 
@@ -37,7 +37,7 @@ class Detectors:
         """
         Args:
             cfg: complete; without MODEL.WEIGHTS the detector is random, and its score threshold
-                lets CANDIDATES boxes an image through.
+                lets CANDIDATES boxes per image through.
             images: how many of DATASETS.TEST, or of DATASETS.TRAIN if that is empty.
         """
         names = cfg.DATASETS.TEST or cfg.DATASETS.TRAIN
@@ -77,7 +77,7 @@ def plain_detector(cfg: CfgNode, ours: SemiSupervisedRCNN) -> GeneralizedRCNN:
 
 @torch.no_grad()
 def matching_threshold(model: SemiSupervisedRCNN, inputs: Batch) -> float:
-    """The score that CANDIDATES boxes an image exceed, on average."""
+    """The score that CANDIDATES boxes per image exceed, on average."""
     images = model.preprocess_image(inputs)
     features = model.backbone(images.tensor)
     proposals, _ = model.proposal_generator(images, features, None)
@@ -100,16 +100,16 @@ def benchmark_inference(cfg: CfgNode, rounds: int, images: int, batch: int) -> R
         ours.device,
     )
     names = {
-        "one by one": "one by one, an image",
-        "batches": f"batches of {batch}, an image",
-        "Detectron2": "Detectron2's classes without this project's, one by one, an image",
+        "one by one": "one by one, per image",
+        "batches": f"batches of {batch}, per image",
+        "Detectron2": "Detectron2's classes without this project's, one by one, per image",
     }
     single = detectors.run(ours, 1)
     settings = {
         "images": count,
         "sizes": sorted({tuple(x["image"].shape[-2:]) for x in detectors.images}),
         "batch": batch,
-        "detections an image": sum(map(len, single)) / count,
+        "detections per image": sum(map(len, single)) / count,
         "channels_last": cfg.MODEL.CHANNELS_LAST,
         "weights": cfg.MODEL.WEIGHTS or "random",
         "rounds": rounds,

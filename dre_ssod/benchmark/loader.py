@@ -53,10 +53,10 @@ def benchmark_loader(cfg: CfgNode, rounds: int, images: int) -> Report:
     finally:
         cv2.setNumThreads(threads)
     names = {
-        "two views": "weak and strong view, an image",
-        "limit": "decode and two plain resizes with OpenCV, an image",
-        "Detectron2": "two plain views by Detectron2's mapper, an image",
-        "worker": "weak and strong view out of one loading process, an image",
+        "two views": "weak and strong view, per image",
+        "limit": "decode and two plain resizes with OpenCV, per image",
+        "Detectron2": "two plain views by Detectron2's mapper, per image",
+        "worker": "weak and strong view out of one loading process, per image",
     }
     rows = [Row.milliseconds(names[key], timing, len(records)) for key, timing in timings.items()]
     for name in ("two views", "Detectron2"):
@@ -70,7 +70,7 @@ def benchmark_loader(cfg: CfgNode, rounds: int, images: int) -> Report:
         },
         machine(),
         rows,
-        [Goal("weak and strong view, an image", rows[0].value, MAX_MILLISECONDS, "ms")],
+        [Goal("weak and strong view, per image", rows[0].value, MAX_MILLISECONDS, "ms")],
     )
 
 
@@ -111,10 +111,10 @@ def benchmark_growth(entries: int, workers: int) -> Report:
             Row("loader", built - drawn, "s"),
             Row("first batch", first - built, "s"),
             Row("memory of the main process", used / 2**20, "MiB"),
-            Row("memory a worker has for itself", max(private, default=0) / 2**20, "MiB"),
+            Row("memory that a worker has for itself", max(private, default=0) / 2**20, "MiB"),
         ],
         [
-            Goal("memory an entry, all processes", total / entries, MAX_BYTES_PER_ENTRY, "bytes"),
+            Goal("memory per entry, all processes", total / entries, MAX_BYTES_PER_ENTRY, "bytes"),
             Goal("start to first batch", first - start, MAX_START_SECONDS, "s"),
         ],
     )

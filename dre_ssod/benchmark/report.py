@@ -50,6 +50,7 @@ class Goal:
 
     @property
     def met(self) -> bool:
+        """Whether the bound is kept."""
         return self.value <= self.bound
 
 
@@ -69,7 +70,7 @@ class Report:
     goals: list[Goal] = field(default_factory=list)
 
     def text(self) -> str:
-        """For reading."""
+        """Machine and settings, the rows, and whether each goal is met, as tables."""
         lines = [f"benchmark {self.name}"]
         lines += [f"  {key}: {value}" for key, value in (self.machine | self.settings).items()]
         rows = [
@@ -91,7 +92,7 @@ class Report:
         return "\n".join(lines)
 
     def save(self, path: Path) -> None:
-        """Write everything as JSON."""
+        """Write everything as JSON; see :func:`dre_ssod.files.write_text`."""
         write_text(path, json.dumps(asdict(self), indent=1) + "\n")
 
 

@@ -148,7 +148,7 @@ def benchmark_step(cfg: CfgNode, rounds: int) -> Report:
             "labeled": len(parts.batch.labeled),
             "unlabeled": len(parts.batch.unlabeled),
             "strong views": [sample.strong.size for sample in parts.batch.unlabeled],
-            "sampled RoIs an image": cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE,
+            "sampled RoIs per image": cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE,
             "channels_last": cfg.MODEL.CHANNELS_LAST,
             "autocast": str(parts.step.settings.autocast_dtype),
             "rounds": rounds,

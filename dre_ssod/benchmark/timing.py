@@ -20,7 +20,7 @@ class Timing:
     """Seconds of one task over all rounds.
 
     Attributes:
-        seconds: one value a round, in the order taken.
+        seconds: one value per round, in the order taken.
     """
 
     seconds: tuple[float, ...]
@@ -43,7 +43,7 @@ def interleave(
     rounds: int,
     device: torch.device | None = None,
 ) -> dict[str, Timing]:
-    """Time every task once a round, so that a slow moment of the machine hits all of them.
+    """Time every task once per round, so that a slow moment of the machine hits all of them.
 
     One untimed round goes first. The order of the tasks turns around every other round.
 

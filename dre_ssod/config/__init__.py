@@ -1,9 +1,12 @@
 """The configuration: its keys, how a file is read, and which values are refused.
 
-``keys`` explains every key, on the ground. ``values`` says what a key may hold at all, ``reading``
-turns files and ``KEY VALUE`` pairs into a config. ``checks`` stands above the parts that it asks
-(what is registered, which protocols there are), and holds the one table of bounds: they are stated
-there and nowhere else, so whoever builds a part by hand is trusted with its values.
+``values`` says what a key may hold at all, on the ground. ``keys`` explains every key but those of
+a method, which stand with their bounds in the method's file. ``reading`` turns files and
+``KEY VALUE`` pairs into a config. ``checks`` stands above the parts that it asks (what is
+registered, which protocols there are), and holds the one table of bounds: each is stated once, so
+whoever builds a part by hand is trusted with its values.
+
+This room only says no: it fills in nothing, and opens no file but the config's own.
 """
 
 from dre_ssod.config.keys import add_ssod_config, get_cfg

@@ -143,7 +143,7 @@ def _add_loop_keys(cfg: CfgNode) -> None:
     # always. SOLVER.CHECKPOINT_PERIOD and TEST.EVAL_PERIOD say when one is written.
     cfg.SOLVER.CHECKPOINTS_KEPT = 5
     # When a loss or gradient is infinite or NaN: "stop" the run with an error, or "skip" the step,
-    # count it and go on; 100 such steps in a row stop the run all the same.
+    # count it and continue; 100 such steps in a row stop the run all the same.
     cfg.SOLVER.ON_NONFINITE = "stop"
     # Micro-batches per optimizer step. IMS_PER_BATCH stays the number of images per optimizer step.
     cfg.SOLVER.ACCUMULATION_STEPS = 1

@@ -1,7 +1,7 @@
 """Detections of a trained model over any number of images, in chunks that are finished or not.
 
 A job's folder holds ``settings.json``, ``manifest.jsonl`` and ``chunks/000000.jsonl`` and so on,
-one line an image. A chunk is written whole, so a job that was interrupted continues with the
+one line per image. A chunk is written whole, so a job that was interrupted continues with the
 chunks that are missing, with any number of processes, and its result is the same to the last byte.
 """
 

@@ -143,7 +143,7 @@ def save_torchscript(traced: Traced, path: Path, cfg: CfgNode, class_names: list
         torch.jit.save(traced.module, file)
     content = {
         "input": {
-            "image": "(3, H, W) float32, 0 to 255, not normalised",
+            "image": "(3, H, W) float32, 0 to 255, not normalized",
             "channels": cfg.INPUT.FORMAT,
             "short_side": cfg.INPUT.MIN_SIZE_TEST,
             "longest_side": cfg.INPUT.MAX_SIZE_TEST,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
+from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter
@@ -147,8 +147,8 @@ class SSODTrainer(DefaultTrainer):
             self.checkpointer.load(path)
         except (RuntimeError, ValueError, KeyError) as error:
             raise CheckpointError(
-                f"{path} does not fit the config: {str(error)[:500]} A run goes on with the config "
-                "it was started with; another one needs another OUTPUT_DIR."
+                f"{path} does not fit the config: {str(error)[:500]} A run continues with "
+                "the config it was started with; another one needs another OUTPUT_DIR."
             ) from error
         self.start_iter = self.iter + 1
 
@@ -165,22 +165,21 @@ class SSODTrainer(DefaultTrainer):
     def before_train(self) -> None:
         """Before the loop; a run that was resumed before an evaluation begins with it."""
         super().before_train()
-        if not self._checkpoints.evaluation_pending:
-            return
-        self.iter = self.storage.iter = self.start_iter - 1
-        saved = next(i for i, h in enumerate(self._hooks) if isinstance(h, SaveBeforeEvaluation))
-        for hook in self._hooks[saved + 1 :]:
-            hook.after_step()
-        self.iter = self.storage.iter = self.start_iter
+        if self._checkpoints.evaluation_pending:
+            self.iter = self.storage.iter = self.start_iter - 1
+            for hook in self._finishing:
+                hook.after_step()
+            self.iter = self.storage.iter = self.start_iter
 
     def build_paired_loader(self) -> Any:
         """The loader of this process, standing at the current iteration."""
         return build_training_loader(self.cfg, self.pools, self.method, self._seed, self.start_iter)
 
     def build_hooks(self) -> list[Any]:
-        """Evaluation of both models, checkpoints and Detectron2's own hooks; see engine/hooks.py.
+        """Evaluation of both models, checkpoints and Detectron2's own hooks.
 
-        They are the same on every process, since each restores their state.
+        They are the same on every process, since each restores their state. Their order is
+        explained in :mod:`dre_ssod.engine.hooks`.
         """
         cfg = self.cfg
         signals = self._trainer.signals
@@ -198,16 +197,20 @@ class SSODTrainer(DefaultTrainer):
         watch = PseudoLabelWatch(
             cfg.SSOD.WARN_NO_PSEUDO_LABELS_ITERS, cfg.SSOD.WARN_PSEUDO_BOX_RATIO
         )
+        # What ends an iteration whose weights are saved.
+        self._finishing: list[HookBase] = [
+            evaluation,
+            *([] if best is None else [best]),
+            ResumingWriter(self.build_writers() if comm.is_main_process() else []),
+            self._checkpoints,
+        ]
         found = [
             hooks.IterationTimer(),
             hooks.LRScheduler(),
             watch if self.method.uses_unlabeled else None,
             panel_hook(cfg, self._trainer, self.student, self.pools.classes),
             SaveBeforeEvaluation(evaluation, self._checkpoints),
-            evaluation,
-            best,
-            ResumingWriter(self.build_writers() if comm.is_main_process() else []),
-            self._checkpoints,
+            *self._finishing,
         ]
         return [hook for hook in found if hook is not None]
 
@@ -242,14 +245,14 @@ class SSODTrainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
-        """See :func:`dre_ssod.evaluation.evaluators.build_test_loader`."""
+        """For ``SSODTrainer.test``: files read as in training."""
         return build_test_loader(cfg, dataset_name)
 
     @classmethod
     def build_evaluator(
         cls, cfg: CfgNode, dataset_name: str, output_dir: str | None = None
     ) -> DatasetEvaluators:
-        """See :func:`dre_ssod.evaluation.evaluators.build_evaluator`."""
+        """For ``SSODTrainer.test``: COCO-style AP, and TEST.VOC_PROTOCOLS."""
         folder = output_dir or str(Path(cfg.OUTPUT_DIR) / "inference")
         return build_evaluator(dataset_name, folder, cfg.TEST.VOC_PROTOCOLS)
 

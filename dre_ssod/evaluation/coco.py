@@ -1,6 +1,6 @@
 """COCO's average precision by faster-coco-eval: the figures of pycocotools in a tenth of the time.
 
-tests/engine/test_coco_evaluation compares the two, and ``tools/benchmark.py eval`` times them.
+tests/evaluation/test_coco compares the two, and ``tools/benchmark.py eval`` times them.
 """
 
 from __future__ import annotations

@@ -174,7 +174,7 @@ def _ignoring(dataset_name: str, output_dir: str, records: list[dict[str, Any]])
 
 
 def _with_ground_truth(dataset_name: str, path: Path, content: Callable[[], dict[str, Any]]) -> str:
-    """Write COCO JSON for the evaluator, once a process; the catalog name of the set that uses it.
+    """Write COCO JSON for the evaluator, once per process; returns the catalog name of its set.
 
     The set's own entry is left alone: it outlives the folder.
     """

@@ -28,7 +28,7 @@ class DetectionTable:
     Attributes:
         scores: (D,) foreground scores in [0, 1].
         qualities: (D,) s_loc of eq. 5.
-        ious: (D,) true IoU, see :func:`true_ious`.
+        ious: (D,) true IoU, see :func:`match`.
         residuals: (D, 4) of x1, y1, x2, y2: predicted minus true edge, divided by its sigma; NaN
             where the image has no object of the class.
     """
@@ -83,10 +83,10 @@ class SetReport:
     localization_quality: Correlation
 
 
-def true_ious(
+def match(
     boxes: FloatArray, classes: IntArray, gt_boxes: FloatArray, gt_classes: IntArray
-) -> FloatArray:
-    """Highest IoU of each detection with a ground-truth box of its class.
+) -> tuple[FloatArray, FloatArray]:
+    """The ground-truth box of its class that each detection overlaps most.
 
     Several detections may share an object: this measures boxes and counts no duplicates.
 
@@ -97,18 +97,8 @@ def true_ious(
         gt_classes: (G,)
 
     Returns:
-        (D,) in [0, 1]; 0 where the image has no object of the class.
-    """
-    return match(boxes, classes, gt_boxes, gt_classes)[0]
-
-
-def match(
-    boxes: FloatArray, classes: IntArray, gt_boxes: FloatArray, gt_classes: IntArray
-) -> tuple[FloatArray, FloatArray]:
-    """The IoUs of :func:`true_ious`, and (D, 4) the boxes they are with; NaN where there is none.
-
-    Args:
-        boxes, classes, gt_boxes, gt_classes: as for :func:`true_ious`.
+        (D,) IoUs in [0, 1] and (D, 4) the boxes they are with; 0 and NaN where the image has no
+        object of the class.
     """
     ious, matched = np.zeros(len(boxes)), np.full((len(boxes), 4), np.nan)
     if len(boxes) == 0 or len(gt_boxes) == 0:

@@ -65,7 +65,7 @@ class QualityTally:
         )
 
     def figures(self, class_names: Sequence[str]) -> dict[str, float]:
-        """Precision, recall and mean IoU of matched boxes, in [0, 1], and boxes an image.
+        """Precision, recall and mean IoU of matched boxes, in [0, 1], and boxes per image.
 
         Precision and recall also by class, as ``precision-NAME``. What is undefined (no boxes, no
         objects, no match) is left out.

@@ -1,6 +1,6 @@
 """Whether the predicted standard deviations of box edges are the true ones.
 
-Pure functions over standardised residuals z = (predicted - true edge) / sigma. If sigma is right
+Pure functions over standardized residuals z = (predicted - true edge) / sigma. If sigma is right
 they follow the unit Gaussian: mean 0, deviation 1, and p of them lie in its central interval of
 probability p.
 """

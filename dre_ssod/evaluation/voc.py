@@ -2,7 +2,7 @@
 
 Detectron2's own evaluator reads the XML files again, and stops at files that lack a tag it does not
 need, at names with spaces and at coordinates that are not whole. This one works on records that are
-in memory already, and gives the same figures to the last digit (tests/engine/test_voc_evaluation).
+in memory already, and gives the same figures to the last digit (tests/evaluation/test_voc).
 
 Shapes: D detections of a class over all images, G objects of a class in an image.
 """

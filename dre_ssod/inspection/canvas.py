@@ -26,7 +26,7 @@ LINE_WIDTH = 1.44
 BAND_OPACITY = 0.45
 LABEL_MARGIN = 3.0
 
-# Bright colors that differ in hue or lightness from their neighbours; classes beyond repeat them.
+# Bright colors that differ in hue or lightness from their neighbors; classes beyond repeat them.
 PALETTE = (
     "#ff5a4f", "#35c4ff", "#ffd23f", "#5ee06a", "#d98bff", "#ff9a2e", "#3ff0d0", "#ff8fc7",
     "#b8e04a", "#8fa8ff", "#ffffff", "#e0b080",

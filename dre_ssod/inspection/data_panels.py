@@ -22,7 +22,7 @@ from dre_ssod.teacher import CarriedLabels
 NOTE = (
     "The boxes of the strong view are those of the weak view, mapped by the matrices as",
     "pseudo-labels are: they must enclose the same objects. In the last picture, contours",
-    "must run on from field to field.",
+    "must continue from field to field.",
 )
 
 
@@ -30,7 +30,7 @@ class DataPanels:
     """Draws the views of labeled images with their labels.
 
     The labels stand in for pseudo-labels, so that a wrong matrix shows without a teacher. Nothing
-    of this is within the reach of training.
+    of this is reached by training.
     """
 
     def __init__(self, cfg: CfgNode, class_names: Sequence[str]) -> None:
@@ -39,7 +39,7 @@ class DataPanels:
         self._class_names = class_names
 
     def draw(self, record: dict[str, Any], rng: np.random.Generator) -> RGBImage:
-        """Original and labeled view; below them weak view, strong view, and the two by turns.
+        """Original and labeled view; below them weak and strong view, and both as a checkerboard.
 
         Args:
             record: in Detectron2's format, with ``annotations``.
@@ -68,7 +68,7 @@ class DataPanels:
             columns.append((f"{title}, {len(labels)} boxes", drawn))
         canvas = ReducedView(pair.weak, self._image_format)
         board = canvas.reduce(checkerboard(pair.weak, pair.strong, self._image_format))
-        columns.append(("weak and strong view by turns", board))
+        columns.append(("weak and strong view, field by field", board))
         rows = [side_by_side(columns[:2]), side_by_side(columns[2:])]
         return stack([note([Path(file_name).name, *NOTE]), *rows])
 

@@ -38,7 +38,7 @@ CHECKER_FIELDS = 6
 def draw_detections(
     image_rgb: RGBImage, instances: Instances, class_names: Sequence[str]
 ) -> RGBImage:
-    """Draw boxes coloured by class, labeled "class 0.93 q0.41" (score, s_loc).
+    """Draw boxes colored by class, labeled "class 0.93 q0.41" (score, s_loc).
 
     Where ``pred_boxes_sigma`` is present a translucent band reaches from one standard deviation
     outside each edge to one inside it: a broad band is an edge that the detector is unsure of.
@@ -85,7 +85,7 @@ def draw_ground_truth(
     objects: Sequence[dict[str, Any]] | Instances,
     class_names: Sequence[str],
 ) -> RGBImage:
-    """Draw annotated boxes, coloured and labeled by class; crowd regions are dashed.
+    """Draw annotated boxes, colored and labeled by class; crowd regions are dashed.
 
     Args:
         image_rgb: (H, W, 3) uint8.
@@ -124,7 +124,7 @@ def draw_ground_truth(
 def draw_proposals(
     image_rgb: RGBImage, boxes: Boxes, weights: Tensor | None, is_foreground: bool
 ) -> RGBImage:
-    """Draw proposals coloured by their PRC weight (``WEIGHT_COLORS``).
+    """Draw proposals colored by their PRC weight (``WEIGHT_COLORS``).
 
     What stands out lies on top: proposals of high weight among foreground ones; among background
     ones those of low weight, which the teacher takes for objects.
@@ -146,7 +146,7 @@ def draw_proposals(
 def checkerboard(view: View, other: View, image_format: str) -> RGBImage:
     """A view, on every other field the other view of the same image as the matrices map it here.
 
-    Where the matrices are right, contours run on from field to field. What lies outside the other
+    Where the matrices are right, contours continue from field to field. What lies outside the other
     view is black.
 
     Returns:
@@ -154,7 +154,7 @@ def checkerboard(view: View, other: View, image_format: str) -> RGBImage:
     """
     height, width = view.size
     half = np.array([[1.0, 0.0, 0.5], [0.0, 1.0, 0.5], [0.0, 0.0, 1.0]])
-    # OpenCV counts from the centre of the first pixel, the matrices from its corner.
+    # OpenCV counts from the center of the first pixel, the matrices from its corner.
     matrix = np.linalg.inv(half) @ relative_matrix(other.matrix, view.matrix).numpy() @ half
     mapped = cv2.warpAffine(
         view_image(other, image_format), matrix[:2], (width, height), flags=cv2.INTER_LINEAR

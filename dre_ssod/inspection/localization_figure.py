@@ -36,8 +36,8 @@ def draw_analysis(
 
     Args:
         table: detections of at least ``min_score``.
-        reports: of ``localization_analysis.analyze``, with the same bounds.
-        sigma: of ``sigma_reliability.reliability``, over the matched detections.
+        reports: of :func:`dre_ssod.evaluation.localization.analyze`, with the same bounds.
+        sigma: of :func:`dre_ssod.evaluation.reliability.reliability`, over the matched detections.
         rankings: by dataset and criterion, AP metrics in percent; averaged over the datasets.
         min_score: lowest foreground score of the detections.
         min_iou: lowest true IoU of a matched detection.
@@ -94,7 +94,7 @@ def _draw_figure_3(
 
 
 def _scatter(axes: Axes, values: npt.NDArray[Any], ious: npt.NDArray[Any], min_iou: float) -> Any:
-    """One point per detection, coloured by how many are near, the densest on top."""
+    """One point per detection, colored by how many are near, the densest on top."""
     density = point_density(values, ious)
     order = np.argsort(density)
     axes.axhline(min_iou, color="gray", linewidth=1, linestyle="--", zorder=0)
@@ -128,7 +128,7 @@ def _title(
 def _draw_residuals(
     axes: Axes, residuals: npt.NDArray[Any], sigma: Mapping[str, Reliability]
 ) -> None:
-    """Density of the standardised residuals by coordinate, against the unit Gaussian."""
+    """Density of the standardized residuals by coordinate, against the unit Gaussian."""
     grid = np.linspace(-RESIDUAL_LIMIT, RESIDUAL_LIMIT, 201)
     axes.fill_between(grid, stats.norm.pdf(grid), color="#dddddd", label="unit Gaussian")
     # What lies outside is counted in the outermost bins.

@@ -26,7 +26,7 @@ LARGEST_SIDE = 640
 """Longer views are reduced to this many pixels before they are drawn on."""
 JPEG_QUALITY = 92
 ALIGNMENT_NOTE = (
-    "Boxes must lie on the same things in both rows, and contours must run on in the last column. "
+    "Boxes must lie on the same things in both rows, and contours continue in the last column. "
     "Bands: one standard deviation of an edge; q: localization quality score."
 )
 

@@ -21,7 +21,7 @@ class VideoReader:
     """The frames of a video file.
 
     Attributes:
-        fps: frames a second.
+        fps: frames per second.
         frames: number of frames that the file claims to have; 0 if it does not say.
     """
 

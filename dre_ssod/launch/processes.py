@@ -45,7 +45,7 @@ def is_torchrun() -> bool:
 
 
 def is_restart() -> bool:
-    """Whether torchrun started this process anew, after another one of the run had died."""
+    """Whether torchrun started this process again, after one of the run had died."""
     return is_torchrun() and _restart_count() > 0
 
 
@@ -66,7 +66,7 @@ def launch(
     """Run ``main(*args)`` in every process of a run.
 
     Under torchrun this process joins the others; else it starts ``num_gpus`` of them on this
-    machine, or goes on alone where there is one.
+    machine, or runs alone where there is one.
 
     Args:
         on_gpus: whether each process has a GPU of its own, by which they exchange tensors (NCCL);

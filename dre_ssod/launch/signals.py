@@ -1,4 +1,4 @@
-"""What a run does when it is told to stop or to save.
+"""What a run does when a signal asks it to stop or to save.
 
 SIGTERM and SIGINT (Ctrl-C) save a checkpoint and end the run, SIGUSR1 saves and lets it continue. A
 signal is noted when it comes and acted upon at the end of a step, in which all processes have
@@ -54,7 +54,7 @@ class SignalRequests:
             # A second Ctrl-C ends the process, wherever it is.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         if self._at_once:
-            self.exit_if_told()
+            self.exit_if_stopped()
 
     def pending(self) -> tuple[bool, ...]:
         """Which of ``SIGNALS`` came since they were last agreed upon."""
@@ -73,8 +73,8 @@ class SignalRequests:
         if agreed:
             logger.info("%s: saving a checkpoint.", agreed[0].name)
 
-    def exit_if_told(self) -> None:
-        """End the process where it was told to stop.
+    def exit_if_stopped(self) -> None:
+        """End the process where it was asked to stop.
 
         Raises:
             SystemExit: with :func:`exit_code`.
@@ -90,15 +90,15 @@ class SignalRequests:
         """A stretch that can be cut short, since all that came before it is saved.
 
         Raises:
-            SystemExit: as soon as the process is told to stop, or was before.
+            SystemExit: as soon as the process is asked to stop, or was before.
         """
         self._at_once = True
         try:
-            self.exit_if_told()
+            self.exit_if_stopped()
             yield
         except Exception:
             # Loading processes that a signal to the whole group ended, other processes that left.
-            self.exit_if_told()
+            self.exit_if_stopped()
             raise
         finally:
             self._at_once = False

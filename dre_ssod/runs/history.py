@@ -30,6 +30,7 @@ class Series:
 
     @property
     def last(self) -> float:
+        """The value at the last iteration."""
         return self.values[-1]
 
     def best(self) -> tuple[float, int]:

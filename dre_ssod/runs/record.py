@@ -58,7 +58,7 @@ def record_start(
         datasets: the sets of the run.
         config_file: as on the command line, "" for none.
         seed: that the run uses.
-        first_iteration: that is trained next; above 0 where a run goes on.
+        first_iteration: that is trained next; above 0 where a run is resumed.
         precision: the number format that the run computes in.
     """
     if not comm.is_main_process():
@@ -96,7 +96,7 @@ def append_entry(
     """Add an entry to the list ``key`` of a JSON file; returns the list.
 
     To be called :func:`one_at_a_time`. A file that cannot be read is kept under another name, and
-    a new one begun.
+    a new one is begun.
 
     Args:
         constants: further content of the file.

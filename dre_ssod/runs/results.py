@@ -31,7 +31,7 @@ def record_results(
     checkpoint: str,
     iteration: int | None,
 ) -> None:
-    """Add an evaluation to ``results.json`` and write ``results.md`` anew; main process alone.
+    """Add an evaluation to ``results.json`` and rewrite ``results.md``; main process alone.
 
     Args:
         results: by model, then by set if DATASETS.TEST names several, then by protocol.
@@ -42,13 +42,10 @@ def record_results(
     test_sets = cfg.DATASETS.TEST
     if not comm.is_main_process() or not test_sets:
         return
-    models = {
-        model: {
-            name: {key: _figures(values) for key, values in found.items()}
-            for name, found in ({test_sets[0]: by_set} if len(test_sets) == 1 else by_set).items()
-        }
-        for model, by_set in results.items()
-    }
+    models: dict[str, dict[str, dict[str, Any]]] = {}
+    for model, found in results.items():
+        by_set = {test_sets[0]: found} if len(test_sets) == 1 else found
+        models[model] = {name: _by_protocol(by_set[name]) for name in by_set}
     entry = {
         "kind": kind,
         "finished": now(),
@@ -76,7 +73,7 @@ def saved_iteration(checkpoint: str) -> int | None:
 
 
 def format_results(evaluations: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown with one section an evaluation, the latest first.
+    """Markdown with one section per evaluation, the latest first.
 
     Args:
         evaluations: entries of ``results.json``.
@@ -104,6 +101,10 @@ def format_results(evaluations: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(parts)
 
 
+def _by_protocol(found: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    return {key: _figures(values) for key, values in found.items()}
+
+
 def _figures(values: Mapping[str, float]) -> dict[str, Any]:
     """Metrics of all classes together, and by class; null where there is none."""
     metrics: dict[str, float | None] = {}
@@ -129,7 +130,7 @@ def _summary(models: Mapping[str, Any]) -> str:
 
 
 def _per_class(models: Mapping[str, Any], name: str) -> str:
-    """One row a class, one column a model, protocol and metric; "" if no figure goes by class."""
+    """One row per class, one column per model, protocol and metric; "" if nothing goes by class."""
     columns: dict[str, dict[str, float | None]] = {}
     for model, sets in models.items():
         for key, figures in sets.get(name, {}).items():

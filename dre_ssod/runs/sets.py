@@ -49,7 +49,7 @@ class DatasetRow:
     content: SetContent | None = field(default=None, compare=False, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, with a hash in place of the content."""
+        """The fields by name, as ``run.json`` keeps them: a hash in place of the content."""
         known = asdict(replace(self, content=None))
         return {**known, "content": self.content and self.content.sha256}
 
@@ -147,7 +147,7 @@ def contents_of(rows: Sequence[DatasetRow]) -> dict[str, SetContent]:
 
 
 def format_table(rows: Sequence[DatasetRow]) -> str:
-    """A table for the log."""
+    """The sets as a table, one row per set, for the log and for people."""
     lines = [
         (
             row.role,
@@ -162,7 +162,7 @@ def format_table(rows: Sequence[DatasetRow]) -> str:
         for row in rows
     ]
     headers = (
-        *("role", "set", "images", "boxes", "boxes an image", "classes"),
+        *("role", "set", "images", "boxes", "boxes per image", "classes"),
         *("images without boxes", "SHA-256 of ids"),
     )
     right = ("left", "left", *["right"] * 5, "left")

@@ -51,8 +51,8 @@ def test_the_threshold_lets_as_many_boxes_through_as_it_says(cfg: CfgNode) -> No
 def test_inference(cfg: CfgNode) -> None:
     report = benchmark_inference(cfg, rounds=1, images=5, batch=3)
     assert (report.settings["images"], report.settings["batch"]) == (5, 3)
-    assert report.settings["detections an image"] > 1
-    assert "batches of 3, an image" in [row.name for row in report.rows]
+    assert report.settings["detections per image"] > 1
+    assert "batches of 3, per image" in [row.name for row in report.rows]
     assert all(row.value > 0 for row in report.rows)
     assert [goal.bound for goal in report.goals] == [1.1, 0, 0.0]
     # On a CPU images pass one by one.

@@ -14,7 +14,6 @@ from dre_ssod.evaluation.localization import (
     correlate,
     match,
     report,
-    true_ious,
 )
 
 UNDEFINED = Correlation(None, None)
@@ -34,7 +33,7 @@ def test_true_iou_is_that_of_the_best_object_of_the_same_class() -> None:
         ],
         dtype=float,
     )
-    ious = true_ious(boxes, np.array([0, 1, 0, 0, 2, 0]), gt_boxes, gt_classes)
+    ious, _ = match(boxes, np.array([0, 1, 0, 0, 2, 0]), gt_boxes, gt_classes)
     np.testing.assert_allclose(ious, [1.0, 1 / 3, 2 / 3, 0.0, 0.0, 0.0], atol=1e-6)
 
 
@@ -52,7 +51,7 @@ def test_the_matched_box_is_the_one_that_the_iou_is_with() -> None:
 @pytest.mark.parametrize(("detections", "objects"), [(0, 0), (0, 2), (2, 0)])
 def test_true_iou_of_empty_sides_is_zero(detections: int, objects: int) -> None:
     box = np.array([[0.0, 0.0, 4.0, 4.0]])
-    ious = true_ious(
+    ious, _ = match(
         box.repeat(detections, axis=0),
         np.zeros(detections, dtype=int),
         box.repeat(objects, axis=0),

@@ -40,7 +40,7 @@ def test_what_another_process_received_is_agreed_upon() -> None:
     requests.agree((1, 0, 0))
     assert requests.stop == signal.SIGTERM
     with pytest.raises(SystemExit) as stopped:
-        requests.exit_if_told()
+        requests.exit_if_stopped()
     assert stopped.value.code == 143
 
 
@@ -52,7 +52,7 @@ def test_a_request_to_save_is_served_once() -> None:
         assert requests.save
         requests.agree(requests.pending())
         assert not requests.save
-        requests.exit_if_told()
+        requests.exit_if_stopped()
 
 
 def test_a_stretch_that_is_saved_ends_at_once() -> None:

@@ -64,7 +64,7 @@ class Checkpoints(HookBase):
         if stop:
             # No process leaves while another one still writes.
             comm.synchronize()
-            self._signals.exit_if_told()
+            self._signals.exit_if_stopped()
 
     def _save(self) -> None:
         if comm.is_main_process():

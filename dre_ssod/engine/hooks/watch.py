@@ -57,8 +57,8 @@ class PseudoLabelWatch(HookBase):
         )
         if pseudo > self._max_ratio * labeled:
             logger.warning(
-                "%.1f pseudo-boxes an unlabeled image against %.1f boxes a labeled image, over %d "
-                "iterations, is more than SSOD.WARN_PSEUDO_BOX_RATIO %g allows: raise "
+                "%.1f pseudo-boxes per unlabeled image against %.1f boxes per labeled image, over "
+                "%d iterations, is more than SSOD.WARN_PSEUDO_BOX_RATIO %g allows: raise "
                 "SSOD.SCORE_THRESHOLD, lower SSOD.UNSUP_LOSS_WEIGHT, and check that the labeled "
                 "images have all of their boxes.",
                 pseudo,
@@ -74,7 +74,7 @@ class PseudoLabelWatch(HookBase):
         return float(value) if iteration == self.trainer.iter else None
 
     def state_dict(self) -> dict[str, Any]:
-        """The length of the silence; boxes are compared anew after a resume."""
+        """The length of the silence; boxes are compared from the start again after a resume."""
         return {"silence": self._silence}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -73,7 +73,7 @@ def test_a_batch_with_a_gap_is_refused(caplog: pytest.LogCaptureFixture) -> None
 
 
 class Run(TrainerBase):
-    """Writes the given (pseudo, labeled) boxes an image; None writes neither."""
+    """Writes the given (pseudo, labeled) boxes per image; None writes neither."""
 
     def __init__(self, figures: list[tuple[float, float] | None]) -> None:
         super().__init__()
