@@ -53,7 +53,7 @@ FLOW = (
     Stage(4, "losses of regions", GaussianROIHeads.student_losses, "method.losses("),
     Stage(4, "what unlabeled images teach", MeanTeacher.losses, "self.unlabeled_losses("),
     Stage(0, "total loss, eq. 3", Step._forward_and_backward, "losses.total(self.weight)"),
-    Stage(0, "one all-reduce, one copy to the host", Step.run_step, "metrics.collect()"),
+    Stage(0, "one all-reduce, one copy to the host", Step.run_step, "metrics.exchange("),
     Stage(0, "the student steps", Step.run_step, "self.grad_scaler.step("),
     Stage(5, "the teacher follows", Step.run_step, "self.method.decay("),
 )

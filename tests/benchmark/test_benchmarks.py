@@ -36,7 +36,7 @@ def test_the_loader_measures_each_image_once_a_view(cfg: CfgNode) -> None:
 def test_growth_counts_the_memory_of_workers() -> None:
     report = benchmark_growth(entries=2000, workers=1)
     values = {row.name: row.value for row in report.rows}
-    assert values["memory a worker has for itself"] > 0
+    assert values["memory that a worker has for itself"] > 0
     assert {goal.unit for goal in report.goals} == {"bytes", "s"}
 
 
