@@ -33,3 +33,14 @@ class CheckpointError(UserError):
 
 class UntrustedFileError(UserError):
     """A file that holds more than numbers, texts and plain containers."""
+
+
+def printable(text: str) -> str:
+    """A text for a terminal: what would steer it, as file names can, becomes an escape.
+
+    Line breaks, tabs and all characters that are shown stay as they are.
+    """
+    return "".join(
+        character if character.isprintable() or character in "\n\t" else repr(character)[1:-1]
+        for character in text
+    )

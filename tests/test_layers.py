@@ -18,8 +18,9 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(floor.split())
     for floor in (
         "errors structures transfers allocator",
-        "files geometry workers launch config.values modeling.backbones data.text_files",
-        "checkpoints locks data.images data.records data.sample data.views modeling",
+        "files geometry workers launch config.values modeling.backbones data.text_files data.kinds",
+        "checkpoints locks data.images data.records data.remarks data.sample data.views modeling",
+        "data.usable",
         "data.sources teacher",
         "data data.splits",
         "data.audit data.conversion",

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from dre_ssod.config.reading import read_config
 from dre_ssod.data.audit.audit import audit
 from dre_ssod.data.audit.files import LEVELS
+from dre_ssod.data.audit.findings import DETECTIONS
 from dre_ssod.data.audit.report import as_dict, as_text, kinds_table
 from dre_ssod.data.audit.sets import ROLES
 from dre_ssod.errors import ConfigError
@@ -71,8 +72,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parsed
 
 
-def _sets(parsed: argparse.Namespace) -> dict[str, list[str]]:
-    """The names of the sets by role, from the config or the options."""
+def _sets(parsed: argparse.Namespace) -> tuple[dict[str, list[str]], int]:
+    """Names of the sets by role, from the config or the options, and detections per image."""
     sets = {role: list(getattr(parsed, role)) for role in ROLES}
     by_config = bool(parsed.config_file or parsed.opts)
     if by_config and any(sets.values()):
@@ -84,14 +85,14 @@ def _sets(parsed: argparse.Namespace) -> dict[str, list[str]]:
         sets = {role: list(cfg.DATASETS[key]) for role, key in KEYS.items()}
     if not any(sets.values()):
         raise ConfigError("there is no set to check: name some by --config-file or --labeled ...")
-    return sets
+    return sets, cfg.TEST.DETECTIONS_PER_IMAGE if by_config else DETECTIONS
 
 
 def main(args: argparse.Namespace) -> int:
     """Check, print, write; returns 1 if an error was found."""
-    sets = _sets(args)
+    sets, detections = _sets(args)
     with tqdm(desc="images", unit="", dynamic_ncols=True, disable=None) as bar:
-        report = audit(sets, args.level, args.workers, bar)
+        report = audit(sets, args.level, args.workers, bar, detections)
     print(as_text(report, args.examples))
     if args.json:
         write_text(Path(args.json), json.dumps(as_dict(report), indent=1, allow_nan=False) + "\n")

@@ -9,7 +9,10 @@ Whatever is wrong with a file comes out as an :class:`ImageError`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
 
@@ -31,6 +34,9 @@ Pixels = NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 """Pillow's names of the accepted formats. Others are not even tried: some start programs."""
+
+LARGEST_FILE = 2**31
+"""Bytes of a picture file; the largest that is decoded, in 16-bit colors, has half of them."""
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_TEXT = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
@@ -96,7 +102,7 @@ def read_image(file_name: str, image_format: str) -> Pixels:
             pixel type that has no defined black and white.
     """
     try:
-        with PathManager.open(file_name, "rb") as file:
+        with open_picture(file_name) as file:
             image = _open(file, file_name)
             pixels = _decode_plain_jpeg(image, file, image_format)
             if pixels is not None:
@@ -119,7 +125,7 @@ def read_header(file_name: str) -> ImageHeader:
             decompression bomb. A file that passes can still be damaged further on.
     """
     try:
-        with PathManager.open(file_name, "rb") as file:
+        with open_picture(file_name) as file:
             image = _open(file, file_name)
             if image.format == "PNG" and _has_late_text(file):
                 image.load()
@@ -134,6 +140,34 @@ def read_header(file_name: str) -> ImageHeader:
         raise
     except Exception as error:  # As above.
         raise _unreadable(file_name, error) from error
+
+
+@contextmanager
+def open_picture(file_name: str) -> Iterator[IO[bytes]]:
+    """The bytes of a picture file: how all pictures are opened.
+
+    Raises:
+        ImageError: if it is no regular file, as a pipe or a device is none: opening one may wait
+            for ever, and reading it may never end; or if it is larger than ``LARGEST_FILE``.
+        OSError: if it cannot be opened.
+    """
+    path = PathManager.get_local_path(file_name)
+    found = os.stat(path)
+    if stat.S_ISDIR(found.st_mode):
+        raise ImageError(f"{file_name}: is a folder, no image", file_name)
+    if not stat.S_ISREG(found.st_mode):
+        raise ImageError(
+            f"{file_name}: is no regular file, but a pipe, a socket or a device; remove it",
+            file_name,
+        )
+    if found.st_size > LARGEST_FILE:
+        raise ImageError(
+            f"{file_name}: has {found.st_size / 2**30:.1f} GiB, more than any image that can be "
+            "decoded; remove it",
+            file_name,
+        )
+    with open(path, "rb") as file:
+        yield file
 
 
 def check_size(file_name: str, shape: Sequence[int], expected: tuple[int, int]) -> None:

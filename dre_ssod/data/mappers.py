@@ -41,8 +41,7 @@ class LabeledMapper:
 
         Args:
             dataset_dict: in Detectron2's format, with ``file_name`` and ``annotations``; it is not
-                changed. Crowd regions and invalid boxes are left out; masks and keypoints are not
-                read.
+                changed. Crowd regions are left out; masks and keypoints are not read.
             rng: the sample's own generator.
 
         Returns:
@@ -208,20 +207,18 @@ def instances_in_view(annotations: Sequence[dict[str, Any]], view: View) -> Inst
     """Ground truth in the coordinates of a view.
 
     Args:
-        annotations: Detectron2 dicts with ``bbox``, ``bbox_mode``, ``category_id`` and possibly
-            ``iscrowd``.
+        annotations: of a record that :func:`dre_ssod.data.usable.usable_records` has let through.
         view: boxes are mapped by its matrix and clipped to its size.
 
     Returns:
-        ``gt_boxes`` (R, 4), float32, and ``gt_classes`` (R,), int64. Left out are crowd regions,
-        boxes that are not finite or have no area, and boxes with nothing inside the view.
+        ``gt_boxes`` (R, 4), float32, and ``gt_classes`` (R,), int64. Left out are crowd regions
+        and boxes with nothing inside the view.
     """
     objects = [item for item in annotations if not is_crowd(item)]
     boxes = torch.tensor([corners(item) for item in objects], dtype=torch.float64).reshape(-1, 4)
     classes = torch.tensor([item["category_id"] for item in objects], dtype=torch.int64)
-    valid = boxes.isfinite().all(dim=1) & (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-    mapped = Boxes(map_boxes(boxes[valid], view.matrix).to(torch.float32))
+    mapped = Boxes(map_boxes(boxes, view.matrix).to(torch.float32))
     mapped.clip(view.size)
     # The threshold is that of Detectron2's filter_empty_instances.
     visible = mapped.nonempty(threshold=1e-5)
-    return Instances(view.size, gt_boxes=mapped[visible], gt_classes=classes[valid][visible])
+    return Instances(view.size, gt_boxes=mapped[visible], gt_classes=classes[visible])

@@ -7,15 +7,15 @@ A record is the dict of one image with ``file_name`` and ``image_id``; of a labe
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from detectron2.structures import BoxMode
 
 from dre_ssod.errors import SourceError
-
-logger = logging.getLogger(__name__)
 
 Corners = tuple[float, float, float, float]
 """(x1, y1, x2, y2) in pixels."""
@@ -38,6 +38,14 @@ def corners(annotation: dict[str, Any]) -> Corners:
     return float(x1), float(y1), float(x2), float(y2)
 
 
+def xywh(annotation: dict[str, Any]) -> list[float]:
+    """(x, y, width, height) of an object's box, to the last digit where it is written so."""
+    if annotation["bbox_mode"] == BoxMode.XYWH_ABS:
+        return [float(value) for value in annotation["bbox"]]
+    x1, y1, x2, y2 = corners(annotation)
+    return [x1, y1, x2 - x1, y2 - y1]
+
+
 def image_size(record: dict[str, Any]) -> tuple[int, int]:
     """(width, height) that a record states, in pixels.
 
@@ -52,32 +60,38 @@ def image_size(record: dict[str, Any]) -> tuple[int, int]:
         ) from error
 
 
-def drop_boxes_outside(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Records without the boxes that share no point with their image; one warning counts them.
+@dataclass(frozen=True)
+class BoxTable:
+    """The boxes of a set, one row per box, R boxes, in the order of the records.
 
-    No view can show them.
-
-    Args:
-        records: with ``annotations``; they are not changed. Those without ``height`` and ``width``
-            stay as they are.
+    Attributes:
+        corners: (R, 4) float64, (x1, y1, x2, y2) in pixels; not checked.
+        record: (R,) int64, index of the record that the box belongs to.
+        category: (R,) int64, index of the class.
+        crowd: (R,) bool, a crowd region, which is not trained on.
     """
-    kept, dropped = [], []
-    for record in records:
-        if "height" in record and "width" in record:
-            inside = [item for item in record["annotations"] if _meets(item, record)]
-            if len(inside) < len(record["annotations"]):
-                dropped += [record["file_name"]] * (len(record["annotations"]) - len(inside))
-                record = {**record, "annotations": inside}
-        kept.append(record)
-    if dropped:
-        logger.warning(
-            "Dropped %d boxes that lie wholly outside their image; the first is that of %s",
-            len(dropped),
-            dropped[0],
-        )
-    return kept
+
+    corners: npt.NDArray[np.float64]
+    record: npt.NDArray[np.int64]
+    category: npt.NDArray[np.int64]
+    crowd: npt.NDArray[np.bool_]
 
 
-def _meets(annotation: dict[str, Any], record: dict[str, Any]) -> bool:
-    x1, y1, x2, y2 = corners(annotation)
-    return bool(x1 < record["width"] and y1 < record["height"] and x2 > 0 and y2 > 0)
+def make_table(records: Sequence[dict[str, Any]]) -> BoxTable:
+    """The boxes of all the records, of whatever ``bbox_mode``; absent ``annotations`` are none."""
+    items = [
+        (index, item)
+        for index, record in enumerate(records)
+        for item in record.get("annotations", ())
+    ]
+    boxes = np.array([item["bbox"] for _, item in items], dtype=np.float64).reshape(-1, 4)
+    modes = np.array([int(item["bbox_mode"]) for _, item in items], dtype=np.int64)
+    for mode in np.unique(modes):
+        chosen = modes == mode
+        boxes[chosen] = BoxMode.convert(boxes[chosen], BoxMode(int(mode)), BoxMode.XYXY_ABS)
+    return BoxTable(
+        corners=boxes,
+        record=np.array([index for index, _ in items], dtype=np.int64),
+        category=np.array([item["category_id"] for _, item in items], dtype=np.int64),
+        crowd=np.array([is_crowd(item) for _, item in items], dtype=np.bool_),
+    )

@@ -1,4 +1,4 @@
-"""Text and JSON files of datasets: read whole, with errors that name the file."""
+"""Text and JSON files of datasets, read whole; errors name the file."""
 
 from __future__ import annotations
 
@@ -12,16 +12,32 @@ _LARGEST = 2**63
 """JSON may hold integers that no other number type can."""
 
 
+def read_bytes(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        SourceError: if it cannot be read, or is none that ends, such as a pipe or a device.
+    """
+    try:
+        if not path.is_file():
+            path.stat()
+            raise SourceError(f"{path}: cannot be read: it is no regular file")
+        return path.read_bytes()
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read: {error}") from error
+
+
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file, with or without a byte order mark.
 
     Raises:
-        SourceError: if it cannot be read as UTF-8.
+        SourceError: as :func:`read_bytes`, and if it is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
         raise SourceError(f"{path}: cannot be read: {error}") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_lines(path: Path) -> list[str]:

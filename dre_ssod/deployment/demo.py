@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,7 @@ def find_images(patterns: Sequence[str]) -> list[InputImage]:
     Raises:
         ConfigError: if one of them names nothing.
     """
-    found: dict[Path, InputImage] = {}
+    found: dict[str, InputImage] = {}
     for pattern in patterns:
         # A file may have the signs of a glob in its name.
         matches = (
@@ -105,8 +106,13 @@ def find_images(patterns: Sequence[str]) -> list[InputImage]:
                 f"images ({', '.join(IMAGE_EXTENSIONS)})"
             )
         for image in images:
-            found.setdefault(image.path.resolve(), image)
+            found.setdefault(_real(image.path), image)
     return list(found.values())
+
+
+def _real(path: Path) -> str:
+    """The file behind all links; also of a link that leads to itself, which is no file."""
+    return os.path.realpath(path)
 
 
 def _expand(path: Path, named: bool) -> list[InputImage]:
@@ -150,9 +156,9 @@ def plan_outputs(images: Sequence[InputImage], output: Path, overwrite: bool) ->
 
 def refuse_overwriting(outputs: Iterable[Path], inputs: Iterable[Path], overwrite: bool) -> None:
     """Raise a ConfigError if an output is an input, or is there already and may not be replaced."""
-    originals = {path.resolve() for path in inputs}
+    originals = {_real(path) for path in inputs}
     for path in outputs:
-        if path.resolve() in originals:
+        if _real(path) in originals:
             raise ConfigError(
                 f"the input {str(path)!r} would be overwritten; choose another place for the output"
             )

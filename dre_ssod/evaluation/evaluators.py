@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader
-from detectron2.data.datasets.coco import convert_to_coco_dict
 from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import DatasetEvaluators
-from detectron2.utils import comm
 from torch import nn
 
 from dre_ssod.data.mappers import EvaluationMapper
-from dre_ssod.data.sources.voc import VocSource, is_voc
+from dre_ssod.data.sources.truth import load_difficult, load_truth
+from dre_ssod.data.sources.voc import is_voc
 from dre_ssod.evaluation.coco import BoxEvaluator
 from dre_ssod.evaluation.voc import VOCEvaluator
-from dre_ssod.files import write_text
 from dre_ssod.workers import tend
 
 HEADLINE = "bbox"
 PROTOCOLS = {
-    HEADLINE: "COCO-style AP; difficult objects, where a set marks any, count like all others",
-    "bbox_ignore_difficult": "COCO-style AP; difficult objects are ignored, as COCO ignores crowds",
+    HEADLINE: "COCO-style AP of TEST.DETECTIONS_PER_IMAGE detections (COCO's protocol has 100); "
+    "difficult objects, where a set marks any, count like all others",
+    "bbox_ignore_difficult": "COCO-style AP of as many detections; difficult objects are ignored, "
+    "as COCO ignores crowds",
     "voc07_bbox": "PASCAL VOC 2007 AP (11 points), as Detectron2; difficult objects are ignored",
     "voc10_bbox": "PASCAL VOC 2010 AP (area), as Detectron2; difficult objects are ignored",
 }
@@ -47,15 +46,16 @@ def build_evaluator(
 
     Args:
         dataset_name: a registered dataset with annotations.
-        output_dir: where detections go, and the ground truth of datasets that are not COCO files.
+        output_dir: where detections go.
         protocols: keys of :data:`PROTOCOLS` beside "bbox" (``TEST.VOC_PROTOCOLS``). For a set that
             is not in VOC's layout, and so marks no object as difficult, they are left out with a
             warning.
 
     Raises:
-        SourceError: if a protocol needs annotation files that cannot be read.
+        SourceError: if the set cannot be read.
     """
-    evaluators: list[Any] = [_headline(dataset_name, output_dir)]
+    truth = load_truth(dataset_name)
+    evaluators: list[Any] = [BoxEvaluator(HEADLINE, dataset_name, truth, output_dir)]
     if protocols and not is_voc(dataset_name):
         logger.warning(
             "%s is not in PASCAL VOC's layout and marks no object as difficult: TEST.VOC_PROTOCOLS "
@@ -64,16 +64,14 @@ def build_evaluator(
             ", ".join(protocols),
         )
     elif protocols:
-        metadata = MetadataCatalog.get(dataset_name)
-        classes = tuple(metadata.thing_classes)
-        root = Path(metadata.dirname)
-        # Also for names that Detectron2 registered: its records do not say what is difficult.
-        records = VocSource(dataset_name, root, metadata.split, classes).labeled()
-        for key in protocols:
-            if key == "bbox_ignore_difficult":
-                evaluators.append(_ignoring(dataset_name, output_dir, records))
-            else:
-                evaluators.append(VOCEvaluator(key, records, classes, key == "voc07_bbox"))
+        records = load_difficult(dataset_name)
+        classes = MetadataCatalog.get(dataset_name).thing_classes
+        evaluators += [
+            BoxEvaluator(key, dataset_name, records, output_dir, ignore_difficult=True)
+            if key == "bbox_ignore_difficult"
+            else VOCEvaluator(key, records, classes, key == "voc07_bbox")
+            for key in protocols
+        ]
     return _NamedEvaluators(dataset_name, evaluators)
 
 
@@ -147,58 +145,3 @@ class _NamedEvaluators(DatasetEvaluators):
             line = ", ".join(f"{n} {v:.2f}" for n, v in figures.items() if "-" not in n)
             logger.info("%s, %s (%s): %s", self._dataset_name, key, PROTOCOLS[key], line)
         return results
-
-
-class _IgnoringEvaluator(BoxEvaluator):
-    """COCO-style AP under a name that the headline cannot be confused with."""
-
-    def evaluate(self, img_ids: Any = None) -> dict[str, Any]:
-        results = super().evaluate(img_ids)
-        return {"bbox_ignore_difficult": results["bbox"]} if results else {}
-
-
-def _headline(dataset_name: str, output_dir: str) -> BoxEvaluator:
-    name = dataset_name
-    if not MetadataCatalog.get(dataset_name).get("json_file"):
-        path = Path(output_dir) / f"ground_truth_{file_slug(dataset_name)}.json"
-        name = _with_ground_truth(dataset_name, path, lambda: convert_to_coco_dict(dataset_name))
-    return BoxEvaluator(name, output_dir)
-
-
-def _ignoring(dataset_name: str, output_dir: str, records: list[dict[str, Any]]) -> BoxEvaluator:
-    path = Path(output_dir) / f"ground_truth_ignore_difficult_{file_slug(dataset_name)}.json"
-    name = _with_ground_truth(
-        dataset_name, path, lambda: _difficult_as_crowd(dataset_name, records)
-    )
-    return _IgnoringEvaluator(name)
-
-
-def _with_ground_truth(dataset_name: str, path: Path, content: Callable[[], dict[str, Any]]) -> str:
-    """Write COCO JSON for the evaluator, once per process; returns the catalog name of its set.
-
-    The set's own entry is left alone: it outlives the folder.
-    """
-    name = f"{dataset_name} ({path.absolute()})"
-    if name not in MetadataCatalog.list():
-        if comm.is_main_process():
-            write_text(path, json.dumps(content()))
-        comm.synchronize()
-        metadata = MetadataCatalog.get(dataset_name).as_dict()
-        kept = ("thing_classes", "thing_dataset_id_to_contiguous_id")
-        MetadataCatalog.get(name).set(
-            json_file=str(path), **{key: metadata[key] for key in kept if key in metadata}
-        )
-    return name
-
-
-def _difficult_as_crowd(dataset_name: str, records: list[dict[str, Any]]) -> dict[str, Any]:
-    """The headline's ground truth, where ``iscrowd`` is what VOC calls difficult.
-
-    Args:
-        records: of the same set, whose annotations say so.
-    """
-    content: dict[str, Any] = convert_to_coco_dict(dataset_name)
-    objects = [item for record in records for item in record["annotations"]]
-    for annotation, item in zip(content["annotations"], objects, strict=True):
-        annotation["iscrowd"] = int(item["difficult"])
-    return content

@@ -55,9 +55,7 @@ class RankingEvaluation:
         """``METRICS`` by criterion, in percent; None where nothing was detected."""
         found: dict[str, dict[str, float | None]] = {}
         for name, evaluator in self._evaluators.items():
-            figures = evaluator.evaluate()["bbox"]
-            found[name] = {
-                metric: float(figures[metric]) if math.isfinite(figures[metric]) else None
-                for metric in METRICS
-            }
+            figures = evaluator.evaluate().get("bbox", {})
+            values = {metric: float(figures.get(metric, math.nan)) for metric in METRICS}
+            found[name] = {key: v if math.isfinite(v) else None for key, v in values.items()}
         return found

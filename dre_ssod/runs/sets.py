@@ -17,7 +17,9 @@ from dre_ssod.data.sources.catalog import class_names, load_one_labeled
 from dre_ssod.data.sources.voc import is_voc
 from dre_ssod.data.splits.pools import Pools
 from dre_ssod.data.splits.split import hash_ids
+from dre_ssod.data.usable import why_no_boxes
 from dre_ssod.errors import ConfigError, SourceError
+from dre_ssod.evaluation.coco import COCO_DETECTIONS
 from dre_ssod.methods import method_class
 from dre_ssod.runs.contents import SetContent, by_role, check_agreement
 
@@ -75,9 +77,9 @@ def describe_sets(cfg: CfgNode, pools: Pools) -> list[DatasetRow]:
     for row in tests:
         if not row.boxes:
             raise ConfigError(
-                f"DATASETS.TEST {row.name}: none of its {row.images} images has a box, so there is "
-                'no AP to measure. Name a set with boxes, or set DATASETS.TEST "()" to train '
-                "without evaluation."
+                f"DATASETS.TEST {row.name}: none of its {row.images} images has a box"
+                f"{why_no_boxes(load_one_labeled(row.name))}, so there is no AP to measure. Name "
+                'a set with boxes, or set DATASETS.TEST "()" to train without evaluation.'
             )
     return rows + tests
 
@@ -102,6 +104,7 @@ def describe_test_sets(cfg: CfgNode) -> list[DatasetRow]:
         if not records:
             raise SourceError(f"DATASETS.TEST {name}: holds no image; name a set that has some")
         rows.append(_describe("test", name, records, classes))
+        _warn_of_limits(cfg, name, records)
     if cfg.TEST.VOC_PROTOCOLS and names and not any(map(is_voc, names)):
         raise ConfigError(
             f"TEST.VOC_PROTOCOLS is {tuple(cfg.TEST.VOC_PROTOCOLS)}, but none of DATASETS.TEST "
@@ -191,3 +194,27 @@ def _describe(
         *(role, name, len(records), digest, tuple(classes), sum(counts), counts.count(0)),
         content=SetContent.of(records, classes),
     )
+
+
+def _warn_of_limits(cfg: CfgNode, dataset_name: str, records: Sequence[dict[str, Any]]) -> None:
+    """Say where ``TEST.DETECTIONS_PER_IMAGE`` keeps the figures of a test set down, or special."""
+    limit = cfg.TEST.DETECTIONS_PER_IMAGE
+    crowded = [record for record in records if len(objects_of(record)) > limit]
+    if crowded:
+        most = max(len(objects_of(record)) for record in crowded)
+        logger.warning(
+            "%s: %d images have more objects, up to %d, than the %d detections of "
+            "TEST.DETECTIONS_PER_IMAGE, so no detector can find all of them; the first is %s",
+            dataset_name,
+            len(crowded),
+            most,
+            limit,
+            crowded[0]["file_name"],
+        )
+    if limit > COCO_DETECTIONS:
+        logger.warning(
+            "TEST.DETECTIONS_PER_IMAGE is %d, and all of them count: the COCO-style AP is not that "
+            "of COCO's protocol, which takes the best %d per image and class",
+            limit,
+            COCO_DETECTIONS,
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import struct
 import zlib
@@ -20,7 +21,14 @@ from PIL import Image as PillowImage
 from torch.utils.data import DataLoader, Dataset
 
 from dre_ssod.data import images
-from dre_ssod.data.images import ImageError, check_shape, check_size, read_header, read_image
+from dre_ssod.data.images import (
+    LARGEST_FILE,
+    ImageError,
+    check_shape,
+    check_size,
+    read_header,
+    read_image,
+)
 from dre_ssod.errors import SourceError
 
 SHAPE = (9, 13, 3)
@@ -184,7 +192,11 @@ def truncated(path: Path) -> None:
         (lambda path: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n"), "damaged, or none of"),
         (lambda path: PillowImage.fromarray(PIXELS).save(path, "GIF"), "none of JPEG, PNG"),
         (truncated, "truncated"),
-        (lambda path: (path.unlink(), path.mkdir()), "[Ii]s a directory"),
+        (lambda path: (path.unlink(), path.mkdir()), "is a folder, no image"),
+        (lambda path: (path.unlink(), os.mkfifo(path)), "is no regular file, but a pipe"),
+        (lambda path: (path.unlink(), path.symlink_to("/dev/zero")), "is no regular file"),
+        (lambda path: (path.unlink(), path.symlink_to(path)), "cannot be read .*[Ll]ink|levels"),
+        (lambda path: os.truncate(path, LARGEST_FILE + 1), r"has 2\.0 GiB, more than any image"),
     ],
 )
 def test_files_that_are_no_images_are_refused_by_name(

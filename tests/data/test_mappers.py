@@ -94,25 +94,6 @@ def test_boxes_are_clipped_and_those_outside_are_dropped() -> None:
     assert instances.gt_classes.tolist() == [0, 1]
 
 
-@pytest.mark.parametrize(
-    "bbox",
-    [
-        [10, 10, 10, 20],
-        [10, 20, 30, 20],
-        [30, 10, 10, 20],
-        [10, 20, 30, 10],
-        [float("nan"), 10, 30, 20],
-        [10, 10, float("inf"), 20],
-    ],
-)
-def test_invalid_boxes_are_dropped_even_when_the_view_turns_them_around(bbox: list[float]) -> None:
-    for matrix in (IDENTITY, [[-1.0, 0, 200], [0, -1, 100], [0, 0, 1]]):
-        kept = instances_in_view(
-            [annotation(bbox, 0), annotation([1, 1, 2, 2], 1)], view_of(matrix)
-        )
-        assert kept.gt_classes.tolist() == [1]
-
-
 def test_crowd_regions_are_dropped() -> None:
     regions = [annotation([1, 1, 9, 9], 0, iscrowd=1), annotation([1, 1, 9, 9], 1, iscrowd=0)]
     assert instances_in_view(regions, view_of(IDENTITY)).gt_classes.tolist() == [1]

@@ -14,6 +14,10 @@ import yaml
 from detectron2.structures import BoxMode
 from PIL import Image
 
+from dre_ssod.data.remarks import Remarks
+from dre_ssod.data.sources.catalog import Source
+from dre_ssod.data.usable import usable_records
+
 Box = tuple[int, float, float, float, float]
 """Class index, x1, y1, x2, y2 in pixels."""
 Corners = tuple[float, float, float, float]
@@ -88,6 +92,13 @@ def write_images(folder: Path, example: Example, sized: bool) -> None:
             Image.new("1", size).save(path)
         else:
             path.touch()
+
+
+def read_usable(source: Source) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
+    """What training gets of a source, and what is to be said of it by kind."""
+    remarks = Remarks()
+    records = usable_records("the set", source.labeled(remarks), remarks)
+    return records, dict(remarks.items)
 
 
 def boxes_of(records: Sequence[dict[str, Any]]) -> list[list[tuple[int, Corners]]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +22,7 @@ from pycocotools.cocoeval import COCOeval
 
 from dre_ssod.benchmark.boxes import draw_detections, draw_truth
 from dre_ssod.data.sources.catalog import ensure_registered
+from dre_ssod.data.sources.truth import load_truth
 from dre_ssod.evaluation.coco import BoxEvaluator, evaluate_boxes
 from dre_ssod.evaluation.evaluators import VOC_PROTOCOLS, build_evaluator
 from tests.evaluation.test_voc import random_scene
@@ -138,14 +140,34 @@ def test_only_the_images_asked_for() -> None:
     assert not np.allclose(part.stats, evaluate_boxes(truth, detections).stats)
 
 
-@pytest.mark.filterwarnings("ignore:Found annotation id 0")
 @pytest.mark.parametrize("first", [0, -3, 2**40])
-def test_unusual_ids_of_objects(first: int) -> None:
-    """pycocotools finds no match for an object of id 0, and neither do we."""
+def test_ids_of_objects_play_no_part(first: int) -> None:
+    """pycocotools finds no match for an object of id 0."""
     truth, detections = scene()
+    expected = evaluate_boxes(truth, detections)
     for position, item in enumerate(truth["annotations"]):
         item["id"] = first + position
-    assert_equal(truth, detections)
+    np.testing.assert_array_equal(evaluate_boxes(truth, detections).stats, expected.stats)
+
+
+@pytest.mark.parametrize("limit", [5, 200])
+def test_another_number_of_detections(limit: int) -> None:
+    truth, detections = scene()
+    image = truth["images"][0]["id"]
+    objects = [item for item in truth["annotations"] if item["image_id"] == image]
+    first = next(item for item in detections if item["image_id"] == image)
+    many = [{**first, "bbox": objects[i % len(objects)]["bbox"]} for i in range(250)]
+    found = [*many, *detections]
+    ours = evaluate_boxes(truth, found, limit=limit)
+    with contextlib.redirect_stdout(io.StringIO()):
+        theirs = official(truth, found)
+        theirs.params.maxDets = [1, 10, limit]
+        theirs.evaluate()
+        theirs.accumulate()
+    for name in ("precision", "recall"):
+        np.testing.assert_allclose(ours.eval[name], theirs.eval[name], rtol=0, atol=TOLERANCE)
+    precision = theirs.eval["precision"][:, :, :, 0, -1]
+    assert ours.stats[0] == pytest.approx(precision[precision > -1].mean())
 
 
 def test_annotations_of_images_that_are_not_listed_do_not_count() -> None:
@@ -167,7 +189,7 @@ def test_nothing_given_is_changed() -> None:
 
 @pytest.mark.parametrize("seed", [4, 5])
 def test_the_protocols_have_the_figures_of_detectron2s_evaluator(tmp_path: Path, seed: int) -> None:
-    """On the ground truth that each protocol wrote, per-class AP included."""
+    """On the ground truth of each protocol, per-class AP included."""
     objects, detections = random_scene(np.random.default_rng(seed), images=12)
     name = ensure_registered(f"voc://{write_voc_folder(tmp_path / 'set', objects)}?split=test")
     evaluator = build_evaluator(name, str(tmp_path / "out"), VOC_PROTOCOLS[:1])
@@ -175,9 +197,14 @@ def test_the_protocols_have_the_figures_of_detectron2s_evaluator(tmp_path: Path,
     assert len(results) == 2
     for part, (key, figures) in zip(evaluator._evaluators, results.items(), strict=True):
         assert isinstance(part, BoxEvaluator), key
-        reference = COCOEvaluator(part._metadata.name, ("bbox",), use_fast_impl=False)
+        path = tmp_path / f"{key}.json"
+        path.write_text(json.dumps(part._truth))
+        metadata = MetadataCatalog.get(str(path))
+        metadata.set(json_file=str(path), thing_classes=MetadataCatalog.get(name).thing_classes)
+        reference = COCOEvaluator(metadata.name, ("bbox",), use_fast_impl=False)
         with contextlib.redirect_stdout(io.StringIO()):
             expected = evaluate_with(reference, detections)["bbox"]
+        MetadataCatalog.remove(metadata.name)
         assert figures.keys() == expected.keys()
         assert "AP-dog" in figures
         assert figures == pytest.approx(expected, rel=0, abs=TOLERANCE, nan_ok=True)
@@ -190,6 +217,10 @@ def coco_set(root: Path, truth: Json) -> str:
     images = [{**image, "file_name": f"{image['id']}.jpg"} for image in truth["images"]]
     path.write_text(json.dumps({**truth, "images": images}), encoding="utf-8")
     return ensure_registered(f"coco://{path}?images={root}")
+
+
+def evaluator_of(name: str, output_dir: str | None = None) -> BoxEvaluator:
+    return BoxEvaluator("bbox", name, load_truth(name), output_dir)
 
 
 def seen_by(truth: Json) -> dict[Any, list[Detection]]:
@@ -208,7 +239,7 @@ def test_detections_are_filed_with_the_ids_of_the_annotation_file(
 ) -> None:
     truth, _ = scene()
     name = coco_set(tmp_path, truth)
-    evaluator = BoxEvaluator(name, str(tmp_path / "out"))
+    evaluator = evaluator_of(name, str(tmp_path / "out"))
     capsys.readouterr()
     with caplog.at_level(logging.INFO):
         results = evaluate_with(evaluator, seen_by(truth))
@@ -224,7 +255,7 @@ def test_detections_are_filed_with_the_ids_of_the_annotation_file(
 
 def test_no_detection_gives_nan(tmp_path: Path) -> None:
     truth, _ = scene()
-    evaluator = BoxEvaluator(coco_set(tmp_path, truth), None)
+    evaluator = evaluator_of(coco_set(tmp_path, truth))
     figures = evaluate_with(evaluator, {image["id"]: [] for image in truth["images"]})["bbox"]
     assert len(figures) == 6
     assert all(map(math.isnan, figures.values()))
@@ -234,6 +265,6 @@ def test_a_set_without_annotations_gives_detections_and_no_figures(tmp_path: Pat
     truth, _ = scene()
     found = seen_by(truth)
     del truth["annotations"]
-    evaluator = BoxEvaluator(coco_set(tmp_path, truth), str(tmp_path / "out"))
+    evaluator = evaluator_of(coco_set(tmp_path, truth), str(tmp_path / "out"))
     assert evaluate_with(evaluator, found) == {}
     assert json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())

@@ -135,7 +135,7 @@ def test_a_class_that_the_set_does_not_name(data: TinyDataset, tmp_path: Path) -
     root = write_voc_folder(tmp_path / "voc", OBJECTS)
     uri = f"voc://{root}?split=test&classes=cat,horse"
     message = refusal(data, tmp_path, **{"DATASETS.TRAIN": (uri,), "DATASETS.TEST": ()})
-    assert "unknown class 'dog'; valid: cat, horse" in message
+    assert "unknown class 'dog'; valid: 'cat', 'horse'" in message
 
 
 @pytest.mark.parametrize("key", ["TRAIN", "UNLABELED", "TEST"])
@@ -154,7 +154,9 @@ def test_a_test_set_of_other_classes(data: TinyDataset, tmp_path: Path, eval_onl
     words = ("--eval-only", "MODEL.WEIGHTS", str(data.root / "train.json")) if eval_only else ()
     message = refusal(data, tmp_path, *words, **{"DATASETS.TEST": (data.labeled, uri)})
     assert message.startswith(f"DATASETS.TEST {uri}: ")
-    assert "the order is class0, class1, class2 against class0, class2, class1" in message
+    assert (
+        "the order is 'class0', 'class1', 'class2' against 'class0', 'class2', 'class1'" in message
+    )
 
 
 def test_a_voc_test_set_of_other_classes_is_told_its_classes(
@@ -162,7 +164,10 @@ def test_a_voc_test_set_of_other_classes_is_told_its_classes(
 ) -> None:
     uri = f"voc://{write_voc_folder(tmp_path / 'voc', OBJECTS)}?split=test"
     message = refusal(data, tmp_path, **{"DATASETS.TEST": (uri,)})
-    assert "only the first has class0, class1, class2; only the second has cat, dog" in message
+    assert (
+        "only the first has 'class0', 'class1', 'class2'; only the second has 'cat', 'dog'"
+        in message
+    )
     assert message.endswith("&classes=class0,class1,class2")
 
 

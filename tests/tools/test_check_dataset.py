@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 import yaml
 
-from dre_ssod.data.audit.kinds import KINDS
+from dre_ssod.data.kinds import KINDS
 from tests import ROOT
 from tests.tiny_dataset import TinyDataset, write_tiny_dataset
 

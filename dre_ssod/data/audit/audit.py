@@ -10,9 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from dre_ssod.data.audit.files import LEVELS, FileCheck, Progress, check_files, useful_workers
-from dre_ssod.data.audit.findings import find_class_problems, find_duplicates, find_in_set
-from dre_ssod.data.audit.kinds import Finding
+from dre_ssod.data.audit.findings import (
+    DETECTIONS,
+    Finding,
+    find_class_problems,
+    find_duplicates,
+    find_in_set,
+)
 from dre_ssod.data.audit.sets import ROLES, AuditedSet, SetSummary, load_set, summarize
+from dre_ssod.data.kinds import SEVERITIES
 
 
 @dataclass(frozen=True)
@@ -22,7 +28,7 @@ class Audit:
     Attributes:
         level: of ``files.LEVELS``.
         summaries: one per set, in the order of the sets.
-        findings: errors before warnings.
+        findings: errors first, then warnings, then notes.
         files: different image files that were checked.
         reading_seconds: time that annotations took to read.
         checking_seconds: time that image files took to check.
@@ -53,6 +59,7 @@ def audit(
     level: str = "header",
     workers: int = 1,
     progress: Progress | None = None,
+    detections: int = DETECTIONS,
 ) -> Audit:
     """Read the sets, check their files and compare them with each other.
 
@@ -62,6 +69,7 @@ def audit(
         names: registered names or URIs by role; see ``sets.ROLES``.
         level: "header" reads the headers and ends of image files, "full" decodes every image.
         workers: processes for the image files; fewer are used where starting them does not pay.
+        detections: that a model may give per image (``TEST.DETECTIONS_PER_IMAGE``).
         progress: is told how many image files there are, then of each that was checked.
     """
     if level not in LEVELS or set(names) - set(ROLES) or workers < 1:
@@ -85,11 +93,11 @@ def audit(
     for dataset in datasets:
         sizes = _image_sizes(dataset, checks)
         summaries.append(summarize(dataset, checks, sizes))
-        findings += find_in_set(dataset, checks, sizes)
+        findings += find_in_set(dataset, checks, sizes, detections)
     histograms = {summary.label: summary.class_histogram for summary in summaries}
     findings += find_class_problems(datasets, histograms)
     findings += find_duplicates(datasets, equal)
-    findings.sort(key=lambda finding: finding.severity)
+    findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return Audit(
         level=level,
         summaries=summaries,

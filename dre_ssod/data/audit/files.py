@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar
 
 from PIL import Image
 
-from dre_ssod.data.images import ImageError, read_header, read_image
+from dre_ssod.data.images import ImageError, open_picture, read_header, read_image
 from dre_ssod.workers import init_checking
 
 LEVELS = ("header", "full")
@@ -82,13 +82,15 @@ def check_file(path: str, level: str = "header") -> FileCheck:
         level: "header", or "full" to decode every image as training does.
     """
     try:
-        with open(path, "rb") as stream:
+        with open_picture(path) as stream:
             size = os.fstat(stream.fileno()).st_size
             start = stream.read(8)
             stream.seek(max(0, size - TAIL_BYTES))
             end = stream.read()
     except (FileNotFoundError, NotADirectoryError):
         return FileCheck("missing", "there is no such file")
+    except ImageError as error:
+        return FileCheck("unreadable", str(error).removeprefix(f"{path}: "))
     except OSError as error:
         return FileCheck("unreadable", str(error))
     if size == 0:
@@ -190,9 +192,9 @@ def _hash_many(paths: Sequence[str]) -> list[str]:
     digests = []
     for path in paths:
         try:
-            with open(path, "rb") as stream:
+            with open_picture(path) as stream:
                 digests.append(hashlib.sha256(stream.read()).hexdigest())
-        except OSError:
+        except (OSError, ImageError):
             digests.append("")
     return digests
 

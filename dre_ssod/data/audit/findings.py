@@ -3,30 +3,63 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from dre_ssod.data.audit.files import FileCheck
-from dre_ssod.data.audit.kinds import KINDS, OUTSIDE_TOLERANCE, Finding
 from dre_ssod.data.audit.sets import AuditedSet
+from dre_ssod.data.kinds import KINDS, OUTSIDE_TOLERANCE
+from dre_ssod.data.records import objects_of
+from dre_ssod.data.sources.names import show_names
+from dre_ssod.data.usable import describe_box, why_no_boxes
+
+DETECTIONS = 100
+"""Per image, as in COCO's protocol and by default in Detectron2."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """All problems of one kind in one set, or between the same sets.
+
+    Attributes:
+        kind: key of ``KINDS``.
+        sets: labels of the sets.
+        items: what is concerned, one text each.
+    """
+
+    kind: str
+    sets: tuple[str, ...]
+    items: tuple[str, ...]
+
+    @property
+    def severity(self) -> str:
+        """One of ``kinds.SEVERITIES``."""
+        return KINDS[self.kind].severity
 
 
 def find_in_set(
-    dataset: AuditedSet, checks: Mapping[str, FileCheck], sizes: npt.NDArray[np.float64]
+    dataset: AuditedSet,
+    checks: Mapping[str, FileCheck],
+    sizes: npt.NDArray[np.float64],
+    detections: int = DETECTIONS,
 ) -> list[Finding]:
     """Problems of one set by itself.
 
     Args:
         checks: by ``file_name`` of the records.
         sizes: (N, 2) width and height of each record's image, NaN if unknown.
+        detections: that a model may give per image (``TEST.DETECTIONS_PER_IMAGE``).
     """
     found: dict[str, list[str]] = defaultdict(list)
+    for kind, items in dataset.remarks.items():
+        found[kind] += items
     if dataset.error:
         found["unusable-set"].append(dataset.error)
-    elif dataset.annotated and not (dataset.boxes.valid & ~dataset.boxes.crowd).any():
-        found["no-boxes"].append(dataset.name)
+    elif dataset.annotated and not (~dataset.boxes.crowd).any():
+        found["no-boxes"].append(f"{dataset.name}{why_no_boxes(dataset.records)}")
     seen: set[object] = set()
     for record in dataset.records:
         if record["image_id"] in seen:
@@ -38,9 +71,10 @@ def find_in_set(
     if dataset.annotated:
         for kind, item in _size_problems(dataset, checks):
             found[kind].append(item)
-        for kind, item in _box_problems(dataset, sizes):
-            found[kind].append(item)
-    return [Finding(kind, (dataset.label,), tuple(found[kind])) for kind in KINDS if kind in found]
+        found["box-outside"] += _boxes_outside(dataset, sizes)
+        if dataset.role == "test":
+            found["crowded-image"] += _crowded_images(dataset, detections)
+    return [Finding(kind, (dataset.label,), tuple(found[kind])) for kind in KINDS if found[kind]]
 
 
 def find_class_problems(
@@ -145,42 +179,20 @@ def _size_problems(
             )
 
 
-def _box_problems(dataset: AuditedSet, sizes: npt.NDArray[np.float64]) -> Iterator[tuple[str, str]]:
+def _boxes_outside(dataset: AuditedSet, sizes: npt.NDArray[np.float64]) -> Iterator[str]:
     table = dataset.boxes
-    own = sizes[table.record]
-    finite = table.finite
     low, high = table.corners[:, :2], table.corners[:, 2:]
     # Comparisons with NaN, an unknown size, are false: nothing can be said then.
-    off = table.valid & ((high <= 0).any(axis=1) | (low >= own).any(axis=1))
-    over = np.maximum(-low, high - own).max(axis=1, initial=-np.inf)
-    known = (table.category >= 0) & (table.category < len(dataset.classes))
-
-    def name(row: int) -> str:
-        return _box_item(dataset, int(table.record[row]), table.corners[row].tolist())
-
-    def each(mask: npt.NDArray[np.bool_], text: Callable[[int], str] = name) -> Iterator[str]:
-        return (text(row) for row in np.flatnonzero(mask).tolist())
-
-    for index, record in enumerate(dataset.records):
-        for corners in record.get("dropped_boxes", ()):
-            kind = "empty-box" if np.isfinite(corners).all() else "nan-box"
-            yield kind, _box_item(dataset, index, corners)
-    for item in each(~finite & ~table.crowd):
-        yield "nan-box", item
-    for item in each(finite & ~table.valid & ~table.crowd):
-        yield "empty-box", item
-    for item in each(off):
-        yield "box-off-image", item
-    outside = table.valid & ~off & (over > OUTSIDE_TOLERANCE)
-    for item in each(outside, lambda row: f"{name(row)} by {over[row]:.1f} px"):
-        yield "box-outside", item
-    for item in each(~known, lambda row: f"{name(row)} class {table.category[row]}"):
-        yield "unknown-class", item
+    over = np.maximum(-low, high - sizes[table.record]).max(axis=1, initial=-np.inf)
+    for row in np.flatnonzero(over > OUTSIDE_TOLERANCE).tolist():
+        yield f"{describe_box(dataset.records, table, row)} by {over[row]:.1f} px"
 
 
-def _box_item(dataset: AuditedSet, record: int, corners: Sequence[float]) -> str:
-    numbers = ", ".join(f"{value:g}" for value in corners)
-    return f"{dataset.records[record]['file_name']} [{numbers}]"
+def _crowded_images(dataset: AuditedSet, detections: int) -> Iterator[str]:
+    for record in dataset.records:
+        count = len(objects_of(record))
+        if count > detections:
+            yield f"{record['file_name']}: {count} objects, {detections} detections"
 
 
 def _class_difference(first: AuditedSet, other: AuditedSet) -> str:
@@ -188,7 +200,9 @@ def _class_difference(first: AuditedSet, other: AuditedSet) -> str:
     for one, two in ((first, other), (other, first)):
         alone = [name for name in one.classes if name not in two.classes]
         if alone:
-            parts.append(f"only {one.label} has {', '.join(alone)}")
+            parts.append(f"only {one.label} has {show_names(alone)}")
     if not parts:
-        parts = [f"{part.label} has the order {', '.join(part.classes)}" for part in (first, other)]
+        parts = [
+            f"{part.label} has the order {show_names(part.classes)}" for part in (first, other)
+        ]
     return "; ".join(parts)

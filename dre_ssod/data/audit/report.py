@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from typing import Any
 
 from tabulate import tabulate
 
 from dre_ssod.data.audit.audit import Audit
-from dre_ssod.data.audit.kinds import KINDS
 from dre_ssod.data.audit.sets import SetSummary
+from dre_ssod.data.kinds import KINDS, SEVERITIES
+from dre_ssod.errors import printable
 
 MAX_CLASSES = 100
 """Rows of the table of classes; the JSON has all."""
@@ -26,7 +28,7 @@ def as_text(audit: Audit, examples: int = 3) -> str:
     if annotated:
         parts += [_boxes(annotated), _classes(annotated)]
     parts += [_findings(audit, examples), _speed(audit)]
-    return "\n\n".join(parts)
+    return printable("\n\n".join(parts))
 
 
 def as_dict(audit: Audit) -> dict[str, Any]:
@@ -146,12 +148,13 @@ def _findings(audit: Audit, examples: int) -> str:
 
 
 def _speed(audit: Audit) -> str:
-    errors = sum(finding.severity == "error" for finding in audit.findings)
+    counts = Counter(finding.severity for finding in audit.findings)
+    error, warning, note = (counts[severity] for severity in SEVERITIES)
     return (
         f"{audit.files} files checked at level {audit.level} in {audit.checking_seconds:.2f} s by "
         f"{audit.workers} process(es): {audit.files_per_second:,.0f} images/s, "
         f"{audit.files_per_second / audit.workers:,.0f} per process. Annotations took "
         f"{audit.reading_seconds:.2f} s.\n"
-        f"{errors} kind(s) of error, {len(audit.findings) - errors} of warning: "
+        f"{error} kind(s) of error, {warning} of warning, {note} of note: "
         f"{'FAILED' if audit.failed else 'passed'}."
     )

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from detectron2.data import MetadataCatalog
-from detectron2.structures import BoxMode
 
 from dre_ssod.data.audit.files import FileCheck
-from dre_ssod.data.records import is_crowd
+from dre_ssod.data.records import BoxTable, make_table
+from dre_ssod.data.remarks import Remarks
 from dre_ssod.data.sources.catalog import ensure_registered, load_one_labeled, load_unlabeled
 from dre_ssod.errors import SourceError
 
@@ -21,37 +21,6 @@ ROLES = ("labeled", "unlabeled", "test")
 COCO_AREAS = (32.0**2, 96.0**2)
 """Square pixels of the original image: below the first a box is small, from the second on large."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-
-
-@dataclass(frozen=True)
-class BoxTable:
-    """The boxes of a set, one row per box, R boxes.
-
-    Attributes:
-        corners: (R, 4) float64, (x1, y1, x2, y2) in pixels; not checked.
-        record: (R,) int64, index of the record that the box belongs to.
-        category: (R,) int64, index of the class.
-        crowd: (R,) bool, a crowd region, which is not trained on.
-    """
-
-    corners: npt.NDArray[np.float64]
-    record: npt.NDArray[np.int64]
-    category: npt.NDArray[np.int64]
-    crowd: npt.NDArray[np.bool_]
-
-    @property
-    def valid(self) -> npt.NDArray[np.bool_]:
-        """(R,) bool: finite and of positive sides."""
-        positive = (self.corners[:, 2:] > self.corners[:, :2]).all(axis=1)
-        return np.logical_and(self.finite, positive)
-
-    @property
-    def finite(self) -> npt.NDArray[np.bool_]:
-        """(R,) bool: all corners and both sides are numbers."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            sides = self.corners[:, 2:] - self.corners[:, :2]
-        both = np.concatenate([self.corners, sides], axis=1)
-        return np.asarray(np.isfinite(both).all(axis=1), dtype=np.bool_)
 
 
 @dataclass(frozen=True)
@@ -67,6 +36,7 @@ class AuditedSet:
             images of a labeled set could be read.
         classes: names in the order of their indices; empty where there are no annotations.
         boxes: of all the records.
+        remarks: what was left out or is odd, by kind.
     """
 
     label: str
@@ -76,6 +46,7 @@ class AuditedSet:
     records: list[dict[str, Any]]
     classes: list[str]
     boxes: BoxTable
+    remarks: Mapping[str, Sequence[str]]
 
     @property
     def annotated(self) -> bool:
@@ -89,7 +60,7 @@ class SetSummary:
 
     Attributes:
         images, boxes, crowd_regions, dropped_boxes: counts. ``boxes`` are those that are trained
-            on: neither crowd regions nor dropped ones, which are not finite or have no area.
+            on: neither crowd regions nor those that :mod:`dre_ssod.data.usable` leaves out.
         boxes_an_image: "mean", "min", "median", "max"; empty without annotations.
         images_without_boxes: count.
         class_histogram: boxes by class, in the order of the classes.
@@ -128,11 +99,12 @@ def load_set(role: str, number: int, name: str) -> AuditedSet:
         name: registered name or URI.
     """
     error, records, classes, table = "", [], [], make_table([])
+    remarks = Remarks()
     try:
         if role == "unlabeled":
-            records = load_unlabeled([name])
+            records = load_unlabeled([name], remarks)
         else:
-            records = load_one_labeled(name)
+            records = load_one_labeled(name, remarks)
             classes = list(MetadataCatalog.get(ensure_registered(name)).get("thing_classes", []))
             table = make_table(records)
         if not all(map(_is_named, records)):
@@ -143,7 +115,8 @@ def load_set(role: str, number: int, name: str) -> AuditedSet:
         error = f"{name}: {type(refusal).__name__}: {refusal}"
     if error:
         records = _images_alone(name) if role != "unlabeled" else []
-    return AuditedSet(f"{role} {number}", role, name, error, records, classes, table)
+    label = f"{role} {number}"
+    return AuditedSet(label, role, name, error, records, classes, table, remarks.items)
 
 
 def summarize(
@@ -156,15 +129,11 @@ def summarize(
         sizes: (N, 2) width and height of each record's image, NaN if unknown.
     """
     table = dataset.boxes
-    used = table.valid & ~table.crowd
-    dropped = sum(len(record.get("dropped_boxes", ())) for record in dataset.records)
+    used = ~table.crowd
     counts = np.bincount(table.record[used], minlength=len(dataset.records))
-    classes = np.bincount(
-        table.category[used & (table.category >= 0)], minlength=len(dataset.classes)
-    )
+    classes = np.bincount(table.category[used], minlength=len(dataset.classes))
     corners = table.corners[used]
-    with np.errstate(over="ignore"):
-        areas = (corners[:, 2:] - corners[:, :2]).prod(axis=1)
+    areas = (corners[:, 2:] - corners[:, :2]).prod(axis=1)
     sides = np.sqrt(areas)
     shares = sides / np.sqrt(sizes[table.record[used]].prod(axis=1))
     files = [checks[record["file_name"]] for record in dataset.records]
@@ -180,7 +149,7 @@ def summarize(
         images=len(dataset.records),
         boxes=int(used.sum()),
         crowd_regions=int(table.crowd.sum()),
-        dropped_boxes=dropped + int((~table.valid & ~table.crowd).sum()),
+        dropped_boxes=sum(len(record.get("dropped_boxes", ())) for record in dataset.records),
         boxes_an_image=_spread(counts) if dataset.annotated else {},
         images_without_boxes=int((counts == 0).sum()) if dataset.annotated else 0,
         class_histogram={
@@ -198,31 +167,10 @@ def summarize(
     )
 
 
-def make_table(records: Sequence[dict[str, Any]]) -> BoxTable:
-    """The boxes of all the records, of whatever ``bbox_mode``; absent ``annotations`` are none."""
-    items = [
-        (index, item)
-        for index, record in enumerate(records)
-        for item in record.get("annotations", ())
-    ]
-    corners = np.array([item["bbox"][:4] for _, item in items], dtype=np.float64).reshape(-1, 4)
-    modes = np.array([int(item["bbox_mode"]) for _, item in items], dtype=np.int64)
-    for mode in np.unique(modes):
-        chosen = np.flatnonzero(modes == mode)
-        raw = np.array([items[row][1]["bbox"] for row in chosen], dtype=np.float64)
-        corners[chosen] = BoxMode.convert(raw, BoxMode(int(mode)), BoxMode.XYXY_ABS)
-    return BoxTable(
-        corners=corners,
-        record=np.array([index for index, _ in items], dtype=np.int64),
-        category=np.array([item["category_id"] for _, item in items], dtype=np.int64),
-        crowd=np.array([is_crowd(item) for _, item in items], dtype=np.bool_),
-    )
-
-
 def _images_alone(name: str) -> list[dict[str, Any]]:
     """Records without annotations, or none: their files are worth checking all the same."""
     try:
-        return [record for record in load_unlabeled([name]) if _is_named(record)]
+        return [record for record in load_unlabeled([name], Remarks()) if _is_named(record)]
     except Exception:  # The set's error is known already.
         return []
 

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from detectron2.data import MetadataCatalog
-
 from dre_ssod.data.records import corners, image_size, is_crowd
 from dre_ssod.data.sources.catalog import NamedRecord, class_names, open_source
 from dre_ssod.data.sources.coco import CocoSource
+from dre_ssod.data.sources.truth import registered_coco_file
 from dre_ssod.data.sources.uri import is_uri
 from dre_ssod.data.splits.split import Split
 from dre_ssod.data.text_files import read_json
@@ -76,7 +75,7 @@ def as_coco(name: str, records: Sequence[dict[str, Any]]) -> CocoContent:
     content = read_json(json_file)
     content["images"] = sorted(content["images"], key=lambda image: image["id"])
     image_root = Path(os.path.abspath(image_root))
-    files = [os.path.abspath(image_root / image["file_name"]) for image in content["images"]]
+    files = [os.path.abspath(record["file_name"]) for record in records]
     if not all(Path(file).is_relative_to(image_root) for file in files):
         image_root, _ = relative_names(files)
     for image, file in zip(content["images"], files, strict=True):
@@ -142,15 +141,10 @@ def relative_names(files: Sequence[str]) -> tuple[Path, list[str]]:
 
 def _coco_file(name: str) -> tuple[Path, Path] | None:
     """JSON file and image folder of a dataset that is a COCO file, else None."""
-    if is_uri(name):
-        source = open_source(name)
-        return (source.json_file, source.image_root) if isinstance(source, CocoSource) else None
-    metadata = MetadataCatalog.get(name)
-    # A set with a folder of its own has its evaluator's cache as json_file.
-    is_file = metadata.get("evaluator_type") == "coco" and not metadata.get("dirname")
-    if not is_file or not metadata.get("json_file") or not metadata.get("image_root"):
-        return None
-    return Path(metadata.json_file), Path(metadata.image_root)
+    if not is_uri(name):
+        return registered_coco_file(name)
+    source = open_source(name)
+    return (source.json_file, source.image_root) if isinstance(source, CocoSource) else None
 
 
 def _from_records(records: Sequence[dict[str, Any]], classes: Sequence[str]) -> CocoContent:

@@ -65,6 +65,12 @@ class _Part:
     def files(self) -> list[str]:
         return [os.path.abspath(record["file_name"]) for record in self.records]
 
+    def start(self, uri: str) -> Converted:
+        """Its result before a box is written."""
+        dropped = sum(len(record.get("dropped_boxes", ())) for record in self.records)
+        lost = {"objects left out that do not count: see the warnings above": dropped}
+        return Converted(self.split, uri, len(self.records), lost=lost if dropped else {})
+
 
 def convert(
     sources: dict[str, str], form: str, output: Path, images: str = "copy"
@@ -127,7 +133,7 @@ def _write_yolo(
     placed = [(part, _names_in_order(part.files)) for part in parts]
     for part, names in placed:
         uri = f"yolo://{quote(str(output))}?split={quote(part.split)}"
-        result = Converted(part.split, uri, len(part.records))
+        result = part.start(uri)
         for record, name in zip(part.records, names, strict=True):
             lines = _yolo_lines(record, result)
             path = output / "labels" / part.split / f"{Path(name).stem}.txt"
@@ -162,7 +168,7 @@ def _write_voc(
         own, names = names[: len(part.files)], names[len(part.files) :]
         stems = [Path(name).stem for name in own]
         uri = f"voc://{quote(str(output))}?split={quote(part.split)}&classes={chosen}"
-        result = Converted(part.split, uri, len(part.records))
+        result = part.start(uri)
         for record, name, stem in zip(part.records, own, stems, strict=True):
             if stem.splitlines() != [stem] or stem.strip() != stem or _NOT_XML.search(stem):
                 raise SourceError(f"{record['file_name']}: VOC cannot hold this name: rename it")
@@ -192,9 +198,6 @@ def _yolo_lines(record: dict[str, Any], result: Converted) -> list[str]:
         if not all(0 <= number <= 1 for number in numbers):
             x1, y1, x2, y2 = box
             inside = max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height)
-            if inside[0] >= inside[2] or inside[1] >= inside[3]:
-                result.lose("boxes left out that have nothing in the image")
-                continue
             numbers = _fractions(inside, width, height)
             result.lose("boxes cut to the image: YOLO's numbers end at its edges")
         if item.get("difficult", 0):

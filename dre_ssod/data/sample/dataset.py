@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -28,6 +29,8 @@ import numpy.typing as npt
 
 from dre_ssod.data.sample.scenes import Scene, draw_scene
 from dre_ssod.data.sample.shapes import HEIGHT, SHAPES, WIDTH, RandomStream
+from dre_ssod.data.text_files import read_json
+from dre_ssod.errors import SourceError
 
 CLASS_NAMES: tuple[str, ...] = tuple(SHAPES)
 SAMPLE_SET_VERSION = 2
@@ -43,6 +46,11 @@ class Part:
     image_count: int
     allow_empty: bool
 
+    @property
+    def image_names(self) -> list[str]:
+        """Of the image files, in order."""
+        return [f"{number:04d}.png" for number in range(self.image_count)]
+
 
 PARTS: tuple[Part, ...] = (
     Part("labeled", "labeled.json", 40, allow_empty=False),
@@ -50,13 +58,20 @@ PARTS: tuple[Part, ...] = (
     Part("val", "val.json", 120, allow_empty=True),
 )
 
+_verified: set[Path] = set()
+"""Roots whose files this process has compared with their hash."""
+
+logger = logging.getLogger(__name__)
+
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _STORED_BLOCK_SIZE = 65535
 _INSTALL_TRIES = 5
 
 
 def ensure_sample_set(root: Path, seed: int = 0) -> None:
-    """Generate the set unless ``root`` already holds it with this version and seed.
+    """Generate the set unless ``root`` already holds it, whole, with this version and seed.
+
+    What is damaged or changed is renamed, not removed: somebody may have changed it on purpose.
 
     Raises:
         FileExistsError: if ``root`` holds something else.
@@ -85,24 +100,46 @@ def generate_sample_set(root: Path, seed: int = 0) -> None:
     temporary = _sibling(root)
     try:
         _write_set(temporary, seed)
-        _install(temporary, root)
+        _install(temporary, root, seed)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _is_current(root: Path, seed: int) -> bool:
+    """Whether ``root`` holds the set of this version and seed, byte for byte."""
     description = _read_description(Path(root))
-    return description is not None and (description["version"], description["seed"]) == (
-        SAMPLE_SET_VERSION,
-        seed,
-    )
+    if description is None or not _is_of(description, seed):
+        return False
+    if root in _verified:
+        return True
+    try:
+        whole = description["sha256"] == content_hash(root) and not _strangers(root)
+    except (FileNotFoundError, NotADirectoryError):
+        whole = False
+    if whole:
+        _verified.add(root)
+    return whole
+
+
+def _is_of(description: dict[str, Any], seed: int) -> bool:
+    return (description["version"], description["seed"]) == (SAMPLE_SET_VERSION, seed)
+
+
+def _strangers(root: Path) -> list[Path]:
+    """Images in the folders of the set that are not of it."""
+    return [
+        path
+        for part in PARTS
+        for path in (root / part.name).iterdir()
+        if path.name not in part.image_names and not path.name.startswith(".")
+    ]
 
 
 def _read_description(root: Path) -> dict[str, Any] | None:
     """The description of the sample set at ``root``, or None where there is none."""
     try:
-        description = json.loads((root / DESCRIPTION_FILE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        description = read_json(root / DESCRIPTION_FILE)
+    except SourceError:
         return None
     is_ours = isinstance(description, dict) and {"version", "seed", "sha256"} <= description.keys()
     return description if is_ours else None
@@ -122,7 +159,7 @@ def _sibling(root: Path) -> Path:
     return root.parent / f".{root.name}.{os.getpid()}-{secrets.token_hex(4)}"
 
 
-def _install(temporary: Path, root: Path) -> None:
+def _install(temporary: Path, root: Path, seed: int) -> None:
     """Rename the finished set to ``root``; another process may be doing the same."""
     for _ in range(_INSTALL_TRIES):
         try:
@@ -131,15 +168,26 @@ def _install(temporary: Path, root: Path) -> None:
         except OSError:
             if not root.exists():
                 raise
-        if _read_description(root) == _read_description(temporary):
+        if _is_current(root, seed):
             return
         _check_replaceable(root)
+        description = _read_description(root)
         retired = _sibling(root)
         try:
             root.rename(retired)
         except FileNotFoundError:
             continue
-        shutil.rmtree(retired)
+        if description is None or not _is_of(description, seed):
+            shutil.rmtree(retired)
+            continue
+        kept = root.with_name(f"{root.name}_{retired.name.rpartition('.')[2]}")
+        retired.rename(kept)
+        logger.warning(
+            "The sample set in %s was damaged or changed: it is drawn again; what was there is now "
+            "in %s",
+            root,
+            kept,
+        )
     raise FileExistsError(
         f"{root} keeps being replaced by other processes; use one seed for a folder"
     )
@@ -153,9 +201,9 @@ def _write_set(root: Path, seed: int) -> None:
         folder.mkdir()
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
-        for number in range(part.image_count):
+        for number, file_name in enumerate(part.image_names):
             scene = draw_scene(RandomStream(seed, index, number), part.allow_empty)
-            image_id, file_name = first_id + number, f"{number:04d}.png"
+            image_id = first_id + number
             (folder / file_name).write_bytes(encode_png(scene.image))
             images.append(
                 {"id": image_id, "file_name": file_name, "height": HEIGHT, "width": WIDTH}
@@ -196,7 +244,7 @@ def content_hash(root: Path) -> str:
     """SHA-256 over the names and bytes of all images and annotation files, in order of name."""
     files = [root / "annotations" / part.annotation_file for part in PARTS]
     for part in PARTS:
-        files += [root / part.name / f"{number:04d}.png" for number in range(part.image_count)]
+        files += [root / part.name / name for name in part.image_names]
     digest = hashlib.sha256()
     for name, path in sorted((path.relative_to(root).as_posix(), path) for path in files):
         content = path.read_bytes()

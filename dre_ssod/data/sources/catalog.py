@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from dre_ssod.data.remarks import Remarks
 from dre_ssod.data.sources.coco import CocoSource
 from dre_ssod.data.sources.folder import FolderSource
+from dre_ssod.data.sources.names import check_class_name, looks_like_another, show_names
+from dre_ssod.data.sources.registered import check_images, check_labeled
 from dre_ssod.data.sources.uri import (
     URI_FORMS,
     DatasetURI,
@@ -27,6 +31,7 @@ from dre_ssod.data.sources.uri import (
 )
 from dre_ssod.data.sources.voc import VocSource
 from dre_ssod.data.sources.yolo import YoloSource
+from dre_ssod.data.usable import usable_records
 from dre_ssod.errors import SourceError
 
 UNLABELED_KEYS = ("file_name", "image_id", "height", "width")
@@ -42,10 +47,10 @@ class Source(Protocol):
     def metadata(self) -> dict[str, Any]:
         """Entries for ``MetadataCatalog``."""
 
-    def labeled(self) -> list[dict[str, Any]]:
-        """Records with ``annotations``, and with ``dropped_boxes`` where boxes were left out."""
+    def labeled(self, remarks: Remarks) -> list[dict[str, Any]]:
+        """Records with ``annotations`` as the files have them; what is odd goes to ``remarks``."""
 
-    def images(self) -> list[dict[str, Any]]:
+    def images(self, remarks: Remarks) -> list[dict[str, Any]]:
         """Records without labels, made without looking at any label."""
 
 
@@ -83,9 +88,8 @@ def ensure_registered(name: str) -> str:
 
     A name that is registered already is only looked up.
 
-    Metadata of a labeled URI has ``thing_classes`` and ``evaluator_type`` "coco". COCO files also
-    give ``json_file`` and ``image_root``; VOC and YOLO folders have no ``json_file`` and must be
-    converted to be evaluated in COCO's way.
+    Metadata of a labeled URI has ``thing_classes`` and ``evaluator_type`` "coco". None has a
+    ``json_file``: evaluators convert the records, which are what training and evaluation share.
 
     Raises:
         SourceError: if ``name`` is neither registered nor a URI that can be read.
@@ -96,7 +100,7 @@ def ensure_registered(name: str) -> str:
             metadata = source.metadata()
             for catalog in (DatasetCatalog, MetadataCatalog):
                 catalog.pop(name, None)
-            DatasetCatalog.register(name, source.labeled)
+            DatasetCatalog.register(name, partial(load_one_labeled, name))
             MetadataCatalog.get(name).set(**metadata)
             _registered[name] = source
         return name
@@ -118,12 +122,7 @@ def class_names(names: Sequence[str]) -> list[str]:
     """
     classes: list[str] | None = None
     for name in map(ensure_registered, names):
-        own = list(MetadataCatalog.get(name).get("thing_classes", []))
-        if not own:
-            raise SourceError(
-                f"{name}: has no classes, so it cannot be used as labeled data; "
-                "name it in DATASETS.UNLABELED, or give annotations with classes"
-            )
+        own = _own_classes(name)
         if classes is not None and own != classes:
             raise SourceError(
                 f"the classes of {names[0]} and {name} differ: {_difference(classes, own)}. "
@@ -136,21 +135,29 @@ def class_names(names: Sequence[str]) -> list[str]:
     return classes
 
 
-def load_one_labeled(name: str) -> list[dict[str, Any]]:
-    """Records of one dataset, each with ``annotations``.
+def load_one_labeled(name: str, remarks: Remarks | None = None) -> list[dict[str, Any]]:
+    """Records of one dataset, each with ``annotations``: the objects that count, and no others.
+
+    Args:
+        remarks: gets what was left out or is odd; None to have it logged.
 
     Raises:
-        SourceError: if its files are missing or cannot be read.
+        SourceError: if its files are missing or cannot be read, or its records cannot be used.
     """
     name = ensure_registered(name)
-    _check_registered_files(name)
-    records: list[dict[str, Any]] = DatasetCatalog.get(name)
-    for record in records:
-        if "annotations" not in record:
-            raise SourceError(
-                f"{name}: {record.get('file_name')} has no annotations; "
-                "a set without labels belongs in DATASETS.UNLABELED"
-            )
+    found = Remarks() if remarks is None else remarks
+    if is_uri(name):
+        records = _registered[name].labeled(found)
+        classes = MetadataCatalog.get(name).get("thing_classes", [])
+    else:
+        _check_registered_files(name)
+        classes = _own_classes(name)
+        records = check_labeled(name, DatasetCatalog.get(name), classes)
+    for text in filter(looks_like_another, classes):
+        found.add("odd-name", repr(text))
+    records = usable_records(name, records, found)
+    if remarks is None:
+        found.log(name)
     return records
 
 
@@ -169,21 +176,27 @@ def load_named(names: Sequence[str]) -> list[NamedRecord]:
     ]
 
 
-def load_unlabeled(names: Sequence[str]) -> list[dict[str, Any]]:
+def load_unlabeled(names: Sequence[str], remarks: Remarks | None = None) -> list[dict[str, Any]]:
     """Records with ``UNLABELED_KEYS`` only, of all the datasets, one after the other.
 
     The annotations of a URI are not read at all.
+
+    Args:
+        remarks: gets what was passed over; None to have it logged.
 
     Raises:
         SourceError: if a dataset is unknown or its files are missing.
     """
     records: list[dict[str, Any]] = []
     for name in names:
+        found = Remarks() if remarks is None else remarks
         if is_uri(name):
-            records += strip_labels(open_source(name).images())
+            records += strip_labels(open_source(name).images(found))
         else:
             _check_registered_files(ensure_registered(name))
-            records += strip_labels(DatasetCatalog.get(name))
+            records += strip_labels(check_images(name, DatasetCatalog.get(name)))
+        if remarks is None:
+            found.log(name)
     return records
 
 
@@ -217,14 +230,30 @@ def _sample_source(uri: DatasetURI) -> Source:
     return CocoSource(uri.text, root / "annotations" / f"{uri.path}.json", root / uri.path)
 
 
+def _own_classes(name: str) -> list[str]:
+    """The classes of one registered dataset, in the order of their indices.
+
+    Raises:
+        SourceError: if it has none.
+    """
+    if not is_uri(name) and not MetadataCatalog.get(name).get("thing_classes"):
+        # Detectron2's register_coco_instances knows them once it has read the file.
+        _check_registered_files(name)
+        DatasetCatalog.get(name)
+    classes = list(MetadataCatalog.get(name).get("thing_classes", []))
+    if not classes:
+        raise SourceError(
+            f"{name}: has no classes, so it cannot be used as labeled data; "
+            "name it in DATASETS.UNLABELED, or give annotations with classes"
+        )
+    return [check_class_name(text, f"{name}: a class") for text in classes]
+
+
 def _check_registered_files(name: str) -> None:
     """Raise a SourceError if files that a registered dataset's metadata names are missing.
 
-    The ``json_file`` of a set that has a ``dirname`` is an evaluator's cache, not its data; and the
-    files of a URI are found when it is resolved.
+    The ``json_file`` of a set that has a ``dirname`` is an evaluator's cache, not its data.
     """
-    if is_uri(name):
-        return
     metadata = MetadataCatalog.get(name)
     for key in ("dirname",) if metadata.get("dirname") else ("json_file", "image_root"):
         path = metadata.get(key)
@@ -240,8 +269,8 @@ def _difference(first: list[str], second: list[str]) -> str:
     only_first = [name for name in first if name not in second]
     only_second = [name for name in second if name not in first]
     if not only_first and not only_second:
-        return f"the order is {', '.join(first)} against {', '.join(second)}"
+        return f"the order is {show_names(first)} against {show_names(second)}"
     return (
-        f"only the first has {', '.join(only_first) or 'none'}; "
-        f"only the second has {', '.join(only_second) or 'none'}"
+        f"only the first has {show_names(only_first)}; only the second has "
+        f"{show_names(only_second)}"
     )

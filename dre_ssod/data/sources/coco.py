@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from detectron2.structures import BoxMode
 
-from dre_ssod.data.sources.uri import is_unicode, join_inside
+from dre_ssod.data.remarks import Remarks
+from dre_ssod.data.sources.names import check_class_name
+from dre_ssod.data.sources.uri import join_inside
 from dre_ssod.data.text_files import is_integer, is_number, read_json
 from dre_ssod.errors import SourceError
 
-logger = logging.getLogger(__name__)
-
-_FAR = 2**24
-"""Single precision, in which boxes are converted, holds whole pixels up to here."""
 _show = reprlib.repr
+_LARGEST_MASK = 1.01
+"""Area of a mask as a share of its box's, up to what rounding makes of 1."""
 
 
 @dataclass(frozen=True)
@@ -39,73 +38,70 @@ class CocoSource:
     outside: bool = False
 
     def metadata(self) -> dict[str, Any]:
-        """What ``COCOEvaluator`` needs, with the classes in the order of their category ids.
+        """The classes in the order of their category ids.
 
-        ``json_file`` is left out where annotations lack ``area`` or ``iscrowd``, without which
-        pycocotools cannot evaluate: the evaluator then converts the records, as it does for VOC.
+        There is no ``json_file``: whoever evaluates gets the truth from the records, as the images
+        of training do.
 
         Raises:
             SourceError: if the file is not a readable COCO file.
         """
-        content = _read(self.json_file)
-        _check_images(content, self.json_file)
-        names = _check_categories(content, self.json_file)
-        _check_annotations(content, names.keys(), self.json_file)
+        _, names = self._checked(Remarks())
         ids = sorted(names)
-        metadata = {
+        return {
             "thing_classes": [names[category] for category in ids],
             "thing_dataset_id_to_contiguous_id": {category: i for i, category in enumerate(ids)},
             "image_root": str(self.image_root),
             "evaluator_type": "coco",
         }
-        if all("area" in item and "iscrowd" in item for item in content.get("annotations", [])):
-            metadata["json_file"] = str(self.json_file)
-        return metadata
 
-    def images(self) -> list[dict[str, Any]]:
+    def images(self, remarks: Remarks) -> list[dict[str, Any]]:
         """Records of the images, by rising id; the annotations of the file are not looked at."""
         content = _read(self.json_file)
         _check_images(content, self.json_file, sizes_needed=False)
         return self._records(content)
 
-    def labeled(self) -> list[dict[str, Any]]:
-        """Records in Detectron2's format; boxes of no positive finite area are dropped and counted.
+    def labeled(self, remarks: Remarks) -> list[dict[str, Any]]:
+        """Records in Detectron2's format, with the ``area`` of each object that has a mask.
 
-        A record that lost boxes holds them as ``dropped_boxes``, lists of (x1, y1, x2, y2). The
-        objects are those that Detectron2 takes: it leaves out what has polygons, but no valid one.
-        Masks and key points are not read.
+        Masks and key points themselves are not read.
 
         Raises:
             SourceError: if the file is not a readable COCO file.
         """
-        content = _read(self.json_file)
-        _check_images(content, self.json_file)
-        names = _check_categories(content, self.json_file)
-        _check_annotations(content, names.keys(), self.json_file)
+        content, names = self._checked(remarks)
         indices = {category: index for index, category in enumerate(sorted(names))}
         records = self._records(content)
         for record in records:
             record["annotations"] = []
         by_id = {record["image_id"]: record for record in records}
-        dropped: list[dict[str, Any]] = []
-        strays: list[dict[str, Any]] = []
-        maskless: list[dict[str, Any]] = []
-        for item in content.get("annotations", []):
-            image_id, box = item["image_id"], item["bbox"]
-            if image_id not in by_id:
-                strays.append(item)
-            elif not _has_valid_mask(item):
-                maskless.append(item)
-            elif not _has_area(box):
-                corners = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
-                by_id[image_id].setdefault("dropped_boxes", []).append(corners)
-                dropped.append(item)
-            else:
-                by_id[image_id]["annotations"].append(_to_annotation(item, indices))
-        self._warn(dropped, "boxes without positive finite width and height")
-        self._warn(maskless, "objects whose polygons all have fewer than three points")
-        self._warn(strays, "annotations of images that the file does not list")
+        items = content.get("annotations", [])
+        areas = _mask_areas(items, remarks)
+        for item in items:
+            if item["id"] == 0:
+                remarks.add("zero-id", _describe(item))
+            if item["image_id"] not in by_id:
+                remarks.add("stray-annotation", _describe(item))
+                continue
+            annotation = {
+                "bbox": item["bbox"],
+                "bbox_mode": BoxMode.XYWH_ABS,
+                "category_id": indices[item["category_id"]],
+                "iscrowd": int(item.get("iscrowd") or 0),
+            }
+            if item["id"] in areas:
+                annotation["area"] = areas[item["id"]]
+            by_id[item["image_id"]]["annotations"].append(annotation)
         return records
+
+    def _checked(self, remarks: Remarks) -> tuple[dict[str, Any], dict[int, str]]:
+        """The content of the file, and class names by category id."""
+        content = _read(self.json_file)
+        _check_images(content, self.json_file)
+        listed = _check_categories(content, self.json_file)
+        _check_annotations(content, listed, self.json_file)
+        used = {item["category_id"] for item in content.get("annotations", [])}
+        return content, _classes(listed, used, self.json_file, remarks)
 
     def _records(self, content: dict[str, Any]) -> list[dict[str, Any]]:
         """Records of the images, by rising id."""
@@ -119,37 +115,43 @@ class CocoSource:
             records.append(record)
         return records
 
-    def _warn(self, items: list[dict[str, Any]], what: str) -> None:
-        if items:
-            first = f"annotation {items[0]['id']} in image {items[0]['image_id']}"
-            logger.warning("%s: dropped %d %s; the first is %s", self.name, len(items), what, first)
+
+def _describe(item: dict[str, Any]) -> str:
+    return f"annotation {item['id']} in image {item['image_id']}"
 
 
-def _to_annotation(item: dict[str, Any], indices: dict[int, int]) -> dict[str, Any]:
-    annotation = {
-        "bbox": item["bbox"],
-        "bbox_mode": BoxMode.XYWH_ABS,
-        "category_id": indices[item["category_id"]],
-    }
-    if "iscrowd" in item:
-        annotation["iscrowd"] = int(item["iscrowd"])
-    return annotation
+def _mask_areas(items: Sequence[dict[str, Any]], remarks: Remarks) -> dict[int, float]:
+    """Areas of masks by annotation id, without values that stand in for an area.
+
+    Those are what is not positive or larger than the box, and one value for boxes that differ.
+    """
+    given = {item["id"]: float(item["area"]) for item in items if item.get("area") is not None}
+    boxes = {item["id"]: float(item["bbox"][2]) * float(item["bbox"][3]) for item in items}
+    values = set(given.values())
+    if len(values) == 1 and len({boxes[number] for number in given}) > 1:
+        remarks.add("placeholder-area", f"all {len(given)} are {values.pop():g}")
+        return {}
+    areas: dict[int, float] = {}
+    for item in items:
+        area = given.get(item["id"])
+        if area is not None and not 0 < area <= _LARGEST_MASK * boxes[item["id"]]:
+            if boxes[item["id"]] > 0:
+                remarks.add("placeholder-area", f"{_describe(item)}: {area:g}")
+        elif _has_mask(item, remarks) and area is not None:
+            areas[item["id"]] = area
+    return areas
 
 
-def _has_valid_mask(item: dict[str, Any]) -> bool:
-    """False for polygons of which none has three points; True also for what has no polygons."""
-    polygons = item.get("segmentation")
-    if not isinstance(polygons, list) or not polygons:
-        return True
-    lengths = [len(polygon) for polygon in polygons if isinstance(polygon, list)]
-    return any(length >= 6 and length % 2 == 0 for length in lengths)
-
-
-def _has_area(box: list[float]) -> bool:
-    """Whether the corners of an (x, y, w, h) box are pixels and the far one is beyond the near."""
-    x, y, width, height = map(float, box)
-    far_x, far_y = x + width, y + height
-    return all(abs(value) < _FAR for value in (x, y, far_x, far_y)) and far_x > x and far_y > y
+def _has_mask(item: dict[str, Any], remarks: Remarks) -> bool:
+    """Whether an object has a run-length mask, or a polygon of three points."""
+    mask = item.get("segmentation")
+    if not isinstance(mask, list) or not mask:
+        return bool(mask)
+    lengths = [len(polygon) for polygon in mask if isinstance(polygon, list)]
+    valid = any(length >= 6 and length % 2 == 0 for length in lengths)
+    if not valid:
+        remarks.add("bad-mask", _describe(item))
+    return valid
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -200,18 +202,33 @@ def _check_images(content: dict[str, Any], path: Path, sizes_needed: bool = True
 
 
 def _check_categories(content: dict[str, Any], path: Path) -> dict[int, str]:
-    """Class names by category id; empty for a file that names no classes (unlabeled images)."""
+    """Names by category id; empty for a file that names no classes (unlabeled images)."""
     if "categories" not in content:
         return {}
+    return {
+        category["id"]: check_class_name(category.get("name"), f"{path}: category {category['id']}")
+        for category in _entries(content, "categories", path)
+    }
+
+
+def _classes(
+    listed: dict[int, str], used: set[int], path: Path, remarks: Remarks
+) -> dict[int, str]:
+    """Class names by category id.
+
+    Of categories of one name, those without objects are left out: Roboflow writes the project's
+    name as category 0, which may be that of its only class.
+    """
     names: dict[int, str] = {}
-    for category in _entries(content, "categories", path):
-        name = category.get("name")
-        if not isinstance(name, str) or not name.strip() or not is_unicode(name):
-            number = category["id"]
-            raise SourceError(f"{path}: category {number} needs a 'name', has {_show(name)}")
-        if name in names.values():
+    for name in dict.fromkeys(listed.values()):
+        same = [number for number in listed if listed[number] == name]
+        kept = [number for number in same if number in used] or same[-1:]
+        if len(kept) > 1:
             raise SourceError(f"{path}: two categories are called {name!r}; rename or merge them")
-        names[category["id"]] = name
+        for number in same:
+            if number != kept[0]:
+                remarks.add("unused-category", f"category {number}, {name!r}")
+        names[kept[0]] = name
     return names
 
 
@@ -231,10 +248,10 @@ def _check_annotations(content: dict[str, Any], categories: Iterable[int], path:
         box = annotation.get("bbox")
         if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
             raise SourceError(f"{where} needs 'bbox' as [x, y, width, height], has {_show(box)}")
-        if not is_number(annotation.get("area", 0)):
-            raise SourceError(f"{where} needs a number as 'area', has {_show(annotation['area'])}")
-        crowd = annotation.get("iscrowd", 0)
-        if not isinstance(crowd, int) or crowd not in (0, 1):
+        area, crowd = annotation.get("area"), annotation.get("iscrowd")
+        if area is not None and not is_number(area):
+            raise SourceError(f"{where} needs a number as 'area', has {_show(area)}")
+        if crowd is not None and (not isinstance(crowd, int) or crowd not in (0, 1)):
             raise SourceError(f"{where} needs 0 or 1 as 'iscrowd', has {_show(crowd)}")
         if annotation.get("ignore", 0) not in (0, False):
             raise SourceError(

@@ -3,31 +3,66 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dre_ssod.data.remarks import Remarks
 from dre_ssod.data.sources.uri import is_unicode
 from dre_ssod.errors import SourceError
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+OTHER_PICTURES = (
+    *(".jfif", ".jpe", ".jif", ".mpo", ".heic", ".heif", ".avif", ".gif", ".apng", ".jp2", ".j2k"),
+    *(".jxl", ".ppm", ".pgm", ".pnm", ".tga", ".ico", ".psd", ".exr", ".hdr", ".svg", ".dcm"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw"),
+)
+"""Extensions of pictures that are not read; they are counted, so that nobody misses them."""
+_KEPT_BESIDE_DATA = frozenset(
+    ("__MACOSX", "@eaDir", "#recycle", "#snapshot", "lost+found", "$RECYCLE.BIN")
+)
+"""Folders in which macOS, Windows and network storage keep copies, thumbnails and what was lost."""
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is not the user's data: hidden, or a system's copies of data."""
+    return name.startswith(".") or name in _KEPT_BESIDE_DATA
 
 
 def is_image_name(name: str) -> bool:
     """Whether a file of this name is taken as an image: by extension, hidden files never."""
-    return name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".")
+    return name.lower().endswith(IMAGE_EXTENSIONS) and not is_hidden(name)
 
 
-def list_images(folder: Path) -> list[str]:
+def list_images(folder: Path, remarks: Remarks | None = None) -> list[str]:
     """Names of the images under ``folder``, relative to it, searched recursively through links too.
 
-    Sorted by the parts of the path, so the order is the same on every file system. A million names
-    take some 170 MiB.
+    Hidden folders are passed over. Sorted by the parts of the path, so the order is the same on
+    every file system. A million names take some 170 MiB.
+
+    Args:
+        remarks: gets the pictures that are passed over for their extension.
 
     Raises:
         SourceError: if a folder cannot be listed, or a name is not valid Unicode.
     """
     found: list[str] = []
+    for name in _walk(folder):
+        if is_image_name(os.path.basename(name)):
+            found.append(name)
+        elif remarks is not None and name.lower().endswith(OTHER_PICTURES):
+            remarks.add("other-picture", str(folder / name))
+    for name in found:
+        if not is_unicode(name):
+            raise SourceError(f"{folder}: the file name {name!r} is not UTF-8; rename the file")
+    # No name has a NUL, which comes before all other characters.
+    return sorted(found, key=lambda name: name.replace("/", "\0"))
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    """Names of all files under ``folder`` that are not hidden, relative to it."""
     seen: set[str] = set()
     for place, subfolders, files in os.walk(folder, onerror=_refuse, followlinks=True):
         real = os.path.realpath(place)
@@ -35,15 +70,10 @@ def list_images(folder: Path) -> list[str]:
             subfolders.clear()
             continue
         seen.add(real)
-        subfolders.sort()
+        subfolders[:] = sorted(name for name in subfolders if not is_hidden(name))
         inside = Path(place).relative_to(folder).as_posix()
         start = "" if inside == "." else f"{inside}/"
-        found += [start + name for name in files if is_image_name(name)]
-    for name in found:
-        if not is_unicode(name):
-            raise SourceError(f"{folder}: the file name {name!r} is not UTF-8; rename the file")
-    # No name has a NUL, which comes before all other characters.
-    return sorted(found, key=lambda name: name.replace("/", "\0"))
+        yield from (start + name for name in sorted(files) if not is_hidden(name))
 
 
 def _refuse(error: OSError) -> None:
@@ -61,21 +91,24 @@ class FolderSource:
         """Nothing: a folder has no classes and cannot be evaluated on."""
         return {}
 
-    def images(self) -> list[dict[str, Any]]:
+    def images(self, remarks: Remarks) -> list[dict[str, Any]]:
         """One record per image: ``file_name`` and ``image_id``.
 
         Raises:
             SourceError: if there is no image.
         """
-        names = list_images(self.folder)
+        names = list_images(self.folder, remarks)
         if not names:
+            others = remarks.items.get("other-picture", ())
+            suffixes = Counter(Path(name).suffix.lower() for name in others)
+            counts = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.items())
             raise SourceError(
-                f"{self.name}: no image in {self.folder} or below; "
-                f"extensions taken: {', '.join(IMAGE_EXTENSIONS)}"
+                f"{self.name}: no image in {self.folder} or below; extensions taken: "
+                f"{', '.join(IMAGE_EXTENSIONS)}{f'; passed over: {counts}' if counts else ''}"
             )
         return [{"file_name": str(self.folder / name), "image_id": name} for name in names]
 
-    def labeled(self) -> list[dict[str, Any]]:
+    def labeled(self, remarks: Remarks) -> list[dict[str, Any]]:
         """Always an error: a folder has no labels."""
         raise SourceError(
             f"{self.name}: a folder of images has no labels; name it in DATASETS.UNLABELED, "

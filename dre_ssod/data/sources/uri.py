@@ -12,9 +12,10 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from urllib.parse import unquote
 
+from dre_ssod.data.sources.names import check_class_name, show_names
 from dre_ssod.errors import SourceError
 
 URI_FORMS = {
@@ -89,9 +90,9 @@ class DatasetURI:
         """
         classes = tuple(self.values("classes"))
         if len(set(classes)) < len(classes) or "" in classes:
-            names = ", ".join(classes)
+            names = show_names(classes)
             raise SourceError(f"{self.text}: classes= must be different names, is {names}")
-        return classes
+        return tuple(check_class_name(name, f"{self.text}: a class") for name in classes)
 
     def allows_outside(self) -> bool:
         """Whether files of the set may name images outside its folder.
@@ -163,6 +164,8 @@ def find_any(path: str, uri: DatasetURI) -> Path:
 def join_inside(folder: Path, path: str, limit: Path | None, where: str) -> Path:
     """``folder / path`` without ``..``, for a path that stands in a file of a set.
 
+    A path with backslashes is taken as one of Windows, unless there is a file of just this name.
+
     Args:
         folder: absolute, ``limit`` or inside it; what the path is relative to.
         path: as written in the file.
@@ -175,6 +178,13 @@ def join_inside(folder: Path, path: str, limit: Path | None, where: str) -> Path
     """
     if not path.strip() or "\0" in path or not is_unicode(path) or _is_too_long(path):
         raise SourceError(f"{where}: {path!r:.80} cannot be the name of a file")
+    if "\\" in path and not os.path.lexists(os.path.join(folder, path)):
+        if PureWindowsPath(path).is_absolute():
+            raise SourceError(
+                f"{where}: {path!r} is a path of a Windows machine (backslashes and a drive); "
+                f"write it relative to {folder}, with /"
+            )
+        path = path.replace("\\", "/")
     if not os.path.isabs(path) and ".." not in path.split("/"):
         return folder / path
     place = os.path.normpath(os.path.join(folder, path))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import math
 import reprlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +9,17 @@ from typing import Any
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import parse as parse_xml
+from defusedxml.ElementTree import fromstring as parse_xml
 from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
 from dre_ssod.data.images import ImageError, read_header
-from dre_ssod.data.sources.folder import is_image_name
-from dre_ssod.data.text_files import read_lines
+from dre_ssod.data.remarks import Remarks
+from dre_ssod.data.sources.folder import is_hidden, is_image_name
+from dre_ssod.data.sources.names import check_class_name, show_names
+from dre_ssod.data.text_files import read_bytes, read_lines
 from dre_ssod.errors import SourceError
 
-logger = logging.getLogger(__name__)
 _show = reprlib.repr
 
 
@@ -51,7 +50,8 @@ class VocSource:
             return list(self.chosen_classes)
         names: set[str] = set()
         for path in sorted((self.root / "Annotations").glob("*.xml")):
-            names.update(_class_name(item, path) for item in _read_xml(path).findall("object"))
+            if not is_hidden(path.name):
+                names.update(_class_name(item, path) for item in _read_xml(path).findall("object"))
         return sorted(names)
 
     def metadata(self) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class VocSource:
             "evaluator_type": "coco",
         }
 
-    def images(self) -> list[dict[str, Any]]:
+    def images(self, remarks: Remarks) -> list[dict[str, Any]]:
         """Records of the split's images in its order; ``Annotations`` is not opened.
 
         Raises:
@@ -82,45 +82,25 @@ class VocSource:
             records.append({"file_name": str(files[image_id]), "image_id": image_id})
         return records
 
-    def labeled(self) -> list[dict[str, Any]]:
+    def labeled(self, remarks: Remarks) -> list[dict[str, Any]]:
         """Records in Detectron2's format, with ``difficult`` (0 or 1) in every annotation.
 
         Boxes become (x1, y1, x2, y2) in pixels, continuous, from VOC's 1-based inclusive corners.
-        Boxes with ``xmax <= xmin``, ``ymax <= ymin`` or a corner that is not finite are dropped and
-        counted in one warning; a record that lost boxes holds their corners, as the file gives
-        them, as ``dropped_boxes``.
+        A box with ``xmax <= xmin`` or ``ymax <= ymin``, which has no area in VOC's terms, keeps the
+        corners that the file gives, and so has none here.
 
         Raises:
             SourceError: if a file is missing or malformed, or an object's class is unknown.
         """
         indices = {name: index for index, name in enumerate(self.classes())}
-        records = self.images()
-        boxes = difficult = 0
-        dropped: list[Path] = []
+        records = self.images(remarks)
         for record in records:
             path = self.root / "Annotations" / f"{record['image_id']}.xml"
             tree = _read_xml(path)
             record["height"], record["width"] = _image_size(tree, path, record["file_name"])
-            record["annotations"] = []
-            for item in tree.findall("object"):
-                annotation = _read_object(item, path, indices)
-                if isinstance(annotation, list):
-                    record.setdefault("dropped_boxes", []).append(annotation)
-                    dropped.append(path)
-                    continue
-                record["annotations"].append(annotation)
-                difficult += annotation["difficult"]
-            boxes += len(record["annotations"])
-        logger.info(
-            "%s: %d images, %d boxes, %d difficult", self.name, len(records), boxes, difficult
-        )
-        if dropped:
-            logger.warning(
-                "%s: dropped %d boxes without positive finite width and height; the first is in %s",
-                self.name,
-                len(dropped),
-                dropped[0],
-            )
+            record["annotations"] = [
+                _read_object(item, path, indices) for item in tree.findall("object")
+            ]
         return records
 
 
@@ -134,7 +114,7 @@ def _find_split(name: str, root: Path, split: str) -> Path:
     folder = root / "ImageSets" / "Main"
     path = folder / f"{split}.txt"
     if not path.is_file():
-        valid = sorted(place.stem for place in folder.glob("*.txt"))
+        valid = sorted(place.stem for place in folder.glob("*.txt") if not is_hidden(place.name))
         raise SourceError(
             f"{name}: no split {split!r}: {path} is missing; valid: {', '.join(valid) or 'none'}"
         )
@@ -172,11 +152,12 @@ def _image_files(name: str, root: Path) -> dict[str, Path]:
 
 
 def _read_xml(path: Path) -> Element:
+    if not path.exists():
+        raise SourceError(f"{path}: the annotation file is missing")
+    content = read_bytes(path)
     try:
-        root = parse_xml(path).getroot()
-    except FileNotFoundError as error:
-        raise SourceError(f"{path}: the annotation file is missing") from error
-    except (OSError, ParseError, DefusedXmlException, ValueError, LookupError) as error:
+        root = parse_xml(content)
+    except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
         raise SourceError(f"{path}: cannot be read as XML: {error}") from error
     if not isinstance(root, Element) or root.tag != "annotation":
         raise SourceError(f"{path}: holds no <annotation>, so it is no annotation of PASCAL VOC")
@@ -184,31 +165,23 @@ def _read_xml(path: Path) -> Element:
 
 
 def _class_name(item: Element, path: Path) -> str:
-    name = (item.findtext("name") or "").strip()
-    if not name:
-        raise SourceError(f"{path}: an object has no <name>")
-    return name
+    return check_class_name((item.findtext("name") or "").strip(), f"{path}: an object")
 
 
-def _read_object(
-    item: Element, path: Path, indices: dict[str, int]
-) -> dict[str, Any] | list[float]:
-    """One annotation in Detectron2's format; for a box without area its corners alone."""
+def _read_object(item: Element, path: Path, indices: dict[str, int]) -> dict[str, Any]:
     name = _class_name(item, path)
     if name not in indices:
         raise SourceError(
-            f"{path}: unknown class {name!r}; valid: {', '.join(indices)}. Name every class of the "
-            "set in classes=, or leave classes= out"
+            f"{path}: unknown class {name!r}; valid: {show_names([*indices])}. Name every class of "
+            "the set in classes=, or leave classes= out"
         )
     corners = [_number(item, f"bndbox/{key}", path) for key in ("xmin", "ymin", "xmax", "ymax")]
     difficult = _number(item, "difficult", path, default=0.0)
     if difficult not in (0, 1):
         raise SourceError(f"{path}: <difficult> must be 0 or 1, is {difficult}")
     x1, y1, x2, y2 = corners
-    if not all(map(math.isfinite, corners)) or x2 <= x1 or y2 <= y1:
-        return corners
     return {
-        "bbox": [x1 - 1.0, y1 - 1.0, x2, y2],
+        "bbox": [x1 - 1.0, y1 - 1.0, x2, y2] if x2 > x1 and y2 > y1 else corners,
         "bbox_mode": BoxMode.XYXY_ABS,
         "category_id": indices[name],
         "iscrowd": 0,

@@ -6,9 +6,9 @@ of the class, then center, width and height as fractions of the image's size.
 
 from __future__ import annotations
 
-import logging
 import math
 import os
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,15 @@ from typing import Any
 from detectron2.structures import BoxMode
 
 from dre_ssod.data.images import ImageError, read_header
+from dre_ssod.data.remarks import Remarks
 from dre_ssod.data.sources.yolo_layout import YoloLayout
 from dre_ssod.data.text_files import read_lines
 from dre_ssod.errors import SourceError
 
-logger = logging.getLogger(__name__)
-
 Corners = tuple[float, float, float, float]
 
-# What writers round away may take a fraction of 1 just above it.
-_SLACK = 1e-6
+# What writers round away may take a fraction of 1 just above it; what they draw, a little further.
+_SLACK, _HAIR = 1e-6, 0.01
 _SHOWN = 5
 
 
@@ -61,7 +60,7 @@ class YoloSource:
             "evaluator_type": "coco",
         }
 
-    def images(self) -> list[dict[str, Any]]:
+    def images(self, remarks: Remarks) -> list[dict[str, Any]]:
         """Records of the split's images; neither labels nor images are opened.
 
         Their ids are the paths from the dataset folder.
@@ -69,14 +68,13 @@ class YoloSource:
         Raises:
             SourceError: if the split or one of its images is missing.
         """
-        return _records(self._layout(), self.split)
+        return _records(self._layout(), self.split, remarks)
 
-    def labeled(self) -> list[dict[str, Any]]:
+    def labeled(self, remarks: Remarks) -> list[dict[str, Any]]:
         """Records in Detectron2's format, with sizes from the images' headers.
 
         An image without a label file has no objects. A polygon (seven numbers or more) gives
-        the box around it. Boxes without positive width and height are dropped and counted in one
-        warning; a record that lost boxes holds them as ``dropped_boxes``, (x1, y1, x2, y2) each.
+        the box around it.
 
         Raises:
             SourceError: if a file is missing or malformed, an image cannot be opened, or no image
@@ -84,53 +82,30 @@ class YoloSource:
         """
         layout = self._layout()
         classes, points = len(layout.classes(self.chosen_classes)), layout.point_columns()
-        records = _records(layout, self.split)
+        records = _records(layout, self.split, remarks)
         labels = _label_files(records, layout.root)
         _add_sizes(self.name, records)
-        boxes = 0
-        dropped: list[Path] = []
+        _check_missing(self.name, labels, remarks)
         for path, record in labels.items():
-            record["annotations"] = []
-            for index, fractions in _read_labels(path, classes, points):
-                box = _to_pixels(fractions, record["width"], record["height"])
-                if box[2] <= box[0] or box[3] <= box[1]:
-                    record.setdefault("dropped_boxes", []).append(box)
-                    dropped.append(path)
-                    continue
-                record["annotations"].append(
-                    {
-                        "bbox": box,
-                        "bbox_mode": BoxMode.XYXY_ABS,
-                        "category_id": index,
-                        "iscrowd": 0,
-                    }
-                )
-            boxes += len(record["annotations"])
-        missing = _count_missing(self.name, list(labels))
-        logger.info(
-            "%s: %d images, %d boxes, %d without a label file",
-            self.name,
-            len(records),
-            boxes,
-            missing,
-        )
-        if dropped:
-            logger.warning(
-                "%s: dropped %d boxes without positive width and height; the first is in %s",
-                self.name,
-                len(dropped),
-                dropped[0],
-            )
+            record["annotations"] = [
+                {
+                    "bbox": _to_pixels(fractions, record["width"], record["height"]),
+                    "bbox_mode": BoxMode.XYXY_ABS,
+                    "category_id": index,
+                    "iscrowd": 0,
+                }
+                for index, fractions in _read_labels(path, classes, points, remarks)
+            ]
         return records
 
     def _layout(self) -> YoloLayout:
         return YoloLayout.read(self.place, self.outside)
 
 
-def _records(layout: YoloLayout, split: str) -> list[dict[str, Any]]:
+def _records(layout: YoloLayout, split: str, remarks: Remarks) -> list[dict[str, Any]]:
     return [
         {"file_name": str(path), "image_id": Path(os.path.relpath(path, layout.root)).as_posix()}
-        for path in layout.images(split)
+        for path in layout.images(split, remarks)
     ]
 
 
@@ -186,28 +161,66 @@ def _add_sizes(name: str, records: list[dict[str, Any]]) -> None:
         )
 
 
-def _count_missing(name: str, labels: list[Path]) -> int:
+def _check_missing(name: str, labels: dict[Path, dict[str, Any]], remarks: Remarks) -> None:
+    """Remark on images without a label file, and on files that may have been meant for them.
+
+    Raises:
+        SourceError: if no image has one.
+    """
     missing = [path for path in labels if not path.exists()]
+    near = _near_misses(labels, missing)
     if len(missing) == len(labels):
+        found = next(iter(near.values()), None)
+        hint = f"; is {found} meant? Rename such files" if found else ""
         raise SourceError(
             f"{name}: none of the {len(labels)} images has a label file; the first was looked "
-            f"for at {missing[0]}. A set without labels belongs in DATASETS.UNLABELED"
+            f"for at {missing[0]}{hint}. A set without labels belongs in DATASETS.UNLABELED"
         )
-    return len(missing)
+    for path in missing:
+        if path in near:
+            remarks.add("lost-label", f"{near[path]}: should be {path}")
+        remarks.add("no-label-file", f"{labels[path]['file_name']}: no {path}")
 
 
-def _read_labels(path: Path, classes: int, points: int) -> list[tuple[int, Corners]]:
+def _near_misses(labels: dict[Path, dict[str, Any]], missing: list[Path]) -> dict[Path, Path]:
+    """Label files that are there under another name or in a near folder, by the missing file."""
+    found: dict[Path, Path] = {}
+    listings: dict[Path, dict[str, Path]] = {}
+    for path in missing:
+        image = Path(labels[path]["file_name"])
+        for folder in (path.parent, image.parent, path.parent.parent):
+            if folder not in listings:
+                files = folder.iterdir() if folder.is_dir() else iter(())
+                listings[folder] = {
+                    _normal(file.name): file for file in files if file not in labels
+                }
+            for name in (path.name, f"{image.name}.txt"):
+                if _normal(name) in listings[folder]:
+                    found.setdefault(path, listings[folder][_normal(name)])
+    return found
+
+
+def _normal(name: str) -> str:
+    """A file's name as file systems see it that ignore case and how accents are written."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _read_labels(
+    path: Path, classes: int, points: int, remarks: Remarks
+) -> list[tuple[int, Corners]]:
     """Class index and corners, as fractions of the image's size, of each line; none if no file."""
     if not path.exists():
         return []
     return [
-        _parse(line.split(), f"{path}, line {number}", classes, points)
+        _parse(line.split(), f"{path}, line {number}", classes, points, remarks)
         for number, line in enumerate(read_lines(path), start=1)
         if line.strip()
     ]
 
 
-def _parse(fields: list[str], where: str, classes: int, points: int) -> tuple[int, Corners]:
+def _parse(
+    fields: list[str], where: str, classes: int, points: int, remarks: Remarks
+) -> tuple[int, Corners]:
     values = [_number(text, where) for text in fields]
     is_box = len(values) == 5 + points
     if not is_box and (points or len(values) < 7 or len(values) % 2 == 0):
@@ -224,16 +237,22 @@ def _parse(fields: list[str], where: str, classes: int, points: int) -> tuple[in
         )
     fractions = values[1:5] if is_box else values[1:]
     for text, value in zip(fields[1:], fractions, strict=False):
-        if not -_SLACK <= value <= 1 + _SLACK:
+        if not -_HAIR <= value <= 1 + _HAIR:
             raise SourceError(
                 f"{where}: {text} is no fraction of the image's size in [0, 1]; divide x and width "
                 "by the image's width, y and height by its height"
             )
     if is_box:
         x, y, width, height = fractions
-        return int(values[0]), (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-    xs, ys = fractions[0::2], fractions[1::2]
-    return int(values[0]), (min(xs), min(ys), max(xs), max(ys))
+        corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+    else:
+        xs, ys = fractions[0::2], fractions[1::2]
+        corners = (min(xs), min(ys), max(xs), max(ys))
+    if not -_SLACK <= min(fractions) <= max(fractions) <= 1 + _SLACK:
+        remarks.add("cut-box", where)
+        x1, y1, x2, y2 = (min(max(corner, 0.0), 1.0) for corner in corners)
+        corners = (x1, y1, x2, y2)
+    return int(values[0]), corners
 
 
 def _number(text: str, where: str) -> float:

@@ -11,8 +11,10 @@ from typing import Any
 
 import yaml
 
-from dre_ssod.data.sources.folder import list_images
-from dre_ssod.data.sources.uri import is_unicode, join_inside
+from dre_ssod.data.remarks import Remarks
+from dre_ssod.data.sources.folder import is_hidden, list_images
+from dre_ssod.data.sources.names import check_class_name, show_names
+from dre_ssod.data.sources.uri import join_inside
 from dre_ssod.data.text_files import read_lines, read_text
 from dre_ssod.errors import SourceError
 
@@ -77,8 +79,8 @@ class YoloLayout:
         found = self._config_classes() if self.config else _read_class_file(origin)
         if found and chosen and list(chosen) != found:
             raise SourceError(
-                f"{origin}: the classes are {', '.join(found)}, but classes= says "
-                f"{', '.join(chosen)}; leave classes= out"
+                f"{origin}: the classes are {show_names(found)}, but classes= says "
+                f"{show_names(chosen)}; leave classes= out"
             )
         classes = found or list(chosen)
         if not classes:
@@ -121,8 +123,11 @@ class YoloLayout:
         entries = entries if isinstance(entries, list) else [entries]
         return [self._place(entry, f"{self.config}: {split!r}") for entry in entries]
 
-    def images(self, split: str) -> list[Path]:
+    def images(self, split: str, remarks: Remarks) -> list[Path]:
         """The images of a split, in the order of its lists and, within folders, of their names.
+
+        Args:
+            remarks: gets the pictures that are passed over.
 
         Raises:
             SourceError: if one is missing, or named twice, or there is none.
@@ -130,8 +135,9 @@ class YoloLayout:
         found: dict[Path, None] = {}
         places = self.places(split)
         for place in places:
-            images = (place / name for name in list_images(place)) if place.is_dir() else None
-            for image in images if images is not None else self._read_list(place):
+            in_folder = place.is_dir()
+            images = map(place.joinpath, list_images(place, remarks)) if in_folder else None
+            for image in images or self._read_list(place):
                 if image in found:
                     raise SourceError(f"{place}: {image} is in the split {split!r} twice")
                 found[image] = None
@@ -175,6 +181,8 @@ class YoloLayout:
     def _place(self, entry: Any, where: str) -> Path:
         if not isinstance(entry, str):
             raise SourceError(f"{where}: must be a folder or a list of images, is {_show(entry)}")
+        if "\\" in entry:
+            raise SourceError(f"{where}: {entry!r} has backslashes, as on Windows; write it with /")
         # Exports of Roboflow count from a folder too deep; Ultralytics forgives it in this way.
         forgiven = entry[3:] if entry.startswith("../") else ""
         beside = join_inside(self.root, forgiven, self.limit, where) if forgiven.strip() else None
@@ -205,7 +213,11 @@ class YoloLayout:
 
 
 def _find_config(folder: Path) -> Path | None:
-    found = sorted(path for path in folder.iterdir() if path.suffix in YAML_SUFFIXES)
+    found = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix in YAML_SUFFIXES and not is_hidden(path.name)
+    )
     preferred = folder / "data.yaml"
     if preferred in found:
         return preferred
@@ -259,13 +271,9 @@ def _read_class_file(path: Path) -> list[str]:
 def _check_names(names: list[Any], path: Path | None) -> list[str]:
     texts: list[str] = []
     for index, name in enumerate(names):
-        # YAML makes numbers and truth values of names like 7, 1.0 and no.
-        if type(name) is int:
-            name = str(name)
-        if not isinstance(name, str) or not name.strip() or not is_unicode(name):
-            raise SourceError(
-                f"{path}: class {index} must have a name, has {_show(name)}; write it in quotes"
-            )
+        # YAML makes a number of a name like 7.
+        text = str(name) if type(name) is int else name
+        name = check_class_name(text, f"{path}: class {index}")
         if name in texts:
             raise SourceError(f"{path}: two classes are called {name!r}; rename or merge them")
         texts.append(name)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dre_ssod.data.records import drop_boxes_outside, objects_of
+from dre_ssod.data.records import objects_of
 from dre_ssod.data.sources.catalog import (
     NamedRecord,
     class_names,
@@ -18,6 +18,7 @@ from dre_ssod.data.sources.catalog import (
 )
 from dre_ssod.data.splits.files import load_split
 from dre_ssod.data.splits.split import Split, draw_split
+from dre_ssod.data.usable import why_no_boxes
 from dre_ssod.errors import SourceError
 
 logger = logging.getLogger(__name__)
@@ -76,17 +77,22 @@ def build_pools(
     chosen = set(split.labeled_ids)
     kept = [(name, record) for name, record in records if name in chosen]
     rest = [(name, record) for name, record in records if name not in chosen]
-    labeled = _only_trainable(kept, filter_empty)
-    if not any(objects_of(record) for _, record in labeled):
+    labeled = [(name, record) for name, record in kept if objects_of(record)]
+    if not labeled:
         remedy = (
             f"use another DATASETS.SPLIT_FILE ({split_file})"
             if split_file
             else f"raise DATASETS.LABELED_PERCENT ({percent}), change LABELED_FOLD ({fold})"
         )
         raise SourceError(
-            f"none of the {len(kept)} labeled images of {', '.join(train)} has a box; {remedy} "
-            "or check the annotations"
+            f"none of the {len(kept)} labeled images of {', '.join(train)} has a box"
+            f"{why_no_boxes([record for _, record in kept])}; {remedy} or check the annotations"
         )
+    if filter_empty:
+        removed = len(kept) - len(labeled)
+        logger.info("Removed %d labeled images without boxes; %d are left", removed, len(labeled))
+    else:
+        labeled = kept
     more = [(name, load_unlabeled([name])) for name in unlabeled]
     unlabeled_rest = strip_labels([record for _, record in rest])
     pools = Pools(
@@ -107,21 +113,6 @@ def build_pools(
         len(pools.unlabeled),
     )
     return pools
-
-
-def _only_trainable(records: Sequence[NamedRecord], filter_empty: bool) -> list[NamedRecord]:
-    """Labeled images with the boxes that training can use; without those that have none left."""
-    usable = drop_boxes_outside(record for _, record in records)
-    found = [(name, record) for (name, _), record in zip(records, usable, strict=True)]
-    if not filter_empty:
-        return found
-    with_boxes = [(name, record) for name, record in found if objects_of(record)]
-    logger.info(
-        "Removed %d labeled images without boxes; %d are left",
-        len(found) - len(with_boxes),
-        len(with_boxes),
-    )
-    return with_boxes
 
 
 def _sizes(

@@ -128,26 +128,44 @@ def test_registered_sets_are_not_trusted(
             for category, box in boxes
         ]
         name = str(planted.image(f"unlabeled/{number}.jpg"))
-        return {"file_name": name, "image_id": 7, "annotations": annotations}
+        return {"file_name": name, "image_id": number, "annotations": annotations}
 
     records = [
-        record(1, (0, [1, 1, 5, 5]), (2, [1, 1, 6, 6]), (1, [1, 1, 1, 5])),
+        record(1, (0, [1, 1, 5, 5]), (1, [1, 1, 6, 6]), (1, [1, 1, 1, 5])),
         record(2, (1, [1, 1, float("inf"), 5]), (1, [-1e308, 1, 1e308, 5])),
     ]
-    found = by_kind(audit({"test": [registered(records)]}))
+    name = registered(records)
     first, second = (str(planted.image(f"unlabeled/{number}.jpg")) for number in (1, 2))
-    assert found == {
-        "duplicate-id: test 1": [f"id 7: {second}"],
-        "unknown-class: test 1": [f"{first} [1, 1, 6, 6] class 2"],
+    assert by_kind(audit({"test": [name]})) == {
         "empty-box: test 1": [f"{first} [1, 1, 1, 5]"],
         "nan-box: test 1": [f"{second} [1, 1, inf, 5]", f"{second} [-1e+308, 1, 1e+308, 5]"],
+    }
+    records[1]["image_id"] = 1
+    found = by_kind(audit({"test": [name]}))
+    assert list(found) == ["unusable-set: test 1", "duplicate-id: test 1"]
+    assert f"({second}): the image_id 1 is used twice" in found["unusable-set: test 1"][0]
+
+
+def test_an_unlabeled_set_may_have_ids_twice(
+    planted: Planted, registered: Callable[[list[dict[str, Any]]], str]
+) -> None:
+    files = [str(planted.image(f"unlabeled/{number}.jpg")) for number in (1, 2)]
+    name = registered([{"file_name": file, "image_id": 7} for file in files])
+    assert by_kind(audit({"unlabeled": [name]})) == {
+        "duplicate-id: unlabeled 1": [f"id 7: {files[1]}"]
     }
 
 
 def test_whatever_a_registered_set_raises_is_its_error(
     registered: Callable[[Any], str],
 ) -> None:
-    found = by_kind(audit({"test": [registered([{"annotations": [{}]}])]}))
+    def fail() -> None:
+        raise KeyError("bbox")
+
+    name = registered([])
+    DatasetCatalog.pop(name)
+    DatasetCatalog.register(name, fail)
+    found = by_kind(audit({"test": [name]}))
     assert found == {"unusable-set: test 1": ["audit_test_registered: KeyError: 'bbox'"]}
 
 
@@ -191,7 +209,7 @@ def test_classes_that_differ(planted: Planted) -> None:
     planted.change("test", rename)
     assert planted.found() == {
         "class-mismatch: labeled 1, test 1": [
-            "only labeled 1 has dog; only test 1 has wolf",
+            "only labeled 1 has 'dog'; only test 1 has 'wolf'",
         ],
         "untrained-class: labeled 1": ["'wolf' (1 boxes in the test sets)"],
     }
@@ -205,7 +223,7 @@ def test_classes_in_another_order(planted: Planted) -> None:
     planted.change("test", swap)
     assert planted.found() == {
         "class-mismatch: labeled 1, test 1": [
-            "labeled 1 has the order cat, dog; test 1 has the order dog, cat"
+            "labeled 1 has the order 'cat', 'dog'; test 1 has the order 'dog', 'cat'"
         ]
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from detectron2.structures import BoxMode
@@ -13,7 +14,10 @@ from hypothesis import strategies as st
 
 from dre_ssod.data.audit.files import FileCheck
 from dre_ssod.data.audit.findings import find_duplicates, find_in_set
-from dre_ssod.data.audit.sets import AuditedSet, BoxTable, make_table
+from dre_ssod.data.audit.sets import AuditedSet
+from dre_ssod.data.records import BoxTable, make_table
+from dre_ssod.data.remarks import Remarks
+from dre_ssod.data.usable import usable_records
 
 WIDTH, HEIGHT = 20, 10
 ROLES = st.sampled_from(["labeled", "unlabeled", "test"])
@@ -21,15 +25,27 @@ COORDINATES = st.integers(-4, 24) | st.sampled_from([math.nan, math.inf, -math.i
 BOXES = st.lists(st.tuples(COORDINATES, COORDINATES, COORDINATES, COORDINATES), max_size=8)
 
 
-def dataset(role: str, label: str, names: list[str], boxes: list[tuple[float, ...]]) -> AuditedSet:
-    """Images called ``names``, all boxes in the first one."""
-    records = [{"file_name": name, "image_id": n} for n, name in enumerate(names)]
-    for record in records:
-        record["annotations"] = []
-    for box in boxes:
-        entry = {"bbox": list(box), "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
+def dataset(
+    role: str,
+    label: str,
+    names: list[str],
+    boxes: list[tuple[float, ...]],
+    size: tuple[int, int] | None = None,
+) -> AuditedSet:
+    """Images called ``names``, all boxes in the first one, each of a class of its own."""
+    records: list[dict[str, Any]] = [
+        {"file_name": name, "image_id": n, "annotations": []} for n, name in enumerate(names)
+    ]
+    for index, box in enumerate(boxes):
+        entry = {"bbox": list(box), "bbox_mode": BoxMode.XYXY_ABS, "category_id": index}
         records[0]["annotations"].append(entry)
-    return AuditedSet(label, role, label, "", records, ["cat"], make_table(records))
+    if size is not None:
+        records[0].update(width=size[0], height=size[1])
+    remarks = Remarks()
+    records = usable_records(label, records, remarks)
+    classes = [f"class{index}" for index in range(len(boxes))]
+    table = make_table(records)
+    return AuditedSet(label, role, label, "", records, classes, table, remarks.items)
 
 
 def expected_kind(x1: float, y1: float, x2: float, y2: float) -> str | None:
@@ -39,6 +55,8 @@ def expected_kind(x1: float, y1: float, x2: float, y2: float) -> str | None:
         return "empty-box"
     if x2 <= 0 or y2 <= 0 or x1 >= WIDTH or y1 >= HEIGHT:
         return "box-off-image"
+    if x2 <= 1 and y2 <= 1 and x1 >= -1 and y1 >= -1:
+        return "fraction-box"
     if x1 < -1 or y1 < -1 or x2 > WIDTH + 1 or y2 > HEIGHT + 1:
         return "box-outside"
     return None
@@ -47,8 +65,8 @@ def expected_kind(x1: float, y1: float, x2: float, y2: float) -> str | None:
 @settings(max_examples=200, deadline=None)
 @given(BOXES)
 def test_every_box_gets_the_one_kind_that_fits(boxes: list[tuple[float, ...]]) -> None:
-    sound = (1.0, 1.0, 2.0, 2.0)
-    one = dataset("labeled", "labeled 1", ["a"], [*boxes, sound])
+    sound = (1.0, 1.0, 3.0, 3.0)
+    one = dataset("labeled", "labeled 1", ["a"], [*boxes, sound], (WIDTH, HEIGHT))
     check = FileCheck("ok", width=WIDTH, height=HEIGHT, bytes=1)
     findings = find_in_set(one, {"a": check}, np.array([[WIDTH, HEIGHT]], dtype=np.float64))
     expected = Counter(kind for kind in (expected_kind(*box) for box in boxes) if kind)

@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 
 from dre_ssod.data.audit.audit import Audit
-from dre_ssod.data.audit.kinds import KINDS, Finding
+from dre_ssod.data.audit.findings import Finding
 from dre_ssod.data.audit.report import MAX_CLASSES, as_dict, as_text, kinds_table
 from dre_ssod.data.audit.sets import SetSummary
+from dre_ssod.data.kinds import KINDS
 
 QUANTILES = {"0.05": 4.0, "0.25": 8.0, "0.5": 16.0, "0.75": 64.0, "0.95": 100.0}
 LABELED = SetSummary(
@@ -73,9 +74,9 @@ def test_the_last_lines_give_speed_and_verdict() -> None:
     *_, speed, verdict = as_text(REPORT).splitlines()
     assert "6000 files checked at level header in 1.50 s by 2 process(es)" in speed
     assert "4,000 images/s, 2,000 per process" in speed
-    assert verdict == "1 kind(s) of error, 1 of warning: FAILED."
+    assert verdict == "1 kind(s) of error, 1 of warning, 0 of note: FAILED."
     *_, verdict = as_text(replace(REPORT, findings=[WARNING])).splitlines()
-    assert verdict == "0 kind(s) of error, 1 of warning: passed."
+    assert verdict == "0 kind(s) of error, 1 of warning, 0 of note: passed."
     assert "Nothing to complain about." in as_text(replace(REPORT, findings=[]))
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import multiprocessing
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -271,6 +273,56 @@ def test_a_file_in_place_of_the_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "set").write_text("keep")
     with pytest.raises(FileExistsError, match=r"is no sample set"):
         ensure_sample_set(tmp_path / "set")
+
+
+def _cut(root: Path) -> None:
+    path = root / "annotations" / "labeled.json"
+    content = read(path)
+    del content["annotations"][::2]
+    path.write_text(json.dumps(content))
+
+
+def _flip(root: Path) -> None:
+    path = root / "val" / "0001.png"
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "half of the labels": _cut,
+    "a bit of an image": _flip,
+    "an image that is gone": lambda root: (root / "unlabeled" / "0002.png").unlink(),
+    "an image more": lambda root: (root / "unlabeled" / "0003.png").write_bytes(b"mine"),
+    "a folder that is gone": lambda root: (root / "val").rename(root / "value"),
+}
+
+
+@pytest.mark.usefixtures("small_splits")
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_set_is_drawn_again_and_kept_aside(
+    tmp_path: Path,
+    damage: Callable[[Path], object],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    root = tmp_path / "set"
+    generate_sample_set(root, 1)
+    whole = files_of(root)
+    damage(root)
+    damaged = files_of(root)
+    assert damaged != whole
+    monkeypatch.setattr(sample_set, "_verified", set())
+    with caplog.at_level(logging.WARNING):
+        ensure_sample_set(root, 1)
+    assert files_of(root) == whole
+    (kept,) = set(tmp_path.iterdir()) - {root}
+    assert files_of(kept) == damaged
+    assert f"was damaged or changed: it is drawn again; what was there is now in {kept}" in (
+        caplog.text
+    )
+    ensure_sample_set(root, 1)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_negative_seed_is_an_error(tmp_path: Path) -> None:

@@ -57,8 +57,17 @@ def test_a_relative_uri_follows_the_current_folder(
         assert MetadataCatalog.get(uri).image_root == str(tmp_path / name)
 
 
-def test_coco_evaluator_scores_perfect_detections_of_a_uri_as_perfect(coco_uri: str) -> None:
-    evaluator = COCOEvaluator(ensure_registered(coco_uri), tasks=("bbox",), use_fast_impl=False)
+def test_coco_evaluator_scores_perfect_detections_of_a_uri_as_perfect(
+    tmp_path: Path, coco_uri: str
+) -> None:
+    """Also Detectron2's own evaluator, and with ids from 0: it numbers the objects itself."""
+    path = tmp_path / "a.json"
+    content = json.loads(path.read_text())
+    for item in content["annotations"]:
+        item["id"] -= 1
+    path.write_text(json.dumps(content))
+    name = ensure_registered(coco_uri)
+    evaluator = COCOEvaluator(name, ("bbox",), output_dir=str(tmp_path), use_fast_impl=False)
     evaluator.reset()
     for record in load_one_labeled(coco_uri):
         found = Instances((record["height"], record["width"]))
@@ -122,9 +131,9 @@ def test_labeled_sets_must_agree_in_their_classes(
     assert class_names([coco_uri, f"{voc}&classes=dog,cat"]) == ["dog", "cat"]
     names = [name for name, _ in load_named([coco_uri, f"{voc}&classes=dog,cat"])]
     assert names == ["0/1", "0/2", "1/a"]
-    with pytest.raises(SourceError, match="only the first has dog; only the second has none"):
+    with pytest.raises(SourceError, match="only the first has 'dog'; only the second has none"):
         class_names([coco_uri, voc])
-    with pytest.raises(SourceError, match="the order is dog, cat against cat, dog"):
+    with pytest.raises(SourceError, match="the order is 'dog', 'cat' against 'cat', 'dog'"):
         class_names([coco_uri, f"{voc}&classes=cat,dog"])
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dre_ssod.data.remarks import Remarks
 from dre_ssod.data.sources.folder import IMAGE_EXTENSIONS, FolderSource, is_image_name, list_images
 from dre_ssod.errors import SourceError
 
@@ -58,16 +59,16 @@ def test_records_hold_names_and_relative_ids_only(
 ) -> None:
     image = write_image(tmp_path / "x" / "1.png")
     source = FolderSource("folder://images", tmp_path)
-    assert source.images() == [{"file_name": str(image), "image_id": "x/1.png"}]
+    assert source.images(Remarks()) == [{"file_name": str(image), "image_id": "x/1.png"}]
     assert source.metadata() == {}
 
 
 def test_an_empty_folder_and_a_use_as_labeled_data_are_errors(tmp_path: Path) -> None:
     source = FolderSource("folder://images", tmp_path)
     with pytest.raises(SourceError, match=r"no image in .* extensions taken: \.jpg"):
-        source.images()
+        source.images(Remarks())
     with pytest.raises(SourceError, match=r"no labels; name it in DATASETS\.UNLABELED"):
-        source.labeled()
+        source.labeled(Remarks())
 
 
 def test_folders_that_cannot_be_listed_and_names_that_are_not_unicode_are_errors(

@@ -15,9 +15,10 @@ from detectron2.structures import BoxMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dre_ssod.data.remarks import Remarks
 from dre_ssod.data.sources.catalog import open_source
 from dre_ssod.errors import SourceError
-from tests.data.written_sets import Example, write_coco, write_voc, write_yolo
+from tests.data.written_sets import Example, read_usable, write_coco, write_voc, write_yolo
 
 EXAMPLE = Example(
     "set",
@@ -59,8 +60,9 @@ class Damaged:
         source = open_source(self.uri)
         try:
             count = len(source.metadata()["thing_classes"])
-            check_records(source.labeled(), count)
-            check_records([{**record, "annotations": []} for record in source.images()], count)
+            check_records(read_usable(source)[0], count)
+            images = source.images(Remarks())
+            check_records([{**record, "annotations": []} for record in images], count)
         except SourceError as error:
             message = str(error)
             self.errors += 1

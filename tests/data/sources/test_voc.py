@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,8 +9,10 @@ from detectron2.data.datasets.pascal_voc import load_voc_instances
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dre_ssod.data.remarks import Remarks
 from dre_ssod.data.sources.voc import VocSource
 from dre_ssod.errors import SourceError
+from tests.data.written_sets import read_usable
 
 Writer = Callable[..., Path]
 OBJECTS = {
@@ -26,7 +27,7 @@ def source_of(root: Path, split: str = "train", *classes: str) -> VocSource:
 
 
 def test_one_based_inclusive_corners_become_continuous(tmp_path: Path, write_voc: Writer) -> None:
-    records = source_of(write_voc(tmp_path, OBJECTS)).labeled()
+    records = source_of(write_voc(tmp_path, OBJECTS)).labeled(Remarks())
     assert [record["image_id"] for record in records] == ["b", "a", "c"]
     assert (records[0]["height"], records[0]["width"]) == (6, 8)
     dog, cat = records[0]["annotations"]
@@ -39,7 +40,7 @@ def test_one_based_inclusive_corners_become_continuous(tmp_path: Path, write_voc
 def test_records_are_those_of_detectron2(tmp_path: Path, write_voc: Writer) -> None:
     root = write_voc(tmp_path, OBJECTS)
     theirs = load_voc_instances(str(root), "train", ["bird", "cat", "dog"])
-    for mine, other in zip(source_of(root).labeled(), theirs, strict=True):
+    for mine, other in zip(source_of(root).labeled(Remarks()), theirs, strict=True):
         assert mine["file_name"] == other["file_name"].replace(".jpg", ".png")
         for key in ("image_id", "height", "width"):
             assert mine[key] == other[key]
@@ -67,26 +68,37 @@ def test_named_classes_set_the_order_and_must_be_complete(
     root = write_voc(tmp_path, OBJECTS)
     source = source_of(root, "train", "dog", "cat", "bird")
     assert source.metadata()["thing_classes"] == ["dog", "cat", "bird"]
-    assert source.labeled()[0]["annotations"][0]["category_id"] == 0
-    with pytest.raises(SourceError, match=r"b\.xml: unknown class 'cat'; valid: dog, bird"):
-        source_of(root, "train", "dog", "bird").labeled()
+    assert source.labeled(Remarks())[0]["annotations"][0]["category_id"] == 0
+    with pytest.raises(SourceError, match=r"b\.xml: unknown class 'cat'; valid: 'dog', 'bird'"):
+        source_of(root, "train", "dog", "bird").labeled(Remarks())
 
 
-def test_boxes_without_area_are_dropped_with_one_counted_warning(
-    tmp_path: Path, write_voc: Writer, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_box_without_area_in_vocs_terms_has_none(tmp_path: Path, write_voc: Writer) -> None:
     objects = {
         "a": [("x", (3, 3, 3, 5), 0), ("x", (3, 3, 4, 5), 1)],
-        "b": [("x", (3, 5, 4, 2), 0), ("x", (float("nan"), 1, 4, 2), 0)],
+        "b": [("x", (3, 5, 4, 2), 0), ("x", (float("nan"), 1, 4, 2), 0), ("x", (1, 1, 1e39, 9), 0)],
     }
-    with caplog.at_level(logging.INFO):
-        records = source_of(write_voc(tmp_path, objects)).labeled()
+    records, remarks = read_usable(source_of(write_voc(tmp_path, objects)))
     assert [len(record["annotations"]) for record in records] == [1, 0]
-    info, warning = (r for r in caplog.records if r.name == "dre_ssod.data.sources.voc")
-    assert info.getMessage().endswith("2 images, 1 boxes, 1 difficult")
-    assert warning.levelno == logging.WARNING
-    assert "dropped 3 boxes" in warning.getMessage()
-    assert "a.xml" in warning.getMessage()
+    first, second = (record["file_name"] for record in records)
+    assert remarks == {
+        "nan-box": [f"{second} [nan, 1, 4, 2]", f"{second} [0, 0, 1e+39, 9]"],
+        "empty-box": [f"{first} [3, 3, 3, 5]", f"{second} [3, 5, 4, 2]"],
+    }
+
+
+@pytest.mark.parametrize("name", ["._a.xml", "._a.png"])
+def test_copies_that_macos_leaves_are_no_annotations_and_no_images(
+    tmp_path: Path, write_voc: Writer, name: str
+) -> None:
+    root = write_voc(tmp_path, OBJECTS)
+    folder = "Annotations" if name.endswith("xml") else "JPEGImages"
+    (root / folder / name).write_bytes(b"\0\5\x16\7 Mac OS X")
+    (root / "ImageSets" / "Main" / "._train.txt").write_bytes(b"\0\5\x16\7 Mac OS X")
+    assert source_of(root).classes() == ["bird", "cat", "dog"]
+    assert len(source_of(root).labeled(Remarks())) == 3
+    with pytest.raises(SourceError, match=r"valid: train$"):
+        source_of(root, "test").metadata()
 
 
 @pytest.mark.parametrize("size", ["", "<size><width>0</width><height>0</height></size>"])
@@ -94,18 +106,18 @@ def test_a_missing_size_is_read_from_the_image(
     tmp_path: Path, write_voc: Writer, size: str
 ) -> None:
     source = source_of(write_voc(tmp_path, {"a": []}, size=size))
-    record = source.labeled()[0]
+    record = source.labeled(Remarks())[0]
     assert (record["height"], record["width"]) == (6, 8)
     (tmp_path / "JPEGImages" / "a.png").write_bytes(b"no image")
     with pytest.raises(SourceError, match=r"a\.xml: gives no image size; nor does .*a\.png"):
-        source.labeled()
+        source.labeled(Remarks())
 
 
 def test_unlabeled_images_need_no_annotations(tmp_path: Path, write_voc: Writer) -> None:
     root = write_voc(tmp_path, OBJECTS)
     for path in (root / "Annotations").iterdir():
         path.write_text("not XML at all")
-    assert source_of(root).images() == [
+    assert source_of(root).images(Remarks()) == [
         {"file_name": str(root / "JPEGImages" / f"{name}.png"), "image_id": name} for name in "bac"
     ]
 
@@ -116,7 +128,7 @@ def test_unlabeled_images_need_no_annotations(tmp_path: Path, write_voc: Writer)
         ("", "cannot be read as XML"),
         ("<annotation>", "cannot be read as XML"),
         ('<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>', "cannot be read as XML"),
-        ("<annotation><object/></annotation>", "an object has no <name>"),
+        ("<annotation><object/></annotation>", "an object needs a name, has ''"),
         (
             "<annotation><object><name>cat</name></object></annotation>",
             "<bndbox/xmin> must be a number, is None",
@@ -147,7 +159,7 @@ def test_what_is_wrong_in_an_annotation_is_named_with_the_file(
     path = root / "Annotations" / "a.xml"
     path.write_text(content)
     with pytest.raises(SourceError, match=message) as caught:
-        source_of(root).labeled()
+        source_of(root).labeled(Remarks())
     assert str(path) in str(caught.value)
 
 
@@ -165,14 +177,14 @@ def test_missing_and_doubled_files_are_named(
     ]:
         split.write_text(content)
         with pytest.raises(SourceError, match=message):
-            source_of(root).labeled()
+            source_of(root).labeled(Remarks())
     split.write_text("a\n")
     (root / "Annotations" / "a.xml").unlink()
     with pytest.raises(SourceError, match=r"a\.xml: the annotation file is missing"):
-        source_of(root).labeled()
+        source_of(root).labeled(Remarks())
     write_image(root / "JPEGImages" / "a.jpg")
     with pytest.raises(SourceError, match=r"two images for 'a': a\.jpg and a\.png"):
-        source_of(root).labeled()
+        source_of(root).labeled(Remarks())
 
 
 NAMES = st.text("abc <&>é", min_size=1, max_size=6).map(str.strip).filter(bool)
@@ -192,7 +204,7 @@ def test_what_is_written_is_read_back(
 ) -> None:
     with TemporaryDirectory() as folder:
         source = source_of(write_voc(Path(folder), objects))
-        classes, records = source.classes(), source.labeled()
+        classes, records = source.classes(), source.labeled(Remarks())
     assert classes == sorted({entry[0] for entries in objects.values() for entry in entries})
     read = {
         record["image_id"]: [
@@ -203,9 +215,9 @@ def test_what_is_written_is_read_back(
     }
     assert read == {
         image_id: [
-            (name, [x1 - 1, y1 - 1, x2, y2], difficult)
+            (name, [x1 - has_area, y1 - has_area, x2, y2], difficult)
             for name, (x1, y1, x2, y2), difficult in entries
-            if x1 < x2 and y1 < y2
+            for has_area in [x1 < x2 and y1 < y2]
         ]
         for image_id, entries in objects.items()
     }

@@ -1,0 +1,159 @@
+"""The kinds of problem that a dataset can have, how bad each is, and what to do about it.
+
+An error makes training or evaluation refuse a set, loses images or objects, or makes a measured
+figure untrue. A warning is something that training handles and a person should look at. A note
+changes nothing here; other programs may stumble over it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SEVERITIES = ("error", "warning", "note")
+OUTSIDE_TOLERANCE = 1.0
+"""Pixels that a box may reach over the image's edge: what rounding and 1-based corners cause."""
+CROWD_SHARE = 0.1
+"""Share of crowd regions among the objects of a set from which on they are named."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of problem: one of ``SEVERITIES``, what it is, and what to do about it."""
+
+    severity: str
+    meaning: str
+    advice: str
+
+
+KINDS = {
+    "unusable-set": Kind(
+        "error", "the set cannot be read as its role demands", "repair what the message names"
+    ),
+    "no-boxes": Kind(
+        "error", "a labeled or test set has no box", "check the annotation file and the split"
+    ),
+    "missing-file": Kind("error", "no file where an image should be", "restore it or its folder"),
+    "empty-file": Kind("error", "an image file of zero bytes", "copy it again"),
+    "truncated-file": Kind("error", "an image file whose end is missing", "copy it again"),
+    "unreadable-file": Kind("error", "a file that does not decode", "replace or remove it"),
+    "size-mismatch": Kind(
+        "error",
+        "width and height of the annotation are not those of the decoded image",
+        "correct them; where EXIF turns the image, boxes must be in the turned frame",
+    ),
+    "duplicate-id": Kind(
+        "error", "an image id is used twice in a set", "give every image an id of its own"
+    ),
+    "lost-label": Kind(
+        "error",
+        "a label file that is not read, since its name is not quite the one that an image needs",
+        "rename it",
+    ),
+    "box-off-image": Kind(
+        "error",
+        "a box lies wholly outside its image; left out",
+        "correct the box or the image's size",
+    ),
+    "fraction-box": Kind(
+        "error",
+        "a box within the first pixel of its image, as fractions of the image's size are; left out",
+        "multiply x and width by the image's width, y and height by its height",
+    ),
+    "class-mismatch": Kind(
+        "error",
+        "labeled and test sets differ in the names or the order of their classes",
+        "give all of them the same list; voc:// takes it from classes=",
+    ),
+    "leakage": Kind(
+        "error",
+        "a test image, byte for byte, is also a training image",
+        "remove it from the training set",
+    ),
+    "odd-end": Kind(
+        "warning",
+        "a file decodes, but does not end as its format does",
+        "look at it: part of the picture may be missing",
+    ),
+    "exif-rotation": Kind(
+        "warning",
+        "EXIF turns or mirrors an annotated image; training applies it",
+        "check that the boxes were drawn on the turned image",
+    ),
+    "box-outside": Kind(
+        "warning",
+        f"a box reaches more than {OUTSIDE_TOLERANCE:g} px over the image's edge; training clips",
+        "check how the box was made",
+    ),
+    "cut-box": Kind(
+        "warning", "a box a hair beyond the image in a YOLO file; cut to the image", "nothing"
+    ),
+    "empty-box": Kind(
+        "warning", "a box of zero or negative width or height; left out", "remove or correct it"
+    ),
+    "nan-box": Kind(
+        "warning", "a box with a corner that is no number of pixels; left out", "remove it"
+    ),
+    "duplicate-box": Kind(
+        "warning", "an object with the class and the box of another one; left out", "remove it"
+    ),
+    "tiny-box": Kind(
+        "warning",
+        "a box less than one pixel wide or high; it counts",
+        "check whether pixels are meant",
+    ),
+    "many-crowds": Kind(
+        "warning",
+        f"more than {100 * CROWD_SHARE:g} % of the objects are crowd regions, which no detector "
+        "learns or has to find",
+        "set 'iscrowd' to 0 where an entry is one object; exports of masks set it to 1",
+    ),
+    "crowded-image": Kind(
+        "warning",
+        "a test image with more objects than TEST.DETECTIONS_PER_IMAGE",
+        "raise it; figures by COCO's protocol have 100",
+    ),
+    "placeholder-area": Kind(
+        "warning",
+        "an 'area' that is not that of a mask in the box; APs, APm and APl go by the box's area",
+        "write the area of the mask or of the box",
+    ),
+    "stray-annotation": Kind(
+        "warning", "an annotation of an image that the file does not list; left out", "remove it"
+    ),
+    "no-label-file": Kind(
+        "warning",
+        "an image without a label file in a set where others have one; it counts as empty",
+        "write an empty file if nothing is on it",
+    ),
+    "other-picture": Kind(
+        "warning", "a picture in a format that is not read; not used", "convert it to JPEG or PNG"
+    ),
+    "odd-name": Kind(
+        "warning",
+        "the name of a class begins or ends with a space, or has a character that does not show",
+        "rename it in all sets",
+    ),
+    "unused-category": Kind(
+        "warning",
+        "a category without objects that has the name of another one; left out",
+        "remove it from the file",
+    ),
+    "untrained-class": Kind(
+        "warning", "a class without any box in the labeled sets", "label some, or drop the class"
+    ),
+    "duplicate-file": Kind(
+        "warning",
+        "two images of equal bytes that are no leakage",
+        "keep one of them, or accept that it counts twice",
+    ),
+    "bad-mask": Kind(
+        "note",
+        "polygons of which none has three points; masks are not read, and the box counts",
+        "nothing; Detectron2's own reader drops the object",
+    ),
+    "zero-id": Kind(
+        "note",
+        "an annotation of id 0; it counts",
+        "nothing; pycocotools takes it for one that no detection finds",
+    ),
+}
