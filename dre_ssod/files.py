@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -47,6 +48,31 @@ def open_whole(path: Path) -> Iterator[IO[bytes]]:
         raise FileError(_describe(path, cause)) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def open_whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes ``path`` when the block ends; if it raises, nothing is left.
+
+    Args:
+        path: must not exist, or be an empty folder.
+
+    Raises:
+        FileError: if the folder, or something in it, cannot be written.
+    """
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        partial.rename(path)
+    except OSError as error:
+        # A copy that does not fit is reported with the name of the file that was to be copied.
+        ours = str(error.filename or partial).startswith(str(partial))
+        if not ours and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+            raise
+        raise FileError(_describe(path, error)) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager

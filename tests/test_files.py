@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dre_ssod.errors import FileError
-from dre_ssod.files import link_or_copy, open_whole, set_aside, write_text
+from dre_ssod.files import link_or_copy, open_whole, open_whole_folder, set_aside, write_text
 
 
 @pytest.fixture
@@ -39,6 +39,25 @@ def file_size_limit(size: int) -> Iterator[None]:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "folder"
+    with open_whole_folder(path) as folder:
+        (folder / "1.txt").write_text("1")
+        assert not path.exists()
+    assert [file.name for file in path.iterdir()] == ["1.txt"]
+    with pytest.raises(ZeroDivisionError), open_whole_folder(tmp_path / "b") as folder:
+        (folder / "1.txt").write_text(str(1 / 0))
+    with pytest.raises(FileError, match="b cannot be written"), open_whole_folder(tmp_path / "b"):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "source.png"))
+    # An error about what is read is passed on.
+    with pytest.raises(FileNotFoundError), open_whole_folder(tmp_path / "b"):
+        (tmp_path / "source.png").read_bytes()
+    # A folder that somebody else fills in the meantime is not replaced.
+    with pytest.raises(FileError, match="folder cannot be written"), open_whole_folder(path):
+        pass
+    assert [place.name for place in tmp_path.rglob("*")] == ["a", "folder", "1.txt"]
 
 
 def save_tensor(path: Path) -> None:

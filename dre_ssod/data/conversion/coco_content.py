@@ -18,6 +18,7 @@ from dre_ssod.data.sources.uri import is_uri
 from dre_ssod.data.splits.split import Split
 from dre_ssod.data.text_files import read_json
 from dre_ssod.errors import SourceError
+from dre_ssod.files import write_text
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ def write_split(source: str, records: Sequence[NamedRecord], split: Split, outpu
 
     Raises:
         SourceError: if one of the files exists, or no image would be unlabeled.
+        FileError: if one cannot be written.
     """
     parts = {name: output / f"{name}.json" for name in ("labeled", "unlabeled", "split")}
     for path in parts.values():
@@ -109,22 +111,11 @@ def write_split(source: str, records: Sequence[NamedRecord], split: Split, outpu
     content = as_coco(source, [record for _, record in records])
     labeled = {name.partition("/")[2] for name in split.labeled_ids}
     rest = set(content.source_ids) - labeled
-    output.mkdir(parents=True, exist_ok=True)
-    write_json(content.only(labeled, annotated=True).content, parts["labeled"])
-    write_json(content.only(rest, annotated=False).content, parts["unlabeled"])
+    for name, chosen in (("labeled", labeled), ("unlabeled", rest)):
+        part = content.only(chosen, annotated=name == "labeled")
+        write_text(parts[name], json.dumps(part.content))
     split.save(parts["split"])
     return content.image_root
-
-
-def write_json(content: dict[str, Any], path: Path) -> None:
-    """Write the content of a COCO file to a new file.
-
-    Raises:
-        FileExistsError: if ``path`` exists.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("x", encoding="utf-8") as file:
-        json.dump(content, file)
 
 
 def coco_uri(json_file: Path, image_root: Path) -> str:

@@ -6,6 +6,7 @@ boxes in the same order. What a form has no place for is left out and counted.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -19,12 +20,13 @@ from xml.etree import ElementTree
 import yaml
 from tqdm import tqdm
 
-from dre_ssod.data.conversion.coco_content import as_coco, coco_uri, write_json
+from dre_ssod.data.conversion.coco_content import as_coco, coco_uri
 from dre_ssod.data.images import check_size, read_header
 from dre_ssod.data.records import Corners, corners, image_size, is_crowd
 from dre_ssod.data.sources.catalog import class_names, load_one_labeled
 from dre_ssod.data.sources.folder import is_image_name
 from dre_ssod.errors import SourceError
+from dre_ssod.files import open_whole_folder
 
 IMAGE_MODES = ("copy", "link", "reference")
 
@@ -72,6 +74,21 @@ class _Part:
         return Converted(self.split, uri, len(self.records), lost=lost if dropped else {})
 
 
+@dataclass
+class _Plan:
+    """What a form makes of the parts; nothing is written yet. Names are relative to the output.
+
+    Attributes:
+        results: one per part.
+        texts: the text files.
+        pictures: the image that each image file is made from.
+    """
+
+    results: list[Converted] = field(default_factory=list)
+    texts: dict[str, str] = field(default_factory=dict)
+    pictures: dict[str, str] = field(default_factory=dict)
+
+
 def convert(
     sources: dict[str, str], form: str, output: Path, images: str = "copy"
 ) -> list[Converted]:
@@ -80,13 +97,15 @@ def convert(
     Args:
         sources: names or URIs by their part of the new dataset, such as "train".
         form: one of ``FORMS``.
-        output: folder for the new dataset; it must be empty or not exist.
+        output: folder for the new dataset; it must be empty or not exist. It appears when all is
+            written.
         images: "copy"; "link" for symbolic links to the originals; "reference", for "coco" only,
             leaves the images where they are.
 
     Raises:
         SourceError: if a source cannot be read, the form cannot hold it, or ``output`` is not
             empty. Nothing is written then.
+        FileError: if something cannot be written. Nothing is left then.
     """
     if form not in FORMS:
         raise SourceError(f"unknown form {form!r}; valid: {', '.join(FORMS)}")
@@ -102,85 +121,87 @@ def convert(
         for file in part.files:
             if not os.path.isfile(file):
                 raise SourceError(f"{part.name}: the image {file} is missing")
-    return FORMS[form](parts, classes, output, images)
+    plan = FORMS[form](parts, classes, output, images == "reference")
+    with open_whole_folder(output) as folder:
+        pairs = plan.pictures.items()
+        for name, file in tqdm(pairs, desc="images", unit="image", disable=None):
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(file) if images == "link" else shutil.copyfile(file, target)
+        for name, text in plan.texts.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text, encoding="utf-8")
+    return plan.results
 
 
-def _write_coco(
-    parts: Sequence[_Part], classes: Sequence[str], output: Path, images: str
-) -> list[Converted]:
+def _plan_coco(
+    parts: Sequence[_Part], classes: Sequence[str], output: Path, referenced: bool
+) -> _Plan:
     """``annotations/SPLIT.json`` and, unless the images stay where they are, ``images/SPLIT``."""
-    found = []
-    contents = [as_coco(part.name, part.records) for part in parts]
-    for part, coco in zip(parts, contents, strict=True):
+    plan = _Plan()
+    for part in parts:
+        coco = as_coco(part.name, part.records)
         root = coco.image_root
-        if images != "reference":
+        if not referenced:
             root = output / "images" / part.split
-            names = [image["file_name"] for image in coco.content["images"]]
-            _place(part, [root / name for name in names], images)
-        json_file = output / "annotations" / f"{part.split}.json"
-        write_json(coco.content, json_file)
-        boxes = len(coco.content.get("annotations", []))
-        found.append(Converted(part.split, coco_uri(json_file, root), len(part.records), boxes))
-    return found
+            for image, file in zip(coco.content["images"], part.files, strict=True):
+                plan.pictures[f"images/{part.split}/{image['file_name']}"] = file
+        json_file = f"annotations/{part.split}.json"
+        plan.texts[json_file] = json.dumps(coco.content)
+        uri, boxes = coco_uri(output / json_file, root), len(coco.content.get("annotations", []))
+        plan.results.append(Converted(part.split, uri, len(part.records), boxes))
+    return plan
 
 
-def _write_yolo(
-    parts: Sequence[_Part], classes: Sequence[str], output: Path, images: str
-) -> list[Converted]:
+def _plan_yolo(
+    parts: Sequence[_Part], classes: Sequence[str], output: Path, referenced: bool
+) -> _Plan:
     """``data.yaml``, ``images/SPLIT`` and ``labels/SPLIT``."""
-    found = []
-    texts: dict[Path, str] = {}
-    placed = [(part, _names_in_order(part.files)) for part in parts]
-    for part, names in placed:
-        uri = f"yolo://{quote(str(output))}?split={quote(part.split)}"
-        result = part.start(uri)
-        for record, name in zip(part.records, names, strict=True):
+    plan = _Plan()
+    for part in parts:
+        result = part.start(f"yolo://{quote(str(output))}?split={quote(part.split)}")
+        names = _names_in_order(part.files)
+        for record, file, name in zip(part.records, part.files, names, strict=True):
             lines = _yolo_lines(record, result)
-            path = output / "labels" / part.split / f"{Path(name).stem}.txt"
-            texts[path] = "".join(f"{line}\n" for line in lines)
+            text = "".join(f"{line}\n" for line in lines)
+            plan.texts[f"labels/{part.split}/{Path(name).stem}.txt"] = text
+            plan.pictures[f"images/{part.split}/{name}"] = file
             result.boxes += len(lines)
-        found.append(result)
-    for part, names in placed:
-        _place(part, [output / "images" / part.split / name for name in names], images)
-    _write_texts(texts)
+        plan.results.append(result)
     # Without "path", Ultralytics starts at the folder of the file, wherever that is moved.
-    content = {part.split: f"images/{part.split}" for part in parts}
-    names_by_index = dict(enumerate(classes))
-    text = yaml.safe_dump({**content, "names": names_by_index}, sort_keys=False, allow_unicode=True)
-    (output / "data.yaml").write_text(text, encoding="utf-8")
-    return found
+    content: dict[str, Any] = {part.split: f"images/{part.split}" for part in parts}
+    content["names"] = dict(enumerate(classes))
+    plan.texts["data.yaml"] = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    return plan
 
 
-def _write_voc(
-    parts: Sequence[_Part], classes: Sequence[str], output: Path, images: str
-) -> list[Converted]:
+def _plan_voc(
+    parts: Sequence[_Part], classes: Sequence[str], output: Path, referenced: bool
+) -> _Plan:
     """``Annotations``, ``ImageSets/Main/SPLIT.txt`` and ``JPEGImages``."""
     for text in classes:
         if text != text.strip() or _NOT_XML.search(text):
             raise SourceError(f"the class {text!r} cannot be written as VOC: rename it")
     chosen = ",".join(quote(text, safe="") for text in classes)
     # All splits share one folder.
-    names = _different_names([file for part in parts for file in part.files])
-    found = []
-    texts: dict[Path, str] = {}
-    placed = []
+    names = iter(_different_names([file for part in parts for file in part.files]))
+    plan = _Plan()
     for part in parts:
-        own, names = names[: len(part.files)], names[len(part.files) :]
-        stems = [Path(name).stem for name in own]
-        uri = f"voc://{quote(str(output))}?split={quote(part.split)}&classes={chosen}"
-        result = part.start(uri)
-        for record, name, stem in zip(part.records, own, stems, strict=True):
+        result = part.start(
+            f"voc://{quote(str(output))}?split={quote(part.split)}&classes={chosen}"
+        )
+        listing = ""
+        for record, file in zip(part.records, part.files, strict=True):
+            name = next(names)
+            stem = Path(name).stem
             if stem.splitlines() != [stem] or stem.strip() != stem or _NOT_XML.search(stem):
                 raise SourceError(f"{record['file_name']}: VOC cannot hold this name: rename it")
-            texts[output / "Annotations" / f"{stem}.xml"] = _voc_xml(record, name, classes, result)
-        listing = "".join(f"{stem}\n" for stem in stems)
-        texts[output / "ImageSets" / "Main" / f"{part.split}.txt"] = listing
-        placed.append((part, [output / "JPEGImages" / name for name in own]))
-        found.append(result)
-    for part, targets in placed:
-        _place(part, targets, images)
-    _write_texts(texts)
-    return found
+            plan.texts[f"Annotations/{stem}.xml"] = _voc_xml(record, name, classes, result)
+            plan.pictures[f"JPEGImages/{name}"] = file
+            listing += f"{stem}\n"
+        plan.texts[f"ImageSets/Main/{part.split}.txt"] = listing
+        plan.results.append(result)
+    return plan
 
 
 def _yolo_lines(record: dict[str, Any], result: Converted) -> list[str]:
@@ -273,24 +294,7 @@ def _names_in_order(files: Sequence[str]) -> list[str]:
     return [f"{index:0{digits}}_{text}" for index, text in enumerate(own, start=1)]
 
 
-def _place(part: _Part, targets: Sequence[Path], images: str) -> None:
-    """Copy or link the images of a dataset."""
-    done: set[Path] = set()
-    pairs = list(zip(part.files, targets, strict=True))
-    for file, target in tqdm(pairs, desc=f"{part.split} images", unit="image", disable=None):
-        if target not in done:
-            done.add(target)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.symlink_to(file) if images == "link" else shutil.copyfile(file, target)
+_Planner = Callable[[Sequence[_Part], Sequence[str], Path, bool], _Plan]
 
-
-def _write_texts(texts: dict[Path, str]) -> None:
-    for path, text in texts.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-
-
-_Writer = Callable[[Sequence[_Part], Sequence[str], Path, str], list[Converted]]
-
-FORMS: dict[str, _Writer] = {"coco": _write_coco, "yolo": _write_yolo, "voc": _write_voc}
-"""Writers by the name of what they write."""
+FORMS: dict[str, _Planner] = {"coco": _plan_coco, "yolo": _plan_yolo, "voc": _plan_voc}
+"""Planners by the name of the form."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from dre_ssod.data.text_files import is_integer, is_number
 from dre_ssod.errors import SourceError
+from dre_ssod.files import write_text
 
 SAVED_KEYS = ("percent", "fold", "labeled", "total", "sha256", "labeled_ids")
 """What ``split.json`` of a run holds at least."""
@@ -89,7 +90,11 @@ class Split:
         return cls(float(percent), fold, tuple(sorted(ids)), total, origin)
 
     def save(self, path: str | Path) -> None:
-        """Write percent, fold, counts, origin, hash and ids as JSON."""
+        """Write percent, fold, counts, origin, hash and ids as JSON.
+
+        Raises:
+            FileError: if the file cannot be written.
+        """
         content = {
             "percent": self.percent,
             "fold": self.fold,
@@ -99,7 +104,8 @@ class Split:
             "sha256": self.sha256,
             "labeled_ids": list(self.labeled_ids),
         }
-        Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        # In ASCII: JSON can hold halves of characters, which UTF-8 cannot.
+        write_text(Path(path), json.dumps(content, indent=1) + "\n")
 
 
 def draw_split(ids: Sequence[str], percent: float, fold: int) -> Split:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -14,13 +15,12 @@ from dre_ssod.data.conversion.coco_content import (
     CocoContent,
     as_coco,
     coco_uri,
-    write_json,
     write_split,
 )
 from dre_ssod.data.sources.catalog import load_named, load_one_labeled, load_unlabeled
 from dre_ssod.data.splits.pools import build_pools
 from dre_ssod.data.splits.split import draw_split
-from dre_ssod.errors import SourceError
+from dre_ssod.errors import FileError, SourceError
 
 Writer = Callable[..., Path]
 OBJECTS = {
@@ -144,8 +144,20 @@ def test_nothing_is_overwritten(voc: str, tmp_path: Path, name: str) -> None:
         write_split(voc, records, split, tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
     assert (tmp_path / "out" / name).read_text(encoding="utf-8") == "mine"
-    with pytest.raises(FileExistsError):
-        write_json({}, tmp_path / "out" / name)
+
+
+def test_a_split_that_is_not_written_to_its_end_leaves_no_half_file(
+    voc: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = load_named([voc])
+    split = draw_split([name for name, _ in records], 50.0, 0)
+    monkeypatch.setattr(
+        "dre_ssod.files.os.fsync", Mock(side_effect=[None, None, OSError(28, "no")])
+    )
+    with pytest.raises(FileError, match=r"unlabeled\.json cannot be written"):
+        write_split(voc, records, split, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["labeled.json"]
+    assert json.loads((tmp_path / "out" / "labeled.json").read_text())["images"]
 
 
 def test_a_split_needs_unlabeled_images(voc: str, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper
 from dre_ssod.data.sources.catalog import class_names, ensure_registered, load_one_labeled
 from dre_ssod.data.splits.pools import build_pools
 from dre_ssod.data.views.views import ViewRecipe
-from dre_ssod.errors import SourceError
+from dre_ssod.errors import FileError, SourceError
 from dre_ssod.evaluation.evaluators import build_evaluator
 from tests.data.written_sets import boxes_of
 
@@ -211,6 +212,29 @@ def test_images_are_copied_linked_or_left(voc: str, tmp_path: Path) -> None:
             images != "copy"
         ] * 6
         assert (tmp_path / images / "images").exists() == (images != "reference")
+
+
+@pytest.mark.parametrize("function", ["shutil.copyfile", "pathlib.Path.write_text"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_what_is_not_written_to_its_end_is_not_there(
+    voc: str,
+    tmp_path: Path,
+    form: str,
+    function: str,
+    error: BaseException,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = set(tmp_path.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(function, Mock(side_effect=error))
+        with pytest.raises((KeyboardInterrupt, FileError)) as caught:
+            convert({"train": voc}, form, tmp_path / "new")
+    if isinstance(error, OSError):
+        assert "new cannot be written: No space left on device" in str(caught.value)
+    assert set(tmp_path.iterdir()) == before
+    # The same again.
+    [result] = convert({"train": voc}, form, tmp_path / "new")
+    assert len(load_one_labeled(result.uri)) == 6
 
 
 def test_a_folder_with_anything_in_it_is_left_alone(voc: str, tmp_path: Path, form: str) -> None:
