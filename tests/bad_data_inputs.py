@@ -66,7 +66,7 @@ SOURCES = [
         "Sources",
         "sets with different classes",
         "DATASETS.TRAIN \"('coco://train.json?images=train','coco://other.json?images=train')\"",
-        ("other.json", "only the second has dragon"),
+        ("other.json", "only the second has 'dragon'"),
     ),
 ]
 
