@@ -5,5 +5,5 @@ by several scores; ``pseudo_labels`` compares what the method labels with hidden
 ``localization`` and ``reliability`` ask whether a detector knows how well its boxes are placed.
 
 This room may use data, detector and methods. It measures: it trains nothing, and writes at most the
-detections and the ground truth that an evaluator needs.
+detections.
 """
