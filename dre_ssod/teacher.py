@@ -62,6 +62,22 @@ class TeacherPass:
         """Score boxes given per image in weak-view coordinates, such as jittered detections."""
         return self._teacher.roi_heads.score_boxes(self._features, boxes)
 
+    @torch.no_grad()
+    def detect_again(self, boxes: list[Boxes], score_threshold: float) -> list[Instances]:
+        """Detections with a score of at least tau, as :attr:`detections`, out of given proposals.
+
+        Args:
+            boxes: per image, in weak-view coordinates.
+        """
+        proposals = [
+            Instances(sample.weak.size, proposal_boxes=given)
+            for sample, given in zip(self.samples, boxes, strict=True)
+        ]
+        found = self._teacher.roi_heads.detect(
+            self._features, proposals, _just_below(score_threshold)
+        )
+        return [as_targets(d) for d in found]
+
 
 @torch.no_grad()
 def observe(
@@ -78,10 +94,14 @@ def observe(
     features = teacher.backbone(images.tensor)
     proposals, _ = teacher.proposal_generator(images, features, None)
     # NMS lets a box suppress only boxes that score lower, so dropping those below tau first changes
-    # nothing but the cost. Detectron2 keeps scores above the bound, the paper from tau on.
-    just_below = torch.nextafter(torch.tensor(score_threshold), torch.tensor(-1.0)).item()
-    detections = teacher.roi_heads.detect(features, proposals, just_below)
+    # nothing but the cost.
+    detections = teacher.roi_heads.detect(features, proposals, _just_below(score_threshold))
     return TeacherPass(samples, [as_targets(d) for d in detections], teacher, features)
+
+
+def _just_below(threshold: float) -> float:
+    """Detectron2 keeps scores above a bound, the paper from tau on."""
+    return torch.nextafter(torch.tensor(threshold), torch.tensor(-1.0)).item()
 
 
 def as_targets(detections: Instances) -> Instances:

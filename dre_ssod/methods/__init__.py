@@ -15,6 +15,7 @@ from dre_ssod.methods import (
     label_match,
     mix_pl,
     mum,
+    robust_teacher,
     supervised,
     unbiased_teacher,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "method_class",
     "mix_pl",
     "mum",
+    "robust_teacher",
     "supervised",
     "unbiased_teacher",
 ]

@@ -64,6 +64,11 @@ EXPECTED: dict[str, Expected] = {
         overrides={"SSOD.UNBIASED_TEACHER.SCORE_THRESHOLD": 0.2, "SSOD.MUM.GROUP": 2},
         certain={"SSOD.MUM.PROBABILITY": 0.0},
     ),
+    "RobustTeacher": Expected(
+        terms=frozenset({"loss_rpn_cls_unsup", "loss_cls_unsup"}),
+        untrained=BOX_LAYERS + VARIANCE,
+        certain={"SSOD.ROBUST_TEACHER.PASTE": 0.0, "SSOD.ROBUST_TEACHER.JITTER_COPIES": 0},
+    ),
     "LabelMatch": Expected(),
     "MixPL": Expected(
         overrides={"SSOD.MIXPL.SCORE_THRESHOLD": 0.2},

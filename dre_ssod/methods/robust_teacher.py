@@ -1,0 +1,218 @@
+"""Robust Teacher (Li et al., CVIU 2023): labels that correct themselves, and pasted objects.
+
+Unbiased Teacher with three changes:
+
+- *self-correction*: the teacher looks a second time, at its detections and at jittered copies of
+  them, and only what it finds then can become a label;
+- *fallback of tau*: an image in which nothing scores above tau tries the next lower bound, and
+  the next, until one leaves a box;
+- *copy-paste*: objects of labeled images are pasted into strong views where no label lies.
+
+Its head for the classes of an image, and with it a rebalanced focal loss, is left out: it moves the
+weight of a class by at most 5 percent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.structures.boxes import pairwise_intersection
+from torch import Tensor
+
+from dre_ssod.config.values import Number
+from dre_ssod.methods.mean_teacher import METHODS, Clock
+from dre_ssod.methods.parts.jitter import jittered
+from dre_ssod.methods.settings import setting
+from dre_ssod.methods.unbiased_teacher import UnbiasedTeacher
+from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
+from dre_ssod.modeling.student_batch import Mixer, StudentBatch
+from dre_ssod.structures import UnlabeledSample
+from dre_ssod.teacher import Labels, TeacherPass, observe
+
+VIEWS = 2
+"""Of each labeled image, the weak one last."""
+
+
+@METHODS.register()
+class RobustTeacher(UnbiasedTeacher):
+    """Unbiased Teacher with corrected labels and pasted objects."""
+
+    @dataclass(frozen=True)
+    class Settings(UnbiasedTeacher.Settings):
+        min_score: float = setting(
+            "SSOD.ROBUST_TEACHER.MIN_SCORE",
+            0.05,
+            "Score from which a detection takes part in the second look.",
+            Number(0.0, 1.0),
+        )
+        jitter_copies: int = setting(
+            "SSOD.ROBUST_TEACHER.JITTER_COPIES",
+            10,
+            "Jittered copies of each detection that the teacher looks at; 0: at detections alone.",
+            Number(0, 1000),
+        )
+        jitter_scale: float = setting(
+            "SSOD.ROBUST_TEACHER.JITTER_SCALE",
+            0.08,
+            "Deviation of a corner of a copy, as a fraction of the side along which it moves.",
+            Number(0.0, 10.0),
+        )
+        lowest_threshold: float = setting(
+            "SSOD.ROBUST_TEACHER.LOWEST_THRESHOLD",
+            0.35,
+            "Last bound that an image without labels falls back to.",
+            Number(0.0, 1.0),
+        )
+        threshold_step: float = setting(
+            "SSOD.ROBUST_TEACHER.THRESHOLD_STEP",
+            0.05,
+            "From one bound to the next, down from SSOD.UNBIASED_TEACHER.SCORE_THRESHOLD.",
+            Number(1e-3, 1.0),
+        )
+        paste: float = setting(
+            "SSOD.ROBUST_TEACHER.PASTE",
+            0.5,
+            "Share of passes in which objects are pasted.",
+            Number(0.0, 1.0),
+        )
+        paste_max_cover: float = setting(
+            "SSOD.ROBUST_TEACHER.PASTE_MAX_COVER",
+            0.3,
+            "An object is not pasted if it would cover more than this share of a label.",
+            Number(0.0, 1.0),
+        )
+        paste_min_visible: float = setting(
+            "SSOD.ROBUST_TEACHER.PASTE_MIN_VISIBLE",
+            0.7,
+            "Nor if less than this share of its area would lie inside the view.",
+            Number(0.0, 1.0),
+        )
+        paste_min_area: float = setting(
+            "SSOD.ROBUST_TEACHER.PASTE_MIN_AREA",
+            5.0,
+            "Nor if its area inside the view is below this many square pixels.",
+            Number(0.0, 1e9),
+        )
+
+    def label(
+        self, teacher: SemiSupervisedRCNN, samples: Sequence[UnlabeledSample], clock: Clock
+    ) -> Labels:
+        """What a second look finds, from the first bound on that leaves a box in the image."""
+        seen = observe(teacher, samples, self.settings.min_score)
+        bounds = self.bounds().to(teacher.device, non_blocking=True)
+        labels = [above_first_bound(found, bounds) for found in self.corrected(seen)]
+        return Labels.single(seen.carry(labels), seen.score)
+
+    def corrected(self, seen: TeacherPass) -> list[Instances]:
+        """Detections among the teacher's detections and their jittered copies, as proposals."""
+        copies, scale = self.settings.jitter_copies, self.settings.jitter_scale
+        candidates = []
+        for found, sample in zip(seen.detections, seen.samples, strict=True):
+            boxes = found.gt_boxes.tensor
+            moved = Boxes(torch.cat([boxes, jittered(boxes, copies, scale).reshape(-1, 4)]))
+            moved.clip(sample.weak.size)
+            candidates.append(moved)
+        return seen.detect_again(candidates, self.settings.min_score)
+
+    def bounds(self) -> Tensor:
+        """tau and the lower bounds that follow it, highest first."""
+        high, low = self.settings.score_threshold, self.settings.lowest_threshold
+        steps = int((high - low) / self.settings.threshold_step + 1e-6)
+        return high - self.settings.threshold_step * torch.arange(max(steps, 0) + 1)
+
+    def mixer(self, clock: Clock) -> Paste | None:
+        """Copy-paste, in a part of all passes."""
+        if torch.rand(()).item() >= self.settings.paste:
+            return None
+        return Paste(
+            self.settings.paste_max_cover,
+            self.settings.paste_min_visible,
+            self.settings.paste_min_area,
+        )
+
+
+def above_first_bound(found: Instances, bounds: Tensor) -> Instances:
+    """Detections that score above the first bound which leaves at least one; else none.
+
+    Args:
+        found: of one image, with ``gt_scores``.
+        bounds: highest first.
+    """
+    if len(found) == 0:
+        return found
+    leaves_one = found.gt_scores.max() > bounds
+    # argmax gives the first of those that are equal.
+    bound = torch.where(leaves_one.any(), bounds[leaves_one.float().argmax()], torch.inf)
+    return found[found.gt_scores > bound]
+
+
+class Paste(Mixer):
+    """Pastes objects of labeled images, as their weak views show them, into strong views.
+
+    View i gets those of labeled image i, or of the i-th again, at their own coordinates. It has to
+    know where labels lie before the features are computed, so a GPU is waited for.
+    """
+
+    def __init__(self, max_cover: float, min_visible: float, min_area: float) -> None:
+        """
+        Args:
+            max_cover, min_visible, min_area: see :func:`fitting_objects`.
+        """
+        self._bounds = max_cover, min_visible, min_area
+        self._pasted: list[Instances] = []
+
+    def images(self, images: ImageList, batch: StudentBatch) -> ImageList:
+        """Paste what fits, in place."""
+        assert batch.labels is not None, "there are strong views, so there are labels"
+        first = len(batch.labeled)
+        self._pasted = []
+        for view, labels in enumerate(batch.labels.cls.instances()):
+            weak = VIEWS * (view % (first // VIEWS)) + VIEWS - 1
+            objects = batch.labeled[weak]["instances"]
+            chosen = fitting_objects(objects, labels.to("cpu"), *self._bounds)
+            for x1, y1, x2, y2 in chosen.gt_boxes.tensor.round().long().tolist():
+                pixels = images.tensor[weak, :, y1:y2, x1:x2]
+                images.tensor[first + view, :, y1:y2, x1:x2] = pixels
+            self._pasted.append(chosen)
+        return images
+
+    def labels(self, labels: list[Instances], batch: StudentBatch) -> list[Instances]:
+        """The labels of the strong views, and after them those of what was pasted."""
+        merged = []
+        for own, pasted in zip(labels, self._pasted, strict=True):
+            device = own.gt_classes.device
+            found = Instances(own.image_size, gt_boxes=own.gt_boxes, gt_classes=own.gt_classes)
+            merged.append(Instances.cat([found, pasted.to(device)]))
+        return merged
+
+
+def fitting_objects(
+    objects: Instances,
+    labels: Instances,
+    max_cover: float,
+    min_visible: float,
+    min_area: float,
+) -> Instances:
+    """Labeled objects that may be pasted into a view with the given labels.
+
+    Args:
+        objects: ``gt_boxes`` and ``gt_classes`` of a labeled image.
+        labels: pseudo-labels of the view; without any, nothing is pasted.
+        max_cover: largest share of a label that an object may cover.
+        min_visible: smallest share of an object inside the view.
+        min_area: in square pixels, inside the view.
+
+    Returns:
+        their ``gt_boxes``, clipped to the view, and ``gt_classes``.
+    """
+    clipped = objects.gt_boxes.clone()
+    clipped.clip(labels.image_size)
+    fits = (clipped.area() >= min_area) & (clipped.area() >= min_visible * objects.gt_boxes.area())
+    covers = pairwise_intersection(clipped, labels.gt_boxes) / labels.gt_boxes.area().clamp(min=1.0)
+    fits &= (covers <= max_cover).all(dim=1)
+    if len(labels) == 0:
+        fits = torch.zeros_like(fits)
+    return Instances(labels.image_size, gt_boxes=clipped[fits], gt_classes=objects.gt_classes[fits])
