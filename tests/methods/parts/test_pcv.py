@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,9 @@ from dre_ssod.modeling.box_predictor import BoxPredictions
 from dre_ssod.modeling.counts import RegionCounts
 from dre_ssod.modeling.regions import Regions
 from tests.factories import NUM_CLASSES, SIZE
+from tests.methods.every import EXPECTED, batch_of, losses_of, trainer_of
 from tests.modeling.regions import make_heads
+from tests.tiny_dataset import write_tiny_dataset
 
 LABELS = ((10.0, 10.0, 30.0, 30.0), (40.0, 10.0, 60.0, 40.0))
 
@@ -154,3 +157,16 @@ def test_it_multiplies_with_what_the_method_has_weighed(name: str) -> None:
     plain = given.smooth_l1().sum(dim=1) * (0.25 if name == "DRE" else 1.0)
     torch.testing.assert_close(losses[0], plain.sum() / 20)
     torch.testing.assert_close(losses[1], (_restated(given) * plain).sum() / 20)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, row in EXPECTED.items() if "loss_box_reg_unsup" in row.terms]
+)
+def test_every_method_that_trains_boxes_heeds_it(name: str, tmp_path: Path) -> None:
+    data = write_tiny_dataset(tmp_path / "data")
+    found = []
+    for enabled in (False, True):
+        trainer = trainer_of(name, data, tmp_path, **{"SSOD.PCV.ENABLED": enabled})
+        found.append(losses_of(trainer, batch_of(trainer, 2)).unsupervised)
+    changed = {term for term, loss in found[0].items() if not torch.equal(loss, found[1][term])}
+    assert changed == {"loss_box_reg_unsup"}
