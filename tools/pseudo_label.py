@@ -27,6 +27,7 @@ from detectron2.utils.logger import setup_logger
 
 from dre_ssod.config.checks import check_config
 from dre_ssod.config.reading import read_config
+from dre_ssod.config.values import get_key
 from dre_ssod.deployment.bulk_labeling import LabelingJob, label_share, open_manifest, prepare
 from dre_ssod.deployment.label_merge import LABEL_NEXT, RESULT, SKIPPED, merge
 from dre_ssod.deployment.trained_model import device_of, find_categories
@@ -34,6 +35,7 @@ from dre_ssod.deployment.uncertainty import CRITERIA
 from dre_ssod.errors import ConfigError
 from dre_ssod.launch.processes import join_process_group
 from dre_ssod.launch.program import launch_processes, run_program
+from dre_ssod.methods import threshold_key
 
 LONGEST_WAIT = timedelta(days=30)
 """For the slowest of several processes."""
@@ -48,7 +50,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--input", required=True, help="folder of images, or a dataset's URI")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to fill")
     parser.add_argument(
-        "--min-score", type=float, help="of a box (default: SSOD.SCORE_THRESHOLD of the config)"
+        "--min-score", type=float, help="of a box (default: tau of the config's method)"
     )
     parser.add_argument(
         "--classes", default="", help="A,B,C: the model's classes (default: of DATASETS.TRAIN)"
@@ -87,7 +89,8 @@ def configure(args: argparse.Namespace) -> tuple[LabelingJob, CfgNode]:
     names = [name.strip() for name in args.classes.split(",") if name.strip()]
     categories = find_categories(cfg, names)
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(categories)
-    min_score = cfg.SSOD.SCORE_THRESHOLD if args.min_score is None else args.min_score
+    tau = float(get_key(cfg, threshold_key(cfg)))
+    min_score = tau if args.min_score is None else args.min_score
     lowest = cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST
     for name, score in (("min-score", min_score), ("label-next-score", args.label_next_score)):
         if not lowest <= score <= 1.0:

@@ -40,7 +40,7 @@ from dre_ssod.evaluation.evaluators import (
     evaluate_models,
 )
 from dre_ssod.evaluation.pseudo_labels import PseudoLabelProbe
-from dre_ssod.methods import build_method
+from dre_ssod.methods import build_method, threshold_key
 from dre_ssod.runs.contents import check_resumed
 from dre_ssod.runs.results import record_results
 from dre_ssod.runs.resuming import settings_of, settle
@@ -195,7 +195,9 @@ class SSODTrainer(DefaultTrainer):
             kept=cfg.SOLVER.CHECKPOINTS_KEPT,
         )
         watch = PseudoLabelWatch(
-            cfg.SSOD.WARN_NO_PSEUDO_LABELS_ITERS, cfg.SSOD.WARN_PSEUDO_BOX_RATIO
+            cfg.SSOD.WARN_NO_PSEUDO_LABELS_ITERS,
+            cfg.SSOD.WARN_PSEUDO_BOX_RATIO,
+            threshold_key=threshold_key(cfg),
         )
         # What ends an iteration whose weights are saved.
         self._finishing: list[HookBase] = [

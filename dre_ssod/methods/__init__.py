@@ -16,6 +16,7 @@ from dre_ssod.methods import (
     mix_pl,
     mum,
     robust_teacher,
+    settings,
     supervised,
     unbiased_teacher,
 )
@@ -33,7 +34,9 @@ __all__ = [
     "mix_pl",
     "mum",
     "robust_teacher",
+    "settings",
     "supervised",
+    "threshold_key",
     "unbiased_teacher",
 ]
 
@@ -42,6 +45,11 @@ def method_class(cfg: CfgNode) -> type[MeanTeacher]:
     """The class that SSOD.METHOD names; ``Supervised`` where SSOD.ENABLED is False."""
     found: type[MeanTeacher] = METHODS.get(cfg.SSOD.METHOD if cfg.SSOD.ENABLED else "Supervised")
     return found
+
+
+def threshold_key(cfg: CfgNode) -> str:
+    """The config key of tau, the score threshold, of the method of a config."""
+    return settings.key_of(method_class(cfg).Settings, "score_threshold")
 
 
 def build_method(cfg: CfgNode) -> MeanTeacher:

@@ -50,6 +50,11 @@ def keys(settings: type) -> Iterator[Key]:
         yield _key(found)
 
 
+def key_of(settings: type, name: str) -> str:
+    """The config key of a field, by the field's name: methods may give one quantity other keys."""
+    return next(_key(found).name for found in fields(settings) if found.name == name)
+
+
 def add_keys(cfg: CfgNode, settings: type) -> None:
     """Add the keys of a settings class, with their defaults, to a config."""
     for key in keys(settings):

@@ -15,7 +15,7 @@ from dre_ssod.config.checks import check_config
 from dre_ssod.config.keys import get_cfg
 from dre_ssod.config.values import Number
 from dre_ssod.errors import ConfigError
-from dre_ssod.methods import METHODS, Clock, build_method, settings
+from dre_ssod.methods import METHODS, Clock, build_method, settings, threshold_key
 from dre_ssod.methods.dre import DRE
 from dre_ssod.methods.mean_teacher import MeanTeacher
 from dre_ssod.methods.settings import setting
@@ -288,6 +288,17 @@ def test_nothing_is_learned_from_a_step_that_is_skipped() -> None:
 
 
 # Settings
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [("DRE", "SSOD.SCORE_THRESHOLD"), ("MUM", "SSOD.UNBIASED_TEACHER.SCORE_THRESHOLD")],
+)
+def test_a_method_says_which_key_its_threshold_has(name: str, key: str) -> None:
+    cfg = tiny_cfg(**{"SSOD.METHOD": name})
+    assert threshold_key(cfg) == key
+    cfg.merge_from_list([key, 0.123])
+    assert build_method(cfg).settings.score_threshold == 0.123
 
 
 @pytest.fixture

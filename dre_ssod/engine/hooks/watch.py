@@ -22,15 +22,23 @@ class PseudoLabelWatch(HookBase):
     It reads the figures that the step has written, so it costs no further synchronization.
     """
 
-    def __init__(self, max_silence: int, max_ratio: float, window: int = BOX_WINDOW) -> None:
+    def __init__(
+        self,
+        max_silence: int,
+        max_ratio: float,
+        window: int = BOX_WINDOW,
+        threshold_key: str = "SSOD.SCORE_THRESHOLD",
+    ) -> None:
         """
         Args:
             max_silence: ``SSOD.WARN_NO_PSEUDO_LABELS_ITERS``; 0: never warn.
             max_ratio: ``SSOD.WARN_PSEUDO_BOX_RATIO``; 0: never warn.
             window: iterations over which boxes are compared; at most one warning in as many.
+            threshold_key: of the method's score threshold.
         """
         self._max_silence = max_silence
         self._max_ratio = max_ratio
+        self._threshold_key = threshold_key
         self._silence = 0
         self._boxes: deque[tuple[float, float]] = deque(maxlen=window)
 
@@ -42,10 +50,11 @@ class PseudoLabelWatch(HookBase):
         if self._max_silence and self._silence and self._silence % self._max_silence == 0:
             logger.warning(
                 "No pseudo-label for %d iterations: the unlabeled images teach nothing. Normal "
-                "early in training; if it stays, lower SSOD.SCORE_THRESHOLD, raise "
+                "early in training; if it stays, lower %s, raise "
                 "SSOD.BURN_IN_ITERS so that the teacher knows more before it labels, or start "
                 "from pretrained MODEL.WEIGHTS.",
                 self._silence,
+                self._threshold_key,
             )
         self._boxes.append((pseudo, self._figure("labeled_boxes_per_image") or 0.0))
         if self._max_ratio and len(self._boxes) == self._boxes.maxlen:
@@ -59,12 +68,13 @@ class PseudoLabelWatch(HookBase):
             logger.warning(
                 "%.1f pseudo-boxes per unlabeled image against %.1f boxes per labeled image, over "
                 "%d iterations, is more than SSOD.WARN_PSEUDO_BOX_RATIO %g allows: raise "
-                "SSOD.SCORE_THRESHOLD, lower SSOD.UNSUP_LOSS_WEIGHT, and check that the labeled "
+                "%s, lower SSOD.UNSUP_LOSS_WEIGHT, and check that the labeled "
                 "images have all of their boxes.",
                 pseudo,
                 labeled,
                 len(self._boxes),
                 self._max_ratio,
+                self._threshold_key,
             )
             self._boxes.clear()
 

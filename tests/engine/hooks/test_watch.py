@@ -102,14 +102,14 @@ def warnings(
 
 
 def test_silence_is_told_once_a_period(caplog: pytest.LogCaptureFixture) -> None:
-    watch = PseudoLabelWatch(max_silence=3, max_ratio=0.0)
+    watch = PseudoLabelWatch(max_silence=3, max_ratio=0.0, threshold_key="SSOD.X.TAU")
     # The burn-in writes no figures and is no silence.
     found = warnings(watch, [None] * 10 + [(0.0, 2.0)] * 7, caplog)
     assert [message.split(":")[0] for message in found] == [
         "No pseudo-label for 3 iterations",
         "No pseudo-label for 6 iterations",
     ]
-    assert "SSOD.SCORE_THRESHOLD" in found[0]
+    assert "lower SSOD.X.TAU" in found[0]
     assert "SSOD.BURN_IN_ITERS" in found[0]
 
 
