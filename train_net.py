@@ -22,6 +22,7 @@ from detectron2.engine import default_argument_parser
 from dre_ssod.checkpoints.weights import load_student
 from dre_ssod.deployment.trained_model import load_trained
 from dre_ssod.engine.setup import save_config, setup
+from dre_ssod.engine.stages import start
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.errors import ConfigError
 from dre_ssod.evaluation.evaluators import evaluate_models
@@ -44,8 +45,8 @@ def evaluate(cfg: CfgNode, config_file: str) -> Any:
     """Evaluate SSOD.EVAL_MODEL of the checkpoint MODEL.WEIGHTS on DATASETS.TEST."""
     if not cfg.MODEL.WEIGHTS:
         raise ConfigError("--eval-only needs a checkpoint: name it with MODEL.WEIGHTS FILE")
-    datasets = prepare_evaluation(cfg)
-    record_start(cfg, "evaluation", datasets, config_file=config_file, seed=cfg.SEED)
+    sets = prepare_evaluation(cfg)
+    record_start(cfg, "evaluation", sets, config_file=config_file, seed=cfg.SEED)
     models = {}
     if cfg.SSOD.EVAL_MODEL in ("teacher", "both"):
         models["teacher"] = load_trained(cfg)
@@ -75,8 +76,7 @@ def main(args: argparse.Namespace) -> Any:
         cfg = setup(args, until)
         if args.eval_only:
             return evaluate(cfg, args.config_file)
-        trainer = SSODTrainer(cfg)
-        trainer.resume_or_load(resume=args.resume)
+        trainer = start(cfg, args.resume)
         cfg = trainer.cfg
         if args.resume:
             save_config(cfg, "config.yaml")

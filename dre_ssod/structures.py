@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
+from detectron2.structures import Instances
 from torch import Tensor
 
 
@@ -38,11 +39,17 @@ class View:
 
 @dataclass(frozen=True)
 class UnlabeledSample:
-    """One unlabeled image: the teacher sees ``weak``, the student ``strong``. Never a label."""
+    """One unlabeled image: the teacher sees ``weak``, the student ``strong``. Never a true label.
+
+    Attributes:
+        labels: pseudo-labels that were found before training, with ``gt_*`` fields, in the
+            coordinates of ``weak``; None where a teacher labels.
+    """
 
     file_name: str
     weak: View
     strong: View
+    labels: Instances | None = None
 
 
 @dataclass(frozen=True)

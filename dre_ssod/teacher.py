@@ -37,11 +37,15 @@ class TeacherPass:
     _teacher: SemiSupervisedRCNN
     _features: dict[str, Tensor]
 
-    def carry(self, labels: Sequence[Instances]) -> CarriedLabels:
-        """Labels of the weak views mapped to the strong ones; boxes that leave the view dropped."""
+    def carry(self, labels: Sequence[Instances], chosen: Tensor | None = None) -> CarriedLabels:
+        """Labels of the weak views mapped to the strong ones; boxes that leave the view dropped.
+
+        Args:
+            chosen: see :class:`CarriedLabels`.
+        """
         weak = [sample.weak for sample in self.samples]
         strong = [sample.strong for sample in self.samples]
-        return CarriedLabels(labels, weak, strong)
+        return CarriedLabels(labels, weak, strong, chosen)
 
     @torch.no_grad()
     def score(self, boxes: list[Boxes]) -> RegionScores:
@@ -121,26 +125,38 @@ class CarriedLabels:
 
     Which boxes are left is on its way to the host from the start; whoever needs to know, waits.
     ``gt_sigma`` belongs to the frame it was predicted in and is left behind.
-
-    Attributes:
-        origin: the labels as they were, in the coordinates of their own views.
     """
 
     def __init__(
-        self, labels: Sequence[Instances], sources: Sequence[View], targets: Sequence[View]
+        self,
+        labels: Sequence[Instances],
+        sources: Sequence[View],
+        targets: Sequence[View],
+        chosen: Tensor | None = None,
     ) -> None:
         """
         Args:
             labels: N ``Instances`` of the same fields, with ``gt_boxes`` in the coordinates of
                 ``sources``.
             sources, targets: N views.
+            chosen: (R,) bool, which labels of all images are carried; None: all.
         """
-        self.origin = labels
+        self._labels = labels
+        self._chosen = chosen
         self._targets = targets
         boxes = align_boxes([found.gt_boxes.tensor for found in labels], sources, targets)
         self._boxes = torch.cat(boxes)
-        self._is_inside = HostCopy(Boxes(self._boxes).nonempty(MIN_SIDE))
+        is_inside = Boxes(self._boxes).nonempty(MIN_SIDE)
+        self._is_inside = HostCopy(is_inside if chosen is None else is_inside & chosen)
         self._carried: list[Instances] | None = None
+
+    @property
+    def origin(self) -> Sequence[Instances]:
+        """The labels as they were, in the coordinates of their own views; to look at them."""
+        if self._chosen is None:
+            return self._labels
+        rows = self._chosen.split([len(found) for found in self._labels])
+        return [found[row] for found, row in zip(self._labels, rows, strict=True)]
 
     def instances(self) -> list[Instances]:
         """N ``Instances`` in the coordinates of ``targets``, with what their boxes carried.
@@ -153,12 +169,12 @@ class CarriedLabels:
 
     def _select(self, is_inside: Tensor) -> list[Instances]:
         """The labels of the boxes that are inside, (R,) of all images, on the host."""
-        counts = [int(part.sum()) for part in is_inside.split([len(f) for f in self.origin])]
+        counts = [int(part.sum()) for part in is_inside.split([len(f) for f in self._labels])]
         rows = is_inside.nonzero()[:, 0].to(self._boxes.device, non_blocking=True)
         fields = {"gt_boxes": list(map(Boxes, self._boxes[rows].split(counts)))}
-        for name in self.origin[0].get_fields():
+        for name in self._labels[0].get_fields():
             if name not in ("gt_boxes", "gt_sigma"):
-                values = torch.cat([found.get(name) for found in self.origin])
+                values = torch.cat([found.get(name) for found in self._labels])
                 fields[name] = list(values[rows].split(counts))
         images = zip(self._targets, *fields.values(), strict=True)
         return [

@@ -34,7 +34,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "engine deployment",
         "engine.hooks",
         "engine.trainer engine.setup",
-        "benchmark",
+        "benchmark engine.stages",
         "gpu_check",
     )
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from detectron2.config import CfgNode
@@ -118,6 +119,14 @@ class Names:
         if all(isinstance(name, str) and name for name in values):
             return None
         return "names or URIs in quotes, such as \"('folder://DIR',)\""
+
+
+@dataclass(frozen=True)
+class ExistingFile:
+    """The name of a file, or ""."""
+
+    def refusal(self, value: Any) -> str | None:
+        return None if not value or Path(value).is_file() else "a file that exists, or ''"
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from the generator, so that a sample is a function of the dict and the generator
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,15 @@ from detectron2.structures import Boxes, Instances
 
 from dre_ssod.data.images import Pixels, check_shape, check_size, read_image
 from dre_ssod.data.records import corners, is_crowd
-from dre_ssod.data.views.pixels import PixelRecipe
+from dre_ssod.data.views import stac
+from dre_ssod.data.views.geometric import Matrix
+from dre_ssod.data.views.pixels import PixelRecipe, pixels_alone
 from dre_ssod.data.views.views import ViewRecipe, make_pair, make_view
 from dre_ssod.geometry import map_boxes
 from dre_ssod.structures import FURTHER_VIEWS, UnlabeledSample, View
+
+STORED = "pseudo_labels"
+"""Entry of an unlabeled image's dict: labels that were found before training, ``Instances``."""
 
 UnlabeledViews = Callable[[dict[str, Any], np.random.Generator], UnlabeledSample]
 """A mapper of unlabeled images."""
@@ -81,11 +87,11 @@ class LabeledPairMapper(LabeledMapper):
 
     def __init__(self, recipe: ViewRecipe, pixels: PixelRecipe) -> None:
         super().__init__(recipe)
-        self.pixels = pixels
+        self.strengthen = pixels_alone(pixels, recipe.image_format)
 
     def __call__(self, dataset_dict: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         sample, image = self._read(dataset_dict)
-        weak, strong = make_pair(image, self.recipe, self.pixels, rng)
+        weak, strong = make_pair(image, self.recipe, self.strengthen, rng)
         instances = instances_in_view(dataset_dict["annotations"], weak)
         first, second = (
             {**sample, "image": view.image, "instances": instances} for view in (strong, weak)
@@ -137,13 +143,50 @@ class UnlabeledPairMapper:
 
     def __init__(self, recipe: ViewRecipe, pixels: PixelRecipe) -> None:
         self.recipe = recipe
-        self.pixels = pixels
+        self.strengthen = pixels_alone(pixels, recipe.image_format)
 
     def __call__(self, dataset_dict: dict[str, Any], rng: np.random.Generator) -> UnlabeledSample:
         """See :class:`UnlabeledMapper`; the matrices of the two views are equal."""
         image = _read_unlabeled(dataset_dict, self.recipe.image_format, self.recipe.max_size)
-        weak, strong = make_pair(image, self.recipe, self.pixels, rng)
+        weak, strong = make_pair(image, self.recipe, self.strengthen, rng)
         return UnlabeledSample(dataset_dict["file_name"], weak, strong)
+
+
+class StoredLabelMapper:
+    """Makes the views of STAC, for an image whose pseudo-labels are known before training.
+
+    The weak view is the image resized, and the strong one :func:`stac.strengthen` of it.
+    """
+
+    def __init__(self, recipe: ViewRecipe) -> None:
+        self.recipe = replace(recipe, flip="none")
+
+    def __call__(self, dataset_dict: dict[str, Any], rng: np.random.Generator) -> UnlabeledSample:
+        """See :class:`UnlabeledMapper`.
+
+        Args:
+            dataset_dict: with ``STORED``, ``Instances`` with ``gt_boxes`` in original pixels; where
+                an image is only to be looked at, it may lack them.
+
+        Returns:
+            a sample with those ``labels``, in the coordinates of the weak view.
+        """
+        image = _read_unlabeled(dataset_dict, self.recipe.image_format, self.recipe.max_size)
+        stored: Instances | None = dataset_dict.get(STORED)
+        boxes = torch.zeros(0, 4) if stored is None else stored.gt_boxes.tensor
+
+        def strengthen(
+            placed: Pixels, matrix: Matrix, rng: np.random.Generator
+        ) -> tuple[Pixels, Matrix]:
+            on_view = map_boxes(boxes.double(), torch.from_numpy(matrix)).numpy()
+            return stac.strengthen(placed, on_view, self.recipe.image_format, rng)
+
+        weak, strong = make_pair(image, self.recipe, strengthen, rng)
+        labels = None
+        if stored is not None:
+            labels = Instances(weak.size, **stored.get_fields())
+            labels.gt_boxes = Boxes(map_boxes(boxes.double(), weak.matrix).float())
+        return UnlabeledSample(dataset_dict["file_name"], weak, strong, labels)
 
 
 class EvaluationMapper:

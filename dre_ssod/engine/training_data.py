@@ -76,12 +76,13 @@ def build_training_loader(
     """The endless loader of this process.
 
     Args:
-        method: makes the views.
+        method: chooses among the images and makes the views.
         seed: of the run.
         start_iter: the first iteration that it serves.
     """
     micro_batches = cfg.SOLVER.ACCUMULATION_STEPS
     labeled, unlabeled = images_per_pass(cfg, comm.get_world_size())
+    pools = method.prepare(pools)
     return build_paired_loader(
         pools.labeled,
         pools.unlabeled,

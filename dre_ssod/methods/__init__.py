@@ -17,6 +17,8 @@ from dre_ssod.methods import (
     mum,
     robust_teacher,
     settings,
+    soft_teacher,
+    stac,
     supervised,
     unbiased_teacher,
 )
@@ -35,6 +37,8 @@ __all__ = [
     "mum",
     "robust_teacher",
     "settings",
+    "soft_teacher",
+    "stac",
     "supervised",
     "threshold_key",
     "unbiased_teacher",

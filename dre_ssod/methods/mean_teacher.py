@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from detectron2.config import CfgNode
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from dre_ssod.config.values import Number
 from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper, UnlabeledViews
+from dre_ssod.data.splits.pools import Pools
 from dre_ssod.methods import settings as keys
 from dre_ssod.methods.parts.pcv import consistency_weights
 from dre_ssod.methods.settings import setting
@@ -110,6 +112,8 @@ class MeanTeacher:
 
     uses_unlabeled: ClassVar[bool] = True
     """Whether unlabeled images are loaded at all."""
+    uses_teacher: ClassVar[bool] = True
+    """Whether the teacher labels unlabeled images."""
     variance_keys: ClassVar[tuple[str, ...]] = ()
     """Keys that must be False where the box head has no variance branch."""
 
@@ -125,7 +129,16 @@ class MeanTeacher:
         """The method as a checked config describes it."""
         return cls(keys.read(cfg, cls.Settings))
 
-    # 1. Views
+    # 1. Images and views
+
+    @classmethod
+    def stored_labels(cls, cfg: CfgNode) -> Path | None:
+        """The file of pseudo-labels that the run must make before it starts; None: none."""
+        return None
+
+    def prepare(self, pools: Pools) -> Pools:
+        """The images that are drawn, with what the mappers have to know of them."""
+        return pools
 
     def mappers(self, cfg: CfgNode) -> tuple[LabeledMapper, UnlabeledViews]:
         """What makes training samples out of labeled and of unlabeled images."""

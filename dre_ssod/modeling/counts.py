@@ -46,3 +46,14 @@ def count_regions(*labels: Tensor, num_classes: int, everywhere: bool = True) ->
     per_process = torch.cat([counts.sum(dim=1, keepdim=True), counts], dim=1)
     per_process = per_process.clamp(min=1.0) / world_size
     return [RegionCounts(*row.unbind()) for row in per_process]
+
+
+def shared_sum(values: Tensor) -> Tensor:
+    """The sum of (R,) values over all processes, at least 1, divided by the number of processes.
+
+    To divide by, as :class:`RegionCounts` are; all processes must call this.
+    """
+    total = values.detach().sum()
+    if comm.get_world_size() > 1:
+        dist.all_reduce(total)
+    return total.clamp(min=1.0) / comm.get_world_size()

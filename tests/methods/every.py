@@ -5,6 +5,7 @@ A new method adds one row to ``EXPECTED``.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.structures import StudentLosses, TrainingBatch, UnlabeledSample, View
 from tests.engine.models import opinionated
 from tests.engine.steps import SAMPLE_ALL
-from tests.factories import affine, tiny_model
+from tests.factories import NUM_CLASSES, SIZE, affine, tiny_model
 from tests.tiny_dataset import TinyDataset, tiny_run
 
 RPN = frozenset({"loss_rpn_cls_unsup", "loss_rpn_loc_unsup"})
@@ -53,6 +54,25 @@ class Expected:
     not_union: str = ""
 
 
+def stored_labels(data: TinyDataset, folder: Path) -> dict[str, Any]:
+    """A file with two boxes on every image of the tiny set, sure and unsure."""
+    names = [*(data.root / "train").iterdir(), *(data.root / "more").iterdir()]
+    images = [
+        {"id": number, "file_name": "/".join(name.parts[-2:]), "height": SIZE[0], "width": SIZE[1]}
+        for number, name in enumerate(sorted(names))
+    ]
+    boxes = [
+        {"image_id": image["id"], "category_id": 1 + n, "bbox": [x, 6, 30, 40], "score": score}
+        for image in images
+        for n, x, score in ((0, 5, 0.95), (1, 50, 0.92), (2, 30, 0.3))
+    ]
+    categories = [{"id": n + 1, "name": f"class{n}"} for n in range(NUM_CLASSES)]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "labels.json"
+    path.write_text(json.dumps({"images": images, "annotations": boxes, "categories": categories}))
+    return {"SSOD.STAC.LABELS": str(path)}
+
+
 MIXES = "which views are mixed with which is drawn by each process among its own"
 
 EXPECTED: dict[str, Expected] = {
@@ -81,6 +101,16 @@ EXPECTED: dict[str, Expected] = {
         is_live=True,
     ),
     "DRE": Expected(),
+    "STAC": Expected(prepare=stored_labels, is_live=True),
+    "SoftTeacher": Expected(
+        overrides={
+            "SSOD.SOFT_TEACHER.SCORE_THRESHOLD": 0.2,
+            "SSOD.SOFT_TEACHER.RPN_SCORE": 0.25,
+            "SSOD.SOFT_TEACHER.CLS_SCORE": 0.22,
+            "SSOD.SOFT_TEACHER.BOX_SPREAD": 1e6,
+        },
+        certain={"SSOD.SOFT_TEACHER.JITTER_SCALE": 0.0},
+    ),
     "UnbiasedTeacher": Expected(
         terms=frozenset({"loss_rpn_cls_unsup", "loss_cls_unsup"}),
         untrained=BOX_LAYERS + VARIANCE,

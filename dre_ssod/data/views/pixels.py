@@ -14,7 +14,9 @@ import numpy as np
 from PIL import Image as PillowImage
 from torchvision.transforms.v2 import functional as F
 
+from dre_ssod.data.views.geometric import Matrix
 from dre_ssod.data.views.photometric import Image, brightness, color, contrast
+from dre_ssod.data.views.views import Strengthen
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,15 @@ class PixelRecipe:
         NoiseErasing(0.5, (0.02, 0.2), (0.1, 6.0)),
         NoiseErasing(0.3, (0.02, 0.2), (0.05, 8.0)),
     )
+
+
+def pixels_alone(recipe: PixelRecipe, image_format: str) -> Strengthen:
+    """A strong view of the same geometry as the weak one, for ``make_pair``."""
+
+    def strengthen(image: Image, matrix: Matrix, rng: np.random.Generator) -> tuple[Image, Matrix]:
+        return change_pixels(image, recipe, image_format, rng), np.eye(3)
+
+    return strengthen
 
 
 def change_pixels(

@@ -6,6 +6,7 @@ from the generator that is passed in.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import cv2
@@ -24,7 +25,6 @@ from dre_ssod.data.views.geometric import (
     warp,
 )
 from dre_ssod.data.views.photometric import Image, random_photometric
-from dre_ssod.data.views.pixels import PixelRecipe, change_pixels
 from dre_ssod.structures import View
 
 
@@ -113,25 +113,28 @@ def make_view(image: Image, recipe: ViewRecipe, rng: np.random.Generator) -> Vie
     return View(_to_tensor(placed), torch.from_numpy(matrix))
 
 
+Strengthen = Callable[[Image, Matrix, np.random.Generator], tuple[Image, Matrix]]
+"""Makes a strong view out of a weak one and its matrix; gives it and the matrix of the change."""
+
+
 def make_pair(
-    image: Image, recipe: ViewRecipe, pixels: PixelRecipe, rng: np.random.Generator
+    image: Image, recipe: ViewRecipe, strengthen: Strengthen, rng: np.random.Generator
 ) -> tuple[View, View]:
-    """Draw a view of an image, and a strong one of the same geometry.
+    """Draw a view of an image, and a strong one made out of it.
 
     Args:
         image: as for :func:`make_view`.
-        recipe: of both views.
-        pixels: of the strong one, after that.
-        rng: its first child draws the view, its second the change of pixels.
-
-    Returns:
-        the two views, whose matrices are equal.
+        recipe: of the former.
+        strengthen: gives an image of the same size and does not change its input.
+        rng: its first child draws the view, its second what makes it strong.
     """
-    view_rng, pixel_rng = rng.spawn(2)
+    view_rng, strong_rng = rng.spawn(2)
     placed, matrix = _draw(image, recipe, view_rng)
-    changed = change_pixels(placed, pixels, recipe.image_format, pixel_rng)
-    weak, strong = (View(_to_tensor(i), torch.from_numpy(matrix)) for i in (placed, changed))
-    return weak, strong
+    changed, change = strengthen(placed, matrix, strong_rng)
+    return (
+        View(_to_tensor(placed), torch.from_numpy(matrix)),
+        View(_to_tensor(changed), torch.from_numpy(change @ matrix)),
+    )
 
 
 def _draw(image: Image, recipe: ViewRecipe, rng: np.random.Generator) -> tuple[Image, Matrix]:

@@ -11,7 +11,13 @@ from PIL import Image as PillowImage
 
 from dre_ssod.data.views import pixels
 from dre_ssod.data.views.photometric import Image
-from dre_ssod.data.views.pixels import NoiseErasing, PixelRecipe, change_pixels, erase_with_noise
+from dre_ssod.data.views.pixels import (
+    NoiseErasing,
+    PixelRecipe,
+    change_pixels,
+    erase_with_noise,
+    pixels_alone,
+)
 from dre_ssod.data.views.views import ViewRecipe, make_pair, make_view
 
 NOTHING = PixelRecipe(jitter=0.0, gray=0.0, blur=0.0, erasing=())
@@ -104,12 +110,14 @@ def test_a_rectangle_that_fits_nowhere_is_left_out() -> None:
 
 def test_a_pair_has_one_geometry_and_a_weak_view_without_changed_pixels() -> None:
     image = noise()
-    weak, strong = make_pair(image, RECIPE, PixelRecipe(), np.random.default_rng(3))
+    weak, strong = make_pair(
+        image, RECIPE, pixels_alone(PixelRecipe(), "RGB"), np.random.default_rng(3)
+    )
     assert torch.equal(weak.matrix, strong.matrix)
     assert weak.size == strong.size
     assert not torch.equal(weak.image, strong.image)
     alone = make_view(image, RECIPE, np.random.default_rng(3).spawn(2)[0])
     assert torch.equal(weak.image, alone.image)
     assert torch.equal(weak.matrix, alone.matrix)
-    same, other = make_pair(image, RECIPE, NOTHING, np.random.default_rng(3))
+    same, other = make_pair(image, RECIPE, pixels_alone(NOTHING, "RGB"), np.random.default_rng(3))
     assert torch.equal(same.image, other.image)

@@ -1,0 +1,158 @@
+"""What a run makes before it starts: pseudo-labels that are stored, where its method wants them.
+
+First a detector is trained on the labeled images alone, by the same config; it has a folder of its
+own. Then it labels the unlabeled images as they are, in chunks. Both go on where they stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from torch import nn
+
+from dre_ssod.data.images import ImageError
+from dre_ssod.data.mappers import EvaluationMapper
+from dre_ssod.engine.trainer import SSODTrainer
+from dre_ssod.engine.training_data import load_pools
+from dre_ssod.files import write_text
+from dre_ssod.methods import method_class
+
+logger = logging.getLogger(__name__)
+
+CHUNK = 500
+"""Images that are labeled between two files."""
+
+
+def start(cfg: CfgNode, resume: bool) -> SSODTrainer:
+    """The trainer of a run at its first iteration or, to resume it, after its last checkpoint.
+
+    Its method has what it wants stored.
+    """
+    store_labels(cfg)
+    trainer = SSODTrainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    return trainer
+
+
+def store_labels(cfg: CfgNode) -> None:
+    """Make the labels that the method of a config wants stored, unless they are there.
+
+    All processes must call this.
+    """
+    path = method_class(cfg).stored_labels(cfg)
+    if path is None or path.is_file():
+        return
+    first = labeled_stage(cfg, path.parent / "supervised")
+    logger.info(
+        "No labels are stored yet: training on labeled images alone, in %s", first.OUTPUT_DIR
+    )
+    trainer = SSODTrainer(first)
+    trainer.resume_or_load(resume=True)
+    trainer.train()
+    pools = load_pools(cfg)
+    label_images(trainer.student, pools.unlabeled, cfg, path.parent)
+    comm.synchronize()
+    if comm.is_main_process():
+        merge_chunks(path, len(pools.unlabeled), pools.classes)
+    comm.synchronize()
+
+
+def labeled_stage(cfg: CfgNode, folder: Path) -> CfgNode:
+    """The config of the first stage: the same schedule on the labeled images of each batch."""
+    first = cfg.clone()
+    first.defrost()
+    labeled, unlabeled = cfg.SSOD.LABELED_TO_UNLABELED
+    first.SSOD.METHOD = "Supervised"
+    first.SSOD.BURN_IN_ITERS = 0
+    first.SSOD.PANEL_PERIOD = 0
+    first.SOLVER.IMS_PER_BATCH = cfg.SOLVER.IMS_PER_BATCH * labeled // (labeled + unlabeled)
+    first.OUTPUT_DIR = str(folder)
+    first.freeze()
+    folder.mkdir(parents=True, exist_ok=True)
+    return first
+
+
+@torch.no_grad()
+def label_images(
+    model: nn.Module, records: Sequence[dict[str, Any]], cfg: CfgNode, folder: Path
+) -> None:
+    """Detections on images at their own size, in a file for each chunk of them.
+
+    Every process takes each chunk whose number it has modulo the number of processes, unless its
+    file is there.
+    """
+    mapper = EvaluationMapper(0, cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.FORMAT)
+    model.eval()
+    for number in range(comm.get_rank(), _chunks(len(records)), comm.get_world_size()):
+        path = _chunk(folder, number)
+        if not path.is_file():
+            images = records[number * CHUNK : (number + 1) * CHUNK]
+            lines = [_label(model, mapper, record) for record in images]
+            write_text(path, json.dumps(lines))
+            logger.info("Labeled %d of %d images", number * CHUNK + len(images), len(records))
+
+
+def _label(model: nn.Module, mapper: EvaluationMapper, record: dict[str, Any]) -> dict[str, Any]:
+    try:
+        image = mapper(record)
+    except ImageError as error:
+        logger.warning("Left unlabeled: %s", error)
+        return {"file_name": record["file_name"], "height": 0, "width": 0, "boxes": []}
+    found = model([image])[0]["instances"].to("cpu")
+    return {
+        "file_name": record["file_name"],
+        "height": int(image["height"]),
+        "width": int(image["width"]),
+        "boxes": [
+            {"class": label, "score": score, "corners": corners}
+            for label, score, corners in zip(
+                found.pred_classes.tolist(),
+                found.scores.tolist(),
+                found.pred_boxes.tensor.tolist(),
+                strict=True,
+            )
+        ],
+    }
+
+
+def merge_chunks(path: Path, images: int, classes: Sequence[str]) -> None:
+    """One COCO file out of the chunks of so many images, as tools/pseudo_label.py writes it."""
+    content: dict[str, list[dict[str, Any]]] = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(classes, start=1)],
+    }
+    for number in range(_chunks(images)):
+        for line in json.loads(_chunk(path.parent, number).read_text(encoding="utf-8")):
+            image_id = len(content["images"]) + 1
+            size = {"height": line["height"], "width": line["width"]}
+            content["images"].append({"id": image_id, "file_name": line["file_name"], **size})
+            for box in line["boxes"]:
+                x1, y1, x2, y2 = box["corners"]
+                content["annotations"].append(
+                    {
+                        "id": len(content["annotations"]) + 1,
+                        "image_id": image_id,
+                        "category_id": box["class"] + 1,
+                        "bbox": [x1, y1, x2 - x1, y2 - y1],
+                        "area": (x2 - x1) * (y2 - y1),
+                        "iscrowd": 0,
+                        "score": box["score"],
+                    }
+                )
+    write_text(path, json.dumps(content))
+
+
+def _chunks(images: int) -> int:
+    return -(-images // CHUNK)
+
+
+def _chunk(folder: Path, number: int) -> Path:
+    return folder / f"chunk_{number:05d}.json"

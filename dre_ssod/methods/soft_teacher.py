@@ -1,0 +1,118 @@
+"""Soft Teacher (Xu et al., ICCV 2021).
+
+Each loss has labels of its own. Boxes that the teacher is sure of train the RPN and the classes;
+boxes that it puts at the same place again when they are jittered train the boxes. And since no set
+of labels is complete, what lies outside of them is background only as far as the teacher says so.
+
+The equations' names are ours; where paper and public code differ, the code is followed (see
+``docs/methods.md``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from detectron2.layers import cat
+from torch import Tensor
+
+from dre_ssod.config.values import Number
+from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher
+from dre_ssod.methods.parts.jitter import box_spread
+from dre_ssod.methods.parts.thresholds import above
+from dre_ssod.methods.settings import setting
+from dre_ssod.modeling.counts import shared_sum
+from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
+from dre_ssod.modeling.regions import Regions
+from dre_ssod.structures import Mean, StudentLosses, UnlabeledSample
+from dre_ssod.teacher import Labels, observe
+
+
+@METHODS.register()
+class SoftTeacher(MeanTeacher):
+    """A mean teacher with three label sets and soft background."""
+
+    @dataclass(frozen=True)
+    class Settings(MeanTeacher.Settings):
+        score_threshold: float = setting(
+            "SSOD.SOFT_TEACHER.SCORE_THRESHOLD",
+            0.5,
+            "A detection of the teacher with a score above it is a candidate for all label sets.",
+            Number(0.0, 1.0),
+        )
+        rpn_score: float = setting(
+            "SSOD.SOFT_TEACHER.RPN_SCORE",
+            0.9,
+            "A candidate with a score above it trains the RPN.",
+            Number(0.0, 1.0),
+        )
+        cls_score: float = setting(
+            "SSOD.SOFT_TEACHER.CLS_SCORE",
+            0.9,
+            "A candidate with a score above it trains the classes.",
+            Number(0.0, 1.0),
+        )
+        box_spread: float = setting(
+            "SSOD.SOFT_TEACHER.BOX_SPREAD",
+            0.02,
+            "A candidate with a spread u below it trains the boxes, whatever its score.",
+            Number(0.0, 1e6),
+        )
+        jitters: int = setting(
+            "SSOD.SOFT_TEACHER.JITTERS",
+            10,
+            "N_jitter: jittered copies of a candidate that its spread is taken over.",
+            Number(2, 1000),
+        )
+        jitter_scale: float = setting(
+            "SSOD.SOFT_TEACHER.JITTER_SCALE",
+            0.06,
+            "Deviation of the jitter of an edge, as a fraction of the box's side.",
+            Number(0.0, 1.0),
+        )
+
+    # Labels
+
+    @torch.no_grad()
+    def label(
+        self, teacher: SemiSupervisedRCNN, samples: Sequence[UnlabeledSample], clock: Clock
+    ) -> Labels:
+        """Candidates, and which of them each loss learns from.
+
+        ``score > rpn_score``, ``score > cls_score`` and, with the spread u of box jitter,
+        ``u < box_spread``. The detection itself is the label, not the mean of its jittered boxes.
+        """
+        seen = observe(teacher, samples, above(self.settings.score_threshold))
+        spreads = box_spread(seen, self.settings.jitters, self.settings.jitter_scale)
+        for detections, spread in zip(seen.detections, spreads, strict=True):
+            detections.gt_box_spread = spread
+        scores = cat([detections.gt_scores for detections in seen.detections])
+        cls = rpn = seen.carry(seen.detections, scores > self.settings.cls_score)
+        if self.settings.rpn_score != self.settings.cls_score:
+            rpn = seen.carry(seen.detections, scores > self.settings.rpn_score)
+        box = seen.carry(seen.detections, cat(spreads) < self.settings.box_spread)
+        return Labels(rpn, cls, box, seen.score)
+
+    # Losses
+
+    def unlabeled_losses(self, cls: Regions, box: Regions) -> StudentLosses:
+        """L_u^cls and L_u^reg, with w_i = 1 for foreground and r_j, below, for background::
+
+            L_u^cls = sum_i w_i * L_CE(p_i, c_i) / max(sum_i w_i, 1)
+            L_u^reg = 1 / R * sum_i L_1(t_i, t_i^g)
+
+        Both sums of the former run over all processes.
+        """
+        weights = self.region_weights(cls)
+        cls_loss = (weights * cls.cross_entropy()).sum() / shared_sum(weights)
+        losses = {
+            "loss_cls_unsup": cls_loss,
+            "loss_box_reg_unsup": self.box_mean(box, box.smooth_l1().sum(dim=1)),
+        }
+        background = Mean.of(weights, ~cls.is_foreground)
+        return StudentLosses(unsupervised=losses, figures={"background_weight": background})
+
+    def region_weights(self, cls: Regions) -> Tensor:
+        """w: 1, or r_j, the teacher's probability that a background region is background."""
+        return torch.where(cls.is_foreground, 1.0, cls.teacher.probabilities[:, -1]).detach()

@@ -1,0 +1,115 @@
+"""STAC (Sohn et al., 2020): self-training with labels that are made once.
+
+1. A detector is trained on labeled images alone.
+2. It labels the unlabeled images, as they are: no view, no resizing.
+3. Another one is trained from the start, on labels and on those pseudo-labels, on strong views.
+
+This file is stage 3. Stages 1 and 2 are a file (``SSOD.STAC.LABELS``) or, where none is named, come
+first in the run itself (``engine/stages.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from detectron2.config import CfgNode
+from detectron2.structures import Instances
+
+from dre_ssod.config.values import ExistingFile, Number
+from dre_ssod.data.mappers import LabeledMapper, StoredLabelMapper, UnlabeledViews
+from dre_ssod.data.splits.pools import Pools
+from dre_ssod.data.views.views import ViewRecipe
+from dre_ssod.methods import settings as keys
+from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher
+from dre_ssod.methods.parts.stored_labels import with_stored_labels
+from dre_ssod.methods.settings import setting
+from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
+from dre_ssod.structures import UnlabeledSample
+from dre_ssod.teacher import CarriedLabels, Labels
+from dre_ssod.transfers import to_device
+
+
+@METHODS.register()
+class STAC(MeanTeacher):
+    """Plain losses on stored labels. The "teacher" is the student itself, and labels nothing.
+
+    With the public code's halves::
+
+        L = 1/2 * L_s + 1/2 * lambda_u * L_u
+    """
+
+    @dataclass(frozen=True)
+    class Settings(MeanTeacher.Settings):
+        score_threshold: float = setting(
+            "SSOD.STAC.SCORE_THRESHOLD",
+            0.9,
+            "tau: from this score on a stored detection is a label; an image without any keeps its "
+            "best.",
+            Number(0.0, 1.0),
+        )
+        labels: str = setting(
+            "SSOD.STAC.LABELS",
+            "",
+            "COCO file with the scores of the unlabeled images' boxes, as tools/pseudo_label.py "
+            'writes it; "": the run trains a detector on the labeled images and labels with it.',
+            ExistingFile(),
+        )
+
+    uses_teacher: ClassVar[bool] = False
+
+    def __init__(self, settings: Any, labels: Path) -> None:
+        """
+        Args:
+            labels: the file of stage 2.
+        """
+        super().__init__(settings)
+        self.labels = labels
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> STAC:
+        settings = keys.read(cfg, cls.Settings)
+        return cls(settings, Path(settings.labels or cls.stored_labels(cfg) or ""))
+
+    @classmethod
+    def stored_labels(cls, cfg: CfgNode) -> Path | None:
+        return None if cfg.SSOD.STAC.LABELS else Path(cfg.OUTPUT_DIR) / "stac" / "labels.json"
+
+    # Images and views
+
+    def prepare(self, pools: Pools) -> Pools:
+        """Images with at least one stored detection, with those of score >= min(tau, the best)."""
+        return with_stored_labels(pools, self.labels, self.settings.score_threshold)
+
+    def mappers(self, cfg: CfgNode) -> tuple[LabeledMapper, UnlabeledViews]:
+        return LabeledMapper.from_config(cfg), StoredLabelMapper(ViewRecipe.weak(cfg))
+
+    # Labels
+
+    def label(
+        self, teacher: SemiSupervisedRCNN, samples: Sequence[UnlabeledSample], clock: Clock
+    ) -> Labels:
+        labels = [to_device(_labels_of(sample), teacher.device) for sample in samples]
+        weak = [sample.weak for sample in samples]
+        strong = [sample.strong for sample in samples]
+        return Labels.single(CarriedLabels(labels, weak, strong), None)
+
+    # Losses
+
+    def weight(self, term: str, clock: Clock) -> float:
+        return 0.5 * super().weight(term, clock)
+
+    # Following: the model that is kept is the student
+
+    def decay(self, clock: Clock) -> float:
+        return 0.0
+
+
+def _labels_of(sample: UnlabeledSample) -> Instances:
+    if sample.labels is None:
+        raise ValueError(
+            f"{sample.file_name} has no stored labels, and STAC has no teacher to ask for some"
+        )
+    return sample.labels

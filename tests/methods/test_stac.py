@@ -1,0 +1,221 @@
+"""STAC: labels that are made once, which of them count, and what the two halves weigh."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances
+
+from dre_ssod.data.mappers import STORED, StoredLabelMapper
+from dre_ssod.data.splits.pools import Pools
+from dre_ssod.data.views.views import ViewRecipe
+from dre_ssod.engine import stages
+from dre_ssod.engine.trainer import SSODTrainer
+from dre_ssod.errors import ConfigError
+from dre_ssod.methods import Clock
+from dre_ssod.methods.parts.stored_labels import confident, with_stored_labels
+from dre_ssod.methods.stac import STAC
+from tests.factories import tiny_cfg, unlabeled_sample
+from tests.methods.every import batch_of, config_of, losses_of, trainer_of
+from tests.tiny_dataset import TinyDataset, loggers_kept, write_tiny_dataset
+
+NAME = "STAC"
+CLASSES = ["cat", "dog"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
+    return write_tiny_dataset(tmp_path_factory.mktemp("tiny"))
+
+
+# Labels
+
+
+def detections(scores: Sequence[float]) -> Instances:
+    boxes = torch.arange(4.0 * len(scores)).reshape(-1, 4)
+    labels = Instances((64, 96), gt_boxes=Boxes(boxes), gt_scores=torch.tensor(scores))
+    labels.gt_classes = torch.zeros(len(scores), dtype=torch.int64)
+    return labels
+
+
+@pytest.mark.parametrize(
+    ("scores", "kept"), [((0.95, 0.91, 0.5), (0.95, 0.91)), ((0.3, 0.4), (0.4,)), ((0.9,), (0.9,))]
+)
+def test_an_image_without_a_sure_box_keeps_its_best(
+    scores: Sequence[float], kept: Sequence[float]
+) -> None:
+    assert confident(detections(scores), 0.9).gt_scores.tolist() == pytest.approx(list(kept))
+
+
+def write_labels(path: Path, names: Sequence[str], boxes: Sequence[Any]) -> Path:
+    """A COCO file; ``boxes`` are (image, category, bbox, score)."""
+    content = {
+        "images": [
+            {"id": i, "file_name": name, "height": 64, "width": 96} for i, name in enumerate(names)
+        ],
+        "annotations": [
+            {"image_id": i, "category_id": c, "bbox": list(bbox), "score": score}
+            for i, c, bbox, score in boxes
+        ],
+        # Not in the order of the run's classes.
+        "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}],
+    }
+    path.write_text(json.dumps(content))
+    return path
+
+
+def pools_of(*names: str) -> Pools:
+    return Pools([], [{"file_name": name} for name in names], CLASSES, None, ())
+
+
+def test_labels_are_found_by_the_end_of_a_file_name_and_classes_by_name(tmp_path: Path) -> None:
+    path = write_labels(
+        tmp_path / "labels.json",
+        ["a/1.png", "b/1.png", "2.png"],
+        [(0, 7, (1, 2, 3, 4), 0.95), (1, 3, (5, 6, 7, 8), 0.5), (1, 3, (0, 0, 9, 9), 0.91)],
+    )
+    found = with_stored_labels(pools_of("/x/a/1.png", "/x/b/1.png", "/x/2.png"), path, 0.9)
+    assert [record["file_name"] for record in found.unlabeled] == ["/x/a/1.png", "/x/b/1.png"]
+    first, second = (record[STORED] for record in found.unlabeled)
+    assert first.gt_boxes.tensor.tolist() == [[1.0, 2.0, 4.0, 6.0]]
+    assert (first.gt_classes.tolist(), second.gt_classes.tolist()) == ([1], [0])
+    assert second.gt_boxes.tensor.tolist() == [[0.0, 0.0, 9.0, 9.0]]
+
+
+def test_a_file_that_knows_no_image_is_refused(tmp_path: Path) -> None:
+    path = write_labels(tmp_path / "labels.json", ["1.png"], [(0, 3, (1, 2, 3, 4), 0.9)])
+    with pytest.raises(ConfigError, match="no detection on any of the 1 unlabeled images"):
+        with_stored_labels(pools_of("/x/2.png"), path, 0.9)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"images": [], "annotations": [], "categories": 3}'])
+def test_a_file_of_another_kind_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "labels.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"labels\.json: not a COCO file with a score.*cat, dog"):
+        with_stored_labels(pools_of("/x/2.png"), path, 0.9)
+
+
+def test_other_classes_are_refused(tmp_path: Path) -> None:
+    path = write_labels(tmp_path / "labels.json", ["1.png"], [(0, 3, (1, 2, 3, 4), 0.9)])
+    pools = Pools([], [{"file_name": "1.png"}], ["cat", "bird"], None, ())
+    with pytest.raises(ConfigError, match="the classes cat, bird"):
+        with_stored_labels(pools, path, 0.9)
+
+
+# Views
+
+
+def test_stored_boxes_follow_the_image(data: TinyDataset) -> None:
+    """Resized by 0.5 they are half as large, in the strong view as its matrix says."""
+    cfg = tiny_cfg(**{"INPUT.MIN_SIZE_TRAIN": (32, 32)})
+    record = {"file_name": str(data.root / "more" / "u0.png"), STORED: detections((0.9, 0.8))}
+    sample = StoredLabelMapper(ViewRecipe.weak(cfg))(record, np.random.default_rng(0))
+    assert sample.labels is not None
+    stored = record[STORED].gt_boxes.tensor  # type: ignore[attr-defined]
+    torch.testing.assert_close(sample.labels.gt_boxes.tensor, 0.5 * stored)
+    assert sample.labels.gt_scores.tolist() == pytest.approx([0.9, 0.8])
+    assert sample.weak.size == (32, 48)
+    # Never flipped.
+    assert torch.equal(sample.weak.matrix, torch.diag(torch.tensor([0.5, 0.5, 1.0]).double()))
+
+
+# Losses
+
+
+def test_labeled_losses_weigh_a_half_and_unlabeled_ones_half_of_lambda() -> None:
+    method = STAC(STAC.Settings(unsup_loss_weight=2.0), Path())
+    clock = Clock(0, 0, 10)
+    assert method.weight("loss_cls", clock) == 0.5
+    assert method.weight("loss_cls_unsup", clock) == 1.0
+
+
+def test_no_teacher_is_asked_and_weights_change_no_batch(data: TinyDataset, tmp_path: Path) -> None:
+    run = trainer_of(NAME, data, tmp_path)
+    before = batch_of(run, run.cfg.SSOD.BURN_IN_ITERS)
+    expected = losses_of(run, before).unsupervised
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("the teacher was asked")
+
+    for part in run.teacher.children():
+        part.forward = refuse
+    for parameter in run.teacher.parameters():
+        parameter.data.fill_(float("nan"))
+    batch = batch_of(run, run.cfg.SSOD.BURN_IN_ITERS)
+    for mine, theirs in zip(before.unlabeled, batch.unlabeled, strict=True):
+        assert torch.equal(mine.strong.image, theirs.strong.image)
+        assert torch.equal(mine.labels.gt_boxes.tensor, theirs.labels.gt_boxes.tensor)
+    for name, value in losses_of(run, batch).unsupervised.items():
+        assert torch.equal(value, expected[name])
+
+
+def test_a_sample_without_labels_is_refused() -> None:
+    method = STAC(STAC.Settings(), Path())
+    with pytest.raises(ValueError, match=r"unlabeled0\.png has no stored labels"):
+        method.label(None, [unlabeled_sample(0)], Clock(0, 0, 1))  # type: ignore[arg-type]
+
+
+# Stages 1 and 2 inside the run
+
+
+def stage_cfg(data: TinyDataset, folder: Path, **overrides: Any) -> Any:
+    return config_of(NAME, data, folder, **{"SSOD.STAC.LABELS": "", **overrides})
+
+
+def test_a_run_without_labels_makes_them_once(
+    data: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "CHUNK", 3)
+    cfg = stage_cfg(data, tmp_path)
+    with loggers_kept():
+        stages.store_labels(cfg)
+        path = Path(cfg.OUTPUT_DIR) / "stac" / "labels.json"
+        content = path.read_bytes()
+        assert len(json.loads(content)["images"]) == 8
+        assert len(list(path.parent.glob("chunk_*.json"))) == 3
+        stages.store_labels(cfg)
+        trainer = SSODTrainer(cfg)
+        trainer.resume_or_load(resume=False)
+        trainer.train()
+    assert path.read_bytes() == content
+    # Chunks that are there are kept: a killed labeling goes on after them.
+    last = path.parent / "chunk_00002.json"
+    path.unlink()
+    last.unlink()
+    with loggers_kept():
+        stages.store_labels(cfg)
+    assert path.read_bytes() == content
+
+
+def test_the_first_stage_trains_on_the_labeled_share(data: TinyDataset, tmp_path: Path) -> None:
+    first = stages.labeled_stage(stage_cfg(data, tmp_path), tmp_path / "first")
+    assert first.SSOD.METHOD == "Supervised"
+    assert first.SOLVER.IMS_PER_BATCH == 2
+    assert first.SOLVER.MAX_ITER == 6
+
+
+def test_labels_depend_neither_on_views_nor_on_batches(data: TinyDataset, tmp_path: Path) -> None:
+    run = trainer_of(NAME, data, tmp_path)
+    contents = []
+    for number, keys in enumerate(
+        ({}, {"INPUT.MIN_SIZE_TRAIN": (20, 30), "INPUT.MIN_SIZE_TEST": 40, "TEST.IMS_PER_BATCH": 4})
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        cfg = config_of(NAME, data, folder, **keys)
+        stages.label_images(run.teacher, run.pools.unlabeled, cfg, folder)
+        contents.append((folder / "chunk_00000.json").read_bytes())
+    assert contents[0] == contents[1]
+    assert sum(len(line["boxes"]) for line in json.loads(contents[0])) > 8
+
+
+def test_a_diagnosis_of_the_teacher_is_refused(data: TinyDataset, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="STAC has no teacher whose labels could be measured"):
+        trainer_of(NAME, data, tmp_path, **{"TEST.PSEUDO_LABEL_SET": data.labeled})
