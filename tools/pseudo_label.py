@@ -28,8 +28,9 @@ from detectron2.utils.logger import setup_logger
 from dre_ssod.config.checks import check_config
 from dre_ssod.config.reading import read_config
 from dre_ssod.config.values import get_key
-from dre_ssod.deployment.bulk_labeling import LabelingJob, label_share, open_manifest, prepare
+from dre_ssod.deployment.bulk_labeling import label_share
 from dre_ssod.deployment.label_merge import LABEL_NEXT, RESULT, SKIPPED, merge
+from dre_ssod.deployment.labeling_job import LabelingJob, open_manifest, prepare
 from dre_ssod.deployment.trained_model import device_of, find_categories
 from dre_ssod.deployment.uncertainty import CRITERIA
 from dre_ssod.errors import ConfigError

@@ -1,7 +1,7 @@
 """Use of a trained detector: on pictures and videos, on any number of images, in other programs.
 
 ``trained_model`` loads it and makes its inputs; ``demo`` looks at files; ``bulk_labeling`` labels
-folders in chunks, with ``label_manifest``, ``label_merge`` and ``uncertainty`` beside it;
+folders in chunks, with ``labeling_job``, ``label_manifest``, ``label_merge`` and ``uncertainty``;
 ``export`` writes TorchScript and bare weights.
 
 This room may use everything but training (:mod:`dre_ssod.engine`), which it neither needs nor

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from dre_ssod.deployment.bulk_labeling import LabelingJob, chunk_path, open_manifest
+from dre_ssod.deployment.labeling_job import LabelingJob, chunk_path, open_manifest
 from dre_ssod.deployment.uncertainty import MostUncertain
 from dre_ssod.errors import ConfigError
 from dre_ssod.files import open_whole, write_text

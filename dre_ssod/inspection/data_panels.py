@@ -16,7 +16,6 @@ from dre_ssod.inspection.drawing import checkerboard, draw_ground_truth
 from dre_ssod.inspection.layout import note, side_by_side, stack
 from dre_ssod.inspection.panels import ReducedView
 from dre_ssod.methods import build_method
-from dre_ssod.structures import View
 from dre_ssod.teacher import CarriedLabels
 
 NOTE = (
@@ -55,18 +54,16 @@ class DataPanels:
         pair = self._unlabeled(unmarked, unlabeled_rng)
         on_weak = instances_in_view(annotations, pair.weak)
         (on_strong,) = CarriedLabels([on_weak], [pair.weak], [pair.strong]).instances()
-        # Its matrix is not needed: the mapper has mapped the boxes already.
-        labeled_view = View(sample["image"], pair.weak.matrix)
         columns = [("original image", self._draw_original(file_name, annotations))]
-        for title, view, labels in (
-            ("labeled view", labeled_view, sample["instances"]),
-            ("weak view", pair.weak, on_weak),
-            ("strong view", pair.strong, on_strong),
+        for title, image, labels in (
+            ("labeled view", sample["image"], sample["instances"]),
+            ("weak view", pair.weak.image, on_weak),
+            ("strong view", pair.strong.image, on_strong),
         ):
-            canvas = ReducedView(view, self._image_format)
+            canvas = ReducedView(image, self._image_format)
             drawn = draw_ground_truth(canvas.image, canvas.labels(labels), self._class_names)
             columns.append((f"{title}, {len(labels)} boxes", drawn))
-        canvas = ReducedView(pair.weak, self._image_format)
+        canvas = ReducedView(pair.weak.image, self._image_format)
         board = canvas.reduce(checkerboard(pair.weak, pair.strong, self._image_format))
         columns.append(("weak and strong view, field by field", board))
         rows = [side_by_side(columns[:2]), side_by_side(columns[2:])]

@@ -157,18 +157,18 @@ def checkerboard(view: View, other: View, image_format: str) -> RGBImage:
     # OpenCV counts from the center of the first pixel, the matrices from its corner.
     matrix = np.linalg.inv(half) @ relative_matrix(other.matrix, view.matrix).numpy() @ half
     mapped = cv2.warpAffine(
-        view_image(other, image_format), matrix[:2], (width, height), flags=cv2.INTER_LINEAR
+        as_picture(other.image, image_format), matrix[:2], (width, height), flags=cv2.INTER_LINEAR
     )
     side = max(1, round(max(height, width) / CHECKER_FIELDS))
     odd = (np.arange(height)[:, None] // side + np.arange(width)[None, :] // side) % 2 == 1
-    board: RGBImage = np.where(odd[:, :, None], mapped, view_image(view, image_format))
+    board: RGBImage = np.where(odd[:, :, None], mapped, as_picture(view.image, image_format))
     return board
 
 
-def view_image(view: View, image_format: str) -> RGBImage:
-    """(H, W, 3) RGB pixels of a view whose channels are in the order "RGB" or "BGR"."""
-    image = view.image.permute(1, 2, 0).numpy()
-    return np.ascontiguousarray(image[:, :, ::-1] if image_format == "BGR" else image)
+def as_picture(image: Tensor, image_format: str) -> RGBImage:
+    """(H, W, 3) RGB pixels of (3, H, W) ones whose channels are in the order "RGB" or "BGR"."""
+    pixels = image.permute(1, 2, 0).numpy()
+    return np.ascontiguousarray(pixels[:, :, ::-1] if image_format == "BGR" else pixels)
 
 
 def _draw_scored(

@@ -8,19 +8,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 from detectron2.structures import Boxes, Instances
+from torch import Tensor
 
 from dre_ssod.files import open_whole
 from dre_ssod.inspection.canvas import RGBImage
 from dre_ssod.inspection.drawing import (
     WEIGHT_COLORS,
+    as_picture,
     checkerboard,
     draw_proposals,
     draw_pseudo_labels,
-    view_image,
 )
 from dre_ssod.inspection.inspect import Inspection
 from dre_ssod.inspection.layout import color_scale, note, side_by_side, stack
-from dre_ssod.structures import View
 
 LARGEST_SIDE = 640
 """Longer views are reduced to this many pixels before they are drawn on."""
@@ -54,7 +54,7 @@ def draw_inspection(
         ("weak", weak, strong, inspection.weak_labels, on_weak),
         ("strong", strong, weak, inspection.strong_labels, proposals.proposal_boxes),
     ):
-        canvas = ReducedView(view, image_format)
+        canvas = ReducedView(view.image, image_format)
         drawn = draw_pseudo_labels(canvas.image, canvas.labels(labels), class_names)
         columns = [(f"{title} view: {len(labels)} pseudo-labels", drawn)]
         for name, chosen in (("foreground", is_foreground), ("background", ~is_foreground)):
@@ -73,18 +73,24 @@ def draw_inspection(
 
 
 class ReducedView:
-    """A view small enough to be drawn on.
+    """The pixels of a view, few enough to be drawn on.
 
     Attributes:
         image: (H, W, 3) uint8 RGB, no side longer than ``LARGEST_SIDE``.
         scale: from the view's pixels to those of ``image``, at most 1.
     """
 
-    def __init__(self, view: View, image_format: str) -> None:
-        self.scale = min(1.0, LARGEST_SIDE / max(view.size))
-        self.image = self.reduce(view_image(view, image_format))
+    def __init__(self, image: Tensor, image_format: str) -> None:
+        """
+        Args:
+            image: (3, H, W) uint8, of the view.
+            image_format: order of its channels, "RGB" or "BGR".
+        """
+        self.scale = min(1.0, LARGEST_SIDE / max(image.shape[1:]))
+        self.image = self.reduce(as_picture(image, image_format))
 
     def reduce(self, image: RGBImage) -> RGBImage:
+        """A picture of the view's size, at the size of ``image``."""
         if self.scale == 1.0:
             return image
         height, width = image.shape[:2]

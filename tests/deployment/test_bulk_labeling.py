@@ -19,15 +19,10 @@ from PIL import Image
 from dre_ssod.config.keys import get_cfg
 from dre_ssod.data.images import read_image
 from dre_ssod.data.sources.catalog import load_one_labeled
-from dre_ssod.deployment.bulk_labeling import (
-    LabelingJob,
-    chunk_path,
-    image_line,
-    label_share,
-    prepare,
-)
+from dre_ssod.deployment.bulk_labeling import image_line, label_share
 from dre_ssod.deployment.label_manifest import Entry
 from dre_ssod.deployment.label_merge import merge
+from dre_ssod.deployment.labeling_job import LabelingJob, chunk_path, prepare
 from dre_ssod.errors import ConfigError, FolderInUseError
 from tests.factories import BOXES, NUM_CLASSES, SIZE, draw, tiny_cfg, tiny_model
 
@@ -198,7 +193,7 @@ def test_other_settings_or_other_files_are_refused(
     # A key that a later version adds, at its default.
     defaults = get_cfg()
     defaults.MODEL.NEW_KEY = other.MODEL.NEW_KEY = 3
-    monkeypatch.setattr("dre_ssod.deployment.bulk_labeling.get_cfg", lambda: defaults)
+    monkeypatch.setattr("dre_ssod.deployment.labeling_job.get_cfg", lambda: defaults)
     start(finished, other)
     other.MODEL.NEW_KEY = 4
     with pytest.raises(ConfigError, match=r"other settings: MODEL\.NEW_KEY"):

@@ -76,7 +76,7 @@ def test_large_views_and_their_labels_are_reduced_together() -> None:
     large = View(torch.zeros(3, 2 * LARGEST_SIDE, LARGEST_SIDE, dtype=torch.uint8), affine())
     labels = pseudo_labels([[10.0, 20.0, 30.0, 40.0]], size=large.size)
     labels.gt_sigma = torch.tensor([[2.0, 4.0, 6.0, 8.0]])
-    reduced = ReducedView(large, "RGB")
+    reduced = ReducedView(large.image, "RGB")
     assert reduced.image.shape == (LARGEST_SIDE, LARGEST_SIDE // 2, 3)
     found = reduced.labels(labels)
     assert found.gt_boxes.tensor.tolist() == [[5.0, 10.0, 15.0, 20.0]]

@@ -12,11 +12,11 @@ from detectron2.structures import Boxes, Instances
 
 from dre_ssod.inspection.drawing import (
     WEIGHT_COLORS,
+    as_picture,
     checkerboard,
     draw_detections,
     draw_proposals,
     draw_pseudo_labels,
-    view_image,
 )
 from dre_ssod.inspection.layout import color_scale, note, stack
 from dre_ssod.structures import View
@@ -81,7 +81,7 @@ def test_aligned_views_give_the_view_itself() -> None:
     strong = view(affine(scale=0.9, degrees=5.0, shift=(8.0, 0.0)) @ flip(), seed=1)
 
     def error(other: View) -> float:
-        base = view_image(weak, "RGB").astype(int)
+        base = as_picture(weak.image, "RGB").astype(int)
         # Inside, where the other view reaches.
         board = checkerboard(weak, other, "RGB").astype(int)
         return float((np.abs(board - base)[12:52, 16:80] > 80).mean())
