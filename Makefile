@@ -2,7 +2,7 @@
 #
 # PYTHON=PATH            the interpreter for .venv (default: the one .venv has, else the first found)
 # DETECTRON2=REQUIREMENT what pip installs as Detectron2; give it on every call, or export it
-# ARGS="..."             passed on to the demo or to pytest
+# ARGS="..."             passed on to the demo or to pytest; "-n 0" runs all tests in one process
 # PIP_FLAGS=             shows pip's own output, progress bars included
 
 PYTHON ?=
@@ -28,12 +28,13 @@ STAMP := $(VENV)/installed-$(KEY)
 INCOMPLETE := $(VENV)/incomplete
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format clean
+.PHONY: help venv demo test coverage lint format clean
 
 help:
 	@echo "make venv    create $(VENV) with everything pinned; every target below does so first"
 	@echo "make demo    train the quickstart on the built-in sample set, evaluate, draw, print a table"
 	@echo "make test    run the whole test suite, but for the slow part: ARGS=\"-m slow\" kills runs over and over"
+	@echo "make coverage  the same, and what it reaches, processes that it starts included; twice as slow"
 	@echo "make lint    ruff check, ruff format --check, mypy"
 	@echo "make format  let ruff rewrite the code"
 	@echo "make clean   remove $(VENV) and caches; outputs and datasets stay"
@@ -74,8 +75,17 @@ $(STAMP):
 demo: $(STAMP)
 	$(RUN) tools/quickstart.py $(ARGS)
 
+# Side by side, but for single files and tests: see tests/conftest.py.
+PYTEST := pytest -q -n auto --dist worksteal
+
 test: $(STAMP)
-	$(RUN) -m pytest -q $(ARGS)
+	$(RUN) -m $(PYTEST) $(ARGS)
+
+coverage: $(STAMP)
+	$(RUN) -m coverage erase
+	$(RUN) -m coverage run -m $(PYTEST) $(ARGS)
+	$(RUN) -m coverage combine -q
+	$(RUN) -m coverage report
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .
@@ -87,5 +97,5 @@ format: $(STAMP)
 	$(RUN) -m ruff format .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

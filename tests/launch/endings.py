@@ -20,7 +20,9 @@ from typing import Any
 
 AT_ONCE = 3
 """Programs that run side by side."""
-PATIENCE = 240.0
+PATIENCE = 60.0
+"""Seconds in which the processes of a program must end once it has ended."""
+LONGEST = 900.0
 """Seconds from its start in which a program must have ended."""
 
 
@@ -88,7 +90,7 @@ class _Running:
     def __init__(self, number: int, ending: Ending, program: Any) -> None:
         self.number = number
         self._ending = ending
-        self._begin = time.monotonic()
+        self._deadline = time.monotonic() + LONGEST
         self._code: int | None = None
         self._sent = ending.send == 0
         self._output = b""
@@ -121,7 +123,8 @@ class _Running:
             process, status = os.waitpid(self._process, os.WNOHANG)
             if process:
                 self._code = os.waitstatus_to_exitcode(status)
-        late = time.monotonic() > self._begin + PATIENCE
+                self._deadline = time.monotonic() + PATIENCE
+        late = time.monotonic() > self._deadline
         if not (late or (closed and self._code is not None)):
             return None
         left = _session(self._process)

@@ -20,6 +20,9 @@ from tests.factories import tiny_model
 from tests.launch.endings import Ending, Outcome
 from tests.tiny_dataset import TinyDataset, tiny_run, write_tiny_dataset
 
+# All programs are started for the first of these tests, on a busy machine for minutes.
+pytestmark = pytest.mark.timeout(1800)
+
 METHODS = ("fork", "spawn", "forkserver")
 # Of the three, one by which the program is the parent of its processes, and one by which it isn't.
 TOOL_METHODS = ("fork", "forkserver")
@@ -104,7 +107,7 @@ class Programs:
             cwd=self._folder,
             capture_output=True,
             text=True,
-            timeout=580,
+            timeout=1700,
             check=False,
         )
         assert result.returncode == 0, result.stderr[-3000:]
