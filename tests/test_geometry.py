@@ -48,8 +48,11 @@ def matrices_of(*, axis_aligned: bool) -> st.SearchStrategy[Tensor]:
         st.builds(lambda h: np.array([[1.0, 0, 0], [0, -1, h], [0, 0, 1]]), sides),
         st.builds(translation, st.floats(-150, 150), st.floats(-150, 150)),
     ]
-    angles = st.floats(-30.0, 30.0)
-    slanted = [st.builds(rotation, angles), st.builds(shear, angles, angles)]
+    slopes = st.floats(-0.6, 0.6)
+    slanted = [
+        st.builds(rotation, st.floats(-30.0, 30.0)),
+        st.builds(shear, slopes, slopes),
+    ]
     choice = st.one_of(aligned if axis_aligned else aligned + slanted)
     return choice.map(torch.from_numpy)
 
