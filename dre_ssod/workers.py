@@ -8,12 +8,14 @@ in vain.
 from __future__ import annotations
 
 import functools
+import logging
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Iterable
 from multiprocessing.util import Finalize
+from pathlib import Path
 from typing import Any, TypeVar
 
 import cv2
@@ -21,7 +23,40 @@ from torch.utils.data import DataLoader
 
 from dre_ssod.allocator import keep_freed_memory
 
+# Batches may be larger than the average one.
+_RESERVE = 1.25
+
 Loader = TypeVar("Loader", bound=DataLoader[Any])
+SHARED_MEMORY = Path("/dev/shm")
+
+logger = logging.getLogger(__name__)
+
+
+def fitting(asked: int, batch_bytes: float, sharers: int = 1) -> int:
+    """The loading processes whose batches fit into shared memory: ``asked``, or fewer.
+
+    PyTorch keeps two batches of each process there, beside those that are being used. One that
+    finds no room dies of a bus error, or waits without end; containers often have only 64 MiB.
+
+    Args:
+        batch_bytes: of a batch, on average.
+        sharers: programs of this run on this machine.
+    """
+    if not SHARED_MEMORY.is_dir():
+        return asked
+    status = os.statvfs(SHARED_MEMORY)
+    free = status.f_bavail * status.f_frsize / sharers
+    fit = max(0, int((free / (_RESERVE * batch_bytes) - 2) // 2))
+    if fit >= asked:
+        return asked
+    logger.warning(
+        "%s has %.0f MiB left for this process, and %d loading processes need about %.0f: using "
+        "%d. More of it (docker run --shm-size 8g) makes loading faster; fewer of them is "
+        "DATALOADER.NUM_WORKERS.",
+        *(SHARED_MEMORY, free / 2**20, asked, _RESERVE * batch_bytes * (2 * asked + 2) / 2**20),
+        fit,
+    )
+    return fit
 
 
 def tend(loader: Loader) -> Loader:

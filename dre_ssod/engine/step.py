@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -101,11 +102,13 @@ class SemiSupervisedTrainer(SimpleTrainer):
         if self.guard.accepts(totals, self._where(batches)):
             self.statistics.average()
             decay = self.method.decay(self.clock)
+            # A GPU has nothing to do until the optimizer's step is queued; writing can wait.
+            self.grad_scaler.step(self.optimizer)
+            # An overflow of float16 keeps the scaler from that step: the student is as it was.
+            if decay is not None and math.isfinite(totals.gradient_norm):
+                self.ema.update(decay)
             totals.write(self.iter, self.weight, {"ema_decay": 1.0 if decay is None else decay})
             self.method.learn(totals.tallies)
-            self.grad_scaler.step(self.optimizer)
-            if decay is not None:
-                self.ema.update(decay)
         self.grad_scaler.update()
         if self.settings.skip_nonfinite:
             self._write_count("skipped_steps", self.guard.skipped)

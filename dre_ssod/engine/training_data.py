@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch.utils.data import DataLoader
@@ -13,6 +14,7 @@ from dre_ssod.data.splits.pools import Pools, build_pools
 from dre_ssod.errors import ConfigError
 from dre_ssod.methods import MeanTeacher, method_class
 from dre_ssod.structures import TrainingBatch
+from dre_ssod.workers import fitting
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +72,15 @@ def images_per_pass(cfg: CfgNode, world_size: int) -> tuple[int, int]:
     return part * labeled, part * unlabeled
 
 
+def mean_image_bytes(cfg: CfgNode) -> float:
+    """Bytes of a training image of 4 to 3, on average over the sizes that a config draws."""
+    sides = np.asarray(cfg.INPUT.MIN_SIZE_TRAIN, dtype=np.float64)
+    if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range":
+        sides = np.linspace(sides[0], sides[-1], 100)
+    short = np.minimum(sides, 0.75 * cfg.INPUT.MAX_SIZE_TRAIN)
+    return float((3 * short * short / 0.75).mean())
+
+
 def build_training_loader(
     cfg: CfgNode, pools: Pools, method: MeanTeacher, seed: int, start_iter: int
 ) -> DataLoader[TrainingBatch]:
@@ -83,6 +94,8 @@ def build_training_loader(
     micro_batches = cfg.SOLVER.ACCUMULATION_STEPS
     labeled, unlabeled = images_per_pass(cfg, comm.get_world_size())
     pools = method.prepare(pools)
+    # Two views of each unlabeled image.
+    batch_bytes = (labeled + 2 * unlabeled) * mean_image_bytes(cfg)
     return build_paired_loader(
         pools.labeled,
         pools.unlabeled,
@@ -96,6 +109,6 @@ def build_training_loader(
         ),
         seed=seed,
         start=start_iter * micro_batches,
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        num_workers=fitting(cfg.DATALOADER.NUM_WORKERS, batch_bytes, comm.get_local_size()),
         pin_memory=cfg.MODEL.DEVICE.startswith("cuda"),
     )

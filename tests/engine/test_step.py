@@ -10,6 +10,7 @@ import torch
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
+from dre_ssod.engine.metrics import StepTotals
 from dre_ssod.transfers import HostCopy
 from tests.engine.steps import (
     SAMPLE_ALL,
@@ -198,6 +199,39 @@ def test_autocast_is_in_force_for_student_and_teacher(dtype: torch.dtype | None)
     assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
     assert {g.dtype for g in gradients(trainer.model).values()} == {torch.float32}
     assert math.isfinite(found["total_loss"])
+
+
+def test_an_overflow_that_the_scaler_skips_moves_neither_student_nor_teacher() -> None:
+    trainer = make_trainer([batch(0), batch(1)], autocast_dtype=torch.float16)
+    parameter = trainer.model.roi_heads.box_predictor.cls_score.weight
+    handle = parameter.register_hook(lambda gradient: gradient * math.inf)
+    before = state(trainer.model), state(trainer.teacher)
+    scale = trainer.grad_scaler.get_scale()
+    run(trainer, [0])
+    assert trainer.grad_scaler.get_scale() == scale / 2
+    assert_equal(state(trainer.model), before[0])
+    assert_equal(state(trainer.teacher), before[1])
+    handle.remove()
+    trainer.grad_scaler.update(1.0)
+    run(trainer, [1])
+    assert any(not torch.equal(t, before[0][n]) for n, t in state(trainer.model).items())
+    assert any(not torch.equal(t, before[1][n]) for n, t in state(trainer.teacher).items())
+
+
+def test_a_gpu_has_all_its_work_before_the_figures_are_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainer = make_trainer([batch(0)])
+    before = state(trainer.model), state(trainer.teacher)
+    written = []
+
+    def write(*_: object) -> None:
+        written.append([state(trainer.model), state(trainer.teacher)])
+
+    monkeypatch.setattr(StepTotals, "write", write)
+    run(trainer)
+    for earlier, now in zip(before, *written, strict=True):
+        assert any(not torch.equal(tensor, now[name]) for name, tensor in earlier.items())
 
 
 def test_bfloat16_gives_nearly_the_losses_of_float32() -> None:

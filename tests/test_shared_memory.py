@@ -1,0 +1,69 @@
+"""Loading processes are as many as shared memory has room for."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from dre_ssod import workers
+from dre_ssod.engine.training_data import mean_image_bytes
+from dre_ssod.workers import fitting
+from tests.factories import tiny_cfg
+
+MEBI = 2.0**20
+
+
+@pytest.fixture
+def shared_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """64 MiB, as a container has."""
+    monkeypatch.setattr(workers, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=2**14, f_frsize=2**12))
+    return monkeypatch
+
+
+# 1.25 times the size, for two batches of each process and two more.
+@pytest.mark.parametrize(
+    ("asked", "batch", "sharers", "expected"),
+    [
+        (0, 1e9, 1, 0),
+        (4, 64 / 1.25 / 10, 1, 4),
+        (4, 64 / 1.25 / 9, 1, 3),
+        (4, 64 / 1.25 / 9, 2, 1),
+        (4, 20.0, 1, 0),
+        (4, 1e4, 1, 0),
+    ],
+)
+@pytest.mark.usefixtures("shared_memory")
+def test_no_more_processes_than_fit(
+    asked: int, batch: float, sharers: int, expected: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "dre_ssod"):
+        assert fitting(asked, batch * MEBI * (1 - 1e-9), sharers) == expected
+    assert len(caplog.records) == (expected < asked)
+    if expected < asked:
+        assert f"{asked} loading processes need" in caplog.text
+        assert f"using {expected}" in caplog.text
+        assert "DATALOADER.NUM_WORKERS" in caplog.text
+
+
+def test_a_system_without_it_gets_what_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(workers, "SHARED_MEMORY", tmp_path / "none")
+    assert fitting(8, 1e12) == 8
+
+
+def test_sizes_of_training_images() -> None:
+    cfg = tiny_cfg(**{"INPUT.MIN_SIZE_TRAIN": (300, 600), "INPUT.MAX_SIZE_TRAIN": 10_000})
+    cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING = "choice"
+    assert mean_image_bytes(cfg) == pytest.approx(3 * (300 * 400 + 600 * 800) / 2)
+    # The integral over all sizes between them.
+    cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING = "range"
+    assert mean_image_bytes(cfg) == pytest.approx(4 * (600**3 - 300**3) / 3 / 300, rel=1e-3)
+    # The long side has a limit.
+    cfg.INPUT.MAX_SIZE_TRAIN = 400
+    assert mean_image_bytes(cfg) == pytest.approx(3 * 300 * 400)
