@@ -37,7 +37,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--small", action="store_true", help="tiny models and images")
     parser.add_argument(
-        "--steps", default=",".join(NAMES), metavar="A,B", help=f"of {', '.join(NAMES)}"
+        "--steps",
+        default=",".join(NAMES),
+        metavar="A,B",
+        help=f"in this order; of {', '.join(NAMES)}",
     )
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="report; tables and traces go beside it"
@@ -62,7 +65,7 @@ def main(args: argparse.Namespace) -> int:
         os.environ["DETECTRON2_DATASETS"] = folder
         kept = None if args.json is None else args.json.parent
         setting = Setting(args.device, args.small, ROOT, Path(folder), kept)
-        run_steps([step for step in STEPS if step.name in chosen], setting, report)
+        run_steps([STEPS[NAMES.index(name)] for name in chosen], setting, report)
     print(report.summary(), flush=True)
     return int(not report.passed)
 

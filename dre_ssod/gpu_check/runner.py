@@ -7,6 +7,7 @@ that a step begins at once, with a GPU context of its own. What it found is kept
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import time
@@ -53,6 +54,8 @@ def run_steps(steps: Sequence[Step], setting: Setting, report: CheckReport) -> N
 def _run(step: Step, setting: Setting, sender: Connection) -> None:
     """The process of a step; all that it starts belongs to its group."""
     os.setpgrp()
+    # As in a program of its own, for the processes that load images.
+    multiprocessing.set_start_method(None, force=True)
     keep_freed_memory()
     try:
         for finding in step.run(setting):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from dre_ssod.gpu_check.runner import CPU_PATIENCE, run_steps
 
 def ends_well(setting: Setting) -> Iterator[Finding]:
     yield Fact("device", setting.device)
+    yield Fact("starts processes by", multiprocessing.get_start_method())
     yield Row("time", 2.0, "s", (1.0, 3.0))
     yield Goal("ratio", 1.0, 1.0)
 
@@ -80,7 +82,8 @@ def test_each_step_says_how_it_ended(report: CheckReport) -> None:
 def test_what_was_found_is_kept_and_saved(report: CheckReport) -> None:
     assert report._path is not None
     saved = {step["name"]: step for step in json.loads(report._path.read_text())["steps"]}
-    assert saved["ends_well"]["facts"] == {"device": "cpu"}
+    method = multiprocessing.get_start_method()
+    assert saved["ends_well"]["facts"] == {"device": "cpu", "starts processes by": method}
     assert saved["ends_well"]["rows"][0]["quartiles"] == [1.0, 3.0]
     assert saved["ends_well"]["goals"][0]["bound"] == 1.0
     for name in ("raises", "dies"):
