@@ -14,7 +14,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dre_ssod.engine.step import SemiSupervisedTrainer as Step
+from dre_ssod.engine.step import SemiSupervisedStep as Step
 from dre_ssod.engine.training_data import build_training_loader
 from dre_ssod.methods import MeanTeacher
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN

@@ -17,7 +17,7 @@ from dre_ssod.benchmark.report import Goal, Report, Row
 from dre_ssod.benchmark.synchronizations import count_synchronizations
 from dre_ssod.benchmark.thresholds import threshold_for
 from dre_ssod.benchmark.timing import add, interleave, machine, ratio
-from dre_ssod.engine.step import SemiSupervisedTrainer
+from dre_ssod.engine.step import SemiSupervisedStep
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.errors import ConfigError
 from dre_ssod.methods import Clock, build_method, method_class, threshold_key
@@ -61,7 +61,7 @@ class StepParts:
             cfg.OUTPUT_DIR = folder
             trainer = SSODTrainer(cfg)
         self.trainer = trainer
-        self.step: SemiSupervisedTrainer = trainer._trainer
+        self.step: SemiSupervisedStep = trainer._trainer
         # The same work, but every round finds the same weights; random ones would soon diverge at
         # the config's rate.
         for group in self.step.optimizer.param_groups:

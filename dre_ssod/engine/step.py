@@ -34,7 +34,7 @@ from dre_ssod.modeling.student_batch import StudentBatch
 from dre_ssod.structures import Mean, StudentLosses, TrainingBatch
 
 
-class SemiSupervisedTrainer(SimpleTrainer):
+class SemiSupervisedStep(SimpleTrainer):
     """Detectron2's step for a student that learns from labels and from its teacher."""
 
     def __init__(

@@ -29,7 +29,7 @@ from dre_ssod.engine.hooks.panels import panel_hook
 from dre_ssod.engine.hooks.watch import PseudoLabelWatch
 from dre_ssod.engine.hooks.writers import FigurePrinter, MetricsFile, ResumingWriter
 from dre_ssod.engine.precision import announce, name_of
-from dre_ssod.engine.step import SemiSupervisedTrainer
+from dre_ssod.engine.step import SemiSupervisedStep
 from dre_ssod.engine.step_settings import step_settings
 from dre_ssod.engine.training_data import build_training_loader, load_pools
 from dre_ssod.errors import CheckpointError
@@ -83,7 +83,7 @@ class SSODTrainer(DefaultTrainer):
         model = _wrap(student)
         # After wrapping: DDP has given every process the weights of the first.
         teacher = copy.deepcopy(student)
-        self._trainer = SemiSupervisedTrainer(
+        self._trainer = SemiSupervisedStep(
             *(model, teacher, self.method, (), optimizer),
             settings=step_settings(cfg, self._seed, student.device),
         )

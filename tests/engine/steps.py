@@ -10,7 +10,7 @@ import torch
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from dre_ssod.engine.step import SemiSupervisedTrainer, StepSettings
+from dre_ssod.engine.step import SemiSupervisedStep, StepSettings
 from dre_ssod.methods.dre import DRE
 from dre_ssod.structures import TrainingBatch
 from tests.engine.models import opinionated
@@ -48,7 +48,7 @@ def make_trainer(
     lr: float = 0.01,
     overrides: dict[str, Any] | None = None,
     **settings: Any,
-) -> SemiSupervisedTrainer:
+) -> SemiSupervisedStep:
     """A trainer whose teacher finds something on the images and whose student is another model.
 
     Args:
@@ -60,12 +60,12 @@ def make_trainer(
     student = tiny_model(cfg, seed=1, spread=1.0)
     teacher = opinionated(tiny_model(cfg, seed=2, spread=5.0))
     optimizer = torch.optim.SGD(student.parameters(), lr=lr, momentum=0.9)
-    return SemiSupervisedTrainer(
+    return SemiSupervisedStep(
         student, teacher, DRE(of_method), batches, optimizer, replace(SETTINGS, **settings)
     )
 
 
-def run(trainer: SemiSupervisedTrainer, iterations: Sequence[int] = (0,)) -> dict[str, float]:
+def run(trainer: SemiSupervisedStep, iterations: Sequence[int] = (0,)) -> dict[str, float]:
     """Run steps and return what the last one wrote."""
     with EventStorage(0) as storage:
         for trainer.iter in iterations:

@@ -17,7 +17,7 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from dre_ssod.engine.setup import complete
-from dre_ssod.engine.step import SemiSupervisedTrainer, StepSettings
+from dre_ssod.engine.step import SemiSupervisedStep, StepSettings
 from dre_ssod.engine.trainer import SSODTrainer, _wrap
 from dre_ssod.methods.dre import DRE
 from dre_ssod.structures import TrainingBatch
@@ -56,7 +56,7 @@ def union(barren: bool) -> TrainingBatch:
     )
 
 
-def make_trainer(model: nn.Module, teacher: Any, batches: Any = ()) -> SemiSupervisedTrainer:
+def make_trainer(model: nn.Module, teacher: Any, batches: Any = ()) -> SemiSupervisedStep:
     settings = StepSettings(
         burn_in_iters=0,
         max_iter=100,
@@ -68,7 +68,7 @@ def make_trainer(model: nn.Module, teacher: Any, batches: Any = ()) -> SemiSuper
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
     method = DRE(DRE.Settings(score_threshold=0.3, unsup_loss_weight=BETA, ema_decay=0.9))
-    return SemiSupervisedTrainer(model, teacher, method, batches, optimizer, settings)
+    return SemiSupervisedStep(model, teacher, method, batches, optimizer, settings)
 
 
 def one_pass(weights: dict[str, Any], batch: TrainingBatch) -> dict[str, dict[str, Tensor]]:

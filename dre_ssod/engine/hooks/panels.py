@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-from dre_ssod.engine.step import SemiSupervisedTrainer
+from dre_ssod.engine.step import SemiSupervisedStep
 from dre_ssod.inspection.inspect import inspect
 from dre_ssod.inspection.panels import draw_inspection, write_picture
 from dre_ssod.methods import method_class
@@ -28,7 +28,7 @@ class PanelHook(HookBase):
     def __init__(
         self,
         period: int,
-        step: SemiSupervisedTrainer,
+        step: SemiSupervisedStep,
         student: SemiSupervisedRCNN,
         output_dir: str,
         class_names: Sequence[str],
@@ -74,7 +74,7 @@ class PanelHook(HookBase):
 
 def panel_hook(
     cfg: CfgNode,
-    step: SemiSupervisedTrainer,
+    step: SemiSupervisedStep,
     student: SemiSupervisedRCNN,
     class_names: Sequence[str],
 ) -> PanelHook | None:
