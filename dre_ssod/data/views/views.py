@@ -140,21 +140,24 @@ def make_pair(
 def _draw(image: Image, recipe: ViewRecipe, rng: np.random.Generator) -> tuple[Image, Matrix]:
     """One view as an (H, W, 3) array, and its (3, 3) matrix."""
     matrix, (height, width) = _draw_flip_and_size(image, recipe, rng)
-    steps = ["photometric"] * recipe.photometric + ["geometric"] * (recipe.geometric is not None)
-    placed: Image | None = None
-    for step in rng.permutation(steps):
-        if step == "photometric":
-            placed = flip_and_resize(image, matrix, height, width) if placed is None else placed
-            placed = random_photometric(placed, recipe.image_format, rng)
-        elif recipe.geometric is not None:
-            distortion = random_distortion(width, height, recipe.geometric, rng)
-            if placed is None:
-                placed = _flip_resize_and_warp(image, matrix, distortion, (height, width), recipe)
-            else:
-                placed = warp(placed, distortion, recipe.fill)
-            matrix = distortion @ matrix
-    if placed is None:
+    geometric = recipe.geometric
+    steps = ["photometric"] * recipe.photometric + ["geometric"] * (geometric is not None)
+    order = rng.permutation(steps).tolist()
+    if geometric is not None and order[0] == "geometric":
+        # Nothing stands between the resize and the distortion: one warp may do both.
+        order.pop(0)
+        distortion = random_distortion(width, height, geometric, rng)
+        placed = _flip_resize_and_warp(image, matrix, distortion, (height, width), recipe)
+        matrix = distortion @ matrix
+    else:
         placed = flip_and_resize(image, matrix, height, width)
+    for step in order:
+        if step == "photometric":
+            placed = random_photometric(placed, recipe.image_format, rng)
+        elif geometric is not None:
+            distortion = random_distortion(width, height, geometric, rng)
+            placed = warp(placed, distortion, recipe.fill)
+            matrix = distortion @ matrix
     if recipe.erase is not None:
         erase_patches(placed, recipe.erase, recipe.fill, rng)
     return placed, matrix
