@@ -77,7 +77,7 @@ def open_whole_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming_failures(path: Path) -> Iterator[None]:
-    """Names the file that the block writes where the system does not.
+    """Names the file or folder that the block writes to where the system names no other.
 
     Raises:
         FileError: in place of an OSError.
@@ -85,6 +85,8 @@ def naming_failures(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.filename not in (None, str(path)):
+            raise
         raise FileError(_describe(path, error)) from error
 
 

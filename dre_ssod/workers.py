@@ -76,7 +76,7 @@ def init_checking() -> None:
 
 
 def _init_loading(worker_id: int) -> None:
-    _init((signal.SIGINT, signal.SIGUSR1, signal.SIGTERM))
+    _init((signal.SIGINT, signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP))
 
 
 def _init(ignored: Iterable[signal.Signals]) -> None:

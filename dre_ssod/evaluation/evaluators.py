@@ -21,6 +21,7 @@ from dre_ssod.data.sources.truth import load_difficult, load_truth
 from dre_ssod.data.sources.voc import is_voc
 from dre_ssod.evaluation.coco import BoxEvaluator
 from dre_ssod.evaluation.voc import VOCEvaluator
+from dre_ssod.files import naming_failures
 from dre_ssod.workers import tend
 
 HEADLINE = "bbox"
@@ -72,7 +73,7 @@ def build_evaluator(
             else VOCEvaluator(key, records, classes, key == "voc07_bbox")
             for key in protocols
         ]
-    return _NamedEvaluators(dataset_name, evaluators)
+    return _NamedEvaluators(dataset_name, Path(output_dir), evaluators)
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> Any:
@@ -135,12 +136,15 @@ class _Test(DefaultTrainer):
 class _NamedEvaluators(DatasetEvaluators):
     """Says with every result by which protocol it came about."""
 
-    def __init__(self, dataset_name: str, evaluators: list[Any]) -> None:
+    def __init__(self, dataset_name: str, folder: Path, evaluators: list[Any]) -> None:
         super().__init__(evaluators)
+        self._folder = folder
         self._dataset_name = dataset_name
 
     def evaluate(self) -> dict[str, Any]:
-        results: dict[str, Any] = super().evaluate()
+        # Detectron2 writes its detections by itself.
+        with naming_failures(self._folder):
+            results: dict[str, Any] = super().evaluate()
         for key, figures in results.items():
             line = ", ".join(f"{n} {v:.2f}" for n, v in figures.items() if "-" not in n)
             logger.info("%s, %s (%s): %s", self._dataset_name, key, PROTOCOLS[key], line)

@@ -6,9 +6,11 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from dre_ssod.errors import ConfigError
-from dre_ssod.launch.signals import SIGNALS, exit_code
+from dre_ssod.launch.signals import exit_code, wanted_signals
 
 TORCHRUN_VARIABLES = (
     "RANK",
@@ -34,6 +36,17 @@ TORCHRUN_VARIABLES = (
     "LOCAL_WORLD_SIZE",
     "MASTER_ADDR",
     "MASTER_PORT",
+)
+
+ADVICE_FOR_KILLED = (
+    "Where nobody killed it, the system did, most often for lack of memory: its log (dmesg, or the "
+    "scheduler's) says so, and fewer DATALOADER.NUM_WORKERS or a smaller SOLVER.IMS_PER_BATCH need "
+    "less. Continue with --resume."
+)
+_LOST = re.compile(
+    r"Connection (closed|reset) by peer|NCCL.*(remote process|aborted|unhandled system error)"
+    r"|gloo.*(closed|reset|[Tt]imed out|refused)",
+    re.DOTALL,
 )
 
 logger = logging.getLogger(__name__)
@@ -92,9 +105,24 @@ def launch(
             start_processes(_run_apart, (group, main, args), nprocs=num_gpus, daemon=False)
     except ProcessExitedException as error:
         # Negative where a signal ended the process.
-        code = exit_code(-error.exit_code) if error.exit_code < 0 else error.exit_code
-        logger.error("%s", error)
-        sys.exit(code)
+        if error.exit_code >= 0:
+            logger.error("%s", error)
+            sys.exit(error.exit_code)
+        name = signal.Signals(-error.exit_code).name
+        text = (
+            f"error: process {error.error_index} of the run was ended by {name}, and the others "
+            f"with it. {ADVICE_FOR_KILLED}"
+        )
+        print("\n".join(textwrap.wrap(text, 100)), file=sys.stderr, flush=True)
+        sys.exit(exit_code(-error.exit_code))
+
+
+def is_lost_process(error: BaseException | None) -> bool:
+    """Whether a process failed because another one of its run had ended."""
+    # Gloo's errors have no type of their own.
+    return isinstance(error, RuntimeError) and (
+        isinstance(error, dist.DistNetworkError) or _LOST.search(str(error)) is not None
+    )
 
 
 def join_process_group(backend: str, timeout: timedelta) -> None:
@@ -178,7 +206,7 @@ def passing_signals_on() -> Iterator[None]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child.pid, number)
 
-    before = {number: signal.signal(number, pass_on) for number in SIGNALS}
+    before = {number: signal.signal(number, pass_on) for number in wanted_signals()}
     try:
         yield
     finally:

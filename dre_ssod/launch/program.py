@@ -9,6 +9,7 @@ import re
 import socket
 import sys
 import textwrap
+import time
 import traceback
 from collections.abc import Callable
 from multiprocessing import get_context
@@ -20,10 +21,13 @@ import torch
 from dre_ssod.allocator import keep_freed_memory
 from dre_ssod.config.reading import read_config
 from dre_ssod.errors import ConfigError, UserError
-from dre_ssod.launch.processes import is_torchrun, launch
+from dre_ssod.launch.processes import ADVICE_FOR_KILLED, is_lost_process, is_torchrun, launch
+from dre_ssod.launch.streams import PIPE_CODE, losing_output_quietly, reader_is_gone
 
 USER_ERROR_CODE = 2
 """Exit code of a program that its user's input stopped; argparse ends with the same."""
+PATIENCE = 10.0
+"""Seconds that a process waits for its end after another one of its run has died."""
 TRACEBACK_VARIABLE = "DRE_SSOD_TRACEBACK"
 """Environment variable: 1 prints the traceback of user errors, too."""
 
@@ -43,12 +47,17 @@ def run_program(main: Callable[..., int | None], *arguments: Any) -> int:
         program are raised as they are.
     """
     keep_freed_memory()
-    try:
-        with _TrainingTracebacks():
-            return main(*arguments) or 0
-    except _EXPECTED as error:
-        report(error)
-        return USER_ERROR_CODE
+    with losing_output_quietly():
+        try:
+            with _TrainingTracebacks():
+                return main(*arguments) or 0
+        except Exception as error:
+            if not _is_expected(error):
+                raise
+            if isinstance(error, BrokenPipeError) and reader_is_gone():
+                return PIPE_CODE
+            report(error)
+            return USER_ERROR_CODE
 
 
 def launch_processes(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
@@ -93,15 +102,26 @@ def _run_process(
     ``SystemExit`` leaves through ``torch.multiprocessing`` without a traceback.
     """
     keep_freed_memory()
-    try:
-        with _TrainingTracebacks():
-            main(args)
-    except _EXPECTED as error:
-        with reported.get_lock():
-            if not reported.value:
-                reported.value = 1
-                report(error)
-        sys.exit(USER_ERROR_CODE)
+    with losing_output_quietly():
+        try:
+            with _TrainingTracebacks():
+                main(args)
+        except Exception as error:
+            if not _is_expected(error):
+                raise
+            if is_lost_process(error):
+                # The process that started this one knows which one died, and of what, and ends
+                # this one; not so where it died on another machine.
+                time.sleep(PATIENCE)
+            with reported.get_lock():
+                if not reported.value:
+                    reported.value = 1
+                    report(error)
+            sys.exit(USER_ERROR_CODE)
+
+
+def _is_expected(error: BaseException) -> bool:
+    return isinstance(error, _EXPECTED) or is_lost_process(error)
 
 
 def report(error: BaseException) -> None:
@@ -122,6 +142,11 @@ def report(error: BaseException) -> None:
 
 def describe(error: BaseException) -> str:
     """What happened and what to do."""
+    if is_lost_process(error):
+        return (
+            "another process of this run has ended, and this one cannot continue without it. What "
+            f"it printed says why; if it printed nothing, it was killed. {ADVICE_FOR_KILLED}"
+        )
     if isinstance(error, torch.OutOfMemoryError):
         return (
             f"out of GPU memory: {str(error).splitlines()[0]} Raise SOLVER.ACCUMULATION_STEPS "
@@ -220,7 +245,7 @@ class _TrainingTracebacks:
 
     @staticmethod
     def _shorten(record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(record.exc_info[1], _EXPECTED):
+        if record.exc_info and record.exc_info[1] and _is_expected(record.exc_info[1]):
             record.msg, record.args = "Training stopped: %s", (record.exc_info[1],)
             record.exc_info = None
         return True

@@ -1,8 +1,8 @@
 """What a run does when a signal asks it to stop or to save.
 
-SIGTERM and SIGINT (Ctrl-C) save a checkpoint and end the run, SIGUSR1 saves and lets it continue. A
-signal is noted when it comes and acted upon at the end of a step, in which all processes have
-learned of it by the exchange of losses that the step makes anyway.
+SIGTERM, SIGINT (Ctrl-C) and SIGHUP (the terminal is gone) save a checkpoint and end the run,
+SIGUSR1 saves and lets it continue. A signal is noted when it comes and acted upon at the end of a
+step, in which all processes have learned of it by the exchange of losses that it makes anyway.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +22,12 @@ logger = logging.getLogger(__name__)
 def exit_code(signal_number: int) -> int:
     """The exit code of a run that a signal ended: 143 for SIGTERM, 130 for SIGINT."""
     return 128 + signal_number
+
+
+def wanted_signals() -> list[signal.Signals]:
+    """The signals that a run acts upon; without SIGHUP where ``nohup`` has it ignored."""
+    is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in SIGNALS if not (number == signal.SIGHUP and is_ignored)]
 
 
 class SignalRequests:
@@ -40,7 +46,7 @@ class SignalRequests:
             logger.warning("Training runs outside the main thread: signals will not save it.")
             yield
             return
-        before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        before = {number: signal.signal(number, self._note) for number in wanted_signals()}
         try:
             yield
         finally:

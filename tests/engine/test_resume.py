@@ -72,7 +72,9 @@ def test_three_kills_leave_no_trace(
     assert not differences(end_state(folder), reference.state())
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
 def test_a_run_that_is_told_to_stop_goes_on_from_there(
     data: TinyDataset, reference: Reference, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:

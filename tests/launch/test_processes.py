@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from detectron2.utils import comm
 
 from dre_ssod.launch import processes
 from dre_ssod.launch.processes import launch
+from dre_ssod.launch.program import launch_processes, run_program
 
 
 def _report(folder: str) -> None:
@@ -48,3 +52,55 @@ def test_only_processes_on_gpus_take_one_each_and_nccl(
     monkeypatch.setattr(comm, "synchronize", lambda: None)
     processes._Group("tcp://127.0.0.1:1", 2, 1, 0, on_gpus).join(1)
     assert calls == ([1, "nccl"] if on_gpus else ["gloo"])
+
+
+def _lose(folder: str) -> None:
+    """One process is killed, the other waits for it."""
+    if comm.get_rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    dist.all_reduce(torch.zeros(1))
+
+
+def _lose_as_a_run(args: argparse.Namespace) -> None:
+    _lose("")
+
+
+def test_a_killed_process_is_named_with_advice_and_no_traceback(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    args = argparse.Namespace(
+        num_gpus=2, num_machines=1, machine_rank=0, dist_url="auto", config_file="", opts=[]
+    )
+    args.opts = ["MODEL.DEVICE", "cpu"]
+    with pytest.raises(SystemExit) as ended:
+        launch_processes(_lose_as_a_run, args)
+    assert ended.value.code == 137
+    printed = capfd.readouterr()
+    assert "Traceback" not in printed.err + printed.out
+    message = " ".join(printed.err.split())
+    assert "error: process 1 of the run was ended by SIGKILL" in message
+    assert "lack of memory" in message
+    assert "--resume" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        ("[../gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.1.1]:38", True),
+        ("[/pytorch/gloo/transport/tcp/pair.cc:144] read: Connection reset by peer", True),
+        ("NCCL error: remote process exited or there was a network error", True),
+        ("shape '[2]' is invalid for input of size 3", False),
+    ],
+)
+def test_the_end_of_another_process_is_told_from_a_mistake(
+    text: str, lost: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main() -> None:
+        raise RuntimeError(text)
+
+    if not lost:
+        with pytest.raises(RuntimeError):
+            run_program(main)
+        return
+    assert run_program(main) == 2
+    assert "another process of this run has ended" in " ".join(capsys.readouterr().err.split())

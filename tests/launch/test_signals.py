@@ -5,9 +5,10 @@ import threading
 
 import pytest
 
+from dre_ssod.launch.processes import passing_signals_on
 from dre_ssod.launch.signals import SIGNALS, SignalRequests, exit_code
 
-NONE = (False, False, False)
+NONE = (False, False, False, False)
 
 
 def test_exit_codes_are_those_of_a_shell() -> None:
@@ -25,6 +26,18 @@ def test_a_signal_is_noted_and_handlers_come_back(number: signal.Signals) -> Non
     assert [signal.getsignal(n) for n in SIGNALS] == before
 
 
+def test_nohup_stays_in_force() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        requests = SignalRequests()
+        with requests.caught(), passing_signals_on():
+            signal.raise_signal(signal.SIGHUP)
+            assert requests.pending() == NONE
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_second_ctrl_c_is_left_to_the_system() -> None:
     requests = SignalRequests()
     with requests.caught():
@@ -37,7 +50,7 @@ def test_what_another_process_received_is_agreed_upon() -> None:
     requests.agree(NONE)
     assert (requests.save, requests.stop) == (False, None)
     # One of several processes.
-    requests.agree((1, 0, 0))
+    requests.agree((1, 0, 0, 0))
     assert requests.stop == signal.SIGTERM
     with pytest.raises(SystemExit) as stopped:
         requests.exit_if_stopped()

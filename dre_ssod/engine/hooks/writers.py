@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import IO, Any
 
@@ -11,7 +12,8 @@ from detectron2.engine.hooks import PeriodicWriter
 from detectron2.utils.events import EventWriter, JSONWriter, get_event_storage
 
 from dre_ssod.engine.metrics import PREFIX
-from dre_ssod.files import set_aside
+from dre_ssod.errors import FileError
+from dre_ssod.files import naming_failures, set_aside
 
 WINDOW = 20
 """Iterations over which figures are smoothed, as by Detectron2."""
@@ -45,9 +47,27 @@ class MetricsFile(JSONWriter):
         super().__init__(str(path), window_size=WINDOW)
         self._path = path
 
+    def write(self) -> None:
+        """Append a line of the newest figures.
+
+        Raises:
+            FileError: if it cannot be written.
+        """
+        with naming_failures(self._path):
+            super().write()
+
+    def close(self) -> None:
+        """
+        Raises:
+            FileError: if a line before could not be written, and still cannot.
+        """
+        with naming_failures(self._path):
+            super().close()
+
     def state_dict(self) -> dict[str, int]:
         """The last iteration and the size in bytes that have been written."""
-        self._file_handle.flush()
+        with naming_failures(self._path):
+            self._file_handle.flush()
         return {"last_write": self._last_write, "bytes": self._path.stat().st_size}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -99,6 +119,17 @@ class ResumingWriter(PeriodicWriter):
                 )
         for file, state in zip(self._files, self._loaded["files"], strict=False):
             file.load_state_dict(state)
+
+    def after_train(self) -> None:
+        """Write and close all; what fails now does not hide what has ended the run."""
+        is_failing = sys.exc_info()[1] is not None
+        for writer in self._writers:
+            try:
+                writer.write()
+                writer.close()
+            except (OSError, FileError):
+                if not is_failing:
+                    raise
 
     def state_dict(self) -> dict[str, Any]:
         storage = getattr(self.trainer, "storage", None)

@@ -1,0 +1,81 @@
+"""What becomes of a program's output where nobody takes it: a full disk, a reader that left."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+PIPE_CODE = 128 + signal.SIGPIPE
+"""Exit code of a program that printed to a pipe whose reader had left, as of any other."""
+
+
+@contextlib.contextmanager
+def losing_output_quietly() -> Iterator[None]:
+    """While entered, log records that their stream cannot take are lost without a word.
+
+    Else ``logging`` prints a traceback for each, and TensorBoard's thread one of its own, which
+    bury what the program has to say itself: that the disk is full. At the end, streams with records
+    that they could not write are closed, and nothing tries again at the exit of the interpreter.
+    """
+    handle_error, end_thread = logging.Handler.handleError, threading.excepthook
+
+    def handle(handler: logging.Handler, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            handle_error(handler, record)
+
+    def end(args: threading.ExceptHookArgs) -> None:
+        # Who reads the thread's results meets the error there.
+        if getattr(args.exc_value, "errno", None) not in _NO_SPACE:
+            end_thread(args)
+
+    logging.Handler.handleError = handle  # type: ignore[assignment,method-assign]
+    threading.excepthook = end
+    try:
+        yield
+    finally:
+        threading.excepthook = end_thread
+        logging.Handler.handleError = handle_error  # type: ignore[method-assign]
+        _give_up_what_is_lost()
+
+
+def reader_is_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads any more."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+    except (OSError, ValueError):
+        return False
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _give_up_what_is_lost() -> None:
+    loggers = [logging.getLogger(), *map(logging.getLogger, logging.root.manager.loggerDict)]
+    streams = {
+        id(stream): stream
+        for logger in loggers
+        for handler in logger.handlers
+        if (stream := getattr(handler, "stream", None)) not in (None, sys.stdout, sys.stderr)
+    }
+    for stream in streams.values():
+        try:
+            stream.flush()
+        except OSError:
+            with contextlib.suppress(OSError):
+                stream.close()
+        except ValueError:
+            # It was closed before.
+            continue
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # What is left in the buffer goes where it disturbs nobody.
+        with open(os.devnull, "wb") as nowhere, contextlib.suppress(OSError, ValueError):
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())

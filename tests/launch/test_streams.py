@@ -1,0 +1,104 @@
+"""Output that nobody takes: a full disk, a reader that left."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dre_ssod.errors import FileError
+from dre_ssod.files import naming_failures
+from dre_ssod.launch.program import run_program
+from tests import ROOT
+
+FULL = Path("/dev/full")
+"""Every write fails as on a full disk."""
+
+
+@pytest.fixture
+def full_log() -> Iterator[logging.Logger]:
+    logger = logging.getLogger("dre_ssod.test_streams")
+    handler = logging.StreamHandler(FULL.open("w", buffering=1, encoding="utf-8"))
+    logger.addHandler(handler)
+    yield logger
+    logger.removeHandler(handler)
+
+
+def test_a_full_disk_leaves_one_paragraph_though_the_log_is_on_it(
+    full_log: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main() -> None:
+        full_log.error("lost")
+        with naming_failures(Path("metrics.json")), FULL.open("w") as file:
+            file.write("line")
+
+    assert run_program(main) == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert message.startswith("error: metrics.json cannot be written: No space left on device")
+    assert "Traceback" not in message
+    # Nothing is tried again at the interpreter's exit.
+    assert full_log.handlers[0].stream.closed  # type: ignore[attr-defined]
+
+
+def test_a_thread_that_writes_to_a_full_disk_says_nothing_and_others_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(error: Exception) -> None:
+        raise error
+
+    def main(error: Exception) -> None:
+        thread = threading.Thread(target=fail, args=(error,))
+        thread.start()
+        thread.join()
+
+    heard: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: heard.append(args.exc_value))
+    bug = KeyError("a bug")
+    run_program(main, OSError(errno.ENOSPC, "full"))
+    run_program(main, bug)
+    assert heard == [bug]
+
+
+def test_what_another_file_could_not_do_keeps_its_name() -> None:
+    with pytest.raises(FileNotFoundError, match="gone"), naming_failures(Path("metrics.json")):
+        Path("gone").read_text()
+    with (
+        pytest.raises(FileError, match=r"metrics\.json cannot"),
+        naming_failures(Path("metrics.json")),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+PRINTING = """
+import logging, sys
+from dre_ssod.launch.program import run_program
+def main(how):
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO, force=True)
+    for number in range(100_000):
+        logging.info("line %d", number) if how == "log" else print("line", number)
+sys.exit(run_program(main, sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(("how", "code"), [("print", 141), ("log", 0)])
+def test_a_reader_that_leaves_is_no_error(how: str, code: int) -> None:
+    """As in ``... | head -1``: what only logs continues, what has nobody to tell ends."""
+    command = [sys.executable, "-c", PRINTING, how]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    ) as program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        assert b"line 0" in program.stdout.readline()
+        program.stdout.close()
+        complaints = program.stderr.read()
+    assert b"Error" not in complaints
+    assert b"Traceback" not in complaints
+    assert program.returncode == code
