@@ -23,8 +23,8 @@ from detectron2.structures.boxes import matched_pairwise_iou
 from torch import Tensor
 
 from dre_ssod.config.values import Number
-from dre_ssod.data.records import objects_of
 from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher
+from dre_ssod.methods.parts.labeled_classes import boxes_per_image
 from dre_ssod.methods.parts.per_label import mean_per_label
 from dre_ssod.methods.parts.score_ranks import ScoreRanks, count_scores
 from dre_ssod.methods.settings import setting
@@ -95,11 +95,7 @@ class LabelMatch(MeanTeacher):
 
     def study(self, labeled: Sequence[dict[str, Any]], num_classes: int) -> None:
         """Count b_c, the boxes of each class per labeled image; at least one in all of them."""
-        boxes = torch.zeros(num_classes)
-        for record in labeled:
-            for item in objects_of(record):
-                boxes[item["category_id"]] += 1.0
-        self._boxes_per_image = boxes.clamp(min=1.0) / len(labeled)
+        self._boxes_per_image = boxes_per_image(labeled, num_classes)
         self._ranks = ScoreRanks(num_classes, self.settings.window)
 
     def thresholds(self, num_classes: int) -> tuple[Tensor, Tensor]:

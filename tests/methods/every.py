@@ -90,6 +90,7 @@ EXPECTED: dict[str, Expected] = {
         certain={"SSOD.ROBUST_TEACHER.PASTE": 0.0, "SSOD.ROBUST_TEACHER.JITTER_COPIES": 0},
     ),
     "LabelMatch": Expected(),
+    "RPLLike": Expected(overrides={"SSOD.RPL_LIKE.SCORE_THRESHOLD": 0.2}),
     "MixPL": Expected(
         overrides={"SSOD.MIXPL.SCORE_THRESHOLD": 0.2},
         certain={"SSOD.MIXPL.ERASE_COUNT": (0, 0)},
