@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from dre_ssod.data.loader import BatchPlan, build_paired_loader
 from dre_ssod.data.splits.pools import Pools, build_pools
-from dre_ssod.errors import ConfigError
+from dre_ssod.errors import ConfigError, printable
 from dre_ssod.methods import MeanTeacher, method_class
 from dre_ssod.structures import TrainingBatch
 from dre_ssod.workers import fitting
@@ -41,7 +41,7 @@ def load_pools(cfg: CfgNode) -> Pools:
         "%d labeled and %d unlabeled images; classes: %s",
         len(pools.labeled),
         len(pools.unlabeled) if uses_unlabeled else 0,
-        ", ".join(pools.classes),
+        printable(", ".join(pools.classes)),
     )
     return pools
 

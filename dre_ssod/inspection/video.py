@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from dre_ssod.errors import UserError
+from dre_ssod.files import PARTIAL
 from dre_ssod.inspection.canvas import RGBImage
 
 CODEC = "mp4v"
@@ -59,10 +60,15 @@ class VideoReader:
 
 
 class VideoWriter:
-    """Writes frames of one size to an MP4 file; a context manager."""
+    """Writes frames of one size to an MP4 file; a context manager.
+
+    The file is there once all of it is written.
+    """
 
     def __init__(self, path: Path, fps: float) -> None:
         self._path = path
+        # The extension says the format.
+        self._partial = path.with_name(f".{path.stem}{PARTIAL}{path.suffix}")
         self._fps = fps
         self._writer: Any = None
 
@@ -77,6 +83,9 @@ class VideoWriter:
     ) -> None:
         if self._writer is not None:
             self._writer.release()
+            if error is None:
+                self._partial.replace(self._path)
+            self._partial.unlink(missing_ok=True)
 
     def write(self, frame: RGBImage) -> None:
         """Append a frame (H, W, 3), RGB; the first one sets the size of the video.
@@ -88,7 +97,7 @@ class VideoWriter:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             size = (frame.shape[1], frame.shape[0])
             codec = cv2.VideoWriter.fourcc(*CODEC)
-            self._writer = cv2.VideoWriter(str(self._path), codec, self._fps, size)
+            self._writer = cv2.VideoWriter(str(self._partial), codec, self._fps, size)
             if not self._writer.isOpened():
                 raise OSError(f"could not write the video {self._path}")
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))

@@ -20,7 +20,7 @@ import torch
 
 from dre_ssod.allocator import keep_freed_memory
 from dre_ssod.config.reading import read_config
-from dre_ssod.errors import ConfigError, UserError
+from dre_ssod.errors import ConfigError, UserError, printable
 from dre_ssod.launch.processes import ADVICE_FOR_KILLED, is_lost_process, is_torchrun, launch
 from dre_ssod.launch.streams import PIPE_CODE, losing_output_quietly, reader_is_gone
 
@@ -135,7 +135,8 @@ def report(error: BaseException) -> None:
             handler.handle(record)
     if os.environ.get(TRACEBACK_VARIABLE) == "1":
         traceback.print_exception(error)
-    text = f"error: {describe(error)}"
+    # Names out of files may steer a terminal.
+    text = printable(f"error: {describe(error)}")
     lines = textwrap.wrap(text, 100, break_long_words=False, break_on_hyphens=False)
     print("\n".join(lines), file=sys.stderr, flush=True)
 

@@ -106,7 +106,7 @@ def read_series(path: Path) -> dict[str, Series]:
         try:
             line = json.loads(text)
             iteration = int(line["iteration"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             if number == len(lines):
                 continue
             raise RunError(f"{path}: line {number} is no line of metrics: {text:.80}") from error

@@ -7,6 +7,7 @@ those of ``--eval-only``. Evaluations are added, never replaced. Those during tr
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from detectron2.utils import comm
 from tabulate import tabulate
 
 from dre_ssod.checkpoints.folder import read_tensors
+from dre_ssod.errors import printable
 from dre_ssod.evaluation.evaluators import PROTOCOLS
 from dre_ssod.files import write_text
 from dre_ssod.runs.record import append_entry, now, one_at_a_time
@@ -147,5 +149,9 @@ def _number(value: float | None) -> str:
 
 
 def _table(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    # Class names come from files of others: as text, not as HTML or a terminal's orders.
+    escaped = [
+        [html.escape(printable(cell), quote=False).replace("|", "\\|") for cell in row]
+        for row in rows
+    ]
     return str(tabulate(escaped, headers, tablefmt="pipe", disable_numparse=True))

@@ -18,7 +18,7 @@ from dre_ssod.data.sources.voc import is_voc
 from dre_ssod.data.splits.pools import Pools
 from dre_ssod.data.splits.split import hash_ids
 from dre_ssod.data.usable import why_no_boxes
-from dre_ssod.errors import ConfigError, SourceError
+from dre_ssod.errors import ConfigError, SourceError, printable
 from dre_ssod.evaluation.coco import COCO_DETECTIONS
 from dre_ssod.methods import method_class
 from dre_ssod.runs.contents import SetContent, by_role, check_agreement
@@ -154,7 +154,7 @@ def format_table(rows: Sequence[DatasetRow]) -> str:
     lines = [
         (
             row.role,
-            row.name,
+            printable(row.name),
             row.images,
             "-" if row.boxes is None else row.boxes,
             "-" if row.boxes is None else f"{row.boxes / row.images:.2f}",

@@ -47,3 +47,18 @@ def test_without_frames_nothing_is_written(tmp_path: Path) -> None:
     with VideoWriter(tmp_path / "a.mp4", 5.0):
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_video_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"before")
+
+    def write_and_stop() -> None:
+        with VideoWriter(path, 5.0) as writer:
+            writer.write(np.zeros((48, 64, 3), np.uint8))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_and_stop()
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]

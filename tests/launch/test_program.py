@@ -150,3 +150,8 @@ def test_a_port_in_use_is_refused() -> None:
         # It is the first machine that listens.
         taken.machine_rank = 1
         check_arguments_of(taken)
+
+
+def test_names_out_of_files_do_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert failing(UserError("the class 'a\x1b[31mb\x07' is unknown")) == 2
+    assert "'a\\x1b[31mb\\x07'" in capsys.readouterr().err

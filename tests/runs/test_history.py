@@ -37,6 +37,12 @@ def test_series_rise_and_a_resumed_run_wins(tmp_path: Path) -> None:
     assert series["loss"].best() == (2.0, 39)
 
 
+def test_a_line_that_is_nested_too_deep_is_named(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text("[" * 100_000 + "\n{}\n")
+    with pytest.raises(RunError, match="line 1 is no line of metrics"):
+        read_series(tmp_path / "metrics.json")
+
+
 def test_nan_is_left_out_and_an_unfinished_line_passed_over(tmp_path: Path) -> None:
     write(tmp_path, {"iteration": 1, "a": float("nan"), "b": 1.0}, '{"iteration": 2, "b"')
     assert read_series(tmp_path / "metrics.json").keys() == {"b"}

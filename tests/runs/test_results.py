@@ -112,3 +112,13 @@ def test_the_iteration_of_a_checkpoint(tmp_path: Path) -> None:
     assert saved_iteration(str(tmp_path / "ours.pth")) == 41
     assert saved_iteration(str(tmp_path / "other.pth")) is None
     assert saved_iteration("detectron2://model.pkl") is None
+
+
+def test_class_names_are_text_in_the_page(tmp_path: Path) -> None:
+    figures = {"AP": 40.0, "AP-<script>alert(1)</script>": 50.0, "AP-\x1b[2Jred|blue": 30.0}
+    record_results(config(tmp_path, "my_set"), {"teacher": {"bbox": figures}}, "training", "a", 1)
+    page = (tmp_path / "results.md").read_text(encoding="utf-8")
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "\\x1b[2Jred\\|blue" in page
+    assert "<script>" not in page
+    assert "\x1b" not in page

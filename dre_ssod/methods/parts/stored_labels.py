@@ -73,7 +73,7 @@ def read_labels(path: Path, classes: Sequence[str]) -> dict[str, Instances]:
         }
     except OSError as error:
         raise ConfigError(f"{path}: the labels cannot be read: {error}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(
             f"{path}: not a COCO file with a score for each box and the classes "
             f"{', '.join(classes)}: {error!r}. tools/pseudo_label.py writes one"
