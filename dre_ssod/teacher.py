@@ -117,6 +117,8 @@ def as_targets(detections: Instances) -> Instances:
     if detections.has("localization_quality"):
         targets.gt_localization_quality = detections.localization_quality
         targets.gt_sigma = detections.pred_boxes_sigma
+    if detections.has("coded_sigma"):
+        targets.gt_coded_sigma = detections.coded_sigma
     return targets
 
 

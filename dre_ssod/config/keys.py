@@ -62,6 +62,10 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # BBOX_REG_LOSS_TYPE, Detectron2's key, gains the value "kl" (eq. 8 and 9): it adds the variance
     # branch and trains it on labeled images. "smooth_l1" has no variance branch.
 
+    # The variance branch predicts z with sigma = sigmoid(z), in (0, 1), as Unbiased Teacher v2 has
+    # it, in place of alpha = log(sigma^2).
+    cfg.MODEL.ROI_BOX_HEAD.BOUNDED_SIGMA = False
+
     # A timm model as the backbone (MODEL.BACKBONE.NAME: build_timm_fpn_backbone).
     cfg.MODEL.TIMM = CfgNode()
     # Any timm name that supports features_only.

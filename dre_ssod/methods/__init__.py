@@ -22,6 +22,7 @@ from dre_ssod.methods import (
     stac,
     supervised,
     unbiased_teacher,
+    unbiased_teacher_v2,
 )
 from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher
 
@@ -44,6 +45,7 @@ __all__ = [
     "supervised",
     "threshold_key",
     "unbiased_teacher",
+    "unbiased_teacher_v2",
 ]
 
 

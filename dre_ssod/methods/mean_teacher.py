@@ -112,6 +112,8 @@ class MeanTeacher:
 
     uses_unlabeled: ClassVar[bool] = True
     """Whether unlabeled images are loaded at all."""
+    rpn_weights: ClassVar[str | None] = None
+    """Field of pseudo-labels that weighs the objectness loss of the anchors; None: all weigh 1."""
     uses_teacher: ClassVar[bool] = True
     """Whether the teacher labels unlabeled images."""
     variance_keys: ClassVar[tuple[str, ...]] = ()

@@ -45,6 +45,7 @@ class GaussianFastRCNNOutputLayers(FastRCNNOutputLayers):
         *,
         log_variance_range: tuple[float, float] | None,
         rescale_quality: bool = False,
+        bounded_sigma: bool = False,
         **kwargs: Any,
     ) -> None:
         """
@@ -52,11 +53,14 @@ class GaussianFastRCNNOutputLayers(FastRCNNOutputLayers):
             input_shape: shape of the region features.
             log_variance_range: bounds of alpha; None builds no variance branch.
             rescale_quality: see :func:`localization_quality`.
+            bounded_sigma: the branch predicts z with sigma = sigmoid(z), in (0, 1), in place of
+                alpha; detections then carry the ``coded_sigma`` (R, 4) of their offsets.
             kwargs: as for Detectron2's ``FastRCNNOutputLayers``.
         """
         super().__init__(input_shape, **kwargs)
         self.log_variance_range = log_variance_range
         self.rescale_quality = rescale_quality
+        self.bounded_sigma = bounded_sigma
         if log_variance_range is not None:
             self.log_variance = nn.Linear(self.bbox_pred.in_features, self.bbox_pred.out_features)
             nn.init.normal_(self.log_variance.weight, std=1e-4)
@@ -74,6 +78,7 @@ class GaussianFastRCNNOutputLayers(FastRCNNOutputLayers):
             tuple(cfg.SSOD.LOG_VARIANCE_RANGE) if is_gaussian else None
         )
         arguments["rescale_quality"] = cfg.SSOD.RESCALE_LOCALIZATION_QUALITY
+        arguments["bounded_sigma"] = head.BOUNDED_SIGMA
         return arguments
 
     @property
@@ -86,7 +91,10 @@ class GaussianFastRCNNOutputLayers(FastRCNNOutputLayers):
         if self.log_variance_range is None:
             return BoxPredictions(logits, deltas, None)
         alpha = self.log_variance(torch.flatten(x, start_dim=1)).float()
-        return BoxPredictions(logits, deltas, alpha.clamp(*self.log_variance_range))
+        alpha = alpha.clamp(*self.log_variance_range)
+        if self.bounded_sigma:
+            alpha = 2.0 * F.logsigmoid(alpha)
+        return BoxPredictions(logits, deltas, alpha)
 
     def of_class(self, per_class: Tensor, classes: Tensor) -> Tensor:
         """Pick (R, 4) out of (R, C * 4): the coding of each region's class in [0, K)."""
@@ -181,3 +189,5 @@ class GaussianFastRCNNOutputLayers(FastRCNNOutputLayers):
                 self.of_class(delta[rows], classes), alpha, proposal.proposal_boxes.tensor[rows]
             )
             detection.localization_quality = localization_quality(alpha, self.rescale_quality)
+            if self.bounded_sigma:
+                detection.coded_sigma = torch.exp(0.5 * alpha)

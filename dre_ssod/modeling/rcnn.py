@@ -79,7 +79,13 @@ class SemiSupervisedRCNN(GeneralizedRCNN):
         weights = None if mixer is None else mixer.weights()
         terms = batch.method.rpn_terms if batch.method else ()
         proposals, losses = self.proposal_generator.student_losses(
-            images, features, targets, rpn_labels, terms, weights
+            images,
+            features,
+            targets,
+            rpn_labels,
+            terms,
+            weights,
+            batch.method.rpn_weights if batch.method else None,
         )
         labels = cls_labels, box_labels
         losses.merge(

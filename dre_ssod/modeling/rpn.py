@@ -6,8 +6,9 @@ from collections.abc import Collection
 
 import torch
 from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY, RPN
-from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
 from torch import Tensor
+from torch.nn import functional as F
 
 from dre_ssod.modeling.proposals import select_proposals
 from dre_ssod.structures import StudentLosses
@@ -28,6 +29,7 @@ class SemiSupervisedRPN(RPN):
         pseudo_labels: list[Instances],
         unsup_terms: Collection[str] = (),
         unsup_weights: Tensor | None = None,
+        unsup_field: str | None = None,
     ) -> tuple[list[Instances], StudentLosses]:
         """Proposals of all N images and the RPN's losses.
 
@@ -36,6 +38,8 @@ class SemiSupervisedRPN(RPN):
             labeled_targets, pseudo_labels: with ``gt_boxes``; together N.
             unsup_terms: which of "loss_rpn_cls" and "loss_rpn_loc" pseudo-labels train.
             unsup_weights: of each image with pseudo-labels in their losses; None: all are 1.
+            unsup_field: of pseudo-labels, which weighs the objectness loss of each anchor by that
+                of the label with the highest IoU, so that it is 0 without labels; None: not.
         """
         levels = [features[name] for name in self.in_features]
         anchors = self.anchor_generator(levels)
@@ -46,8 +50,9 @@ class SemiSupervisedRPN(RPN):
         )
         unsupervised = {}
         if pseudo_labels and unsup_terms:
+            group = slice(num_labeled, None)
             terms = self._group_losses(
-                anchors, logits, deltas, pseudo_labels, slice(num_labeled, None), unsup_weights
+                anchors, logits, deltas, pseudo_labels, group, unsup_weights, unsup_field
             )
             unsupervised = {
                 f"{name}_unsup": value for name, value in terms.items() if name in unsup_terms
@@ -96,6 +101,7 @@ class SemiSupervisedRPN(RPN):
         targets: list[Instances],
         group: slice,
         weights: Tensor | None = None,
+        field: str | None = None,
     ) -> dict[str, Tensor]:
         """Detectron2's RPN losses of a range of images, whose loss is the mean of theirs."""
         labels, boxes = self.label_and_sample_anchors(anchors, targets)
@@ -103,7 +109,10 @@ class SemiSupervisedRPN(RPN):
         offsets = [level[group] for level in deltas]
         if weights is None:
             losses: dict[str, Tensor] = self.losses(anchors, scores, labels, offsets, boxes)
+            if field is not None:
+                losses["loss_rpn_cls"] = self._objectness(anchors, scores, labels, targets, field)
             return losses
+        assert field is None, "images are weighed as a whole or by their labels, not both"
         images = [slice(number, number + 1) for number in range(len(targets))]
         each: list[dict[str, Tensor]] = [
             self.losses(
@@ -115,3 +124,34 @@ class SemiSupervisedRPN(RPN):
             name: (weights * torch.stack([losses[name] for losses in each])).mean()
             for name in each[0]
         }
+
+    def _objectness(
+        self,
+        anchors: list[Boxes],
+        scores: list[Tensor],
+        labels: list[Tensor],
+        targets: list[Instances],
+        field: str,
+    ) -> Tensor:
+        """Detectron2's objectness loss, each sampled anchor weighed by a field of its label.
+
+        That of the label with the highest IoU, for negative anchors too; 0 on an image without.
+        """
+        every = Boxes.cat(anchors)
+        weights = torch.stack([_of_nearest(every, found, field) for found in targets])
+        sampled = torch.stack(labels)
+        losses = F.binary_cross_entropy_with_logits(
+            torch.cat(scores, dim=1).float(), sampled.clamp(min=0).float(), reduction="none"
+        )
+        total = torch.where(sampled >= 0, weights * losses, 0.0).sum()
+        divisor = self.batch_size_per_image * len(targets)
+        return float(self.loss_weight.get("loss_rpn_cls", 1.0)) * total / divisor
+
+
+def _of_nearest(boxes: Boxes, labels: Instances, field: str) -> Tensor:
+    """(A,) field of the label that each of A boxes has the highest IoU with; 0 without labels."""
+    if not len(labels):
+        return torch.zeros(len(boxes), device=boxes.device)
+    nearest = pairwise_iou(labels.gt_boxes, boxes).argmax(dim=0)
+    values: Tensor = labels.get(field)[nearest]
+    return values.detach()

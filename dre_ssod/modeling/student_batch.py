@@ -48,6 +48,10 @@ class Losses(Protocol):
     def rpn_terms(self) -> Collection[str]:
         """Which of the RPN's losses pseudo-labels train: "loss_rpn_cls", "loss_rpn_loc"."""
 
+    @property
+    def rpn_weights(self) -> str | None:
+        """Field of pseudo-labels that weighs the objectness of anchors; None: all weigh 1."""
+
     def losses(self, labeled: Regions, cls: Regions | None, box: Regions | None) -> StudentLosses:
         """The box head's losses; ``box`` is ``cls`` where the two label sets are one."""
 

@@ -112,6 +112,16 @@ EXPECTED: dict[str, Expected] = {
         },
         certain={"SSOD.SOFT_TEACHER.JITTER_SCALE": 0.0},
     ),
+    "UnbiasedTeacherV2": Expected(
+        terms=frozenset({"loss_rpn_cls_unsup", "loss_cls_unsup", "loss_box_reg_unsup"}),
+        untrained=("rpn_head.anchor_deltas", *VARIANCE),
+        overrides={
+            "MODEL.ROI_BOX_HEAD.BOUNDED_SIGMA": True,
+            "SSOD.UNBIASED_TEACHER.SCORE_THRESHOLD": 0.2,
+            "SSOD.UNBIASED_TEACHER_V2.MARGIN": -1.0,
+            "SSOD.UNBIASED_TEACHER_V2.CERTAINTY": 0.0,
+        },
+    ),
     "UnbiasedTeacher": Expected(
         terms=frozenset({"loss_rpn_cls_unsup", "loss_cls_unsup"}),
         untrained=BOX_LAYERS + VARIANCE,

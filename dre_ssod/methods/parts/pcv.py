@@ -28,12 +28,12 @@ def consistency_weights(box: Regions) -> Tensor:
 
     The sums run over the regions of this process.
     """
-    votes = mean_per_label(_agreement(box), box)
+    votes = mean_per_label(iou_with_label(box), box)
     squared = votes.square()
     return votes.sum() / squared.sum().clamp(min=1e-12) * squared
 
 
-def _agreement(box: Regions) -> Tensor:
+def iou_with_label(box: Regions) -> Tensor:
     """(R,) IoU of the box that the student predicts from a region with its label."""
     proposals = cat([found.proposal_boxes.tensor for found in box.sampled])
     predicted = box.predictor.box2box_transform.apply_deltas(box.offsets[0].float(), proposals)
