@@ -40,6 +40,12 @@ SOURCES = [
     ),
     _unlabeled("Sources", "a missing folder", "folder://gone", "no folder 'gone'", "tried"),
     _unlabeled("Sources", "a folder without images", "folder://empty", "no image in", ".jpg"),
+    _unlabeled(
+        "Sources",
+        "a folder of pictures that are not read",
+        "folder://phone",
+        *("no image in", "passed over: 2 .heic"),
+    ),
     _train(
         "Sources", "a split that does not exist", "voc://voc?split=dev", "'dev'", "valid: train"
     ),
@@ -103,6 +109,37 @@ ANNOTATIONS = [
     ),
     _train(
         "Annotations",
+        "fractions where pixels are meant",
+        "coco://fractions.json?images=train",
+        *("within the first pixel", "fractions of the image's size", "multiply"),
+    ),
+    _train(
+        "Annotations",
+        "all objects marked as crowds",
+        "coco://crowds.json?images=train",
+        *("24 objects are crowd regions", "set 'iscrowd' to 0"),
+        more=" DATASETS.LABELED_PERCENT 100",
+    ),
+    _train(
+        "Annotations",
+        "the name of a class that steers a terminal",
+        "coco://escape.json?images=train",
+        *("escape.json: category 1", r"'\x1b'", "rename it"),
+    ),
+    _train(
+        "Annotations",
+        "a path of a Windows machine",
+        "coco://windows.json?images=train",
+        *("windows.json: image 1", "Windows", "write it relative to"),
+    ),
+    _train(
+        "Annotations",
+        "label files that are called otherwise",
+        "yolo://lost?split=train",
+        *("none of the 1 images has a label file", "a.TXT meant", "Rename"),
+    ),
+    _train(
+        "Annotations",
         "not XML",
         "voc://voc?split=train",
         *("a.xml", "cannot be read as XML"),
@@ -130,6 +167,13 @@ IMAGES = [
         "folder://cut",
         *("of the", "images drawn so far could not be read", "MAX_UNREADABLE_SHARE 0"),
         more=" DATALOADER.MAX_UNREADABLE_SHARE 0 DATASETS.LABELED_PERCENT 100",
+    ),
+    _unlabeled(
+        "Images",
+        "a pipe with the name of an image",
+        "folder://pipe",
+        *("pipe/a.jpg", "no regular file", "remove it"),
+        more=" DATASETS.LABELED_PERCENT 100",
     ),
     _train(
         "Images",

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -47,8 +48,14 @@ def write_bad_files(root: Path) -> None:
         (root / name).write_text(text, encoding="utf-8")
     _write_annotations(root)
     _write_voc(root)
-    for folder in ("empty", "used", "damaged", "text", "hollow", "cut"):
-        (root / folder).mkdir()
+    folders = ("empty", "used", "damaged", "text", "hollow", "cut", "phone", "pipe")
+    for folder in (*folders, "lost/images/train", "lost/labels/train"):
+        (root / folder).mkdir(parents=True)
+    for name in ("phone/a.heic", "phone/b.HEIC", "lost/labels/train/a.TXT"):
+        (root / name).touch()
+    os.mkfifo(root / "pipe" / "a.jpg")
+    (root / "lost" / "data.yaml").write_text("train: images/train\nnames: [cat]\n")
+    Image.new("RGB", (8, 8)).save(root / "lost" / "images" / "train" / "a.png")
     (root / "used" / "last_checkpoint").write_text("model_0000001.pth")
     (root / "damaged" / "model_0000001.pth").write_text("not a checkpoint")
     (root / "text" / "notes.jpg").write_text("not an image")
@@ -79,6 +86,14 @@ def _write_annotations(root: Path) -> None:
         for annotation in content["annotations"]:
             annotation["bbox"] = [5.0, 5.0, 0.0, 10.0]
 
+    def shrink(content: dict[str, Any]) -> None:
+        for annotation in content["annotations"]:
+            annotation["bbox"] = [value / 1000 for value in annotation["bbox"]]
+
+    def mark(content: dict[str, Any]) -> None:
+        for annotation in content["annotations"]:
+            annotation["iscrowd"] = 1
+
     def enlarge(content: dict[str, Any]) -> None:
         for image in content["images"]:
             image["width"] = 640
@@ -89,6 +104,11 @@ def _write_annotations(root: Path) -> None:
     variant("twice.json", lambda content: content["images"][1].update(id=1))
     variant("other.json", lambda content: content["categories"][0].update(name="dragon"))
     variant("flat.json", flatten)
+    variant("fractions.json", shrink)
+    variant("crowds.json", mark)
+    variant("escape.json", lambda content: content["categories"][0].update(name="\x1b[31mcat"))
+    path = "C:\\data\\1.png"
+    variant("windows.json", lambda content: content["images"][0].update(file_name=path))
     variant("size.json", enlarge)
 
 

@@ -151,6 +151,11 @@ KINDS = {
         "polygons of which none has three points; masks are not read, and the box counts",
         "nothing; Detectron2's own reader drops the object",
     ),
+    "windows-path": Kind(
+        "note",
+        "a file name with backslashes; taken as a path of Windows",
+        "write it with /, which works everywhere",
+    ),
     "zero-id": Kind(
         "note",
         "an annotation of id 0; it counts",

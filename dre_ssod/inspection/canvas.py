@@ -141,6 +141,8 @@ def _place_label(visualizer: Visualizer, item: Item, taken: list[FloatArray]) ->
     visualizer.draw_text(item.label, (0, 0), color=item.color, horizontal_alignment="left")
     output = visualizer.output
     text = output.ax.texts[-1]
+    # The name of a class may hold dollar signs.
+    text.set_parse_math(False)
     extent = text.get_window_extent()
     width, height = (np.array([extent.width, extent.height]) + LABEL_MARGIN) / output.scale
     x1, y1, x2, y2 = item.box

@@ -111,6 +111,12 @@ def test_the_label_shows_the_quality_where_there_is_one() -> None:
     assert rows.max() <= BOX[1] * SCALE
 
 
+@pytest.mark.parametrize("name", ["$\\frac{ $", "$x^2$", "cost $5", "<b>"])
+def test_the_name_of_a_class_is_no_formula(name: str) -> None:
+    drawn = draw_detections(image(), detections(), [name])
+    assert difference(drawn, draw_detections(image(), detections(), ["disk"])).any()
+
+
 def test_labels_of_boxes_at_the_border_stay_inside_and_apart() -> None:
     pair = Instances((HEIGHT, WIDTH))
     pair.pred_boxes = Boxes(torch.tensor([[140.0, 0.0, 160.0, 128.0], [140.0, 0.0, 160.0, 128.0]]))

@@ -59,7 +59,7 @@ class CocoSource:
         """Records of the images, by rising id; the annotations of the file are not looked at."""
         content = _read(self.json_file)
         _check_images(content, self.json_file, sizes_needed=False)
-        return self._records(content)
+        return self._records(content, remarks)
 
     def labeled(self, remarks: Remarks) -> list[dict[str, Any]]:
         """Records in Detectron2's format, with the ``area`` of each object that has a mask.
@@ -71,7 +71,7 @@ class CocoSource:
         """
         content, names = self._checked(remarks)
         indices = {category: index for index, category in enumerate(sorted(names))}
-        records = self._records(content)
+        records = self._records(content, remarks)
         for record in records:
             record["annotations"] = []
         by_id = {record["image_id"]: record for record in records}
@@ -103,13 +103,13 @@ class CocoSource:
         used = {item["category_id"] for item in content.get("annotations", [])}
         return content, _classes(listed, used, self.json_file, remarks)
 
-    def _records(self, content: dict[str, Any]) -> list[dict[str, Any]]:
+    def _records(self, content: dict[str, Any], remarks: Remarks) -> list[dict[str, Any]]:
         """Records of the images, by rising id."""
         limit = None if self.outside else self.image_root
         records = []
         for image in sorted(content["images"], key=lambda entry: entry["id"]):
             where = f"{self.json_file}: image {image['id']}"
-            path = join_inside(self.image_root, image["file_name"], limit, where)
+            path = join_inside(self.image_root, image["file_name"], limit, where, remarks)
             record = {"file_name": str(path), "image_id": image["id"]}
             record.update({key: image[key] for key in ("height", "width") if key in image})
             records.append(record)

@@ -15,6 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path, PureWindowsPath
 from urllib.parse import unquote
 
+from dre_ssod.data.remarks import Remarks
 from dre_ssod.data.sources.names import check_class_name, show_names
 from dre_ssod.errors import SourceError
 
@@ -161,7 +162,9 @@ def find_any(path: str, uri: DatasetURI) -> Path:
     return _locate(path, uri, Path.exists, "file or folder")
 
 
-def join_inside(folder: Path, path: str, limit: Path | None, where: str) -> Path:
+def join_inside(
+    folder: Path, path: str, limit: Path | None, where: str, remarks: Remarks | None = None
+) -> Path:
     """``folder / path`` without ``..``, for a path that stands in a file of a set.
 
     A path with backslashes is taken as one of Windows, unless there is a file of just this name.
@@ -172,6 +175,7 @@ def join_inside(folder: Path, path: str, limit: Path | None, where: str) -> Path
         limit: the folder that the path must not leave, be it absolute or by ``..``; None for any.
             Links in the folder are not looked at: they may lead anywhere.
         where: the file and the entry, for the message.
+        remarks: gets a path of Windows.
 
     Raises:
         SourceError: if the path leaves ``limit``, or can be no file's name.
@@ -184,6 +188,8 @@ def join_inside(folder: Path, path: str, limit: Path | None, where: str) -> Path
                 f"{where}: {path!r} is a path of a Windows machine (backslashes and a drive); "
                 f"write it relative to {folder}, with /"
             )
+        if remarks is not None:
+            remarks.add("windows-path", f"{where}: {path!r}")
         path = path.replace("\\", "/")
     if not os.path.isabs(path) and ".." not in path.split("/"):
         return folder / path

@@ -137,7 +137,7 @@ class YoloLayout:
         for place in places:
             in_folder = place.is_dir()
             images = map(place.joinpath, list_images(place, remarks)) if in_folder else None
-            for image in images or self._read_list(place):
+            for image in images or self._read_list(place, remarks):
                 if image in found:
                     raise SourceError(f"{place}: {image} is in the split {split!r} twice")
                 found[image] = None
@@ -195,14 +195,14 @@ class YoloLayout:
             return beside
         raise SourceError(f"{where}: there is no folder or list {place}")
 
-    def _read_list(self, path: Path) -> Iterator[Path]:
+    def _read_list(self, path: Path, remarks: Remarks) -> Iterator[Path]:
         if path.suffix != ".txt":
             raise SourceError(f"{path}: must be a folder of images, or a .txt file that lists them")
         for number, line in enumerate(read_lines(path), start=1):
             if not line.strip():
                 continue
             where = f"{path}, line {number}"
-            image = join_inside(path.parent, line.strip(), self.limit, where)
+            image = join_inside(path.parent, line.strip(), self.limit, where, remarks)
             try:
                 exists = image.is_file()
             except OSError as error:

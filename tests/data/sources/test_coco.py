@@ -184,7 +184,9 @@ def test_paths_of_windows_are_taken(
 ) -> None:
     entry = {"id": 1, "file_name": name, "height": 6, "width": 8}
     path = write_coco(tmp_path / "a.json", {1: []}, {1: "cat"}, replaced={"images": [entry]})
-    assert source_of(path).images(Remarks())[0]["file_name"] == str(tmp_path / place)
+    remarks = Remarks()
+    assert source_of(path).images(remarks)[0]["file_name"] == str(tmp_path / place)
+    assert remarks.items == {"windows-path": [f"{path}: image 1: {name!r}"]}
 
 
 def test_a_file_whose_name_has_a_backslash_is_itself(tmp_path: Path, write_coco: Writer) -> None:
