@@ -32,7 +32,7 @@ from tqdm import tqdm
 from dre_ssod.config.reading import read_config
 from dre_ssod.data.records import corners, is_crowd
 from dre_ssod.data.sources.catalog import load_one_labeled
-from dre_ssod.deployment.trained_model import load_trained
+from dre_ssod.deployment.trained_model import check_score, load_trained
 from dre_ssod.engine.setup import setup
 from dre_ssod.errors import ConfigError
 from dre_ssod.evaluation.evaluators import build_test_loader, file_slug
@@ -65,7 +65,7 @@ def configure(args: argparse.Namespace) -> CfgNode:
     """The checked config, with OUTPUT_DIR where this tool writes, so that the run's stays as is.
 
     Raises:
-        ConfigError: if there is no model, nothing to test it on, no variance branch, or if the
+        ConfigError: if there is nothing to test the model on, no variance branch, or if the
             test-time refinements of the config are on.
     """
     if args.output is None:
@@ -73,19 +73,9 @@ def configure(args: argparse.Namespace) -> CfgNode:
         args.output = str(Path(own.OUTPUT_DIR) / "localization")
     args.opts = [*args.opts, "OUTPUT_DIR", args.output]
     cfg = setup(args, ExitStack())
-    lowest = cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST
-    if not lowest <= args.min_score <= 1.0:
-        raise ConfigError(
-            f"--min-score is {args.min_score}; it must lie between "
-            f"MODEL.ROI_HEADS.SCORE_THRESH_TEST, {lowest}, below which the model detects nothing, "
-            "and 1."
-        )
+    check_score(cfg, "--min-score", args.min_score)
     if not cfg.DATASETS.TEST:
         raise ConfigError("DATASETS.TEST is empty: name labeled images that were not trained on.")
-    if not cfg.MODEL.WEIGHTS:
-        raise ConfigError(
-            "MODEL.WEIGHTS is empty: append MODEL.WEIGHTS and a trained model's file."
-        )
     loss_type = cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE
     if loss_type != "kl":
         raise ConfigError(

@@ -18,12 +18,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
-from dre_ssod.config.checks import check_config
-from dre_ssod.config.reading import read_config
 from dre_ssod.data.images import ImageError
 from dre_ssod.deployment.demo import (
     Detector,
@@ -32,7 +29,7 @@ from dre_ssod.deployment.demo import (
     refuse_overwriting,
     run_on_image,
 )
-from dre_ssod.deployment.trained_model import device_of, find_categories, load_trained
+from dre_ssod.deployment.trained_model import configure_trained, device_of, load_trained
 from dre_ssod.files import write_text
 from dre_ssod.inspection.video import EXTENSION, VideoReader, VideoWriter
 from dre_ssod.launch.program import run_program
@@ -70,11 +67,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def build_detector(args: argparse.Namespace) -> Detector:
     """The detector of the config and its MODEL.WEIGHTS."""
-    cfg: CfgNode = read_config(args.config_file, args.opts)
+    cfg, categories = configure_trained(args.config_file, args.opts, args.classes)
     cfg.MODEL.DEVICE = device_of(cfg)
-    categories = find_categories(cfg, args.classes.split(",") if args.classes else ())
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(categories)
-    check_config(cfg, 1)
     return Detector(cfg, load_trained(cfg), categories, args.confidence_threshold)
 
 

@@ -21,8 +21,6 @@ from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 from torch import Tensor
 
-from dre_ssod.config.checks import check_config
-from dre_ssod.config.reading import read_config
 from dre_ssod.deployment.export import (
     ExportError,
     eager_detections,
@@ -35,8 +33,8 @@ from dre_ssod.deployment.export import (
 from dre_ssod.deployment.label_manifest import open_images
 from dre_ssod.deployment.trained_model import (
     InferenceReader,
+    configure_trained,
     device_of,
-    find_categories,
     load_trained,
 )
 from dre_ssod.errors import ConfigError
@@ -115,12 +113,9 @@ def export_torchscript(
 def main(args: argparse.Namespace) -> None:
     """Load, export, check."""
     setup_logger(name="dre_ssod")
-    cfg = read_config(args.config_file, args.opts)
+    cfg, categories = configure_trained(args.config_file, args.opts, args.classes)
+    class_names = [category["name"] for category in categories]
     cfg.MODEL.DEVICE = device_of(cfg)
-    names = [name.strip() for name in args.classes.split(",") if name.strip()]
-    class_names = [category["name"] for category in find_categories(cfg, names)]
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(class_names)
-    check_config(cfg, world_size=1)
     targets = {
         "torchscript": "model.ts",
         "weights": "model_weights.pth",

@@ -25,13 +25,11 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from dre_ssod.config.checks import check_config
-from dre_ssod.config.reading import read_config
 from dre_ssod.config.values import get_key
 from dre_ssod.deployment.bulk_labeling import label_share
 from dre_ssod.deployment.label_merge import LABEL_NEXT, RESULT, SKIPPED, merge
 from dre_ssod.deployment.labeling_job import LabelingJob, open_manifest, prepare
-from dre_ssod.deployment.trained_model import device_of, find_categories
+from dre_ssod.deployment.trained_model import check_score, configure_trained, device_of
 from dre_ssod.deployment.uncertainty import CRITERIA
 from dre_ssod.errors import ConfigError
 from dre_ssod.launch.processes import join_process_group
@@ -86,19 +84,11 @@ def configure(args: argparse.Namespace) -> tuple[LabelingJob, CfgNode]:
     Raises:
         ConfigError: naming the argument or key that cannot be used.
     """
-    cfg = read_config(args.config_file, args.opts)
-    names = [name.strip() for name in args.classes.split(",") if name.strip()]
-    categories = find_categories(cfg, names)
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(categories)
+    cfg, categories = configure_trained(args.config_file, args.opts, args.classes)
     tau = float(get_key(cfg, threshold_key(cfg)))
     min_score = tau if args.min_score is None else args.min_score
-    lowest = cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST
-    for name, score in (("min-score", min_score), ("label-next-score", args.label_next_score)):
-        if not lowest <= score <= 1.0:
-            raise ConfigError(
-                f"--{name} is {score}; it must lie between MODEL.ROI_HEADS.SCORE_THRESH_TEST, "
-                f"{lowest}, below which the model detects nothing, and 1."
-            )
+    check_score(cfg, "--min-score", min_score)
+    check_score(cfg, "--label-next-score", args.label_next_score)
     counts = (
         ("batch", args.batch, 1),
         ("chunk", args.chunk, 1),
@@ -112,7 +102,6 @@ def configure(args: argparse.Namespace) -> tuple[LabelingJob, CfgNode]:
             f"--label-next-by {args.label_next_by} needs a model with a variance branch: use "
             "--label-next-by entropy"
         )
-    check_config(cfg, world_size=1)
     job = LabelingJob(
         folder=args.output,
         source=args.input,

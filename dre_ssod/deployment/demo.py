@@ -17,7 +17,12 @@ from torch import nn
 
 from dre_ssod.data.images import read_image
 from dre_ssod.data.sources.folder import IMAGE_EXTENSIONS, is_image_name, list_images
-from dre_ssod.deployment.trained_model import Category, InferenceReader, as_boxes
+from dre_ssod.deployment.trained_model import (
+    Category,
+    InferenceReader,
+    as_boxes,
+    check_score,
+)
 from dre_ssod.errors import ConfigError
 from dre_ssod.inspection.canvas import RGBImage
 from dre_ssod.inspection.drawing import draw_detections
@@ -54,13 +59,7 @@ class Detector:
         Raises:
             ConfigError: if the model gives no detection of so low a score.
         """
-        lowest = cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST
-        if not lowest <= threshold <= 1.0:
-            raise ConfigError(
-                f"--confidence-threshold is {threshold}; it must lie between "
-                f"MODEL.ROI_HEADS.SCORE_THRESH_TEST, {lowest}, below which the model detects "
-                "nothing, and 1."
-            )
+        check_score(cfg, "--confidence-threshold", threshold)
         self._model = model
         self._reader = InferenceReader(cfg)
         self._threshold = threshold

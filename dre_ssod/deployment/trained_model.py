@@ -15,6 +15,8 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from dre_ssod.checkpoints.weights import load_all
+from dre_ssod.config.checks import check_config
+from dre_ssod.config.reading import read_config
 from dre_ssod.data.images import read_image
 from dre_ssod.data.sources.catalog import class_names
 from dre_ssod.data.views.photometric import Image
@@ -26,6 +28,40 @@ logger = logging.getLogger(__name__)
 PIXEL_DIGITS, SCORE_DIGITS = 3, 5
 Category = dict[str, Any]
 """An entry of ``categories`` in COCO JSON: ``id`` and ``name``."""
+
+
+def configure_trained(
+    config_file: str, opts: Sequence[str], classes: str
+) -> tuple[CfgNode, list[Category]]:
+    """The checked config of a trained model, and its classes.
+
+    Args:
+        config_file, opts: as of :func:`dre_ssod.config.reading.read_config`.
+        classes: names with commas between them; "" to take those of DATASETS.TRAIN.
+
+    Raises:
+        ConfigError: naming the argument or key that cannot be used.
+    """
+    cfg = read_config(config_file, opts)
+    names = [name.strip() for name in classes.split(",") if name.strip()]
+    categories = find_categories(cfg, names)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(categories)
+    check_config(cfg, world_size=1)
+    return cfg, categories
+
+
+def check_score(cfg: CfgNode, option: str, score: float) -> None:
+    """Refuse a lowest score that the model's own bound makes meaningless.
+
+    Raises:
+        ConfigError: naming the option that holds the score.
+    """
+    lowest = cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST
+    if not lowest <= score <= 1.0:
+        raise ConfigError(
+            f"{option} is {score}; it must lie between MODEL.ROI_HEADS.SCORE_THRESH_TEST, "
+            f"{lowest}, below which the model detects nothing, and 1."
+        )
 
 
 def load_trained(cfg: CfgNode) -> nn.Module:

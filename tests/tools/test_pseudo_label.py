@@ -87,5 +87,6 @@ def test_quality_needs_a_variance_branch(
     tool: ModuleType, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = ["MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", "smooth_l1"]
+    plain += ["SSOD.LER.ENABLED", "False", "SSOD.PRC.ENABLED", "False"]
     assert tool.run(["--output", str(tmp_path / "out"), *arguments, *plain]) == 2
     assert "use --label-next-by entropy" in " ".join(capsys.readouterr().err.split())
