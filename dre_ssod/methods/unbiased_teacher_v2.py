@@ -51,7 +51,7 @@ class UnbiasedTeacherV2(UnbiasedTeacher):
             "SSOD.UNBIASED_TEACHER_V2.MARGIN",
             0.1,
             "By how much the teacher must be more certain of an edge than the student.",
-            Number(-1.0, 1.0),
+            Number(0.0, 1.0),
         )
         certainty: float = setting(
             "SSOD.UNBIASED_TEACHER_V2.CERTAINTY",

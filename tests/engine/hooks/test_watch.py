@@ -136,7 +136,7 @@ def test_many_pseudo_boxes_are_told_once_a_window(
     found = warnings(watch, figures * 5, caplog)
     assert len(found) == told
     for message in found:
-        assert "6.1 pseudo-boxes an unlabeled image against 2.0 boxes" in message
+        assert "6.1 pseudo-boxes per unlabeled image against 2.0 boxes" in message
         assert "SSOD.WARN_PSEUDO_BOX_RATIO 3" in message
 
 
