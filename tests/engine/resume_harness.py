@@ -137,6 +137,8 @@ def _live(data: TinyDataset, folder: Path, life: Life, rank: int, meeting: str) 
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     torch.set_num_threads(1)
+    # Under nohup it would be ignored here, too.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if life.processes > 1:
         dist.init_process_group("gloo", init_method=meeting, world_size=life.processes, rank=rank)
         comm.create_local_process_group(life.processes)
