@@ -118,7 +118,7 @@ EXPECTED: dict[str, Expected] = {
         overrides={
             "MODEL.ROI_BOX_HEAD.BOUNDED_SIGMA": True,
             "SSOD.UNBIASED_TEACHER.SCORE_THRESHOLD": 0.2,
-            "SSOD.UNBIASED_TEACHER_V2.MARGIN": -1.0,
+            "SSOD.UNBIASED_TEACHER_V2.MARGIN": 0.0,
             "SSOD.UNBIASED_TEACHER_V2.CERTAINTY": 0.0,
         },
     ),
