@@ -112,7 +112,7 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         FileError: if it cannot be written.
     """
-    with naming_failures(path):
+    with naming_failures(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     with open_whole(path) as file:
         # File names, which may be in the text, can hold bytes that are no UTF-8.
