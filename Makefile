@@ -85,7 +85,7 @@ ifeq ($(COVERAGE),)
 	$(RUN) -m $(PYTEST) $(ARGS)
 else
 	$(RUN) -m coverage erase
-	$(RUN) -m coverage run -m $(PYTEST) $(ARGS)
+	PROJECT='$(CURDIR)' $(RUN) -m coverage run -m $(PYTEST) $(ARGS)
 	$(RUN) -m coverage combine -q
 	$(RUN) -m coverage report
 endif
