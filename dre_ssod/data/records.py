@@ -79,19 +79,18 @@ class BoxTable:
 
 def make_table(records: Sequence[dict[str, Any]]) -> BoxTable:
     """The boxes of all the records, of whatever ``bbox_mode``; absent ``annotations`` are none."""
-    items = [
-        (index, item)
-        for index, record in enumerate(records)
-        for item in record.get("annotations", ())
-    ]
-    boxes = np.array([item["bbox"] for _, item in items], dtype=np.float64).reshape(-1, 4)
-    modes = np.array([int(item["bbox_mode"]) for _, item in items], dtype=np.int64)
+    counts = [len(record.get("annotations", ())) for record in records]
+    items = [item for record in records for item in record.get("annotations", ())]
+    boxes = np.empty((len(items), 4), dtype=np.float64)
+    for row, item in enumerate(items):
+        boxes[row] = item["bbox"]
+    modes = np.array([int(item["bbox_mode"]) for item in items], dtype=np.int64)
     for mode in np.unique(modes):
         chosen = modes == mode
         boxes[chosen] = BoxMode.convert(boxes[chosen], BoxMode(int(mode)), BoxMode.XYXY_ABS)
     return BoxTable(
         corners=boxes,
-        record=np.array([index for index, _ in items], dtype=np.int64),
-        category=np.array([item["category_id"] for _, item in items], dtype=np.int64),
-        crowd=np.array([is_crowd(item) for _, item in items], dtype=np.bool_),
+        record=np.repeat(np.arange(len(records), dtype=np.int64), counts),
+        category=np.array([item["category_id"] for item in items], dtype=np.int64),
+        crowd=np.array([is_crowd(item) for item in items], dtype=np.bool_),
     )

@@ -76,7 +76,7 @@ class CocoSource:
             record["annotations"] = []
         by_id = {record["image_id"]: record for record in records}
         items = content.get("annotations", [])
-        areas = _mask_areas(items, remarks)
+        without_areas = _one_for_all(items, remarks)
         for item in items:
             if item["id"] == 0:
                 remarks.add("zero-id", _describe(item))
@@ -89,8 +89,10 @@ class CocoSource:
                 "category_id": indices[item["category_id"]],
                 "iscrowd": int(item.get("iscrowd") or 0),
             }
-            if item["id"] in areas:
-                annotation["area"] = areas[item["id"]]
+            has_mask = _has_mask(item, remarks)
+            area = None if without_areas else _possible_area(item, remarks)
+            if has_mask and area is not None:
+                annotation["area"] = float(area)
             by_id[item["image_id"]]["annotations"].append(annotation)
         return records
 
@@ -120,26 +122,27 @@ def _describe(item: dict[str, Any]) -> str:
     return f"annotation {item['id']} in image {item['image_id']}"
 
 
-def _mask_areas(items: Sequence[dict[str, Any]], remarks: Remarks) -> dict[int, float]:
-    """Areas of masks by annotation id, without values that stand in for an area.
+def _one_for_all(items: Sequence[dict[str, Any]], remarks: Remarks) -> bool:
+    """Whether objects of different boxes all state the same area."""
+    stated = (item for item in items if item.get("area") is not None)
+    first = next(stated, None)
+    if first is None or any(item["area"] != first["area"] for item in stated):
+        return False
+    sizes = {item["bbox"][2] * item["bbox"][3] for item in items if item.get("area") is not None}
+    if len(sizes) == 1:
+        return False
+    remarks.add("placeholder-area", f"all are {first['area']:g}")
+    return True
 
-    Those are what is not positive or larger than the box, and one value for boxes that differ.
-    """
-    given = {item["id"]: float(item["area"]) for item in items if item.get("area") is not None}
-    boxes = {item["id"]: float(item["bbox"][2]) * float(item["bbox"][3]) for item in items}
-    values = set(given.values())
-    if len(values) == 1 and len({boxes[number] for number in given}) > 1:
-        remarks.add("placeholder-area", f"all {len(given)} are {values.pop():g}")
-        return {}
-    areas: dict[int, float] = {}
-    for item in items:
-        area = given.get(item["id"])
-        if area is not None and not 0 < area <= _LARGEST_MASK * boxes[item["id"]]:
-            if boxes[item["id"]] > 0:
-                remarks.add("placeholder-area", f"{_describe(item)}: {area:g}")
-        elif _has_mask(item, remarks) and area is not None:
-            areas[item["id"]] = area
-    return areas
+
+def _possible_area(item: dict[str, Any], remarks: Remarks) -> float | None:
+    """The area that an object states, if it can be that of a mask in its box."""
+    area, box = item.get("area"), float(item["bbox"][2]) * float(item["bbox"][3])
+    if area is None or 0 < area <= _LARGEST_MASK * box:
+        return area
+    if box > 0:
+        remarks.add("placeholder-area", f"{_describe(item)}: {area:g}")
+    return None
 
 
 def _has_mask(item: dict[str, Any], remarks: Remarks) -> bool:

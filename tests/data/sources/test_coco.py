@@ -102,7 +102,7 @@ def test_a_valid_box_counts_whatever_its_mask_is(
         ([float("nan"), 15.0], [None, 15.0], ["annotation 1 in image 1: nan"]),
         # That of the image.
         ([48, 15.0], [None, 15.0], ["annotation 1 in image 1: 48"]),
-        ([1.0, 1.0], [None, None], ["all 2 are 1"]),
+        ([1.0, 1.0], [None, None], ["all are 1"]),
         ([None, 15.0], [None, 15.0], []),
     ],
 )
