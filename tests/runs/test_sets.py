@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -175,6 +176,41 @@ def test_a_test_set_without_boxes(data: TinyDataset, tmp_path: Path) -> None:
     uri = changed_json(data, tmp_path / "empty.json", annotations=[])
     message = refusal(data, tmp_path, **{"DATASETS.TEST": (uri,)})
     assert "none of its 8 images has a box, so there is no AP to measure" in message
+
+
+def test_a_test_set_of_crowds_alone(data: TinyDataset, tmp_path: Path) -> None:
+    content = json.loads((data.root / "train.json").read_text(encoding="utf-8"))
+    crowds = [{**item, "iscrowd": 1} for item in content["annotations"]]
+    uri = changed_json(data, tmp_path / "crowds.json", annotations=crowds)
+    cfg = tiny(data, tmp_path)
+    cfg.DATASETS.TEST = (uri,)
+    with pytest.raises(UserError, match=r"has a box: 24 objects are crowd regions \(set 'iscrowd'"):
+        describe_sets(cfg, load_pools(cfg))
+
+
+@pytest.mark.parametrize(
+    ("limit", "crowded", "special"), [(2, True, False), (100, False, False), (300, False, True)]
+)
+def test_what_a_limit_of_detections_does_to_the_figures_is_said(
+    data: TinyDataset,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    limit: int,
+    crowded: bool,
+    special: bool,
+) -> None:
+    """Each of the 8 images has 3 objects."""
+    cfg = tiny(data, tmp_path)
+    cfg.TEST.DETECTIONS_PER_IMAGE = limit
+    pools = load_pools(cfg)
+    logging.getLogger("dre_ssod").propagate = True
+    with caplog.at_level(logging.WARNING):
+        describe_sets(cfg, pools)
+    first = (
+        "8 images have more objects, up to 3, than the 2 detections of TEST.DETECTIONS_PER_IMAGE"
+    )
+    assert (first in caplog.text) == crowded
+    assert ("is not that of COCO's protocol, which takes the best 100" in caplog.text) == special
 
 
 def test_a_test_set_that_is_named_twice(data: TinyDataset, tmp_path: Path) -> None:

@@ -104,6 +104,13 @@ def test_a_long_list_of_classes_is_cut() -> None:
     assert "and 7 more classes" in text
 
 
+def test_names_of_files_cannot_steer_the_terminal() -> None:
+    item = "a\x1b[2J\u202e.jpg"
+    report = replace(REPORT, findings=[Finding("empty-file", ("labeled 1",), (item,))])
+    assert "    a\\x1b[2J\\u202e.jpg" in as_text(report)
+    assert as_dict(report)["findings"][0]["items"] == [item]
+
+
 def test_json_holds_everything() -> None:
     content = json.loads(json.dumps(as_dict(REPORT), allow_nan=False))
     assert content["failed"] is True

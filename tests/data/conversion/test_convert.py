@@ -202,6 +202,21 @@ def test_what_a_form_cannot_hold_is_counted(
     assert load_one_labeled(coco.uri)[0]["annotations"] == load_one_labeled(uri)[0]["annotations"]
 
 
+def test_paths_of_windows_are_converted(
+    tmp_path: Path, write_image: Writer, write_coco: Writer, form: str
+) -> None:
+    image = write_image(tmp_path / "images" / "sub" / "1.png")
+    entry = {"id": 1, "file_name": "sub\\1.png", "height": 6, "width": 8}
+    boxes = {1: [(1, (1, 1, 4, 4))]}
+    path = write_coco(tmp_path / "a.json", boxes, {1: "cat"}, replaced={"images": [entry]})
+    [result] = convert(
+        {"train": f"coco://{path}?images={tmp_path / 'images'}"}, form, tmp_path / "new"
+    )
+    [record] = load_one_labeled(result.uri)
+    assert Path(record["file_name"]).read_bytes() == image.read_bytes()
+    assert [box for _, box in boxes_of([record])[0]] == [(1.0, 1.0, 5.0, 5.0)]
+
+
 def test_images_are_copied_linked_or_left(voc: str, tmp_path: Path) -> None:
     sources = [Path(record["file_name"]) for record in load_one_labeled(voc)]
     for images in ("copy", "link", "reference"):

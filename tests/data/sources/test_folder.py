@@ -47,6 +47,26 @@ def test_names_are_sorted_by_the_parts_of_their_paths(names: list[str]) -> None:
     assert set(found) == paths
 
 
+def test_what_systems_leave_beside_the_data_is_passed_over(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "._a.jpg", ".hidden.png", ".ipynb_checkpoints/a-checkpoint.jpg")
+    touch(tmp_path, "b/__MACOSX/._a.jpg", "__MACOSX/b.jpg", "@eaDir/a.jpg/thumb.jpg")
+    assert list_images(tmp_path) == ["a.jpg"]
+    # The folder that the user names is data, whatever its name.
+    assert list_images(tmp_path / ".ipynb_checkpoints") == ["a-checkpoint.jpg"]
+
+
+def test_pictures_of_other_formats_are_counted(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "b.jfif", "c/d.HEIC", ".e.heic", "note.txt", "f.mpo")
+    remarks = Remarks()
+    records = FolderSource("folder://images", tmp_path).images(remarks)
+    assert [record["image_id"] for record in records] == ["a.jpg"]
+    names = ("b.jfif", "f.mpo", "c/d.HEIC")
+    assert remarks.items == {"other-picture": [str(tmp_path / name) for name in names]}
+    (tmp_path / "a.jpg").unlink()
+    with pytest.raises(SourceError, match=r"passed over: 1 \.jfif, 1 \.mpo, 1 \.heic$"):
+        FolderSource("folder://images", tmp_path).images(Remarks())
+
+
 def test_links_are_followed_and_cycles_end(tmp_path: Path) -> None:
     touch(tmp_path, "elsewhere/1.jpg", "images/2.jpg")
     (tmp_path / "images" / "linked").symlink_to(tmp_path / "elsewhere")

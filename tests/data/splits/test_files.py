@@ -50,6 +50,18 @@ def test_a_list_of_ids_is_taken_as_it_stands(tmp_path: Path) -> None:
     assert load_split(tmp_path / "split.json", IDS) == split
 
 
+def test_a_byte_order_mark_is_no_part_of_a_split(tmp_path: Path) -> None:
+    split = draw_split(IDS, 50, 0)
+    split.save(tmp_path / "split.json")
+    for name, content in (
+        ("split.json", (tmp_path / "split.json").read_bytes()),
+        ("ids.json", b"[10, 12]"),
+    ):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + content)
+    assert load_split(tmp_path / "split.json", IDS) == split
+    assert load_split(tmp_path / "ids.json", IDS).labeled_ids == ("0/10", "0/12")
+
+
 def test_ids_of_several_sets_carry_the_number_of_the_set(tmp_path: Path) -> None:
     ids = [*IDS, "1/10", "1/a/b"]
     path = write(tmp_path / "ids.json", ["0/10", "1/a/b"])

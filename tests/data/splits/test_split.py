@@ -195,6 +195,16 @@ def test_no_labeled_box_is_an_error(tmp_path: Path, write_coco: Writer) -> None:
             build_pools([uri], [], filter_empty=filter_empty)
 
 
+def test_only_crowds_are_no_labels_and_the_message_says_so(
+    tmp_path: Path, write_coco: Writer
+) -> None:
+    boxes = {1: [(1, (0, 0, 2, 2)), (1, (0, 0, 3, 3))]}
+    write_coco(tmp_path / "a.json", boxes, {1: "cat"}, crowd=[1, 2])
+    message = r"has a box: 2 objects are crowd regions \(set 'iscrowd' to 0 where an entry is one"
+    with pytest.raises(SourceError, match=message):
+        build_pools([f"coco://{tmp_path / 'a.json'}?images={tmp_path}"], [])
+
+
 def test_a_resumed_run_keeps_its_labeled_images(tmp_path: Path) -> None:
     path = tmp_path / "split.json"
     ids = [f"0/{number}" for number in range(20)]
