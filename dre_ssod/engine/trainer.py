@@ -9,6 +9,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluators
@@ -28,6 +29,7 @@ from dre_ssod.engine.hooks.evaluation import BestModel, Evaluation
 from dre_ssod.engine.hooks.panels import panel_hook
 from dre_ssod.engine.hooks.watch import PseudoLabelWatch
 from dre_ssod.engine.hooks.writers import FigurePrinter, MetricsFile, ResumingWriter
+from dre_ssod.engine.out_of_memory import advice
 from dre_ssod.engine.precision import announce, name_of
 from dre_ssod.engine.step import SemiSupervisedStep
 from dre_ssod.engine.step_settings import step_settings
@@ -161,6 +163,18 @@ class SSODTrainer(DefaultTrainer):
             record_split(self.pools.split, path, resumed=self.start_iter > 0 and not accepted)
         with self._trainer.signals.caught():
             return super().train()
+
+    def run_step(self) -> None:
+        """One step.
+
+        Raises:
+            torch.OutOfMemoryError: saying which settings would need less.
+        """
+        try:
+            super().run_step()
+        except torch.OutOfMemoryError as error:
+            said = advice(self.cfg, comm.get_world_size(), self.precision == name_of(None))
+            raise torch.OutOfMemoryError(f"{str(error).splitlines()[0]} {said}") from error
 
     def before_train(self) -> None:
         """Before the loop; a run that was resumed before an evaluation begins with it."""

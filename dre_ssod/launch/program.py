@@ -149,11 +149,10 @@ def describe(error: BaseException) -> str:
             f"it printed says why; if it printed nothing, it was killed. {ADVICE_FOR_KILLED}"
         )
     if isinstance(error, torch.OutOfMemoryError):
-        return (
-            f"out of GPU memory: {str(error).splitlines()[0]} Raise SOLVER.ACCUMULATION_STEPS "
-            "(the same batch in smaller passes), set SOLVER.AMP.ENABLED True, or lower "
-            "INPUT.MIN_SIZE_TRAIN and INPUT.MAX_SIZE_TRAIN."
-        )
+        said = str(error).splitlines()[0]
+        if "SOLVER." not in said:
+            said += " Lower INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST, or TEST.IMS_PER_BATCH."
+        return f"out of GPU memory: {said}"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}. {TRACEBACK_VARIABLE}=1 shows where."
     return str(error)

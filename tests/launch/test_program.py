@@ -47,7 +47,10 @@ def test_a_file_error_names_the_file(capsys: pytest.CaptureFixture[str]) -> None
 def test_memory_says_which_keys_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert failing(torch.OutOfMemoryError("Tried to allocate 2 GiB.\nDetails")) == 2
     message = " ".join(capsys.readouterr().err.split())
-    assert "Tried to allocate 2 GiB. Raise SOLVER.ACCUMULATION_STEPS" in message
+    assert "Tried to allocate 2 GiB. Lower INPUT.MIN_SIZE_TEST" in message
+    # A training step says itself what to change.
+    assert failing(torch.OutOfMemoryError("Out. Set SOLVER.ACCUMULATION_STEPS 4.")) == 2
+    assert capsys.readouterr().err.endswith("Set SOLVER.ACCUMULATION_STEPS 4.\n")
 
 
 @pytest.mark.parametrize("error", [RuntimeError("bug"), ValueError("bug"), KeyError("bug")])
