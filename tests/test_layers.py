@@ -138,6 +138,12 @@ def test_every_room_has_a_face() -> None:
         assert ast.get_docstring(face), folder
 
 
+def test_rooms_are_small() -> None:
+    """A dozen files beside the face."""
+    for folder in {path.parent for path in MODULES.values()}:
+        assert len(list(folder.glob("*.py"))) <= 13, folder
+
+
 def test_train_net_stays_small() -> None:
     lines = (ROOT / "train_net.py").read_text(encoding="utf-8").splitlines()
     assert len(lines) < 100

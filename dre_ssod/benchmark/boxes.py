@@ -1,4 +1,8 @@
-"""Objects with the statistics of COCO's and detections of them, drawn at random for benchmarks."""
+"""What benchmarks put in place of real data and of a trained model.
+
+Objects with the statistics of COCO's and detections of them, drawn at random; and thresholds for
+random weights.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -85,6 +90,14 @@ def draw_detections(truth: dict[str, Any], seed: int) -> list[dict[str, Any]]:
             )
         ]
     return detections
+
+
+def threshold_for(scores: Tensor, count: int) -> float:
+    """The score that the ``count`` highest of (R,) scores exceed; the lowest where R is no more.
+
+    With random weights it lets as much through as the usual threshold does after training.
+    """
+    return float(scores.sort(descending=True).values[: count + 1][-1])
 
 
 def _frequencies(classes: int, rng: np.random.Generator) -> Floats:

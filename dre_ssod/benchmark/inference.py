@@ -13,8 +13,8 @@ from detectron2.modeling import GeneralizedRCNN, build_model
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
+from dre_ssod.benchmark.boxes import threshold_for
 from dre_ssod.benchmark.report import Goal, Report, Row
-from dre_ssod.benchmark.thresholds import threshold_for
 from dre_ssod.benchmark.timing import interleave, machine, ratio
 from dre_ssod.data.mappers import EvaluationMapper
 from dre_ssod.data.sources.catalog import load_unlabeled

@@ -12,10 +12,10 @@ from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
+from dre_ssod.benchmark.boxes import threshold_for
 from dre_ssod.benchmark.memory import peak_bytes
 from dre_ssod.benchmark.report import Goal, Report, Row
 from dre_ssod.benchmark.synchronizations import count_synchronizations
-from dre_ssod.benchmark.thresholds import threshold_for
 from dre_ssod.benchmark.timing import add, interleave, machine, ratio
 from dre_ssod.engine.step import SemiSupervisedStep
 from dre_ssod.engine.trainer import SSODTrainer

@@ -1,29 +1,22 @@
 """Semi-supervised methods: one file each, which reads as its paper does.
 
-A method decides what happens at five moments of a step (``mean_teacher.py``). The data, the
-detector and the teacher stand below and know none of them; the step stands above and asks the one
-that the config names. A method must not know the engine, and no ``if method ==`` stands anywhere.
+A method decides what happens at five moments of a step (``mean_teacher.py``). Every file here is
+imported, so a method need only be written. ``settings`` is how it states its config keys, ``parts``
+is what several papers share; methods that build upon another one live in a room with it.
+
+The data, the detector and the teacher stand below and know no method; the step stands above and
+asks the one that the config names. A method must not know the engine, and no ``if method ==``
+stands anywhere.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
+from pkgutil import walk_packages
+
 from detectron2.config import CfgNode
 
-from dre_ssod.methods import (
-    dre,
-    instant_teaching,
-    label_match,
-    mix_pl,
-    mum,
-    robust_teacher,
-    rpl_like,
-    settings,
-    soft_teacher,
-    stac,
-    supervised,
-    unbiased_teacher,
-    unbiased_teacher_v2,
-)
+from dre_ssod.methods import settings
 from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher
 
 __all__ = [
@@ -31,22 +24,13 @@ __all__ = [
     "Clock",
     "MeanTeacher",
     "build_method",
-    "dre",
-    "instant_teaching",
-    "label_match",
     "method_class",
-    "mix_pl",
-    "mum",
-    "robust_teacher",
-    "rpl_like",
     "settings",
-    "soft_teacher",
-    "stac",
-    "supervised",
     "threshold_key",
-    "unbiased_teacher",
-    "unbiased_teacher_v2",
 ]
+
+for _found in walk_packages(__path__, f"{__name__}."):
+    import_module(_found.name)
 
 
 def method_class(cfg: CfgNode) -> type[MeanTeacher]:

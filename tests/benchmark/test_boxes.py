@@ -6,8 +6,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 
-from dre_ssod.benchmark.boxes import LIMIT, draw_detections, draw_truth
+from dre_ssod.benchmark.boxes import LIMIT, draw_detections, draw_truth, threshold_for
 
 
 def test_drawn_objects_are_like_cocos() -> None:
@@ -41,3 +42,10 @@ def test_drawn_detections_keep_to_the_limit() -> None:
     assert 40 < np.mean(list(per_image.values())) < max(per_image.values()) <= LIMIT
     assert all(item["score"] == float(np.float32(item["score"])) for item in detections)
     assert {item["category_id"] for item in detections} <= {c["id"] for c in truth["categories"]}
+
+
+@pytest.mark.parametrize(("count", "expected"), [(0, 0.75), (1, 0.5), (2, 0.25), (3, 0.25)])
+def test_as_many_scores_exceed_a_threshold_as_are_asked_for(count: int, expected: float) -> None:
+    scores = torch.tensor([0.5, 0.25, 0.75])
+    assert threshold_for(scores, count) == expected
+    assert int((scores > expected).sum()) == min(count, 2)

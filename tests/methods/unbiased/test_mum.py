@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dre_ssod.errors import ConfigError
 from dre_ssod.methods import Clock
-from dre_ssod.methods.mum import MUM, Tiles, draw_exchange, exchange_tiles, unmix
+from dre_ssod.methods.unbiased.mum import MUM, Tiles, draw_exchange, exchange_tiles, unmix
 from dre_ssod.modeling.student_batch import StudentBatch
 from tests.engine.steps import batch as make_batch
 from tests.engine.steps import make_trainer, run

@@ -19,7 +19,7 @@ from dre_ssod.config.values import Number, OneOf
 from dre_ssod.errors import ConfigError
 from dre_ssod.methods.mean_teacher import METHODS, Clock
 from dre_ssod.methods.settings import setting
-from dre_ssod.methods.unbiased_teacher import UnbiasedTeacher
+from dre_ssod.methods.unbiased.unbiased_teacher import UnbiasedTeacher
 from dre_ssod.modeling.student_batch import Features, Mixer, StudentBatch
 
 

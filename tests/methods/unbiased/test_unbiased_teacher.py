@@ -17,7 +17,7 @@ from dre_ssod.methods import Clock
 from dre_ssod.methods.parts.decay import constant_after_burn_in
 from dre_ssod.methods.parts.focal import focal_loss
 from dre_ssod.methods.parts.thresholds import above
-from dre_ssod.methods.unbiased_teacher import UnbiasedTeacher
+from dre_ssod.methods.unbiased.unbiased_teacher import UnbiasedTeacher
 from dre_ssod.modeling.student_batch import StudentBatch
 from dre_ssod.teacher import CarriedLabels
 from tests.engine.steps import SAMPLE_ALL, state

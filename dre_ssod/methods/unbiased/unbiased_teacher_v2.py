@@ -18,7 +18,7 @@ from dre_ssod.errors import ConfigError
 from dre_ssod.methods.mean_teacher import METHODS, Clock
 from dre_ssod.methods.parts.pcv import iou_with_label
 from dre_ssod.methods.settings import setting
-from dre_ssod.methods.unbiased_teacher import UnbiasedTeacher
+from dre_ssod.methods.unbiased.unbiased_teacher import UnbiasedTeacher
 from dre_ssod.modeling.regions import Regions
 from dre_ssod.structures import Mean, StudentLosses
 

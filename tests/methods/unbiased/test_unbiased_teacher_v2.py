@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from dre_ssod.errors import ConfigError
 from dre_ssod.methods import Clock, build_method
-from dre_ssod.methods.unbiased_teacher_v2 import UnbiasedTeacherV2
+from dre_ssod.methods.unbiased.unbiased_teacher_v2 import UnbiasedTeacherV2
 from dre_ssod.modeling.box_predictor import BoxPredictions
 from dre_ssod.modeling.counts import RegionCounts
 from dre_ssod.modeling.regions import Regions

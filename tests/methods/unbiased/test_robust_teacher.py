@@ -11,7 +11,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor
 
 from dre_ssod.methods import Clock
-from dre_ssod.methods.robust_teacher import (
+from dre_ssod.methods.unbiased.robust_teacher import (
     Paste,
     RobustTeacher,
     above_first_bound,
