@@ -7,10 +7,12 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.engine import SimpleTrainer
 from detectron2.layers import cat
 from detectron2.structures import Instances
@@ -23,8 +25,8 @@ from torch.optim import Optimizer
 from dre_ssod.engine.ema import ModelEMA
 from dre_ssod.engine.metrics import PREFIX, StepMetrics, StepTotals
 from dre_ssod.engine.nonfinite import NonfiniteGuard
+from dre_ssod.engine.precision import autocast_dtype
 from dre_ssod.engine.running_statistics import RunningStatistics
-from dre_ssod.engine.step_settings import StepSettings
 from dre_ssod.engine.unreadable import UnreadableImages
 from dre_ssod.errors import CheckpointError
 from dre_ssod.launch.signals import SignalRequests
@@ -32,6 +34,43 @@ from dre_ssod.methods import Clock, MeanTeacher
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.modeling.student_batch import StudentBatch
 from dre_ssod.structures import Mean, StudentLosses, TrainingBatch
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """What a step needs to know beside its method.
+
+    Attributes:
+        burn_in_iters: iterations before the first pseudo-label.
+        max_iter: iterations of the run.
+        accumulation_steps: forward passes per optimizer step.
+        autocast_dtype: float16 or bfloat16 under AMP, else None.
+        skip_nonfinite: whether a step whose loss or gradient is not finite is skipped; else it
+            stops the run.
+        max_unreadable_share: of the images drawn; above it the run stops.
+        seed: makes every random choice of a step a function of (seed, iteration, rank).
+    """
+
+    burn_in_iters: int
+    max_iter: int
+    accumulation_steps: int
+    autocast_dtype: torch.dtype | None
+    skip_nonfinite: bool
+    max_unreadable_share: float
+    seed: int
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, seed: int, device: torch.device) -> StepSettings:
+        """What a config says; ``seed`` and ``device`` are the run's."""
+        return cls(
+            burn_in_iters=cfg.SSOD.BURN_IN_ITERS,
+            max_iter=cfg.SOLVER.MAX_ITER,
+            accumulation_steps=cfg.SOLVER.ACCUMULATION_STEPS,
+            skip_nonfinite=cfg.SOLVER.ON_NONFINITE == "skip",
+            autocast_dtype=autocast_dtype(cfg, device),
+            max_unreadable_share=cfg.DATALOADER.MAX_UNREADABLE_SHARE,
+            seed=seed,
+        )
 
 
 class SemiSupervisedStep(SimpleTrainer):

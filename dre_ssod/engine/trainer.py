@@ -31,8 +31,7 @@ from dre_ssod.engine.hooks.watch import PseudoLabelWatch
 from dre_ssod.engine.hooks.writers import FigurePrinter, MetricsFile, ResumingWriter
 from dre_ssod.engine.out_of_memory import advice
 from dre_ssod.engine.precision import announce, name_of
-from dre_ssod.engine.step import SemiSupervisedStep
-from dre_ssod.engine.step_settings import step_settings
+from dre_ssod.engine.step import SemiSupervisedStep, StepSettings
 from dre_ssod.engine.training_data import build_training_loader, load_pools
 from dre_ssod.errors import CheckpointError
 from dre_ssod.evaluation.evaluators import (
@@ -87,7 +86,7 @@ class SSODTrainer(DefaultTrainer):
         teacher = copy.deepcopy(student)
         self._trainer = SemiSupervisedStep(
             *(model, teacher, self.method, (), optimizer),
-            settings=step_settings(cfg, self._seed, student.device),
+            settings=StepSettings.from_config(cfg, self._seed, student.device),
         )
         self.precision = name_of(self._trainer.settings.autocast_dtype)
         announce(cfg, student.device, self._trainer.settings.autocast_dtype)
@@ -295,7 +294,7 @@ class SSODTrainer(DefaultTrainer):
                 before,
                 self.precision,
             )
-        self._trainer.settings = step_settings(self.cfg, self._seed, self.student.device)
+        self._trainer.settings = StepSettings.from_config(self.cfg, self._seed, self.student.device)
 
     def _use_configured_rates(self) -> None:
         """Learning rate, momentum and weight decay of the config in place of the checkpoint's."""
