@@ -32,7 +32,7 @@ from tqdm import tqdm
 from dre_ssod.config.reading import read_config
 from dre_ssod.data.records import corners, is_crowd
 from dre_ssod.data.sources.catalog import load_one_labeled
-from dre_ssod.deployment.trained_model import check_score, load_trained
+from dre_ssod.deployment.trained_model import add_model_option, check_score, load_trained
 from dre_ssod.engine.setup import setup
 from dre_ssod.errors import ConfigError
 from dre_ssod.evaluation.evaluators import build_test_loader, file_slug
@@ -47,7 +47,7 @@ MIN_IOU = 0.5
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Detectron2's arguments and the two of this tool."""
+    """Detectron2's arguments and those of this tool."""
     parser = default_argument_parser(epilog=__doc__)
     parser.add_argument(
         "--output", metavar="DIR", help="for what is written (default: OUTPUT_DIR/localization)"
@@ -55,6 +55,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--min-score", type=float, default=0.5, help="lowest foreground score (default: 0.5)"
     )
+    add_model_option(parser)
     parsed = parser.parse_args(arguments)
     if parsed.resume or parsed.eval_only or (parsed.num_gpus, parsed.num_machines) != (1, 1):
         parser.error("runs in one process on a finished model: no --resume, --eval-only, --num-*")
@@ -168,12 +169,13 @@ def tables_of(
 def main(args: argparse.Namespace) -> None:
     """Run, analyze, write, print."""
     cfg = configure(args)
-    table, rankings = collect(cfg, load_trained(cfg), args.min_score)
+    table, rankings = collect(cfg, load_trained(cfg, args.model), args.min_score)
     reports = analyze(table, args.min_score, MIN_IOU)
     sigma = reliability(table.residuals[table.ious >= MIN_IOU])
     folder = Path(cfg.OUTPUT_DIR)
     content = {
         "weights": cfg.MODEL.WEIGHTS,
+        "model": args.model,
         "datasets": list(cfg.DATASETS.TEST),
         "min_score": args.min_score,
         "min_iou_of_matched": MIN_IOU,

@@ -5,7 +5,8 @@
         --output pictures --json found.json --opts MODEL.WEIGHTS output/run/model_final.pth
 
 Labels read "class 0.93 q0.41": foreground score and localization quality score s_loc. The band of
-an edge reaches one standard deviation to either side of it. Of a checkpoint, the teacher is used.
+an edge reaches one standard deviation to either side of it. Of a checkpoint, the teacher
+is used unless --model student says otherwise.
 
 Exit code: 0; 1 if an image could not be read and was skipped; 2 if nothing could be done.
 """
@@ -29,7 +30,12 @@ from dre_ssod.deployment.demo import (
     refuse_overwriting,
     run_on_image,
 )
-from dre_ssod.deployment.trained_model import configure_trained, device_of, load_trained
+from dre_ssod.deployment.trained_model import (
+    add_model_option,
+    configure_trained,
+    device_of,
+    load_trained,
+)
 from dre_ssod.files import write_text
 from dre_ssod.inspection.video import EXTENSION, VideoReader, VideoWriter
 from dre_ssod.launch.program import run_program
@@ -52,6 +58,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--confidence-threshold", type=float, default=0.5, help="lowest score (default: 0.5)"
     )
+    add_model_option(parser)
     parser.add_argument(
         "--classes", default="", metavar="A,B", help="names, where DATASETS.TRAIN is not at hand"
     )
@@ -69,7 +76,7 @@ def build_detector(args: argparse.Namespace) -> Detector:
     """The detector of the config and its MODEL.WEIGHTS."""
     cfg, categories = configure_trained(args.config_file, args.opts, args.classes)
     cfg.MODEL.DEVICE = device_of(cfg)
-    return Detector(cfg, load_trained(cfg), categories, args.confidence_threshold)
+    return Detector(cfg, load_trained(cfg, args.model), categories, args.confidence_threshold)
 
 
 def run_on_images(args: argparse.Namespace) -> tuple[Results, int]:

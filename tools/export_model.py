@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Export the teacher of a checkpoint, checked against the model that it is made from.
+"""Export a trained model, by default the teacher, checked against what it is made from.
 
     python tools/export_model.py --config-file output/run/config.yaml --output exported \\
         MODEL.WEIGHTS output/run/model_final.pth
@@ -33,6 +33,7 @@ from dre_ssod.deployment.export import (
 from dre_ssod.deployment.label_manifest import open_images
 from dre_ssod.deployment.trained_model import (
     InferenceReader,
+    add_model_option,
     configure_trained,
     device_of,
     load_trained,
@@ -64,6 +65,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         default=1e-3,
         help="largest difference allowed, in pixels and in scores (default: 0.001)",
     )
+    add_model_option(parser)
     parser.add_argument(
         "--classes", default="", help="A,B,C: the model's classes (default: of DATASETS.TRAIN)"
     )
@@ -124,7 +126,7 @@ def main(args: argparse.Namespace) -> None:
     for path in (args.output / targets[name] for name in args.format):
         if path.exists():
             raise ConfigError(f"{path} exists: choose another --output")
-    model = load_trained(cfg)
+    model = load_trained(cfg, args.model)
     args.output.mkdir(parents=True, exist_ok=True)
     if "torchscript" in args.format:
         export_torchscript(args, cfg, model, class_names)

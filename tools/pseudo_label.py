@@ -29,7 +29,12 @@ from dre_ssod.config.values import get_key
 from dre_ssod.deployment.bulk_labeling import label_share
 from dre_ssod.deployment.label_merge import LABEL_NEXT, RESULT, SKIPPED, merge
 from dre_ssod.deployment.labeling_job import LabelingJob, open_manifest, prepare
-from dre_ssod.deployment.trained_model import check_score, configure_trained, device_of
+from dre_ssod.deployment.trained_model import (
+    add_model_option,
+    check_score,
+    configure_trained,
+    device_of,
+)
 from dre_ssod.deployment.uncertainty import CRITERIA
 from dre_ssod.errors import ConfigError
 from dre_ssod.launch.processes import join_process_group
@@ -54,6 +59,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--classes", default="", help="A,B,C: the model's classes (default: of DATASETS.TRAIN)"
     )
+    add_model_option(parser)
     parser.add_argument(
         "--batch", type=int, help="images of a forward pass (default: TEST.IMS_PER_BATCH)"
     )
@@ -110,6 +116,7 @@ def configure(args: argparse.Namespace) -> tuple[LabelingJob, CfgNode]:
         uncertain_score=args.label_next_score,
         batch_images=cfg.TEST.IMS_PER_BATCH if args.batch is None else args.batch,
         chunk_images=args.chunk,
+        model=args.model,
     )
     return job, cfg
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
+from detectron2.utils.file_io import Detectron2Handler
 from tabulate import tabulate
 from torch import nn
 
@@ -74,10 +75,21 @@ def start_from(model: nn.Module, path: str) -> None:
         path: "" leaves the model as it is.
 
     Raises:
-        ConfigError: if the file gives no weight at all.
+        ConfigError: if the file cannot be fetched from its address, or gives no weight at all.
         UntrustedFileError: if it is damaged or holds code.
     """
-    not_given = SafeCheckpointer(model).load_model(path)
+    try:
+        not_given = SafeCheckpointer(model).load_model(path)
+    except OSError as error:
+        if "://" not in path:
+            raise
+        raise ConfigError(
+            f"MODEL.WEIGHTS {path!r} could not be fetched: {error}. Fetch "
+            f"{_address(path)} on a machine that has a network and name the file: "
+            "MODEL.WEIGHTS FILE. Without any network configs/Base-small-cpu.yaml trains a smaller "
+            "detector, whose ImageNet weights are installed with this project; MODEL.WEIGHTS '' "
+            "starts from random numbers."
+        ) from error
     if not path:
         return
     names = [name for name in model.state_dict() if not name.endswith("num_batches_tracked")]
@@ -96,6 +108,14 @@ def start_from(model: nn.Module, path: str) -> None:
             len(names),
             path,
         )
+
+
+def _address(path: str) -> str:
+    """Where a browser finds what Detectron2 names ``detectron2://``; else the name itself."""
+    prefix = Detectron2Handler.PREFIX
+    if not path.startswith(prefix):
+        return path
+    return Detectron2Handler.S3_DETECTRON2_PREFIX + path.removeprefix(prefix)
 
 
 def _format_parts(names: list[str], not_given: Mapping[str, str]) -> str:

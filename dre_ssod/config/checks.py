@@ -76,6 +76,7 @@ CHECKS: dict[str, Check] = {
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": Number(0.0, 1.0),
     "MODEL.ROI_BOX_HEAD.NAME": _part(ROI_BOX_HEAD_REGISTRY),
     "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": OneOf(("kl", "smooth_l1")),
+    "MODEL.ROI_BOX_HEAD.BETA_NLL": Number(0.0, 1.0),
     "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE": OneOf((False,)),
     "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": OneOf((False,)),
     "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES": OneOf((False,)),
@@ -152,6 +153,7 @@ def check_config(cfg: CfgNode, world_size: int) -> None:
     _check_sizes(cfg)
     _check_split(cfg)
     _check_variance(cfg)
+    _check_burn_in(cfg)
     _check_batch(cfg, world_size)
 
 
@@ -221,6 +223,16 @@ def _check_variance(cfg: CfgNode) -> None:
                 "False while MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE is 'smooth_l1': s_loc comes "
                 "from the variance branch, which the 'kl' loss trains",
             )
+
+
+def _check_burn_in(cfg: CfgNode) -> None:
+    if method_class(cfg).uses_unlabeled and cfg.SSOD.BURN_IN_ITERS >= cfg.SOLVER.MAX_ITER:
+        refuse(
+            cfg,
+            "SSOD.BURN_IN_ITERS",
+            f"less than SOLVER.MAX_ITER, {cfg.SOLVER.MAX_ITER}: no unlabeled image would ever be "
+            "used. To train on labels alone, set SSOD.ENABLED False",
+        )
 
 
 def _check_batch(cfg: CfgNode, world_size: int) -> None:

@@ -62,6 +62,11 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # BBOX_REG_LOSS_TYPE, Detectron2's key, gains the value "kl" (eq. 8 and 9): it adds the variance
     # branch and trains it on labeled images. "smooth_l1" has no variance branch.
 
+    # beta in [0, 1]: with "kl" each coordinate's loss of eq. 8 and 9 is multiplied by its own
+    # sigma^(2 beta), taken as a constant (beta-NLL of Seitzer et al., 2022). 0: the paper's loss.
+    # 1: boxes get smooth L1's gradient whatever their variance, and the best variance is the same.
+    cfg.MODEL.ROI_BOX_HEAD.BETA_NLL = 0.0
+
     # The variance branch predicts z with sigma = sigmoid(z), in (0, 1), as Unbiased Teacher v2 has
     # it, in place of alpha = log(sigma^2).
     cfg.MODEL.ROI_BOX_HEAD.BOUNDED_SIGMA = False
@@ -132,8 +137,8 @@ def _add_loop_keys(cfg: CfgNode) -> None:
     # Warn when there was no pseudo-label for this many iterations; 0: never.
     cfg.SSOD.WARN_NO_PSEUDO_LABELS_ITERS = 500
     # Warn when an unlabeled image has more than this many times the boxes of a labeled image, over
-    # 200 iterations; 0: never.
-    cfg.SSOD.WARN_PSEUDO_BOX_RATIO = 3.0
+    # 200 iterations, or a quarter of those after the burn-in where these are fewer; 0: never.
+    cfg.SSOD.WARN_PSEUDO_BOX_RATIO = 2.0
     # Every so many iterations, views, pseudo-labels and proposals of two images of the batch are
     # drawn into OUTPUT_DIR/panels and TensorBoard; see docs/visualization.md. 0: never.
     cfg.SSOD.PANEL_PERIOD = 0

@@ -49,7 +49,7 @@ def label_share(
     share = [number for number in own if not chunk_path(job.folder, number).exists()]
     if not share:
         return
-    model = load_trained(cfg)
+    model = load_trained(cfg, job.model)
     loader = DataLoader(
         _Images(manifest, InferenceReader(cfg)),
         batch_sampler=_Batches(manifest, share, job.batch_images),

@@ -50,6 +50,7 @@ class LabelingJob:
         uncertain_score: lowest score of a box that counts in an image's uncertainty.
         batch_images: images of a forward pass.
         chunk_images: images of a file.
+        model: "teacher" or "student".
     """
 
     folder: Path
@@ -59,6 +60,7 @@ class LabelingJob:
     uncertain_score: float
     batch_images: int
     chunk_images: int
+    model: str = "teacher"
 
     def settings(self, cfg: CfgNode) -> dict[str, Any]:
         """All that the result depends on, by name, as JSON keeps it.
@@ -81,6 +83,8 @@ class LabelingJob:
             "uncertain_score": self.uncertain_score,
             "batch_images": self.batch_images,
             "chunk_images": self.chunk_images,
+            # As for a key of the config: a job of before the choice is one of the teacher.
+            **({} if self.model == "teacher" else {"model": self.model}),
             **keys,
         }
         as_read: dict[str, Any] = json.loads(json.dumps(settings))

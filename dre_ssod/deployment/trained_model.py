@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from dre_ssod.checkpoints.weights import load_all
+from dre_ssod.checkpoints.weights import load_all, load_student
 from dre_ssod.config.checks import check_config
 from dre_ssod.config.reading import read_config
 from dre_ssod.data.images import read_image
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 # Of boxes and sigma in pixels; and of scores and qualities.
 PIXEL_DIGITS, SCORE_DIGITS = 3, 5
+MODELS = ("teacher", "student")
+"""The two models of a checkpoint of this project, the one that is used by default first."""
 Category = dict[str, Any]
 """An entry of ``categories`` in COCO JSON: ``id`` and ``name``."""
 
@@ -64,14 +67,27 @@ def check_score(cfg: CfgNode, option: str, score: float) -> None:
         )
 
 
-def load_trained(cfg: CfgNode) -> nn.Module:
+def add_model_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--model``, which :func:`load_trained` takes."""
+    parser.add_argument(
+        "--model",
+        choices=MODELS,
+        default=MODELS[0],
+        help="of the checkpoint; the student is the better one where a run was too short for its "
+        "moving average (default: teacher)",
+    )
+
+
+def load_trained(cfg: CfgNode, which: str = "teacher") -> nn.Module:
     """The detector of MODEL.WEIGHTS in eval mode; of a checkpoint of this project, the teacher.
 
     Args:
         cfg: with MODEL.ROI_HEADS.NUM_CLASSES above 0.
+        which: of :data:`MODELS`.
 
     Raises:
-        ConfigError: if there is no file, or it lacks a weight that the config asks for.
+        ConfigError: if there is no file, it lacks a weight that the config asks for, or it holds no
+            student where that is asked for.
     """
     if not cfg.MODEL.WEIGHTS:
         raise ConfigError(
@@ -82,7 +98,14 @@ def load_trained(cfg: CfgNode) -> nn.Module:
     # Overwritten by the checkpoint, so the package or file of it need not be there.
     bare.MODEL.TIMM.WEIGHTS = ""
     model: nn.Module = build_model(bare)
-    load_all(model, cfg.MODEL.WEIGHTS)
+    if which == "student":
+        if not load_student(cfg.MODEL.WEIGHTS, model):
+            raise ConfigError(
+                f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r} holds no student, so --model student cannot "
+                "be: name a checkpoint of a training, such as model_final.pth, or leave it out"
+            )
+    else:
+        load_all(model, cfg.MODEL.WEIGHTS)
     return model.eval()
 
 

@@ -24,6 +24,7 @@ from dre_ssod.data.sources.catalog import class_names, ensure_registered
 from dre_ssod.engine.precision import use_tf32
 from dre_ssod.errors import UserError
 from dre_ssod.files import set_aside, write_text
+from dre_ssod.launch.log_file import FILE_ONLY, keep_off_the_console
 from dre_ssod.locks import holding
 from dre_ssod.runs.record import TRAINING_LOCK, one_at_a_time
 
@@ -151,7 +152,9 @@ def _log_start(cfg: CfgNode, args: argparse.Namespace) -> None:
     rank = comm.get_rank()
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="fvcore")
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank)
+    keep_off_the_console("dre_ssod")
     logger.info("Process %d of %d", rank, comm.get_world_size())
-    logger.info("Environment:\n%s", collect_env_info())
-    logger.info("Command line: %s", args)
-    logger.info("Full config:\n%s", cfg.dump())
+    logger.info("Environment:\n%s", collect_env_info(), extra=FILE_ONLY)
+    logger.info("Command line: %s", args, extra=FILE_ONLY)
+    logger.info("Full config:\n%s", cfg.dump(), extra=FILE_ONLY)
+    logger.info("Config, environment and layers of the model: %s/log.txt", cfg.OUTPUT_DIR)

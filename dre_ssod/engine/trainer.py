@@ -13,6 +13,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluators
+from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter
 from torch import nn
@@ -25,9 +26,9 @@ from dre_ssod.checkpoints.weights import start_from
 from dre_ssod.config.checks import check_config
 from dre_ssod.data.splits.files import record_split
 from dre_ssod.engine.hooks.checkpoints import Checkpoints, SaveBeforeEvaluation
-from dre_ssod.engine.hooks.evaluation import BestModel, Evaluation
+from dre_ssod.engine.hooks.evaluation import BestModel, Evaluation, LaggingTeacher
 from dre_ssod.engine.hooks.panels import panel_hook
-from dre_ssod.engine.hooks.watch import PseudoLabelWatch
+from dre_ssod.engine.hooks.watch import PseudoLabelWatch, box_window
 from dre_ssod.engine.hooks.writers import FigurePrinter, MetricsFile, ResumingWriter
 from dre_ssod.engine.out_of_memory import advice
 from dre_ssod.engine.precision import announce, name_of
@@ -41,6 +42,7 @@ from dre_ssod.evaluation.evaluators import (
     evaluate_models,
 )
 from dre_ssod.evaluation.pseudo_labels import PseudoLabelProbe
+from dre_ssod.launch.log_file import FILE_ONLY
 from dre_ssod.methods import build_method, threshold_key
 from dre_ssod.runs.contents import check_resumed
 from dre_ssod.runs.results import record_results
@@ -97,6 +99,13 @@ class SSODTrainer(DefaultTrainer):
             teacher, cfg.OUTPUT_DIR, student=student, trainer=weakref.proxy(self)
         )
         self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> Any:
+        """Detectron2's model of a config; its layers are logged into the file alone."""
+        model = build_model(cfg)
+        logger.info("Model:\n%s", model, extra=FILE_ONLY)
+        return model
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> Optimizer:
@@ -210,12 +219,14 @@ class SSODTrainer(DefaultTrainer):
         watch = PseudoLabelWatch(
             cfg.SSOD.WARN_NO_PSEUDO_LABELS_ITERS,
             cfg.SSOD.WARN_PSEUDO_BOX_RATIO,
+            window=box_window(cfg.SOLVER.MAX_ITER - cfg.SSOD.BURN_IN_ITERS),
             threshold_key=threshold_key(cfg),
         )
         # What ends an iteration whose weights are saved.
         self._finishing: list[HookBase] = [
             evaluation,
             *([] if best is None else [best]),
+            *([LaggingTeacher(metric)] if metric and cfg.SSOD.EVAL_MODEL == "both" else []),
             ResumingWriter(self.build_writers() if comm.is_main_process() else []),
             self._checkpoints,
         ]

@@ -14,7 +14,7 @@ Whoever shows, measures or times pseudo-labels asks the method for them.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -62,6 +62,11 @@ def ema_decay(step: int, maximum: float) -> float:
     return min(maximum, 1.0 - 1.0 / (step + 1))
 
 
+def horizon_decay(horizon: float, max_iter: int) -> float:
+    """The decay that looks back on a share of a run's iterations; 1, no bound, for a share of 0."""
+    return max(0.0, 1.0 - 1.0 / (horizon * max_iter)) if horizon else 1.0
+
+
 @METHODS.register()
 class MeanTeacher:
     """Teacher and student alone: every detection from tau on teaches as a label does.
@@ -90,6 +95,14 @@ class MeanTeacher:
             "SSOD.EMA.DECAY",
             0.999,
             "Upper bound of the decay; step t after the burn-in uses min(DECAY, 1 - 1 / (t + 1)).",
+            Number(0.0, 1.0),
+        )
+        ema_horizon: float = setting(
+            "SSOD.EMA.HORIZON",
+            0.0,
+            "Longest look back of the moving average, as a share of SOLVER.MAX_ITER: DECAY is at "
+            "most 1 - 1 / (HORIZON * MAX_ITER), so that the teacher of a short run is not left "
+            "behind. 0: DECAY alone, as in the paper.",
             Number(0.0, 1.0),
         )
         burn_in_copy: bool = setting(
@@ -129,7 +142,9 @@ class MeanTeacher:
     @classmethod
     def from_config(cls, cfg: CfgNode) -> MeanTeacher:
         """The method as a checked config describes it."""
-        return cls(keys.read(cfg, cls.Settings))
+        settings = keys.read(cfg, cls.Settings)
+        bound = horizon_decay(settings.ema_horizon, cfg.SOLVER.MAX_ITER)
+        return cls(replace(settings, ema_decay=min(settings.ema_decay, bound)))
 
     # 1. Images and views
 

@@ -46,6 +46,7 @@ class GaussianFastRCNNOutputLayers(FastRCNNOutputLayers):
         log_variance_range: tuple[float, float] | None,
         rescale_quality: bool = False,
         bounded_sigma: bool = False,
+        beta_nll: float = 0.0,
         **kwargs: Any,
     ) -> None:
         """
@@ -55,9 +56,11 @@ class GaussianFastRCNNOutputLayers(FastRCNNOutputLayers):
             rescale_quality: see :func:`localization_quality`.
             bounded_sigma: the branch predicts z with sigma = sigmoid(z), in (0, 1), in place of
                 alpha; detections then carry the ``coded_sigma`` (R, 4) of their offsets.
+            beta_nll: see :func:`dre_ssod.modeling.gaussian.kl_regression_loss`.
             kwargs: as for Detectron2's ``FastRCNNOutputLayers``.
         """
         super().__init__(input_shape, **kwargs)
+        self.beta_nll = beta_nll
         self.log_variance_range = log_variance_range
         self.rescale_quality = rescale_quality
         self.bounded_sigma = bounded_sigma
@@ -79,6 +82,7 @@ class GaussianFastRCNNOutputLayers(FastRCNNOutputLayers):
         )
         arguments["rescale_quality"] = cfg.SSOD.RESCALE_LOCALIZATION_QUALITY
         arguments["bounded_sigma"] = head.BOUNDED_SIGMA
+        arguments["beta_nll"] = head.BETA_NLL
         return arguments
 
     @property

@@ -30,7 +30,9 @@ def localization_quality(log_variance: Tensor, rescale: bool = False) -> Tensor:
     return 2.0 * quality if rescale else quality
 
 
-def kl_regression_loss(prediction: Tensor, target: Tensor, log_variance: Tensor) -> Tensor:
+def kl_regression_loss(
+    prediction: Tensor, target: Tensor, log_variance: Tensor, beta: float = 0.0
+) -> Tensor:
     """KL divergence of a predicted Gaussian from a known coordinate, smoothed (eq. 8 and 9).
 
     Per coordinate, with d = abs(target - prediction)::
@@ -39,11 +41,17 @@ def kl_regression_loss(prediction: Tensor, target: Tensor, log_variance: Tensor)
         exp(-alpha) * (d - 1/2) + alpha / 2    otherwise    (eq. 9)
 
     It equals the KL divergence up to a constant, so it can be negative. With alpha = 0 it is smooth
-    L1 with beta 1.
+    L1 whose break lies at 1.
+
+    ``beta`` above 0 multiplies each coordinate's loss by ``sigma^(2 beta)``, taken as a constant
+    (beta-NLL of Seitzer et al., *On the Pitfalls of Heteroscedastic Uncertainty Estimation*, 2022).
+    The best alpha stays where it is, while the gradient by t^e becomes ``exp((beta - 1) alpha)``
+    times that of smooth L1: at 1 a large variance no longer keeps boxes from being learned.
 
     Args:
         prediction, target: (R, 4) coded box offsets t^e and t^g.
         log_variance: (R, 4) alpha, in the same units squared, in log.
+        beta: in [0, 1]; 0 is the paper's loss.
 
     Returns:
         (R,) the sum over the four coordinates, at least in float32.
@@ -53,4 +61,7 @@ def kl_regression_loss(prediction: Tensor, target: Tensor, log_variance: Tensor)
     log_variance = log_variance.to(dtype)
     distance = (target - prediction).abs()
     error = torch.where(distance <= 1, 0.5 * distance.square(), distance - 0.5)
-    return (torch.exp(-log_variance) * error + 0.5 * log_variance).sum(dim=1)
+    losses = torch.exp(-log_variance) * error + 0.5 * log_variance
+    if beta:
+        losses = torch.exp(beta * log_variance.detach()) * losses
+    return losses.sum(dim=1)

@@ -172,15 +172,16 @@ class Regions:
 def labeled_losses(labeled: Regions) -> StudentLosses:
     """The box head's own losses: cross-entropy, and what BBOX_REG_LOSS_TYPE says of the boxes.
 
-    With "kl" the box loss is eq. 10, the mean over regions of eq. 8 and 9; with "smooth_l1" that of
-    Faster R-CNN.
+    With "kl" the box loss is eq. 10, the mean over regions of eq. 8 and 9, weighted as
+    ``MODEL.ROI_BOX_HEAD.BETA_NLL`` says; with "smooth_l1" that of Faster R-CNN.
     """
     entropy = F.cross_entropy(labeled.predictions.logits.float(), labeled.classes, reduction="sum")
     figures = {}
     if labeled.log_variance is None:
         box_losses = labeled.smooth_l1()
     else:
-        losses = kl_regression_loss(*labeled.offsets, labeled.log_variance)
+        beta = labeled.predictor.beta_nll
+        losses = kl_regression_loss(*labeled.offsets, labeled.log_variance, beta)
         box_losses = torch.where(labeled.is_foreground, losses, 0.0)
         sigma = torch.exp(0.5 * labeled.log_variance).mean(dim=1)
         figures["sigma"] = Mean.of(sigma, labeled.is_foreground)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
 from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
+from dre_ssod.checkpoints.checkpointer import SafeCheckpointer
 from dre_ssod.checkpoints.weights import load_all, load_student, start_from
 from dre_ssod.errors import ConfigError
 
@@ -76,6 +78,24 @@ def test_training_takes_what_fits_and_names_what_starts_from_nothing(
     assert rows["heads.cls_score"] == ["0 of 2", "all"]
     assert rows["heads.deltas"] == ["1 of 2", "bias (not in the file)"]
     assert "3 of 10 weights are not from" in caplog.text
+
+
+def test_without_a_network_the_file_to_fetch_and_the_ways_out_are_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise URLError("Name or service not known")
+
+    monkeypatch.setattr(SafeCheckpointer, "load_model", unreachable)
+    with pytest.raises(ConfigError) as error:
+        start_from(detector(3), "detectron2://ImageNetPretrained/MSRA/R-50.pkl")
+    message = str(error.value)
+    assert "MODEL.WEIGHTS 'detectron2://ImageNetPretrained/MSRA/R-50.pkl' could not be" in message
+    assert "/detectron2/ImageNetPretrained/MSRA/R-50.pkl on a machine" in message
+    assert "configs/Base-small-cpu.yaml" in message
+    # A file that cannot be read has another cure.
+    with pytest.raises(URLError):
+        start_from(detector(3), "a.pth")
 
 
 def test_training_does_not_start_from_weights_of_which_none_fits(tmp_path: Path) -> None:

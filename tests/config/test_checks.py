@@ -28,6 +28,15 @@ def refusal(*opts: Any, world_size: int = 1) -> str:
     return str(error.value)
 
 
+def test_a_burn_in_that_leaves_no_iteration_with_unlabeled_images_is_refused() -> None:
+    run = ("SSOD.BURN_IN_ITERS", 100, "SOLVER.MAX_ITER")
+    message = refusal(*run, 100)
+    assert "SSOD.BURN_IN_ITERS is 100; it must be less than SOLVER.MAX_ITER, 100" in message
+    assert "SSOD.ENABLED False" in message
+    check(*run, 101)
+    check(*run, 100, "SSOD.ENABLED", False)
+
+
 def test_the_defaults_pass() -> None:
     check()
     check(world_size=2)

@@ -85,8 +85,10 @@ def settings_read(path: Path) -> set[str]:
         node.attr
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute)
-        and isinstance(node.value, ast.Attribute)
-        and node.value.attr in ("settings", "_settings")
+        and (
+            (isinstance(node.value, ast.Attribute) and node.value.attr in ("settings", "_settings"))
+            or (isinstance(node.value, ast.Name) and node.value.id == "settings")
+        )
     }
 
 

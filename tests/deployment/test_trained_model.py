@@ -37,6 +37,19 @@ def test_the_model_is_loaded_whole_and_set_to_evaluate(cfg: CfgNode) -> None:
         assert torch.equal(tensor, expected[name]), name
 
 
+def test_the_student_is_loaded_where_it_is_asked_for(cfg: CfgNode) -> None:
+    with pytest.raises(ConfigError, match=r"holds no student, so --model student cannot be"):
+        load_trained(cfg, "student")
+    student = tiny_model(cfg, spread=0.5).state_dict()
+    saved = torch.load(cfg.MODEL.WEIGHTS, weights_only=True)
+    torch.save({**saved, "student": student}, cfg.MODEL.WEIGHTS)
+    for which, expected in (("student", student), ("teacher", saved["model"])):
+        model = load_trained(cfg, which)
+        assert not model.training
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, expected[name]), name
+
+
 @pytest.mark.parametrize(
     ("key", "value", "named"),
     [

@@ -68,6 +68,19 @@ def test_an_evaluation_leaves_the_config_of_the_training(config_file: Path) -> N
     assert saved(run / "config_eval.yaml")["SEED"] == 5
 
 
+def test_config_and_environment_are_in_the_log_file_and_not_on_the_console(
+    config_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = start(config_file)
+    shown = capsys.readouterr().out
+    log = (Path(cfg.OUTPUT_DIR) / "log.txt").read_text(encoding="utf-8")
+    for part in ("Full config:", "UNSUP_LOSS_WEIGHT", "Environment:", "Command line:"):
+        assert part in log
+        assert part not in shown
+    assert f"{cfg.OUTPUT_DIR}/log.txt" in shown
+    assert len(shown.splitlines()) < 10
+
+
 def test_a_random_seed_is_written_down_and_used(config_file: Path) -> None:
     cfg = start(config_file)
     assert cfg.SEED >= 0

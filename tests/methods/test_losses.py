@@ -52,8 +52,9 @@ def _best_match(box: list[float], targets: Instances) -> int:
     return int(pairwise_iou(Boxes([box]), targets.gt_boxes)[0].argmax())
 
 
-def test_supervised_losses_are_cross_entropy_and_equations_8_and_9() -> None:
-    head = make_heads()
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_supervised_losses_are_cross_entropy_and_equations_8_and_9(beta: float) -> None:
+    head = make_heads(**{"MODEL.ROI_BOX_HEAD.BETA_NLL": beta})
     labeled = [ground_truth(), ground_truth(OTHER_BOXES)]
     losses = losses_of(head, labeled, [])
     sampled, predictions = sampled_by(head, labeled)
@@ -73,7 +74,8 @@ def test_supervised_losses_are_cross_entropy_and_equations_8_and_9() -> None:
                 for k, offset in enumerate(offsets):
                     alpha = predictions.log_variance[region, 4 * label + k].item()
                     error = offset - predictions.deltas[region, 4 * label + k].item()
-                    regression += math.exp(-alpha) * _smooth_l1(error) + alpha / 2
+                    loss = math.exp(-alpha) * _smooth_l1(error) + alpha / 2
+                    regression += math.exp(alpha) ** beta * loss
             region += 1
     assert losses.supervised["loss_cls"].item() == pytest.approx(classification / region, rel=1e-4)
     assert losses.supervised["loss_box_reg"].item() == pytest.approx(regression / region, rel=1e-4)

@@ -17,7 +17,7 @@ from dre_ssod.config.values import Number
 from dre_ssod.errors import ConfigError
 from dre_ssod.methods import METHODS, Clock, build_method, settings, threshold_key
 from dre_ssod.methods.dre import DRE
-from dre_ssod.methods.mean_teacher import MeanTeacher
+from dre_ssod.methods.mean_teacher import MeanTeacher, horizon_decay
 from dre_ssod.methods.settings import setting
 from dre_ssod.methods.supervised import Supervised
 from dre_ssod.modeling.student_batch import Features, Mixer, StudentBatch
@@ -240,6 +240,26 @@ def test_the_decay_starts_again_after_a_burn_in_that_copies(
 ) -> None:
     method = MeanTeacher(MeanTeacher.Settings(burn_in_copy=copies))
     assert method.decay(Clock(iteration, 4, 100)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("decay", "horizon", "max_iter", "expected"),
+    # 0.05 of 600 iterations are 30: 1 - 1 / 30. DECAY stays the bound of a long run.
+    [(0.999, 0.0, 600, 0.999), (0.99, 0.05, 600, 29 / 30), (0.99, 0.05, 10**6, 0.99)],
+)
+@pytest.mark.parametrize("name", ["DRE", "MeanTeacher", "Supervised", "MUM", "MixPL"])
+def test_the_average_looks_back_no_further_than_a_share_of_the_run(
+    name: str, decay: float, horizon: float, max_iter: int, expected: float
+) -> None:
+    cfg = get_cfg()
+    keys = {"METHOD": name, "EMA.DECAY": decay, "EMA.HORIZON": horizon}
+    pairs = [word for key, value in keys.items() for word in (f"SSOD.{key}", value)]
+    cfg.merge_from_list([*pairs, "SOLVER.MAX_ITER", max_iter])
+    assert build_method(cfg).settings.ema_decay == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_horizon_of_less_than_an_iteration_copies_the_student() -> None:
+    assert horizon_decay(0.1, 5) == 0.0
 
 
 # What a method learns

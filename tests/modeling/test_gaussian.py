@@ -70,6 +70,33 @@ def test_hand_computed() -> None:
     assert _one(3.0, alpha).item() == pytest.approx(0.625 + math.log(2.0))
 
 
+@pytest.mark.parametrize("beta", [0.5, 1.0])
+def test_beta_nll_multiplies_each_coordinate_by_a_power_of_its_own_variance(beta: float) -> None:
+    prediction, target, alpha = _inputs(rows=20)
+    loss = kl_regression_loss(prediction, target, alpha, beta)
+    grad_prediction, grad_alpha = torch.autograd.grad(loss.sum(), (prediction, alpha))
+    for row in range(len(loss)):
+        # The factor has no gradient of its own: it multiplies value and slopes alike.
+        terms = []
+        for k in range(4):
+            t_e, t_g, a = (t[row, k].item() for t in (prediction, target, alpha))
+            sigma = math.sqrt(math.exp(a))
+            terms.append([sigma ** (2.0 * beta) * part for part in _restated(t_e, t_g, a)])
+        values, slopes, alpha_slopes = zip(*terms, strict=True)
+        assert loss[row].item() == pytest.approx(sum(values), rel=1e-12)
+        assert grad_prediction[row].tolist() == pytest.approx(slopes, rel=1e-12)
+        assert grad_alpha[row].tolist() == pytest.approx(alpha_slopes, rel=1e-12, abs=1e-14)
+
+
+def test_with_beta_1_boxes_get_the_gradient_of_smooth_l1_whatever_their_variance() -> None:
+    prediction, target, alpha = _inputs()
+    (found,) = torch.autograd.grad(
+        kl_regression_loss(prediction, target, alpha, 1.0).sum(), prediction
+    )
+    plain = F.smooth_l1_loss(prediction, target, beta=1.0, reduction="sum")
+    torch.testing.assert_close(found, torch.autograd.grad(plain, prediction)[0])
+
+
 def test_gradcheck() -> None:
     assert torch.autograd.gradcheck(kl_regression_loss, _inputs(rows=6))
 

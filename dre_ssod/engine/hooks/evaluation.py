@@ -14,6 +14,9 @@ from dre_ssod.launch.signals import SignalRequests
 
 logger = logging.getLogger(__name__)
 
+TOLERATED_LAG = 1.0
+"""AP by which a teacher may be below its student before it is said."""
+
 
 class Evaluation(EvalHook):
     """Evaluates every so many iterations and after the last one.
@@ -47,6 +50,36 @@ class Evaluation(EvalHook):
     def after_train(self) -> None:
         # As Detectron2's does, so that trainer and hook do not keep each other alive.
         del self._func
+
+
+class LaggingTeacher(HookBase):
+    """Warns after the last evaluation where the model that is used is well below its student."""
+
+    def __init__(self, metric: str) -> None:
+        """
+        Args:
+            metric: of the teacher, in the event storage; that of the student has "student" in
+                place of "teacher".
+        """
+        self._metric = metric
+
+    def after_step(self) -> None:
+        if self.trainer.iter + 1 < self.trainer.max_iter or not comm.is_main_process():
+            return
+        latest = self.trainer.storage.latest()
+        names = (self._metric, self._metric.replace("teacher", "student", 1))
+        found = [latest[name][0] for name in names if name in latest]
+        # AP is NaN where nothing was detected, and no number is below NaN.
+        if len(found) == 2 and found[1] - found[0] > TOLERATED_LAG:
+            logger.warning(
+                "The teacher, the model that checkpoints are used by, has %.1f AP, %.1f less than "
+                "its student: a moving average too slow for a run of %d iterations. Lower "
+                "SSOD.EMA.DECAY, or let it follow the length of the run, SSOD.EMA.HORIZON 0.05. "
+                "The student of this run is used by --model student of the tools.",
+                found[0],
+                found[1] - found[0],
+                self.trainer.max_iter,
+            )
 
 
 class BestModel(HookBase):

@@ -13,7 +13,15 @@ from dre_ssod.engine.metrics import PREFIX
 logger = logging.getLogger(__name__)
 
 BOX_WINDOW = 200
-"""Iterations over which pseudo-boxes are compared with labeled boxes."""
+"""Iterations over which pseudo-boxes are compared with labeled boxes, in a run long enough."""
+
+
+def box_window(iterations: int) -> int:
+    """Iterations over which boxes are compared in a run of so many iterations with pseudo-labels.
+
+    A quarter of a short run, so that it is warned in time to do something about it.
+    """
+    return max(1, min(BOX_WINDOW, iterations // 4))
 
 
 class PseudoLabelWatch(HookBase):

@@ -13,7 +13,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from dre_ssod.config.values import Number
+from dre_ssod.config.values import Number, refuse
 from dre_ssod.errors import ConfigError
 from dre_ssod.methods.mean_teacher import METHODS, Clock
 from dre_ssod.methods.parts.pcv import iou_with_label
@@ -72,6 +72,8 @@ class UnbiasedTeacherV2(UnbiasedTeacher):
                 "set MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE 'kl' and BOUNDED_SIGMA True, or have "
                 "configs/methods/UnbiasedTeacherV2.yaml among the bases of the config"
             )
+        if head.BETA_NLL:
+            refuse(cfg, "MODEL.ROI_BOX_HEAD.BETA_NLL", "0 with this method's own likelihood")
         found = super().from_config(cfg)
         assert isinstance(found, cls)
         return found

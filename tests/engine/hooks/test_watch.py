@@ -8,7 +8,7 @@ import pytest
 from detectron2.engine import TrainerBase
 from detectron2.utils.events import get_event_storage
 
-from dre_ssod.engine.hooks.watch import PseudoLabelWatch
+from dre_ssod.engine.hooks.watch import PseudoLabelWatch, box_window
 from dre_ssod.engine.unreadable import FEW_IMAGES, UnreadableImages
 from dre_ssod.errors import UserError
 from dre_ssod.structures import ImageFailure, TrainingBatch
@@ -138,6 +138,13 @@ def test_many_pseudo_boxes_are_told_once_a_window(
     for message in found:
         assert "6.1 pseudo-boxes per unlabeled image against 2.0 boxes" in message
         assert "SSOD.WARN_PSEUDO_BOX_RATIO 3" in message
+
+
+@pytest.mark.parametrize(
+    ("iterations", "window"), [(180000, 200), (800, 200), (280, 70), (3, 1), (0, 1)]
+)
+def test_a_short_run_compares_its_boxes_sooner(iterations: int, window: int) -> None:
+    assert box_window(iterations) == window
 
 
 def test_zero_switches_both_off(caplog: pytest.LogCaptureFixture) -> None:

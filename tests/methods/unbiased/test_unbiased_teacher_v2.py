@@ -106,6 +106,11 @@ def test_another_head_is_refused(keys: dict[str, Any]) -> None:
         build_method(tiny_cfg(**{**KEYS, **keys}))
 
 
+def test_another_power_of_the_variance_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"BETA_NLL is 0\.5; it must be 0 with"):
+        build_method(tiny_cfg(**{**KEYS, "MODEL.ROI_BOX_HEAD.BETA_NLL": 0.5}))
+
+
 # Labeled boxes
 
 
