@@ -2,19 +2,31 @@
 
 SIGTERM, SIGINT (Ctrl-C) and SIGHUP (the terminal is gone) save a checkpoint and end the run,
 SIGUSR1 saves and lets it continue. A signal is noted when it comes and acted upon at the end of a
-step, in which all processes have learned of it by the exchange of losses that it makes anyway.
+step, in which all processes have learned of it by the exchange of losses that it makes anyway. A
+step that does not end, as it waits for a file or for another process, does not keep a run from
+ending: ``PATIENCE`` after a signal to stop, the process is gone.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
+import os
+import select
 import signal
+import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+_STOPS = tuple(number for number in SIGNALS if number != signal.SIGUSR1)
+PATIENCE = 300.0
+"""Seconds that a run has to save and end after it was asked to stop."""
+_OVER = b"\0"
+"""Ends the thread that waits for signals; the number of none."""
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +60,8 @@ class SignalRequests:
             return
         before = {number: signal.signal(number, self._note) for number in wanted_signals()}
         try:
-            yield
+            with _ending_at_last():
+                yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -85,7 +98,7 @@ class SignalRequests:
         Raises:
             SystemExit: with :func:`exit_code`.
         """
-        stops = [n for n in SIGNALS if n in self._received and n != signal.SIGUSR1]
+        stops = [number for number in _STOPS if number in self._received]
         stop = self.stop or next(iter(stops), None)
         if stop is not None:
             logger.info("%s: the run stops; continue it with --resume.", stop.name)
@@ -108,3 +121,46 @@ class SignalRequests:
             raise
         finally:
             self._at_once = False
+
+
+@contextlib.contextmanager
+def _ending_at_last() -> Iterator[None]:
+    """While entered, the process ends ``PATIENCE`` after a signal to stop if it has not by itself.
+
+    A thread sees to it, which the interpreter tells of signals even where the main thread waits in
+    a library and runs no handler.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    before = signal.set_wakeup_fd(writing)
+    thread = threading.Thread(target=_end_at_last, args=(reading,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.write(writing, _OVER)
+        thread.join()
+        os.close(reading)
+        os.close(writing)
+
+
+def _end_at_last(pipe: int) -> None:
+    stop, deadline = signal.SIGTERM, math.inf
+    while True:
+        left = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
+        if not select.select([pipe], [], [], left)[0]:
+            break
+        received = os.read(pipe, 1)
+        if received == _OVER:
+            return
+        if deadline == math.inf and received[0] in _STOPS:
+            stop, deadline = signal.Signals(received[0]), time.monotonic() + PATIENCE
+    print(
+        f"error: {stop.name} came {PATIENCE:g} seconds ago, and the iteration has not ended since: "
+        "it waits for a file, a device or another process. The run ends without saving; continue "
+        "from its last checkpoint with --resume.",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(exit_code(stop))

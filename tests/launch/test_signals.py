@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
 
 from dre_ssod.launch.processes import passing_signals_on
 from dre_ssod.launch.signals import SIGNALS, SignalRequests, exit_code
+from tests import ROOT
 
 NONE = (False, False, False, False)
 
@@ -116,3 +119,54 @@ def test_outside_the_main_thread_nothing_is_caught(caplog: pytest.LogCaptureFixt
     thread.start()
     thread.join()
     assert found == [before]
+
+
+WAITING = """
+import ctypes, os, signal, sys, time
+from dre_ssod.launch import signals
+signals.PATIENCE = float(sys.argv[1])
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+with signals.SignalRequests().caught():
+    os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+    # A library that waits for an event; it comes back to no handler.
+    if sys.argv[3] == "library":
+        ctypes.CDLL(None).poll(None, 0, -1)
+    else:
+        time.sleep(float(sys.argv[3]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("patience", "sent", "waits", "code"),
+    [
+        ("0.2", "SIGTERM", "60", 143),
+        ("0.2", "SIGHUP", "60", 129),
+        ("0.2", "SIGINT", "library", 130),
+        # A request to save is none to stop, and a step that ends in time ends the run itself.
+        ("0.2", "SIGUSR1", "1", 0),
+        ("60", "SIGTERM", "0", 0),
+    ],
+)
+def test_a_step_that_never_ends_is_no_reason_to_stay(
+    patience: str, sent: str, waits: str, code: int
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WAITING, patience, sent, waits],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == code
+    told = f"error: {sent} came 0.2 seconds ago" in done.stderr
+    assert told == (code != 0)
+    assert "Traceback" not in done.stderr
+
+
+def test_nothing_waits_for_signals_afterwards() -> None:
+    threads = threading.active_count()
+    with SignalRequests().caught():
+        assert threading.active_count() == threads + 1
+    assert threading.active_count() == threads
+    assert signal.set_wakeup_fd(-1) == -1
