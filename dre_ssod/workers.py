@@ -59,6 +59,17 @@ def fitting(asked: int, batch_bytes: float, sharers: int = 1) -> int:
     return fit
 
 
+def image_bytes(short_side: float, max_size: float) -> float:
+    """Bytes of an image of 4 to 3 in three channels of 8 bits, resized as Detectron2 does.
+
+    Args:
+        short_side: after resizing; 0 for no resizing.
+        max_size: longest side after resizing.
+    """
+    short = min(short_side or max_size, 0.75 * max_size)
+    return 3 * short * short / 0.75
+
+
 def tend(loader: Loader) -> Loader:
     """Let the loading processes of a loader outlive all signals, but not their program.
 

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from dre_ssod import workers
+from dre_ssod.data.sources.catalog import ensure_registered
+from dre_ssod.deployment.bulk_labeling import label_share
+from dre_ssod.deployment.labeling_job import LabelingJob, prepare
 from dre_ssod.engine.training_data import mean_image_bytes
+from dre_ssod.evaluation.evaluators import build_test_loader
 from dre_ssod.workers import fitting
-from tests.factories import tiny_cfg
+from tests.factories import tiny_cfg, tiny_model
+from tests.tiny_dataset import tiny_run, write_tiny_dataset
 
 MEBI = 2.0**20
 
@@ -67,3 +74,33 @@ def test_sizes_of_training_images() -> None:
     # The long side has a limit.
     cfg.INPUT.MAX_SIZE_TRAIN = 400
     assert mean_image_bytes(cfg) == pytest.approx(3 * 300 * 400)
+
+
+@pytest.mark.usefixtures("shared_memory")
+def test_evaluations_and_labeling_take_no_more_either(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = write_tiny_dataset(tmp_path / "data")
+    # 64 MiB hold six of its pictures, and two processes may have six batches of one.
+    size = {"INPUT.MIN_SIZE_TEST": 1600, "INPUT.MAX_SIZE_TEST": 2400}
+    cfg = tiny_run(data, tmp_path / "run", **size, **{"DATALOADER.NUM_WORKERS": 2})
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 3
+    ensure_registered(data.labeled)
+    assert build_test_loader(cfg, data.labeled).num_workers == 1
+    cfg.INPUT.MIN_SIZE_TEST = 1000
+    assert build_test_loader(cfg, data.labeled).num_workers == 2
+    cfg.TEST.IMS_PER_BATCH = 8
+    assert build_test_loader(cfg, data.labeled).num_workers == 0
+
+    cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
+    cfg.INPUT.MIN_SIZE_TEST = 48
+    torch.save({"model": tiny_model(cfg).state_dict()}, cfg.MODEL.WEIGHTS)
+    categories = [{"id": i, "name": f"class{i}"} for i in range(3)]
+    more = str(data.root / "more")
+    for batch, few in ((1, False), (1000, True)):
+        job = LabelingJob(tmp_path / f"job{batch}", more, categories, 0.4, 0.3, batch, 2)
+        caplog.clear()
+        with ExitStack() as until, caplog.at_level(logging.WARNING, "dre_ssod"):
+            prepare(job, cfg, until)
+            assert sum(label_share(job, cfg)) == 4
+        assert ("2 loading processes need" in caplog.text) == few

@@ -15,6 +15,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.evaluation import inference_context
 from detectron2.structures import Instances
+from detectron2.utils import comm
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -30,7 +31,7 @@ from dre_ssod.deployment.trained_model import (
 )
 from dre_ssod.deployment.uncertainty import image_uncertainty
 from dre_ssod.files import write_text
-from dre_ssod.workers import tend
+from dre_ssod.workers import fitting, image_bytes, tend
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +51,13 @@ def label_share(
     if not share:
         return
     model = load_trained(cfg, job.model)
+    # InferenceReader gives numbers of 32 bits.
+    size = 4 * image_bytes(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    batch_bytes = job.batch_images * size
     loader = DataLoader(
         _Images(manifest, InferenceReader(cfg)),
         batch_sampler=_Batches(manifest, share, job.batch_images),
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        num_workers=fitting(cfg.DATALOADER.NUM_WORKERS, batch_bytes, comm.get_local_size()),
         collate_fn=list,
         pin_memory=cfg.MODEL.DEVICE.startswith("cuda"),
     )

@@ -14,7 +14,7 @@ from dre_ssod.data.splits.pools import Pools, build_pools
 from dre_ssod.errors import ConfigError, printable
 from dre_ssod.methods import MeanTeacher, method_class
 from dre_ssod.structures import TrainingBatch
-from dre_ssod.workers import fitting
+from dre_ssod.workers import fitting, image_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +77,7 @@ def mean_image_bytes(cfg: CfgNode) -> float:
     sides = np.asarray(cfg.INPUT.MIN_SIZE_TRAIN, dtype=np.float64)
     if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range":
         sides = np.linspace(sides[0], sides[-1], 100)
-    short = np.minimum(sides, 0.75 * cfg.INPUT.MAX_SIZE_TRAIN)
-    return float((3 * short * short / 0.75).mean())
+    return float(np.mean([image_bytes(side, cfg.INPUT.MAX_SIZE_TRAIN) for side in sides.tolist()]))
 
 
 def build_training_loader(

@@ -14,6 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import DatasetEvaluators
+from detectron2.utils import comm
 from torch import nn
 
 from dre_ssod.data.mappers import EvaluationMapper
@@ -22,7 +23,7 @@ from dre_ssod.data.sources.voc import is_voc
 from dre_ssod.evaluation.coco import BoxEvaluator
 from dre_ssod.evaluation.voc import VOCEvaluator
 from dre_ssod.files import naming_failures
-from dre_ssod.workers import tend
+from dre_ssod.workers import fitting, image_bytes, tend
 
 HEADLINE = "bbox"
 PROTOCOLS = {
@@ -78,11 +79,14 @@ def build_evaluator(
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> Any:
     """Detectron2's loader, with files read as in training, in batches of TEST.IMS_PER_BATCH."""
+    size = image_bytes(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    batch_bytes = cfg.TEST.IMS_PER_BATCH * size
     loader = build_detection_test_loader(
         cfg,
         dataset_name,
         mapper=EvaluationMapper.from_config(cfg),
         batch_size=cfg.TEST.IMS_PER_BATCH,
+        num_workers=fitting(cfg.DATALOADER.NUM_WORKERS, batch_bytes, comm.get_local_size()),
     )
     return tend(loader)
 
