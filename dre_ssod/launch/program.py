@@ -22,7 +22,12 @@ from dre_ssod.allocator import keep_freed_memory
 from dre_ssod.config.reading import read_config
 from dre_ssod.errors import ConfigError, UserError, printable
 from dre_ssod.launch.processes import ADVICE_FOR_KILLED, is_lost_process, is_torchrun, launch
-from dre_ssod.launch.streams import PIPE_CODE, losing_output_quietly, reader_is_gone
+from dre_ssod.launch.streams import (
+    PIPE_CODE,
+    losing_output_quietly,
+    reader_is_gone,
+    showing_controls,
+)
 
 USER_ERROR_CODE = 2
 """Exit code of a program that its user's input stopped; argparse ends with the same."""
@@ -47,7 +52,7 @@ def run_program(main: Callable[..., int | None], *arguments: Any) -> int:
         program are raised as they are.
     """
     keep_freed_memory()
-    with losing_output_quietly():
+    with losing_output_quietly(), showing_controls():
         try:
             with _TrainingTracebacks():
                 return main(*arguments) or 0
@@ -102,7 +107,7 @@ def _run_process(
     ``SystemExit`` leaves through ``torch.multiprocessing`` without a traceback.
     """
     keep_freed_memory()
-    with losing_output_quietly():
+    with losing_output_quietly(), showing_controls():
         try:
             with _TrainingTracebacks():
                 main(args)

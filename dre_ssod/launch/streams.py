@@ -1,4 +1,4 @@
-"""What becomes of a program's output where nobody takes it: a full disk, a reader that left."""
+"""What becomes of a program's output: names that steer, a full disk, a reader that left."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import select
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 
+from dre_ssod.errors import printable
+
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 PIPE_CODE = 128 + signal.SIGPIPE
 """Exit code of a program that printed to a pipe whose reader had left, as of any other."""
+_COLOR = re.compile(r"(\x1b\[\d{1,2}m)")
+"""What Detectron2 colors its tables with."""
 
 
 @contextlib.contextmanager
@@ -44,6 +49,30 @@ def losing_output_quietly() -> Iterator[None]:
         threading.excepthook = end_thread
         logging.Handler.handleError = handle_error  # type: ignore[method-assign]
         _give_up_what_is_lost()
+
+
+@contextlib.contextmanager
+def showing_controls() -> Iterator[None]:
+    """While entered, no log message steers a terminal, whatever names of files and sets it holds.
+
+    Nor do those of Detectron2, which keep their colors.
+    """
+    before = logging.getLogRecordFactory()
+    logging.setLogRecordFactory(_PrintableRecord)
+    try:
+        yield
+    finally:
+        logging.setLogRecordFactory(before)
+
+
+class _PrintableRecord(logging.LogRecord):
+    def getMessage(self) -> str:
+        message = super().getMessage()
+        if self.name.partition(".")[0] == "dre_ssod":
+            return printable(message)
+        parts = _COLOR.split(message)
+        # Every second part is a color.
+        return "".join(part if i % 2 else printable(part) for i, part in enumerate(parts))
 
 
 def reader_is_gone() -> bool:

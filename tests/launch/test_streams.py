@@ -1,8 +1,9 @@
-"""Output that nobody takes: a full disk, a reader that left."""
+"""Output that nobody takes, a full disk, a reader that left; names that would steer a terminal."""
 
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from detectron2.data.build import print_instances_class_histogram
 
 from dre_ssod.errors import FileError
 from dre_ssod.files import naming_failures
@@ -102,3 +104,39 @@ def test_a_reader_that_leaves_is_no_error(how: str, code: int) -> None:
     assert b"Error" not in complaints
     assert b"Traceback" not in complaints
     assert program.returncode == code
+
+
+@pytest.mark.parametrize("logger_name", ["dre_ssod.test_streams", "detectron2"])
+def test_names_in_the_log_steer_no_terminal(
+    logger_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither in messages of our own nor in Detectron2's tables, which have colors."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    log = io.StringIO()
+    handler = logging.StreamHandler(log)
+    logger = logging.getLogger(logger_name)
+    logger.addHandler(handler)
+    before = logger.level
+    logger.setLevel(logging.INFO)
+
+    def main() -> None:
+        if logger_name == "detectron2":
+            records = [{"annotations": [{"category_id": 0}, {"category_id": 1}]}]
+            print_instances_class_histogram(records, ["\x1b[2Jcat", "dog\u202e"])
+        else:
+            logger.info("Skipped %s:\n\t%s", "\x1b[2Jcat.jpg", "dog\u202e é 狗")
+
+    try:
+        assert run_program(main) == 0
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+    text = log.getvalue()
+    assert "\\x1b[2Jcat" in text
+    assert "dog\\u202e" in text
+    assert "\x1b[2J" not in text
+    if logger_name == "detectron2":
+        assert "\x1b[36m" in text
+    else:
+        assert text.endswith(":\n\tdog\\u202e é 狗\n")
+    assert logging.getLogRecordFactory() is logging.LogRecord
