@@ -121,7 +121,7 @@ def prepare_evaluation(cfg: CfgNode) -> list[DatasetRow]:
 
     Raises:
         ConfigError: if DATASETS.TEST is empty.
-        ConfigError, SourceError: as :func:`describe_test_sets`.
+        ConfigError, SourceError: as :func:`describe_test_sets` and :func:`contents_of`.
     """
     if not cfg.DATASETS.TEST:
         raise ConfigError(
@@ -129,6 +129,8 @@ def prepare_evaluation(cfg: CfgNode) -> list[DatasetRow]:
             "DATASETS.TEST \"('coco://val.json?images=DIR',)\"."
         )
     rows = describe_test_sets(cfg)
+    # The processes share the images of a set: each must have read the same.
+    contents_of(rows)
     logger.info("Sets of this evaluation:\n%s", format_table(rows))
     for row in rows:
         if not row.boxes:

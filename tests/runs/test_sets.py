@@ -16,8 +16,9 @@ from detectron2.engine import default_argument_parser
 
 import train_net
 from dre_ssod.engine.training_data import load_pools
-from dre_ssod.errors import UserError
-from dre_ssod.runs.sets import DatasetRow, describe_sets, format_table
+from dre_ssod.errors import SourceError, UserError
+from dre_ssod.runs import sets
+from dre_ssod.runs.sets import DatasetRow, describe_sets, format_table, prepare_evaluation
 from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run, write_tiny_dataset
 from tests.voc_folder import VocObject, write_voc_folder
 
@@ -234,3 +235,15 @@ def test_evaluation_needs_a_set(data: TinyDataset, tmp_path: Path) -> None:
     words = ("--eval-only", "MODEL.WEIGHTS", str(data.root / "train.json"))
     message = refusal(data, tmp_path, *words, **{"DATASETS.TEST": ()})
     assert message.startswith("DATASETS.TEST is (): there is nothing to evaluate on")
+
+
+def test_processes_of_an_evaluation_must_have_read_the_same(
+    data: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They share the images of a set by their numbers."""
+    cfg = tiny(data, tmp_path)
+    prepare_evaluation(cfg)
+    other = {f"test {data.labeled}": "another digest"}
+    monkeypatch.setattr(sets.comm, "all_gather", lambda own: [own, {**own, **other}])
+    with pytest.raises(SourceError, match=f"^process 1 reads.*: test {re.escape(data.labeled)}"):
+        prepare_evaluation(cfg)
