@@ -1,13 +1,17 @@
 #!/usr/bin/env python
-"""Split a labeled dataset into a labeled and an unlabeled COCO JSON file.
+"""Split a labeled dataset into labeled, unlabeled and, if wanted, test images: COCO JSON files.
 
     python tools/make_split.py 'voc://BCCD?split=train' --percent 10 --fold 0 --output splits/bccd
+    python tools/make_split.py coco://all.json?images=photos --val 40 --labeled 15 --output splits/a
+    python tools/make_split.py 'voc://BCCD?split=train' --per-class 5 --output splits/bccd_5
     python tools/make_split.py coco_2017_train --ids ids.json --output splits/ids
     python tools/make_split.py coco_2017_train --unbiased-teacher COCO_supervision.txt \\
         --percent 1 --seed 1 --output splits/coco_1pct_seed1
 
-Writes labeled.json, unlabeled.json (images only) and split.json, which DATASETS.SPLIT_FILE takes.
-A draw by percent and fold is the one that DATASETS.LABELED_PERCENT and DATASETS.LABELED_FOLD make.
+Writes labeled.json, unlabeled.json (images only) and split.json, which DATASETS.SPLIT_FILE takes;
+with --val instead of that val.json, images to measure on. Among them no image is a copy of one that
+is trained on. --val alone leaves all others labeled, for unlabeled images from elsewhere. A draw by
+percent and fold is the one that DATASETS.LABELED_PERCENT and DATASETS.LABELED_FOLD make.
 """
 
 from __future__ import annotations
@@ -19,10 +23,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dre_ssod.data.conversion.coco_content import coco_uri, write_split
-from dre_ssod.data.sources.catalog import NamedRecord, load_named
+from dre_ssod.data.sources.catalog import NamedRecord, class_names, load_named
+from dre_ssod.data.splits.counts import draw_images, draw_per_class, hold_out, objects_by_class
 from dre_ssod.data.splits.files import load_split, load_unbiased_teacher_split
 from dre_ssod.data.splits.split import Split, draw_split
+from dre_ssod.errors import printable
 from dre_ssod.launch.program import run_program
+
+CHOICES = ("percent", "labeled", "per_class", "ids")
+# Of a config that draws itself, as configs/bccd_10pct.yaml does, a part of a part would be left.
+NO_FURTHER_DRAW = (
+    "DATASETS.LABELED_PERCENT 100.0 DATASETS.LABELED_FOLD 0 MODEL.ROI_HEADS.NUM_CLASSES 0"
+)
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -31,8 +43,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("source", help="URI or registered name of a labeled dataset")
-    parser.add_argument("--output", required=True, metavar="DIR", help="for the three files")
+    parser.add_argument("--output", required=True, metavar="DIR", help="for the files")
     parser.add_argument("--percent", type=float, help="share that stays labeled, in (0, 100]")
+    parser.add_argument("--labeled", type=int, metavar="N", help="number that stays labeled")
+    parser.add_argument(
+        "--per-class", type=int, metavar="K", help="labeled objects of each class, at least"
+    )
+    parser.add_argument("--val", type=int, metavar="N", help="images to measure on")
     parser.add_argument("--fold", type=int, help="number of the draw, from 0 (default: 0)")
     parser.add_argument("--ids", metavar="FILE", help="JSON list of image ids, or a split.json")
     parser.add_argument(
@@ -42,41 +59,73 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if args.ids and (args.unbiased_teacher or args.percent is not None):
         parser.error("--ids says which images are labeled: no --percent, no --unbiased-teacher")
-    if not args.ids and args.percent is None:
-        parser.error("name the images: --percent P [--fold F], --ids FILE, or --unbiased-teacher")
+    given = [name for name in CHOICES if getattr(args, name) is not None]
+    if len(given) > 1:
+        parser.error(f"one of --{' and --'.join(given).replace('_', '-')} says what is labeled")
+    if not given and args.val is None:
+        parser.error(
+            "name the images: --percent P, --labeled N, --per-class K, each with [--fold F]; "
+            "--ids FILE, --unbiased-teacher, or --val N"
+        )
     if args.unbiased_teacher and args.seed is None:
         parser.error("--unbiased-teacher needs --seed")
+    if args.unbiased_teacher and args.percent is None:
+        parser.error("--unbiased-teacher needs --percent")
     if args.seed is not None and not args.unbiased_teacher:
         parser.error("--seed chooses a list of --unbiased-teacher; a draw is chosen by --fold")
     if args.fold is not None and (args.ids or args.unbiased_teacher):
-        parser.error("--fold chooses a draw of --percent alone")
+        parser.error("--fold chooses a draw of --percent, --labeled, --per-class or --val")
+    if args.val is not None and (args.ids or args.unbiased_teacher):
+        parser.error("--val goes with --percent, --labeled or --per-class: a list names all images")
+    if args.fold is not None and args.fold < 0:
+        parser.error(f"--fold is {args.fold}; it must be 0 or more")
     return args
 
 
 def choose(args: argparse.Namespace, records: Sequence[NamedRecord]) -> Split:
-    """The split that the command line describes."""
+    """The split of these images that the command line describes."""
+    ids, fold = [name for name, _ in records], args.fold or 0
     if args.unbiased_teacher:
         return load_unbiased_teacher_split(args.unbiased_teacher, args.percent, args.seed, records)
-    ids = [name for name, _ in records]
-    return load_split(args.ids, ids) if args.ids else draw_split(ids, args.percent, args.fold or 0)
+    if args.ids:
+        return load_split(args.ids, ids)
+    if args.labeled is not None:
+        return draw_images(ids, args.labeled, fold)
+    if args.per_class is not None:
+        return draw_per_class(records, class_names([args.source]), args.per_class, fold)
+    return draw_split(ids, 100.0 if args.percent is None else args.percent, fold)
 
 
 def main(args: argparse.Namespace) -> None:
     """Choose, write, print."""
     output = Path(args.output)
     records = load_named([args.source])
-    split = choose(args, records)
-    image_root = write_split(args.source, records, split, output)
-    count = len(split.labeled_ids)
-    labeled, unlabeled = (
-        coco_uri(output / f"{part}.json", image_root) for part in ("labeled", "unlabeled")
+    held_out = set() if args.val is None else hold_out(records, args.val, args.fold or 0)
+    split = choose(args, [entry for entry in records if entry[0] not in held_out])
+    image_root = write_split(args.source, records, split, output, held_out)
+    print(
+        f"{len(split.labeled_ids)} labeled, {split.total - len(split.labeled_ids)} unlabeled and "
+        f"{len(held_out)} test images, SHA-256 of the labeled {split.sha256}"
     )
-    split_file = shlex.quote(str(output / "split.json"))
-    print(f"{count} labeled and {split.total - count} unlabeled images, SHA-256 {split.sha256}")
+    objects = objects_by_class(records, set(split.labeled_ids), class_names([args.source]))
+    shown = ", ".join(f"{name} {count}" for name, count in objects.items())
+    print(f"Labeled objects: {printable(shown)}")
     print("Train with it by")
-    print(f"  DATASETS.TRAIN \"('{labeled}',)\" DATASETS.UNLABELED \"('{unlabeled}',)\"")
-    print("or, which leaves the dataset as it is, by")
-    print(f"  DATASETS.TRAIN \"('{args.source}',)\" DATASETS.SPLIT_FILE {split_file}")
+    keys = {"TRAIN": "labeled", "UNLABELED": "unlabeled", "TEST": "val"}
+    parts = {key: output / f"{part}.json" for key, part in keys.items()}
+    words = [
+        f"DATASETS.{key} \"('{coco_uri(path, image_root)}',)\""
+        for key, path in parts.items()
+        if path.exists()
+    ]
+    print(f"  {' '.join(words)} {NO_FURTHER_DRAW} DATASETS.SPLIT_FILE ''")
+    if not held_out:
+        split_file = shlex.quote(str(output / "split.json"))
+        print("or, which leaves the dataset as it is, by")
+        print(
+            f"  DATASETS.TRAIN \"('{args.source}',)\" {NO_FURTHER_DRAW} "
+            f"DATASETS.SPLIT_FILE {split_file}"
+        )
 
 
 def run(arguments: list[str] | None = None) -> int:

@@ -48,13 +48,20 @@ class Detector:
     """A trained model and what an image goes through before it."""
 
     def __init__(
-        self, cfg: CfgNode, model: nn.Module, categories: Sequence[Category], threshold: float
+        self,
+        cfg: CfgNode,
+        model: nn.Module,
+        categories: Sequence[Category],
+        threshold: float,
+        bands: bool = True,
+        color_by: str = "class",
     ) -> None:
         """
         Args:
             model: in eval mode.
             categories: of the classes, in the order of the model's outputs.
             threshold: lowest score of a detection that is kept, in [0, 1].
+            bands, color_by: see :func:`dre_ssod.inspection.drawing.draw_detections`.
 
         Raises:
             ConfigError: if the model gives no detection of so low a score.
@@ -63,6 +70,7 @@ class Detector:
         self._model = model
         self._reader = InferenceReader(cfg)
         self._threshold = threshold
+        self._bands, self._color_by = bands, color_by
         self.categories = categories
         self.class_names = [category["name"] for category in categories]
 
@@ -78,7 +86,7 @@ class Detector:
 
     def draw(self, image_rgb: RGBImage, found: Instances) -> RGBImage:
         """The image with its detections: labels, scores, qualities and bands of uncertainty."""
-        return draw_detections(image_rgb, found, self.class_names)
+        return draw_detections(image_rgb, found, self.class_names, self._bands, self._color_by)
 
     def results(self, found: Instances, image_id: int, file_name: str) -> list[dict[str, Any]]:
         """Detections as COCO results; see :func:`dre_ssod.deployment.trained_model.as_boxes`."""

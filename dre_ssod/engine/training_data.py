@@ -37,6 +37,7 @@ def load_pools(cfg: CfgNode) -> Pools:
         cfg.DATASETS.SPLIT_FILE,
     )
     _check_pools(cfg, pools)
+    _warn_of_few(cfg, len(pools.labeled))
     logger.info(
         "%d labeled and %d unlabeled images; classes: %s",
         len(pools.labeled),
@@ -59,6 +60,22 @@ def _check_pools(cfg: CfgNode, pools: Pools) -> None:
             f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but DATASETS.TRAIN "
             f"has {len(pools.classes)} classes: {', '.join(pools.classes)}. Set it to "
             f"{len(pools.classes)}, or to 0 to take it from the data."
+        )
+
+
+def _warn_of_few(cfg: CfgNode, labeled: int) -> None:
+    """A draw from a set that is a draw already leaves hardly anything, and trains all the same."""
+    share, rest = cfg.SSOD.LABELED_TO_UNLABELED
+    batch = cfg.SOLVER.IMS_PER_BATCH
+    of_batch = batch * share // (share + rest) if method_class(cfg).uses_unlabeled else batch
+    if cfg.DATASETS.LABELED_PERCENT < 100 and labeled < of_batch:
+        logger.warning(
+            "DATASETS.LABELED_PERCENT %g leaves %d labeled image(s), fewer than the %d of a batch. "
+            "If DATASETS.TRAIN holds the labeled images alone, as labeled.json of "
+            "tools/make_split.py does, set DATASETS.LABELED_PERCENT 100.",
+            cfg.DATASETS.LABELED_PERCENT,
+            labeled,
+            of_batch,
         )
 
 

@@ -24,6 +24,8 @@ READABLE_SIDE = 480
 LINE_WIDTH = 1.44
 """In points, at any magnification: two pixels of line, and one of dark casing on either side."""
 BAND_OPACITY = 0.45
+BAND_SHARE = 0.1
+"""Of a box's side, how far a band reaches to either side of an edge at most."""
 LABEL_MARGIN = 3.0
 
 # Bright colors that differ in hue or lightness from their neighbors; classes beyond repeat them.
@@ -55,7 +57,7 @@ class Item:
 
 
 def class_color(index: int) -> str:
-    """The color of a class, by its index."""
+    """The color of a class, or of an object, by its index."""
     return PALETTE[index % len(PALETTE)]
 
 
@@ -67,7 +69,8 @@ def magnification(height: int, width: int) -> int:
 def draw_items(image: RGBImage, items: Sequence[Item], in_order: bool = False) -> RGBImage:
     """Draw boxes, then their labels, in the order given, where there is room.
 
-    A translucent band reaches from one standard deviation outside each edge to one inside it.
+    A translucent band reaches from one standard deviation outside each edge to one inside it, but
+    no further than ``BAND_SHARE`` of the box.
 
     Args:
         image: (H, W, 3) uint8.
@@ -118,7 +121,12 @@ def _area(box: FloatArray) -> float:
 
 
 def _draw_band(visualizer: Visualizer, box: FloatArray, sigma: FloatArray, color: str) -> None:
-    """Fill the frame between the box one sigma larger and the box one sigma smaller."""
+    """Fill the frame between the box one sigma larger and the box one sigma smaller.
+
+    Broad bands stop at a share of the box: what lies beyond says no more than "not sure", and would
+    hide the picture.
+    """
+    sigma = np.minimum(sigma, BAND_SHARE * np.tile(box[2:] - box[:2], 2))
     outer = np.concatenate([box[:2] - sigma[:2], box[2:] + sigma[2:]])
     inner = np.concatenate([box[:2] + sigma[:2], box[2:] - sigma[2:]])
     path = Path(_corners(outer), closed=True)

@@ -36,18 +36,25 @@ CHECKER_FIELDS = 6
 
 
 def draw_detections(
-    image_rgb: RGBImage, instances: Instances, class_names: Sequence[str]
+    image_rgb: RGBImage,
+    instances: Instances,
+    class_names: Sequence[str],
+    bands: bool = True,
+    color_by: str = "class",
 ) -> RGBImage:
-    """Draw boxes colored by class, labeled "class 0.93 q0.41" (score, s_loc).
+    """Draw boxes, labeled "class 0.93 q0.41" (score, s_loc).
 
     Where ``pred_boxes_sigma`` is present a translucent band reaches from one standard deviation
-    outside each edge to one inside it: a broad band is an edge that the detector is unsure of.
+    outside each edge to one inside it: a broad band is an edge that the detector is unsure of. It
+    ends at a tenth of the box.
 
     Args:
         image_rgb: (H, W, 3) uint8.
         instances: on any device, with ``pred_boxes``, ``pred_classes``, ``scores`` and, as far as
             the model has them, ``localization_quality`` (R,) and ``pred_boxes_sigma`` (R, 4).
         class_names: by class index.
+        bands: whether bands are drawn.
+        color_by: "class", or "object" for neighbors that can be told apart.
 
     Returns:
         (H * m, W * m, 3) uint8, where m is the magnification.
@@ -55,12 +62,8 @@ def draw_detections(
     Raises:
         ValueError: if the image is none, or not the size that the boxes belong to.
     """
-    return _draw_scored(
-        image_rgb,
-        instances,
-        class_names,
-        ("pred_boxes", "pred_classes", "scores", "localization_quality", "pred_boxes_sigma"),
-    )
+    fields = ("pred_boxes", "pred_classes", "scores", "localization_quality", "pred_boxes_sigma")
+    return _draw_scored(image_rgb, instances, class_names, fields, bands, color_by == "object")
 
 
 def draw_pseudo_labels(
@@ -176,6 +179,8 @@ def _draw_scored(
     instances: Instances,
     class_names: Sequence[str],
     fields: tuple[str, str, str, str, str],
+    bands: bool = True,
+    by_object: bool = False,
 ) -> RGBImage:
     """``fields``: names of boxes, classes, scores, quality and sigma; the last two may miss."""
     _check_frame(image_rgb, instances)
@@ -191,9 +196,9 @@ def _draw_scored(
         quality = instances.get(quality_name).tolist()
         labels = [f"{label} q{value:.2f}" for label, value in zip(labels, quality, strict=True)]
     sigma: Sequence[FloatArray | None] = [None] * len(boxes)
-    if instances.has(sigma_name):
+    if bands and instances.has(sigma_name):
         sigma = list(instances.get(sigma_name).detach().numpy())
-    colors = [class_color(index) for index in classes]
+    colors = map(class_color, range(len(boxes)) if by_object else classes)
     return draw_items(image_rgb, list(map(Item, boxes, colors, labels, sigma)))
 
 

@@ -288,6 +288,25 @@ def test_data_that_contradict_the_config_are_refused(data: TinyDataset, tmp_path
         load_pools(completed(tiny_run(data, tmp_path, **{"MODEL.ROI_HEADS.NUM_CLASSES": 5})))
 
 
+@pytest.mark.parametrize(("percent", "told"), [(13.0, 1), (50.0, 0)])
+def test_a_draw_of_less_than_a_batch_is_told(
+    data: TinyDataset,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    percent: float,
+    told: int,
+) -> None:
+    """As where the labeled part of a split is drawn from again."""
+    monkeypatch.setattr(logging.getLogger("dre_ssod"), "propagate", True)
+    load_pools(completed(tiny_run(data, tmp_path, **{"DATASETS.LABELED_PERCENT": percent})))
+    found = {r.getMessage() for r in caplog.records if r.levelname == "WARNING"}
+    assert len(found) == told
+    for message in found:
+        assert "LABELED_PERCENT 13 leaves 1 labeled image(s), fewer than the 2 of a" in message
+        assert "set DATASETS.LABELED_PERCENT 100" in message
+
+
 def test_the_split_of_a_run_can_be_used_again(data: TinyDataset, tmp_path: Path) -> None:
     cfg = completed(tiny_run(data, tmp_path, **{"DATASETS.LABELED_FOLD": 3}))
     drawn = load_pools(cfg)

@@ -76,9 +76,9 @@ def test_the_outline_runs_along_the_box_in_the_color_of_its_class() -> None:
 
 @pytest.mark.parametrize("edge", range(4))
 def test_the_band_of_an_edge_reaches_one_sigma_to_either_side(edge: int) -> None:
-    """Only one edge has a sigma worth seeing, of 6 pixels; the others have none."""
+    """Only one edge has a sigma worth seeing, of 4.5 pixels; the others have none."""
     sigma = [0.0, 0.0, 0.0, 0.0]
-    sigma[edge] = 6.0
+    sigma[edge] = 4.5
     drawn = draw_detections(image(), detections(sigma=tuple(sigma)), NAMES)  # type: ignore[arg-type]
     changed = (drawn != 40).any(axis=2)
     x1, y1, x2, y2 = BOX
@@ -88,16 +88,37 @@ def test_the_band_of_an_edge_reaches_one_sigma_to_either_side(edge: int) -> None
         line = changed[round((y1 + y2) / 2) * SCALE]
     marked = line.nonzero()[0] / SCALE
     near = marked[np.abs(marked - BOX[edge]) < 15]
-    assert near.min() == pytest.approx(BOX[edge] - 6.0, abs=0.5)
-    assert near.max() == pytest.approx(BOX[edge] + 6.0, abs=0.7)
+    assert near.min() == pytest.approx(BOX[edge] - 4.5, abs=0.5)
+    assert near.max() == pytest.approx(BOX[edge] + 4.5, abs=0.7)
     opposite = BOX[(edge + 2) % 4]
     assert np.abs(marked[np.abs(marked - opposite) < 15] - opposite).max() < 1.5
 
 
-def test_bands_that_meet_fill_the_box() -> None:
-    drawn = draw_detections(image(), detections(sigma=(50.0, 30.0, 50.0, 30.0)), NAMES)
-    middle = drawn[round(72 * SCALE), round(80 * SCALE)]
-    assert (middle != 40).any()
+def test_broad_bands_stop_at_a_tenth_of_the_box_and_can_be_left_out() -> None:
+    broad = detections(sigma=(50.0, 30.0, 50.0, 30.0))
+    drawn = draw_detections(image(), broad, NAMES)
+    x1, y1, x2, y2 = BOX
+    changed = (drawn[round((y1 + y2) / 2) * SCALE] != 40).any(axis=1).nonzero()[0] / SCALE
+    reach = 0.1 * (x2 - x1)
+    assert changed.min() == pytest.approx(x1 - reach, abs=0.5)
+    assert changed.max() == pytest.approx(x2 + reach, abs=0.7)
+    inside = changed[(changed > x1 + reach + 1) & (changed < x2 - reach - 1)]
+    assert len(inside) == 0
+    plain = draw_detections(image(), broad, NAMES, bands=False)
+    np.testing.assert_array_equal(plain, draw_detections(image(), detections(), NAMES))
+
+
+def test_objects_of_one_class_can_be_told_apart() -> None:
+    pair = Instances((HEIGHT, WIDTH))
+    pair.pred_boxes = Boxes(torch.tensor([[20.0, 20.0, 50.0, 90.0], [80.0, 20.0, 140.0, 90.0]]))
+    pair.scores = torch.tensor([0.9, 0.9])
+    pair.pred_classes = torch.tensor([1, 1])
+    for color_by, indices in (("class", (1, 1)), ("object", (0, 1))):
+        drawn = draw_detections(image(), pair, NAMES, color_by=color_by)
+        for x, index in zip((20, 80), indices, strict=True):
+            patch = drawn[70 * SCALE, x * SCALE - 1 : x * SCALE + 2].astype(float)
+            expected = np.array(to_rgb(PALETTE[index])) * 255
+            assert np.abs(patch - expected).max(axis=1).min() < 30
 
 
 def test_the_label_shows_the_quality_where_there_is_one() -> None:

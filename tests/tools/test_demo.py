@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -71,14 +72,52 @@ def test_a_broken_image_is_named_and_skipped(
 
 
 def test_all_well_is_exit_code_0(
-    tool: ModuleType, model: Path, photos: Path, tmp_path: Path
+    tool: ModuleType, model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output = tmp_path / "seen.jpg"
-    assert run(tool, model, "--input", str(photos / "a.png"), "--output", str(output)) == 0
+    output, found = tmp_path / "seen.jpg", tmp_path / "found.json"
+    flags = ("--input", str(photos / "a.png"), "--output", str(output), "--json", str(found))
+    assert run(tool, model, *flags) == 0
     assert output.exists()
+    shown = capsys.readouterr().out
+    assert f"Pictures: {output}" in shown
+    assert f"Detections: {found}" in shown
 
 
-def test_a_video_becomes_a_video(tool: ModuleType, model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("flags", "names", "bands", "color_by"),
+    [
+        ([], "abc", True, "class"),
+        (["--no-bands"], "abc", False, "class"),
+        (["--color-by", "object"], "abc", True, "object"),
+        ([], "a", True, "object"),
+        (["--color-by", "class"], "a", True, "class"),
+    ],
+)
+def test_the_look_is_chosen(
+    tool: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: list[str],
+    names: str,
+    bands: bool,
+    color_by: str,
+) -> None:
+    cfg = tiny_cfg(**{"MODEL.ROI_HEADS.NUM_CLASSES": len(names)})
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    torch.save({"model": tiny_model(cfg).state_dict()}, tmp_path / "model.pth")
+    words = ["--config-file", str(tmp_path / "config.yaml"), "--input", "x", "--output", "out"]
+    words += [*flags, "--classes", ",".join(names)]
+    words += ["--opts", "MODEL.WEIGHTS", str(tmp_path / "model.pth")]
+    drawing = Mock()
+    monkeypatch.setattr("dre_ssod.deployment.demo.draw_detections", drawing)
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    tool.build_detector(tool.parse_arguments(words)).draw(pixels, Mock())
+    assert drawing.call_args.args[2:] == (list(names), bands, color_by)
+
+
+def test_a_video_becomes_a_video(
+    tool: ModuleType, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = tmp_path / "clip.mp4"
     with VideoWriter(source, 10.0) as writer:
         for shade in (40, 200):
@@ -88,6 +127,7 @@ def test_a_video_becomes_a_video(tool: ModuleType, model: Path, tmp_path: Path) 
     assert run(tool, model, *flags) == 0
     video = VideoReader(tmp_path / "out" / "clip.mp4")
     assert (video.fps, len(list(video))) == (10.0, 2)
+    assert f"Video: {tmp_path / 'out' / 'clip.mp4'}" in capsys.readouterr().out
     assert {r["image_id"] for r in json.loads(found.read_text())} <= {1, 2}
     # Next to the source there is no place for a video of the same name.
     assert run(tool, model, "--video-input", str(source), "--output", str(tmp_path)) == 2

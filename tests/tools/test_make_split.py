@@ -9,10 +9,12 @@ from types import ModuleType
 
 import pytest
 
-from dre_ssod.config.keys import get_cfg
+from dre_ssod.config.reading import read_config
+from dre_ssod.data.sources.catalog import load_named, load_unlabeled
 from dre_ssod.data.splits.files import load_split
 from dre_ssod.data.splits.pools import build_pools
 from dre_ssod.data.splits.split import draw_split
+from tests import ROOT
 from tests.tiny_dataset import TinyDataset, write_tiny_dataset
 
 IDS = [f"0/{number}" for number in range(1, 9)]
@@ -32,21 +34,52 @@ def test_a_draw_is_written_and_can_be_trained_with_in_both_ways(
     assert tool.run(command) == 0
     printed = capsys.readouterr().out
     assert drawn.split is not None
-    assert f"2 labeled and 6 unlabeled images, SHA-256 {drawn.split.sha256}" in printed
+    assert "2 labeled, 6 unlabeled and 0 test images" in printed
+    assert f"SHA-256 of the labeled {drawn.split.sha256}" in printed
     assert load_split(output / "split.json", IDS) == drawn.split
     # What it prints is pasted into a shell.
     hints = [shlex.split(line) for line in printed.splitlines() if line.startswith("  DATASETS")]
     assert len(hints) == 2
     for hint in hints:
-        cfg = get_cfg()
+        # Also on top of a config that draws itself and has other classes.
+        cfg = read_config(str(ROOT / "configs/bccd_10pct.yaml"), ["DATASETS.LABELED_FOLD", "1"])
         cfg.merge_from_list(hint)
+        assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 0
         pools = build_pools(
-            cfg.DATASETS.TRAIN, cfg.DATASETS.UNLABELED, split_file=cfg.DATASETS.SPLIT_FILE
+            cfg.DATASETS.TRAIN,
+            cfg.DATASETS.UNLABELED,
+            cfg.DATASETS.LABELED_PERCENT,
+            cfg.DATASETS.LABELED_FOLD,
+            split_file=cfg.DATASETS.SPLIT_FILE,
         )
         for ours, theirs in ((pools.labeled, drawn.labeled), (pools.unlabeled, drawn.unlabeled)):
             names = [record["file_name"] for record in ours]
             assert names == [record["file_name"] for record in theirs]
         assert pools.labeled[0]["annotations"] == drawn.labeled[0]["annotations"]
+
+
+@pytest.mark.parametrize("options", [["--labeled", "2"], ["--per-class", "2"], []])
+def test_images_to_measure_on_are_kept_out_of_the_other_parts(
+    tool: ModuleType,
+    data: TinyDataset,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+) -> None:
+    output = tmp_path / "out"
+    assert tool.run([data.labeled, "--val", "3", *options, "--output", str(output)]) == 0
+    printed = capsys.readouterr().out
+    assert not (output / "split.json").exists()
+    [hint] = [shlex.split(line) for line in printed.splitlines() if line.startswith("  DATASETS")]
+    cfg = read_config("", hint)
+    parts = [load_named(list(cfg.DATASETS[key])) for key in ("TRAIN", "TEST")]
+    train, val = ({record["file_name"] for _, record in part} for part in parts)
+    unlabeled = {record["file_name"] for record in load_unlabeled(list(cfg.DATASETS.UNLABELED))}
+    assert len(val) == 3
+    assert len(train) + len(val) + len(unlabeled) == len(train | val | unlabeled) == 8
+    assert (output / "unlabeled.json").exists() == bool(options)
+    assert len(train) == (5 if not options else 2 if "--labeled" in options else len(train))
+    assert f"{len(train)} labeled, {len(unlabeled)} unlabeled and 3 test images" in printed
 
 
 def test_the_published_forms_are_read(tool: ModuleType, data: TinyDataset, tmp_path: Path) -> None:
@@ -73,7 +106,10 @@ def test_the_published_forms_are_read(tool: ModuleType, data: TinyDataset, tmp_p
         (["--percent", "5"], "5.0 of 8 images is less than one image; use at least 12.5 percent"),
         (["--percent", "nan"], "must be in (0, 100], is nan"),
         (["--percent", "100"], "all 8 images would be labeled"),
-        (["--percent", "50", "--fold", "-1"], "DATASETS.LABELED_FOLD must be 0 or more, is -1"),
+        (["--labeled", "9"], "--labeled is 9; there are 8 images"),
+        (["--labeled", "8"], "all 8 images would be labeled"),
+        (["--val", "8"], "--val is 8; it must be at least 1 and leave some of the 8 images"),
+        (["--per-class", "1000"], "--per-class is 1000, but the class 'class0' has"),
         (["--ids", "nowhere.json"], "nowhere.json: cannot be read"),
         (
             ["--unbiased-teacher", "nowhere.txt", "--percent", "1", "--seed", "1"],
@@ -113,6 +149,10 @@ def test_a_source_without_labels_and_a_second_run_are_refused(
     ("options", "message"),
     [
         ([], "name the images"),
+        (["--percent", "1", "--labeled", "2"], "one of --percent and --labeled says"),
+        (["--per-class", "1", "--labeled", "2"], "one of --labeled and --per-class says"),
+        (["--ids", "a", "--val", "1"], "--val goes with"),
+        (["--percent", "50", "--fold", "-1"], "--fold is -1"),
         (["--ids", "a", "--percent", "1"], "--ids says which images are labeled"),
         (["--ids", "a", "--unbiased-teacher", "b"], "--ids says which images are labeled"),
         (["--ids", "a", "--fold", "1"], "--fold chooses a draw"),
@@ -120,6 +160,7 @@ def test_a_source_without_labels_and_a_second_run_are_refused(
         (["--percent", "1", "--seed", "1"], "a draw is chosen by --fold"),
         (["--unbiased-teacher", "b", "--percent", "1"], "--unbiased-teacher needs --seed"),
         (["--unbiased-teacher", "b", "--seed", "1"], "name the images: --percent"),
+        (["--unbiased-teacher", "b", "--seed", "1", "--labeled", "3"], "needs --percent"),
         (
             ["--unbiased-teacher", "b", "--percent", "1", "--seed", "1", "--fold", "1"],
             "--fold chooses a draw",

@@ -85,15 +85,25 @@ def as_coco(name: str, records: Sequence[dict[str, Any]]) -> CocoContent:
     return CocoContent(content, image_root, ids)
 
 
-def write_split(source: str, records: Sequence[NamedRecord], split: Split, output: Path) -> Path:
-    """Write the two parts of one dataset as COCO files, and the split beside them.
+def write_split(
+    source: str,
+    records: Sequence[NamedRecord],
+    split: Split,
+    output: Path,
+    held_out: Collection[str] = (),
+) -> Path:
+    """Write the parts of one dataset as COCO files.
 
     Args:
         source: name or URI of the dataset that the split was made from.
         records: of ``load_named([source])``.
-        split: leaves at least one image unlabeled.
-        output: folder for ``labeled.json``, ``unlabeled.json`` (images and classes, no annotations)
-            and ``split.json``.
+        split: of the images that are not held out; without ``held_out`` it leaves at least one
+            image unlabeled.
+        output: folder for ``labeled.json``, ``unlabeled.json`` (images and classes, no annotations;
+            not written where no image is left for it) and, without ``held_out``, ``split.json``.
+        held_out: ids of the images that ``val.json`` gets, with their annotations. No
+            ``split.json`` is written beside it: with the dataset as a whole it would make unlabeled
+            images of them.
 
     Returns:
         The folder that the image names of both COCO files are relative to.
@@ -102,19 +112,23 @@ def write_split(source: str, records: Sequence[NamedRecord], split: Split, outpu
         SourceError: if one of the files exists, or no image would be unlabeled.
         FileError: if one cannot be written.
     """
-    parts = {name: output / f"{name}.json" for name in ("labeled", "unlabeled", "split")}
+    last = "val" if held_out else "split"
+    parts = {name: output / f"{name}.json" for name in ("labeled", "unlabeled", last)}
     for path in parts.values():
         if path.exists():
             raise SourceError(f"{path} exists; choose another folder, or remove it")
-    if len(split.labeled_ids) == split.total:
+    if len(split.labeled_ids) == split.total and not held_out:
         raise SourceError(f"all {split.total} images would be labeled, and none unlabeled")
     content = as_coco(source, [record for _, record in records])
     labeled = {name.partition("/")[2] for name in split.labeled_ids}
-    rest = set(content.source_ids) - labeled
-    for name, chosen in (("labeled", labeled), ("unlabeled", rest)):
-        part = content.only(chosen, annotated=name == "labeled")
-        write_text(parts[name], json.dumps(part.content))
-    split.save(parts["split"])
+    val = {name.partition("/")[2] for name in held_out}
+    rest = set(content.source_ids) - labeled - val
+    for name, chosen in (("labeled", labeled), ("unlabeled", rest), ("val", val)):
+        if chosen:
+            part = content.only(chosen, annotated=name != "unlabeled")
+            write_text(parts[name], json.dumps(part.content))
+    if not held_out:
+        split.save(parts["split"])
     return content.image_root
 
 

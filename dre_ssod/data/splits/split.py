@@ -135,8 +135,12 @@ def draw_split(ids: Sequence[str], percent: float, fold: int) -> Split:
         raise SourceError(
             f"DATASETS.LABELED_PERCENT {percent} of {len(ids)} images is less than one image{least}"
         )
-    ranked = sorted(ids, key=lambda name: hashlib.sha256(f"{fold}:{name}".encode()).digest())
-    return Split(float(percent), fold, tuple(sorted(ranked[:count])), len(ids))
+    return Split(float(percent), fold, tuple(sorted(ranked(ids, fold)[:count])), len(ids))
+
+
+def ranked(ids: Iterable[str], fold: int | str) -> list[str]:
+    """The ids in the order in which a fold draws them: by the SHA-256 of ``"{fold}:{id}"``."""
+    return sorted(ids, key=lambda name: hashlib.sha256(f"{fold}:{name}".encode()).digest())
 
 
 def hash_ids(ids: Iterable[str]) -> str:
