@@ -1,6 +1,6 @@
-# Needs only make and Python 3.10 or 3.11. `make` alone lists the targets.
+# Needs only make and Python 3.10 to 3.14. `make` alone lists the targets.
 #
-# PYTHON=PATH            the interpreter for .venv (default: the one .venv has, else the first found)
+# PYTHON=PATH            the interpreter for .venv (default: the one .venv has, else the newest found)
 # DETECTRON2=REQUIREMENT what pip installs as Detectron2; give it on every call, or export it
 # ARGS="..."             passed on to the demo or to pytest; "-n 0" runs all tests in one process
 # COVERAGE=yes           make test measures what the tests reach, and fails below the floor in pyproject.toml
@@ -17,7 +17,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP_INSTALL := $(RUN) -m pip install $(PIP_FLAGS)
 
-# "3.11.7 /usr/bin/python3.11", or nothing where no suitable interpreter is found.
+# "3.13.5 /usr/bin/python3.13", or nothing where no suitable interpreter is found.
 FOUND := $(shell sh requirements/find_python.sh "$(PYTHON)" 2>/dev/null)
 FOUND_VERSION := $(firstword $(FOUND))
 FOUND_PYTHON := $(wordlist 2,$(words $(FOUND)),$(FOUND))
@@ -41,7 +41,7 @@ help:
 	@echo "make format  let ruff rewrite the code"
 	@echo "make clean   remove $(VENV) and caches; outputs and datasets stay"
 	@echo
-	@echo "PYTHON=PATH             interpreter to use, 3.10 or 3.11"
+	@echo "PYTHON=PATH             interpreter to use, 3.10 to 3.14"
 	@echo "DETECTRON2=REQUIREMENT  what pip installs as Detectron2: an address, a folder, a version"
 	@echo 'ARGS="..."              passed on to the demo or to pytest'
 	@echo "PIP_FLAGS=              shows pip's own output"

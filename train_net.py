@@ -1,10 +1,11 @@
 #!/usr/bin/env python
 """Train or evaluate a semi-supervised detector.
 
-python train_net.py --config-file configs/quickstart.yaml
-python train_net.py --config-file configs/coco_1pct.yaml --num-gpus 2
-torchrun --nproc-per-node 2 --max-restarts 3 train_net.py --config-file configs/coco_1pct.yaml
-python train_net.py --config-file configs/coco_1pct.yaml --eval-only MODEL.WEIGHTS model.pth
+    python train_net.py --config-file configs/quickstart.yaml --resume
+    python train_net.py --config-file configs/quickstart.yaml DATASETS.TRAIN "('coco://a.json',)" \\
+        DATASETS.UNLABELED "('folder://photos',)" DATASETS.TEST "()" MODEL.ROI_HEADS.NUM_CLASSES 3
+    python train_net.py --config-file configs/coco_1pct.yaml --num-gpus 2
+    python train_net.py --config-file configs/coco_1pct.yaml --eval-only MODEL.WEIGHTS model.pth
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from contextlib import ExitStack
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser
 
 from dre_ssod.checkpoints.weights import load_student
 from dre_ssod.deployment.trained_model import load_trained
@@ -26,6 +26,7 @@ from dre_ssod.engine.stages import start
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.errors import ConfigError
 from dre_ssod.evaluation.evaluators import evaluate_models
+from dre_ssod.launch.arguments import run_parser
 from dre_ssod.launch.processes import is_restart
 from dre_ssod.launch.program import launch_processes, run_program
 from dre_ssod.runs.record import record_start
@@ -36,9 +37,8 @@ logger = logging.getLogger("dre_ssod.train_net")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Detectron2's command line."""
-    parsed: argparse.Namespace = default_argument_parser().parse_args(arguments)
-    return parsed
+    """The command line, with Detectron2's flags."""
+    return run_parser(__doc__).parse_args(arguments)
 
 
 def evaluate(cfg: CfgNode, config_file: str) -> Any:

@@ -3,8 +3,12 @@
 Importing this package registers the detector's parts with Detectron2.
 """
 
-from dre_ssod import modeling
-from dre_ssod.config.keys import add_ssod_config, get_cfg
+from dre_ssod.quiet import silence_imports
+
+silence_imports()
+
+from dre_ssod import modeling  # noqa: E402
+from dre_ssod.config.keys import add_ssod_config, get_cfg  # noqa: E402
 
 __version__ = "0.2.0"
 __all__ = ["__version__", "add_ssod_config", "get_cfg", "modeling"]

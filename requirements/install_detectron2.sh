@@ -17,8 +17,8 @@ if [ -n "$requirement" ]; then
         --constraint "$here/base.txt" --constraint "$here/dev.txt" \
         --constraint "$here/detectron2.txt" "$requirement"
 else
-    # The wheel is labelled for CPython 3.10, but its Python code runs on 3.11 as well; the compiled
-    # operators inside load on neither, and none of them is needed here. It asks for numpy<2, but
+    # The wheel is labelled for CPython 3.10, but its Python code runs on later ones as well; the
+    # compiled operators inside load on none, and none of them is needed here. It asks for numpy<2, but
     # runs with the pinned version: hence no dependencies.
     "$python" -m pip install $PIP_FLAGS --target "$site_packages" --upgrade --python-version 3.10 \
         --only-binary=:all: --no-deps sal-detectron2==0.7.2

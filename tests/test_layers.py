@@ -17,7 +17,7 @@ PACKAGE = ROOT / "dre_ssod"
 FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(floor.split())
     for floor in (
-        "errors structures transfers allocator",
+        "errors structures transfers allocator quiet",
         "files geometry workers launch config.values modeling.backbones data.text_files data.kinds",
         "checkpoints locks data.images data.records data.remarks data.sample data.views modeling",
         "data.usable",
@@ -49,7 +49,7 @@ STRANGERS = {
 }
 # The faces of the package and of `config` only hand on names.
 FACES = {
-    "dre_ssod": {"config.keys", "modeling", "data.sources"},
+    "dre_ssod": {"config.keys", "modeling", "data.sources", "quiet"},
     "dre_ssod.config": {"config.keys"},
 }
 

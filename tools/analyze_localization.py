@@ -17,38 +17,29 @@ import sys
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser
-from detectron2.evaluation import inference_context
-from detectron2.structures import Instances
 from tabulate import tabulate
-from torch import nn
-from tqdm import tqdm
 
 from dre_ssod.config.reading import read_config
-from dre_ssod.data.records import corners, is_crowd
-from dre_ssod.data.sources.catalog import load_one_labeled
 from dre_ssod.deployment.trained_model import add_model_option, check_score, load_trained
 from dre_ssod.engine.setup import setup
 from dre_ssod.errors import ConfigError
-from dre_ssod.evaluation.evaluators import build_test_loader, file_slug
-from dre_ssod.evaluation.localization import DetectionTable, SetReport, analyze, match
-from dre_ssod.evaluation.ranking import METRICS, RankingEvaluation
+from dre_ssod.evaluation.localization import SetReport, analyze
+from dre_ssod.evaluation.localization_data import collect
+from dre_ssod.evaluation.ranking import METRICS
 from dre_ssod.evaluation.reliability import LEVELS, Reliability, reliability
 from dre_ssod.files import open_whole, write_text
 from dre_ssod.inspection.localization_figure import draw_analysis, number
+from dre_ssod.launch.arguments import run_parser
 from dre_ssod.launch.program import run_program
 
 MIN_IOU = 0.5
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Detectron2's arguments and those of this tool."""
-    parser = default_argument_parser(epilog=__doc__)
+    """The arguments of a run and those of this tool."""
+    parser = run_parser(__doc__)
     parser.add_argument(
         "--output", metavar="DIR", help="for what is written (default: OUTPUT_DIR/localization)"
     )
@@ -89,51 +80,6 @@ def configure(args: argparse.Namespace) -> CfgNode:
             "scores and the boxes that are to be analyzed."
         )
     return cfg
-
-
-def collect(
-    cfg: CfgNode, model: nn.Module, min_score: float
-) -> tuple[DetectionTable, dict[str, dict[str, dict[str, float | None]]]]:
-    """Go once over all of DATASETS.TEST.
-
-    Returns:
-        The detections of at least ``min_score`` with their true IoU and residuals; and, over all
-        detections, the AP metrics by dataset and ranking criterion.
-    """
-    tables = []
-    rankings = {}
-    with inference_context(model), torch.no_grad():
-        for name in cfg.DATASETS.TEST:
-            truth = {r["image_id"]: r["annotations"] for r in load_one_labeled(name)}
-            ranking = RankingEvaluation(name, str(Path(cfg.OUTPUT_DIR) / file_slug(name)))
-            loader = build_test_loader(cfg, name)
-            for batch in tqdm(loader, desc=name, unit="batch", disable=None):
-                outputs = [{"instances": o["instances"].to("cpu")} for o in model(batch)]
-                ranking.process(batch, outputs)
-                for inputs, output in zip(batch, outputs, strict=True):
-                    detections = output["instances"]
-                    confident = detections[detections.scores >= min_score]
-                    tables.append(compare(confident, truth[inputs["image_id"]]))
-            rankings[name] = ranking.results()
-    return DetectionTable.concatenate(tables), rankings
-
-
-def compare(detections: Instances, annotations: list[dict[str, Any]]) -> DetectionTable:
-    """The detections of one image against its objects; crowd regions are no objects."""
-    objects = [item for item in annotations if not is_crowd(item)]
-    boxes = detections.pred_boxes.tensor.numpy()
-    ious, matched = match(
-        boxes,
-        detections.pred_classes.numpy(),
-        np.array([corners(o) for o in objects], dtype=np.float64).reshape(-1, 4),
-        np.array([o["category_id"] for o in objects], dtype=np.int64),
-    )
-    return DetectionTable(
-        scores=detections.scores.numpy(),
-        qualities=detections.localization_quality.numpy(),
-        ious=ious,
-        residuals=(boxes - matched) / detections.pred_boxes_sigma.numpy(),
-    )
 
 
 def tables_of(

@@ -26,12 +26,11 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
 from tabulate import tabulate
 
 from dre_ssod.config.reading import read_config
 from dre_ssod.data.images import read_image
-from dre_ssod.data.sources.catalog import class_names, ensure_registered
+from dre_ssod.data.sources.catalog import class_names, load_one_labeled
 from dre_ssod.deployment.demo import Detector
 from dre_ssod.deployment.trained_model import find_categories, load_trained
 from dre_ssod.errors import UserError
@@ -150,8 +149,8 @@ def run_config(run: Path) -> CfgNode:
 
 def draw(configs: Mapping[str, CfgNode], path: Path) -> None:
     """Draw ground truth and both detectors side by side on the most crowded images."""
-    dataset = ensure_registered(next(iter(configs.values())).DATASETS.TEST[0])
-    records = sorted(DatasetCatalog.get(dataset), key=lambda r: -len(r["annotations"]))
+    dataset = next(iter(configs.values())).DATASETS.TEST[0]
+    records = sorted(load_one_labeled(dataset), key=lambda r: -len(r["annotations"]))
     names = class_names([dataset])
     detectors = {
         name: Detector(cfg, load_trained(cfg), find_categories(cfg, names), SCORE_TO_DRAW)

@@ -35,7 +35,7 @@ def setup(args: argparse.Namespace, until: ExitStack) -> CfgNode:
     """Read, check and complete the config and start logging.
 
     Args:
-        args: of Detectron2's ``default_argument_parser``.
+        args: of :func:`dre_ssod.launch.arguments.run_parser`.
         until: a training has OUTPUT_DIR for itself until it is closed.
 
     Raises:

@@ -70,7 +70,7 @@ def launch_processes(main: Callable[[argparse.Namespace], Any], args: argparse.N
 
     Args:
         main: of one process.
-        args: of Detectron2's ``default_argument_parser``. MODEL.DEVICE of their config says
+        args: of :func:`dre_ssod.launch.arguments.run_parser`. MODEL.DEVICE of their config says
             whether the processes share GPUs or the CPU.
 
     Raises:

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import nn
 
 from dre_ssod.errors import ConfigError
+from dre_ssod.evaluation.localization_data import collect, compare
 from tests.factories import BOXES, NUM_CLASSES, SIZE, draw, tiny_cfg, tiny_model
 
 
@@ -122,7 +123,7 @@ def test_writes_json_and_picture_and_prints_the_table(
 
 def test_detections_meet_the_objects_of_their_own_image(tool: ModuleType, run: Path) -> None:
     cfg = tool.configure(tool.parse_arguments(arguments(run, "INPUT.MIN_SIZE_TEST", "32")))
-    table, rankings = tool.collect(cfg, Oracle(), min_score=0.5)
+    table, rankings = collect(cfg, Oracle(), min_score=0.5)
     np.testing.assert_allclose(table.ious, [1.0, 1.0, 1.0])
     np.testing.assert_allclose(table.scores, [0.9, 0.9, 0.9])
     np.testing.assert_allclose(table.qualities, [0.1, 0.2, 0.3])
@@ -201,4 +202,4 @@ def test_crowd_regions_are_no_objects(tool: ModuleType) -> None:
         {"bbox": list(box), "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0, "iscrowd": crowd}
         for box, crowd in zip(BOXES, (0, 1), strict=True)
     ]
-    assert tool.compare(detections, annotations).ious.tolist() == [1.0, 0.0]
+    assert compare(detections, annotations).ious.tolist() == [1.0, 0.0]
