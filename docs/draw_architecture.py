@@ -44,8 +44,8 @@ class Stage(NamedTuple):
 FLOW = (
     Stage(1, "views: labeled, weak, strong", build_training_loader, "method.mappers(cfg)"),
     Stage(0, "one batch of labeled and unlabeled images", Step.run_step, "self._data_loader_iter"),
-    Stage(2, "the teacher's pseudo-labels", Step.compute_losses, "self.method.label("),
-    Stage(3, "images mixed, or not", Step.compute_losses, "self.method.mixer("),
+    Stage(2, "the teacher's pseudo-labels", MeanTeacher.student_batch, "self.label("),
+    Stage(3, "images mixed, or not", MeanTeacher.with_labels, "self.mixer("),
     Stage(0, "the student, one forward pass", Step.compute_losses, "self.model("),
     Stage(0, "features of all images", SemiSupervisedRCNN.student_losses, "self.backbone("),
     Stage(0, "labels, read now", SemiSupervisedRCNN.student_losses, "batch.read_labels()"),

@@ -42,6 +42,7 @@ class UnlabeledSample:
     """One unlabeled image: the teacher sees ``weak``, the student ``strong``. Never a true label.
 
     Attributes:
+        second: another strong view, where there is a pair of students; see :meth:`for_second`.
         labels: pseudo-labels that were found before training, with ``gt_*`` fields, in the
             coordinates of ``weak``; None where a teacher labels.
     """
@@ -49,7 +50,19 @@ class UnlabeledSample:
     file_name: str
     weak: View
     strong: View
+    second: View | None = None
     labels: Instances | None = None
+
+    def for_second(self) -> UnlabeledSample:
+        """The same image as the second of a pair of students sees it."""
+        assert self.second is not None, "the mapper makes no view for a second student"
+        return replace(self, strong=self.second)
+
+    def pin_memory(self) -> UnlabeledSample:
+        """The same with its views where a GPU copies from."""
+        second = None if self.second is None else self.second.pin_memory()
+        weak, strong = self.weak.pin_memory(), self.strong.pin_memory()
+        return replace(self, weak=weak, strong=strong, second=second)
 
 
 @dataclass(frozen=True)
@@ -91,10 +104,7 @@ class TrainingBatch:
     def pin_memory(self) -> TrainingBatch:
         """The same with its images where a GPU copies from; PyTorch's loader calls it."""
         labeled = [_pinned(image) for image in self.labeled]
-        unlabeled = [
-            replace(sample, weak=sample.weak.pin_memory(), strong=sample.strong.pin_memory())
-            for sample in self.unlabeled
-        ]
+        unlabeled = [sample.pin_memory() for sample in self.unlabeled]
         return replace(self, labeled=labeled, unlabeled=unlabeled)
 
 
@@ -154,6 +164,18 @@ class StudentLosses:
             if clash:
                 raise ValueError(f"{name}: {sorted(clash)} named twice")
             mine.update(theirs)
+
+    def add(self, other: StudentLosses) -> None:
+        """Sum up with ``other``, term by term; figures become means over both."""
+        for mine, theirs in (
+            (self.supervised, other.supervised),
+            (self.unsupervised, other.unsupervised),
+        ):
+            for name, value in theirs.items():
+                mine[name] = mine[name] + value
+        for name, mean in other.figures.items():
+            own = self.figures[name]
+            self.figures[name] = Mean(own.total + mean.total, own.count + mean.count)
 
     def total(self, weight: Weight) -> Tensor:
         """L = L_s + beta * L_u (eq. 3), a scalar.

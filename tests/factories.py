@@ -81,7 +81,8 @@ def tiny_model(cfg: CfgNode, seed: int = 0, spread: float = 0.0) -> SemiSupervis
         torch.manual_seed(seed)
         model: SemiSupervisedRCNN = build_model(cfg)
         if spread > 0.0:
-            _spread(model, spread)
+            for detector in model.detectors:
+                _spread(detector, spread)
     return model
 
 

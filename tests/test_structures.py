@@ -22,10 +22,11 @@ def test_images_are_pinned_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     # Without a GPU there is no such memory.
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
     image, matrix = torch.zeros(3, 2, 2, dtype=torch.uint8), torch.eye(3)
-    pair = UnlabeledSample("u.jpg", View(image, matrix), View(image, matrix))
+    pair = UnlabeledSample("u.jpg", *(View(image, matrix) for _ in range(3)))
     batch = TrainingBatch([{"image": image, "file_name": "l.jpg"}], [pair])
     pinned = batch.pin_memory()
-    images = [pinned.labeled[0]["image"], pinned.unlabeled[0].weak.image]
+    sample = pinned.unlabeled[0]
+    images = [pinned.labeled[0]["image"], sample.weak.image, sample.for_second().strong.image]
     assert all(bool((moved == 1).all()) for moved in [*images, pinned.unlabeled[0].strong.image])
     assert pinned.labeled[0]["file_name"] == "l.jpg"
     assert torch.equal(pinned.unlabeled[0].strong.matrix, matrix)

@@ -21,7 +21,7 @@ from dre_ssod.engine.step import SemiSupervisedStep
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.errors import ConfigError
 from dre_ssod.methods import Clock, build_method, method_class, threshold_key
-from dre_ssod.modeling.student_batch import StudentBatch
+from dre_ssod.modeling.student_batch import PairBatch, StudentBatch
 from dre_ssod.structures import TrainingBatch
 from dre_ssod.teacher import Labels, observe
 
@@ -72,12 +72,8 @@ class StepParts:
         self.step.method.study(trainer.pools.labeled, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
         self.step.data_loader = itertools.repeat(self.batch)
         with torch.no_grad():
-            targets = self._label().cls.instances()
-        strong = [
-            {"image": sample.strong.image, "instances": labels}
-            for sample, labels in zip(self.batch.unlabeled, targets, strict=True)
-        ]
-        self._all_labeled = StudentBatch(labeled=[*self.batch.labeled_views, *strong])
+            given = self.step.method.student_batch(self.step.teacher, self.batch, self._clock)
+        self._all_labeled = _all_labeled(given)
 
     def _matching_threshold(self) -> float:
         boxes = sum(len(image["instances"]) for image in self.batch.labeled)
@@ -86,9 +82,12 @@ class StepParts:
         scores = torch.cat([labels.gt_scores for labels in seen.detections])
         return threshold_for(scores, boxes)
 
+    @property
+    def _clock(self) -> Clock:
+        return Clock(self.trainer.start_iter, 0, self.trainer.max_iter)
+
     def _label(self) -> Labels:
-        clock = Clock(self.trainer.start_iter, 0, self.trainer.max_iter)
-        return self.step.method.label(self.step.teacher, self.batch.unlabeled, clock)
+        return self.step.method.label(self.step.teacher, self.batch.unlabeled, self._clock)
 
     def host_tensors(self) -> Iterator[Tensor]:
         """What the loader gave."""
@@ -96,8 +95,9 @@ class StepParts:
             boxes = sample["instances"]
             yield from (sample["image"], boxes.gt_boxes.tensor, boxes.gt_classes)
         for pair in self.batch.unlabeled:
-            for view in (pair.weak, pair.strong):
-                yield from (view.image, view.matrix)
+            for view in (pair.weak, pair.strong, pair.second):
+                if view is not None:
+                    yield from (view.image, view.matrix)
 
     def whole(self) -> None:
         """Everything but the wait for images."""
@@ -129,6 +129,21 @@ class StepParts:
     def optimizer(self) -> None:
         """Gradient clipping, where configured, and the optimizer's step."""
         self.step.optimizer.step()
+
+
+def _all_labeled(given: StudentBatch | PairBatch) -> StudentBatch | PairBatch:
+    """The same images and boxes for the detector's own losses."""
+    if isinstance(given, PairBatch):
+        first, second = _all_labeled(given.first), _all_labeled(given.second)
+        assert isinstance(first, StudentBatch)
+        assert isinstance(second, StudentBatch)
+        return PairBatch(first, second)
+    assert given.labels is not None, "a benchmark has unlabeled images"
+    strong = [
+        {**view, "instances": labels}
+        for view, labels in zip(given.strong, given.labels.cls.instances(), strict=True)
+    ]
+    return StudentBatch(labeled=[*given.labeled, *strong])
 
 
 def benchmark_step(cfg: CfgNode, rounds: int) -> Report:

@@ -99,10 +99,29 @@ class LabeledPairMapper(LabeledMapper):
         return {**first, FURTHER_VIEWS: [second]}
 
 
-class UnlabeledMapper:
-    """Makes a weak and a strong view of an image, decoded once."""
+class LabeledTwiceMapper(LabeledMapper):
+    """Draws two views of every labeled image, one for each of a pair of students.
 
-    def __init__(self, weak: ViewRecipe, strong: ViewRecipe) -> None:
+    That of the second is one of the first's ``further_views``.
+    """
+
+    def __call__(self, dataset_dict: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        sample, image = self._read(dataset_dict)
+        first, second = (
+            {
+                **sample,
+                "image": view.image,
+                "instances": instances_in_view(dataset_dict["annotations"], view),
+            }
+            for view in (make_view(image, self.recipe, child) for child in rng.spawn(2))
+        )
+        return {**first, FURTHER_VIEWS: [second]}
+
+
+class UnlabeledMapper:
+    """Makes a weak view of an image, decoded once, and a strong one for each student."""
+
+    def __init__(self, weak: ViewRecipe, strong: ViewRecipe, students: int = 1) -> None:
         if weak.image_format != strong.image_format:
             raise ValueError(
                 f"weak views in {weak.image_format} and strong views in {strong.image_format}: the "
@@ -110,18 +129,19 @@ class UnlabeledMapper:
             )
         self.weak = weak
         self.strong = strong
+        self.students = students
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> UnlabeledMapper:
-        return cls(ViewRecipe.weak(cfg), ViewRecipe.strong(cfg))
+    def from_config(cls, cfg: CfgNode, students: int = 1) -> UnlabeledMapper:
+        return cls(ViewRecipe.weak(cfg), ViewRecipe.strong(cfg), students)
 
     def __call__(self, dataset_dict: dict[str, Any], rng: np.random.Generator) -> UnlabeledSample:
         """Read an image and make its two views.
 
         Args:
             dataset_dict: with ``file_name``, without ``annotations``.
-            rng: the sample's own generator; its first child draws the weak view, its second the
-                strong one, so that neither recipe touches the other's randomness.
+            rng: the sample's own generator; its first child draws the weak view, the others the
+                strong ones, so that neither recipe touches the other's randomness.
 
         Raises:
             ValueError: if the dict has an ``annotations`` entry, even an empty one: labels of
@@ -130,26 +150,25 @@ class UnlabeledMapper:
         """
         max_size = min(self.weak.max_size, self.strong.max_size)
         image = _read_unlabeled(dataset_dict, self.weak.image_format, max_size)
-        weak_rng, strong_rng = rng.spawn(2)
-        return UnlabeledSample(
-            file_name=dataset_dict["file_name"],
-            weak=make_view(image, self.weak, weak_rng),
-            strong=make_view(image, self.strong, strong_rng),
-        )
+        weak_rng, *strong_rngs = rng.spawn(1 + self.students)
+        weak = make_view(image, self.weak, weak_rng)
+        strong = [make_view(image, self.strong, child) for child in strong_rngs]
+        return UnlabeledSample(dataset_dict["file_name"], weak, *strong)
 
 
 class UnlabeledPairMapper:
-    """Makes a weak view of an image, and a strong one of the same geometry."""
+    """Makes a weak view of an image, and for each student a strong one of the same geometry."""
 
-    def __init__(self, recipe: ViewRecipe, pixels: PixelRecipe) -> None:
+    def __init__(self, recipe: ViewRecipe, pixels: PixelRecipe, students: int = 1) -> None:
         self.recipe = recipe
+        self.students = students
         self.strengthen = pixels_alone(pixels, recipe.image_format)
 
     def __call__(self, dataset_dict: dict[str, Any], rng: np.random.Generator) -> UnlabeledSample:
-        """See :class:`UnlabeledMapper`; the matrices of the two views are equal."""
+        """See :class:`UnlabeledMapper`; the matrices of the views are equal."""
         image = _read_unlabeled(dataset_dict, self.recipe.image_format, self.recipe.max_size)
-        weak, strong = make_pair(image, self.recipe, self.strengthen, rng)
-        return UnlabeledSample(dataset_dict["file_name"], weak, strong)
+        views = make_pair(image, self.recipe, self.strengthen, rng, self.students)
+        return UnlabeledSample(dataset_dict["file_name"], *views)
 
 
 class StoredLabelMapper:
@@ -186,7 +205,7 @@ class StoredLabelMapper:
         if stored is not None:
             labels = Instances(weak.size, **stored.get_fields())
             labels.gt_boxes = Boxes(map_boxes(boxes.double(), weak.matrix).float())
-        return UnlabeledSample(dataset_dict["file_name"], weak, strong, labels)
+        return UnlabeledSample(dataset_dict["file_name"], weak, strong, labels=labels)
 
 
 class EvaluationMapper:

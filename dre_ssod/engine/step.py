@@ -32,7 +32,6 @@ from dre_ssod.errors import CheckpointError
 from dre_ssod.launch.signals import SignalRequests
 from dre_ssod.methods import Clock, MeanTeacher
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
-from dre_ssod.modeling.student_batch import StudentBatch
 from dre_ssod.structures import Mean, StudentLosses, TrainingBatch
 
 
@@ -179,23 +178,12 @@ class SemiSupervisedStep(SimpleTrainer):
 
     def compute_losses(self, batch: TrainingBatch) -> StudentLosses:
         """What the student learns from a batch (figure 2); the losses before beta."""
-        labeled = batch.labeled_views
-        truth = [view["instances"] for view in labeled]
+        truth = [view["instances"] for view in batch.labeled_views]
         figures = {"labeled_boxes_per_image": _boxes(truth, self.device)}
-        if not batch.unlabeled:
-            losses = self.model(StudentBatch(labeled, method=self.method))
-        else:
-            labels = self.method.label(self.teacher, batch.unlabeled, self.clock)
-            losses = self.model(
-                StudentBatch(
-                    labeled=labeled,
-                    strong=[{"image": sample.strong.image} for sample in batch.unlabeled],
-                    labels=labels,
-                    method=self.method,
-                    mixer=self.method.mixer(self.clock),
-                )
-            )
-            figures |= _pseudo_label_figures(labels.cls.instances(), self.device)
+        given = self.method.student_batch(self.teacher, batch, self.clock)
+        losses: StudentLosses = self.model(given)
+        if given.labels is not None:
+            figures |= _pseudo_label_figures(given.labels.cls.instances(), self.device)
         losses.merge(StudentLosses(figures=figures))
         return losses
 

@@ -142,7 +142,8 @@ class SSODTrainer(DefaultTrainer):
             logger.warning(
                 "--resume: %s has no checkpoint yet; starting at iteration 0.", self.cfg.OUTPUT_DIR
             )
-        start_from(self.teacher, self.cfg.MODEL.WEIGHTS)
+        for detector in self.teacher.detectors:
+            start_from(detector, self.cfg.MODEL.WEIGHTS)
         self.student.load_state_dict(self.teacher.state_dict())
 
     def _load(self, path: str) -> None:

@@ -30,8 +30,8 @@ from dre_ssod.methods.parts.pcv import consistency_weights
 from dre_ssod.methods.settings import setting
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.modeling.regions import Regions, labeled_losses
-from dre_ssod.modeling.student_batch import Mixer
-from dre_ssod.structures import UNSUPERVISED, Mean, StudentLosses, UnlabeledSample
+from dre_ssod.modeling.student_batch import Mixer, PairBatch, StudentBatch
+from dre_ssod.structures import UNSUPERVISED, Mean, StudentLosses, TrainingBatch, UnlabeledSample
 from dre_ssod.teacher import Labels, observe
 
 METHODS = Registry("METHOD")
@@ -175,6 +175,26 @@ class MeanTeacher:
         """
         seen = observe(teacher, samples, self.settings.score_threshold)
         return Labels.single(seen.carry(seen.detections), seen.score)
+
+    def student_batch(
+        self, teacher: SemiSupervisedRCNN, batch: TrainingBatch, clock: Clock
+    ) -> StudentBatch | PairBatch:
+        """What the student's forward pass takes in: images, labels, and how to mix them."""
+        if not batch.unlabeled:
+            return StudentBatch(batch.labeled_views, method=self)
+        labels = self.label(teacher, batch.unlabeled, clock)
+        return self.with_labels(batch.labeled_views, batch.unlabeled, labels, clock)
+
+    def with_labels(
+        self,
+        labeled: list[dict[str, Any]],
+        samples: Sequence[UnlabeledSample],
+        labels: Labels,
+        clock: Clock,
+    ) -> StudentBatch:
+        """One student's batch of labeled views and of strong views with these labels."""
+        strong = [{"image": sample.strong.image} for sample in samples]
+        return StudentBatch(labeled, strong, labels, self, self.mixer(clock))
 
     # 3. Mixing
 

@@ -1,7 +1,11 @@
-"""The detector: Detectron2's GeneralizedRCNN with one forward pass for both kinds of images."""
+"""The detector: Detectron2's GeneralizedRCNN with one forward pass for both kinds of images.
+
+And a pair of them, for methods whose detectors label for each other.
+"""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +15,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.structures import ImageList, Instances
 from torch import Tensor
 
-from dre_ssod.modeling.student_batch import StudentBatch
+from dre_ssod.modeling.student_batch import PairBatch, StudentBatch
 from dre_ssod.structures import StudentLosses
 from dre_ssod.transfers import filled_like, to_device
 
@@ -41,6 +45,11 @@ class SemiSupervisedRCNN(GeneralizedRCNN):
         arguments["channels_last"] = cfg.MODEL.CHANNELS_LAST
         return arguments
 
+    @property
+    def detectors(self) -> tuple[SemiSupervisedRCNN, ...]:
+        """This one; of a pair, each by itself, with the tensors that it has in the pair."""
+        return (self,)
+
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalise, pad and batch, in the model's memory layout."""
         images = super().preprocess_image(batched_inputs)
@@ -54,18 +63,19 @@ class SemiSupervisedRCNN(GeneralizedRCNN):
         return x.to(self.device, non_blocking=True)
 
     def forward(
-        self, batched_inputs: StudentBatch | list[dict[str, Any]]
+        self, batched_inputs: StudentBatch | PairBatch | list[dict[str, Any]]
     ) -> StudentLosses | dict[str, Tensor] | list[dict[str, Instances]]:
         """See the class."""
-        if isinstance(batched_inputs, StudentBatch):
+        if isinstance(batched_inputs, StudentBatch | PairBatch):
             return self.student_losses(batched_inputs)
         if not self.training:
             detections: list[dict[str, Instances]] = self.inference(batched_inputs)
             return detections
         return self.student_losses(StudentBatch(labeled=batched_inputs)).supervised
 
-    def student_losses(self, batch: StudentBatch) -> StudentLosses:
+    def student_losses(self, batch: StudentBatch | PairBatch) -> StudentLosses:
         """All losses of a step, from one pass over labeled images and strong views together."""
+        assert isinstance(batch, StudentBatch), "two batches are for a pair of detectors"
         images = self.preprocess_image([*batch.labeled, *batch.strong])
         targets = [to_device(x["instances"], self.device) for x in batch.labeled]
         mixer = batch.mixer
@@ -155,3 +165,47 @@ class SemiSupervisedRCNN(GeneralizedRCNN):
         height, width = (square, square) if square > 0 else image.shape[-2:]
         unit = max(constraints.get("size_divisibility", self.backbone.size_divisibility), 1)
         return -(-height // unit) * unit, -(-width // unit) * unit
+
+
+@META_ARCH_REGISTRY.register()
+class PairedRCNN(SemiSupervisedRCNN):
+    """A detector and its partner: one module, so that there is one optimizer, average and file.
+
+    Whoever asks for detections gets those of the first detector, whose weights have their plain
+    names; those of the second begin with ``partner.``. In training both learn::
+
+        L = L_1 + L_2
+    """
+
+    @configurable
+    def __init__(self, *, partner: SemiSupervisedRCNN, **kwargs: Any) -> None:
+        """
+        Args:
+            partner: the second detector.
+            kwargs: of the first, as for :class:`SemiSupervisedRCNN`.
+        """
+        super().__init__(**kwargs)
+        self.partner = partner
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        arguments: dict[str, Any] = super().from_config(cfg)
+        arguments["partner"] = SemiSupervisedRCNN(cfg)
+        return arguments
+
+    @property
+    def detectors(self) -> tuple[SemiSupervisedRCNN, ...]:
+        first = copy.copy(self)
+        first.__class__ = SemiSupervisedRCNN
+        first._modules = {name: m for name, m in self._modules.items() if name != "partner"}
+        return first, self.partner
+
+    def student_losses(self, batch: StudentBatch | PairBatch) -> StudentLosses:
+        """The sum of both detectors' losses, and the means of their figures over both.
+
+        A batch for one detector is one for both.
+        """
+        both = batch if isinstance(batch, PairBatch) else PairBatch(batch, batch)
+        found = super().student_losses(both.first)
+        found.add(self.partner.student_losses(both.second))
+        return found

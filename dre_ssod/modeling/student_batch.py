@@ -131,6 +131,19 @@ class StudentBatch:
         return found if self.mixer is None else self.mixer.labels(found, self)
 
 
+@dataclass(frozen=True)
+class PairBatch:
+    """What a pair of detectors needs for its forward pass of a step: each its own batch."""
+
+    first: StudentBatch
+    second: StudentBatch
+
+    @property
+    def labels(self) -> PseudoLabels | None:
+        """Those of the first detector, the one that is tested."""
+        return self.first.labels
+
+
 def _refuse(mixer: str, boxes: list[Boxes]) -> NoReturn:
     raise ValueError(
         f"{mixer} mixes images, and a mixed image has no matrix that leads to the teacher's view: "

@@ -13,6 +13,7 @@ def opinionated(model: SemiSupervisedRCNN) -> SemiSupervisedRCNN:
     Large variances would make every s_loc, and with it every weight, zero.
     """
     with torch.no_grad():
-        for parameter in model.roi_heads.box_predictor.log_variance.parameters():
-            parameter.mul_(0.02)
+        for detector in model.detectors:
+            for parameter in detector.roi_heads.box_predictor.log_variance.parameters():
+                parameter.mul_(0.02)
     return model

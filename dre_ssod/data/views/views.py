@@ -118,23 +118,28 @@ Strengthen = Callable[[Image, Matrix, np.random.Generator], tuple[Image, Matrix]
 
 
 def make_pair(
-    image: Image, recipe: ViewRecipe, strengthen: Strengthen, rng: np.random.Generator
-) -> tuple[View, View]:
-    """Draw a view of an image, and a strong one made out of it.
+    image: Image,
+    recipe: ViewRecipe,
+    strengthen: Strengthen,
+    rng: np.random.Generator,
+    students: int = 1,
+) -> tuple[View, ...]:
+    """Draw a view of an image, and a strong one made out of it for each student.
 
     Args:
         image: as for :func:`make_view`.
         recipe: of the former.
         strengthen: gives an image of the same size and does not change its input.
-        rng: its first child draws the view, its second what makes it strong.
+        rng: its first child draws the view, the others what makes it strong.
+        students: how many strong views there are, one or two.
     """
-    view_rng, strong_rng = rng.spawn(2)
+    view_rng, *strong_rngs = rng.spawn(1 + students)
     placed, matrix = _draw(image, recipe, view_rng)
-    changed, change = strengthen(placed, matrix, strong_rng)
-    return (
-        View(_to_tensor(placed), torch.from_numpy(matrix)),
-        View(_to_tensor(changed), torch.from_numpy(change @ matrix)),
-    )
+    views = [View(_to_tensor(placed), torch.from_numpy(matrix))]
+    for strong_rng in strong_rngs:
+        changed, change = strengthen(placed, matrix, strong_rng)
+        views.append(View(_to_tensor(changed), torch.from_numpy(change @ matrix)))
+    return tuple(views)
 
 
 def _draw(image: Image, recipe: ViewRecipe, rng: np.random.Generator) -> tuple[Image, Matrix]:

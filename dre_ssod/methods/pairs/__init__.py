@@ -1,0 +1,1 @@
+"""Methods of two detectors that label for each other."""
