@@ -13,7 +13,7 @@ from functools import partial
 # Where it starts, and which category it has.
 _WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
     # detectron2.layers and fvcore.nn compile functions when they are imported.
-    (r"`torch\.jit\.script` is deprecated", FutureWarning),
+    (r"`torch\.jit\.script` is (deprecated|not supported in Python)", FutureWarning),
     # detectron2.model_zoo looks for its files by it.
     ("pkg_resources is deprecated", UserWarning),
     # Detectron2's anchors.
