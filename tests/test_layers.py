@@ -18,18 +18,16 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(floor.split())
     for floor in (
         "errors structures transfers allocator quiet",
-        "files geometry workers launch config.values modeling.backbones data.text_files data.kinds",
+        "files geometry workers launch settings modeling.backbones data.text_files data.kinds",
         "checkpoints locks data.images data.records data.remarks data.sample data.views modeling",
         "data.usable",
         "data.sources teacher",
         "data data.splits",
         "data.audit data.conversion",
         "methods",
-        "config.keys",
-        "config.reading",
-        "evaluation launch.program",
-        "config.checks",
-        "runs",
+        "evaluation",
+        "config",
+        "runs launch.program",
         "inspection",
         "engine deployment",
         "engine.hooks",
@@ -47,11 +45,8 @@ STRANGERS = {
     "evaluation": {"launch"},
     "deployment": {"engine"},
 }
-# The faces of the package and of `config` only hand on names.
-FACES = {
-    "dre_ssod": {"config.keys", "modeling", "data.sources", "quiet"},
-    "dre_ssod.config": {"config.keys"},
-}
+# The face of the package only hands on names.
+FACES = {"dre_ssod": {"config", "modeling", "data.sources", "quiet"}}
 
 
 def module_name(path: Path) -> str:

@@ -25,7 +25,6 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from dre_ssod.config.values import get_key
 from dre_ssod.deployment.bulk_labeling import label_share
 from dre_ssod.deployment.label_merge import LABEL_NEXT, RESULT, SKIPPED, merge
 from dre_ssod.deployment.labeling_job import LabelingJob, open_manifest, prepare
@@ -39,7 +38,8 @@ from dre_ssod.deployment.uncertainty import CRITERIA
 from dre_ssod.errors import ConfigError
 from dre_ssod.launch.processes import join_process_group
 from dre_ssod.launch.program import launch_processes, run_program
-from dre_ssod.methods import threshold_key
+from dre_ssod.methods import method_class
+from dre_ssod.settings import get_key
 
 LONGEST_WAIT = timedelta(days=30)
 """For the slowest of several processes."""
@@ -91,7 +91,7 @@ def configure(args: argparse.Namespace) -> tuple[LabelingJob, CfgNode]:
         ConfigError: naming the argument or key that cannot be used.
     """
     cfg, categories = configure_trained(args.config_file, args.opts, args.classes)
-    tau = float(get_key(cfg, threshold_key(cfg)))
+    tau = float(get_key(cfg, method_class(cfg).threshold_key()))
     min_score = tau if args.min_score is None else args.min_score
     check_score(cfg, "--min-score", min_score)
     check_score(cfg, "--label-next-score", args.label_next_score)

@@ -20,7 +20,7 @@ from dre_ssod.benchmark.timing import add, interleave, machine, ratio
 from dre_ssod.engine.step import SemiSupervisedStep
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.errors import ConfigError
-from dre_ssod.methods import Clock, build_method, method_class, threshold_key
+from dre_ssod.methods import Clock, build_method, method_class
 from dre_ssod.modeling.student_batch import PairBatch, StudentBatch
 from dre_ssod.structures import TrainingBatch
 from dre_ssod.teacher import Labels, observe
@@ -67,7 +67,7 @@ class StepParts:
         for group in self.step.optimizer.param_groups:
             group["lr"] = 0.0
         self.batch: TrainingBatch = next(iter(trainer.build_paired_loader()))
-        cfg.merge_from_list([threshold_key(cfg), self._matching_threshold()])
+        cfg.merge_from_list([method_class(cfg).threshold_key(), self._matching_threshold()])
         self.step.method = build_method(cfg)
         self.step.method.study(trainer.pools.labeled, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
         self.step.data_loader = itertools.repeat(self.batch)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -19,7 +21,11 @@ from fvcore.common.registry import Registry
 
 from dre_ssod.config.keys import get_cfg
 from dre_ssod.config.reading import leaves
-from dre_ssod.config.values import (
+from dre_ssod.data.views.photometric import IMAGE_FORMATS
+from dre_ssod.evaluation.evaluators import VOC_PROTOCOLS
+from dre_ssod.methods import METHODS, MeanTeacher, method_class
+from dre_ssod.modeling.box_transform import BOX_TRANSFORM_REGISTRY
+from dre_ssod.settings import (
     EXAMPLES,
     Check,
     Names,
@@ -28,13 +34,9 @@ from dre_ssod.config.values import (
     OneOf,
     Registered,
     Some,
-    get_key,
+    keys_of,
     refuse,
 )
-from dre_ssod.data.views.photometric import IMAGE_FORMATS
-from dre_ssod.evaluation.evaluators import VOC_PROTOCOLS
-from dre_ssod.methods import METHODS, method_class, settings
-from dre_ssod.modeling.box_transform import BOX_TRANSFORM_REGISTRY
 
 _MANY = 10**9
 
@@ -144,21 +146,24 @@ def check_config(cfg: CfgNode, world_size: int) -> None:
     Raises:
         ConfigError: naming the first key that cannot be used.
     """
-    _check_types(cfg)
+    values = dict(leaves(cfg))
+    _check_types(cfg, values)
     for key, check in (CHECKS | _checks_of_methods()).items():
-        valid = check.refusal(get_key(cfg, key))
+        valid = check.refusal(values[key])
         if valid is not None:
             refuse(cfg, key, valid)
     _check_device(cfg)
     _check_sizes(cfg)
-    _check_split(cfg)
-    _check_variance(cfg)
-    _check_burn_in(cfg)
-    _check_batch(cfg, world_size)
+    _check_split(cfg, values)
+    method = method_class(cfg)
+    _check_variance(cfg, values, method)
+    if method.uses_unlabeled:
+        _check_burn_in(cfg)
+    _check_batch(cfg, world_size, method.uses_unlabeled)
 
 
 def _checks_of_methods() -> dict[str, Check]:
-    keys = [key for _, method in METHODS for key in settings.keys(method.Settings)]
+    keys = [key for _, method in METHODS for key in keys_of(method.Settings)]
     return {key.name: key.check for key in keys if key.check is not None}
 
 
@@ -167,8 +172,8 @@ def _default_types() -> dict[str, type]:
     return {key: type(value) for key, value in leaves(get_cfg()) if value is not None}
 
 
-def _check_types(cfg: CfgNode) -> None:
-    for key, value in leaves(cfg):
+def _check_types(cfg: CfgNode, values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
         found, kind = type(value), _default_types().get(key)
         if kind in (None, found) or {found, kind} == {list, tuple} or (found, kind) == (int, float):
             continue
@@ -200,9 +205,9 @@ def _check_sizes(cfg: CfgNode) -> None:
         refuse(cfg, "INPUT.MIN_SIZE_TEST", "1 or more while TEST.PSEUDO_LABEL_SET names a set")
 
 
-def _check_split(cfg: CfgNode) -> None:
+def _check_split(cfg: CfgNode, values: Mapping[str, Any]) -> None:
     for key, unset in (("DATASETS.LABELED_PERCENT", 100.0), ("DATASETS.LABELED_FOLD", 0)):
-        if cfg.DATASETS.SPLIT_FILE and get_key(cfg, key) != unset:
+        if cfg.DATASETS.SPLIT_FILE and values[key] != unset:
             refuse(
                 cfg,
                 key,
@@ -211,12 +216,12 @@ def _check_split(cfg: CfgNode) -> None:
             )
 
 
-def _check_variance(cfg: CfgNode) -> None:
+def _check_variance(cfg: CfgNode, values: Mapping[str, Any], method: type[MeanTeacher]) -> None:
     if cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE == "kl":
         return
     test_keys = ("TEST.VARIANCE_VOTING.ENABLED", "TEST.RANK_BY_QUALITY")
-    for key in (*method_class(cfg).variance_keys, *test_keys):
-        if get_key(cfg, key):
+    for key in (*method.variance_keys, *test_keys):
+        if values[key]:
             refuse(
                 cfg,
                 key,
@@ -226,7 +231,7 @@ def _check_variance(cfg: CfgNode) -> None:
 
 
 def _check_burn_in(cfg: CfgNode) -> None:
-    if method_class(cfg).uses_unlabeled and cfg.SSOD.BURN_IN_ITERS >= cfg.SOLVER.MAX_ITER:
+    if cfg.SSOD.BURN_IN_ITERS >= cfg.SOLVER.MAX_ITER:
         refuse(
             cfg,
             "SSOD.BURN_IN_ITERS",
@@ -235,12 +240,12 @@ def _check_burn_in(cfg: CfgNode) -> None:
         )
 
 
-def _check_batch(cfg: CfgNode, world_size: int) -> None:
+def _check_batch(cfg: CfgNode, world_size: int, uses_unlabeled: bool) -> None:
     ratio = cfg.SSOD.LABELED_TO_UNLABELED
     steps = cfg.SOLVER.ACCUMULATION_STEPS
     unit = world_size * steps
     reason = f"{world_size} process(es) x {steps} accumulation step(s)"
-    if method_class(cfg).uses_unlabeled:
+    if uses_unlabeled:
         unit *= sum(ratio)
         reason += f" x {sum(ratio)} parts of SSOD.LABELED_TO_UNLABELED {tuple(ratio)}"
     if cfg.SOLVER.IMS_PER_BATCH % unit:

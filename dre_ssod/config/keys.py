@@ -10,7 +10,8 @@ from __future__ import annotations
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 
-from dre_ssod.methods import METHODS, settings
+from dre_ssod.methods import METHODS
+from dre_ssod.settings import add_keys
 
 
 def get_cfg() -> CfgNode:
@@ -94,7 +95,7 @@ def _add_method_keys(cfg: CfgNode) -> None:
     # its own keys, with default, meaning and bounds, in the Settings of its file.
     cfg.SSOD.METHOD = "DRE"
     for _, method in METHODS:
-        settings.add_keys(cfg, method.Settings)
+        add_keys(cfg, method.Settings)
     # Iterations on labels alone before the teacher starts to label.
     cfg.SSOD.BURN_IN_ITERS = 0
 

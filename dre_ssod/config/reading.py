@@ -13,8 +13,8 @@ import yaml
 from detectron2.config import CfgNode
 
 from dre_ssod.config.keys import get_cfg
-from dre_ssod.config.values import EXAMPLES
 from dre_ssod.errors import ConfigError
+from dre_ssod.settings import EXAMPLES
 
 
 def read_config(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:

@@ -19,7 +19,6 @@ from detectron2.utils.logger import setup_logger
 from dre_ssod.checkpoints.checkpointer import refuse_to_overwrite
 from dre_ssod.config.checks import check_config
 from dre_ssod.config.reading import read_config
-from dre_ssod.config.values import refuse
 from dre_ssod.data.sources.catalog import class_names, ensure_registered
 from dre_ssod.engine.precision import use_tf32
 from dre_ssod.errors import UserError
@@ -27,6 +26,7 @@ from dre_ssod.files import set_aside, write_text
 from dre_ssod.launch.log_file import FILE_ONLY, keep_off_the_console
 from dre_ssod.locks import holding
 from dre_ssod.runs.record import TRAINING_LOCK, one_at_a_time
+from dre_ssod.settings import refuse
 
 logger = logging.getLogger(__name__)
 

@@ -26,8 +26,8 @@ from dre_ssod.checkpoints.weights import start_from
 from dre_ssod.config.checks import check_config
 from dre_ssod.data.splits.files import record_split
 from dre_ssod.engine.hooks.checkpoints import Checkpoints, SaveBeforeEvaluation
-from dre_ssod.engine.hooks.evaluation import BestModel, Evaluation, LaggingTeacher
-from dre_ssod.engine.hooks.panels import panel_hook
+from dre_ssod.engine.hooks.evaluation import BestModel, Evaluation, LaggingTeacher, best_metric_name
+from dre_ssod.engine.hooks.panels import PanelHook
 from dre_ssod.engine.hooks.watch import PseudoLabelWatch, box_window
 from dre_ssod.engine.hooks.writers import FigurePrinter, MetricsFile, ResumingWriter
 from dre_ssod.engine.out_of_memory import advice
@@ -36,14 +36,13 @@ from dre_ssod.engine.step import SemiSupervisedStep, StepSettings
 from dre_ssod.engine.training_data import build_training_loader, load_pools
 from dre_ssod.errors import CheckpointError
 from dre_ssod.evaluation.evaluators import (
-    best_metric_name,
     build_evaluator,
     build_test_loader,
     evaluate_models,
 )
 from dre_ssod.evaluation.pseudo_labels import PseudoLabelProbe
 from dre_ssod.launch.log_file import FILE_ONLY
-from dre_ssod.methods import build_method, threshold_key
+from dre_ssod.methods import build_method
 from dre_ssod.runs.contents import check_resumed
 from dre_ssod.runs.results import record_results
 from dre_ssod.runs.resuming import settings_of, settle
@@ -221,7 +220,7 @@ class SSODTrainer(DefaultTrainer):
             cfg.SSOD.WARN_NO_PSEUDO_LABELS_ITERS,
             cfg.SSOD.WARN_PSEUDO_BOX_RATIO,
             window=box_window(cfg.SOLVER.MAX_ITER - cfg.SSOD.BURN_IN_ITERS),
-            threshold_key=threshold_key(cfg),
+            threshold_key=self.method.threshold_key(),
         )
         # What ends an iteration whose weights are saved.
         self._finishing: list[HookBase] = [
@@ -231,11 +230,12 @@ class SSODTrainer(DefaultTrainer):
             ResumingWriter(self.build_writers() if comm.is_main_process() else []),
             self._checkpoints,
         ]
+        panels = PanelHook(cfg, self._trainer, self.student, self.pools.classes)
         found = [
             hooks.IterationTimer(),
             hooks.LRScheduler(),
             watch if self.method.uses_unlabeled else None,
-            panel_hook(cfg, self._trainer, self.student, self.pools.classes),
+            panels if self.method.uses_unlabeled and cfg.SSOD.PANEL_PERIOD else None,
             SaveBeforeEvaluation(evaluation, self._checkpoints),
             *self._finishing,
         ]

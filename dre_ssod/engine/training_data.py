@@ -36,19 +36,9 @@ def load_pools(cfg: CfgNode) -> Pools:
         cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
         cfg.DATASETS.SPLIT_FILE,
     )
-    _check_pools(cfg, pools)
-    _warn_of_few(cfg, len(pools.labeled))
-    logger.info(
-        "%d labeled and %d unlabeled images; classes: %s",
-        len(pools.labeled),
-        len(pools.unlabeled) if uses_unlabeled else 0,
-        printable(", ".join(pools.classes)),
-    )
-    return pools
-
-
-def _check_pools(cfg: CfgNode, pools: Pools) -> None:
-    if method_class(cfg).uses_unlabeled and not pools.unlabeled:
+    if not uses_unlabeled:
+        pools = pools.without_unlabeled()
+    elif not pools.unlabeled:
         raise ConfigError(
             f"no unlabeled images: DATASETS.UNLABELED is {tuple(cfg.DATASETS.UNLABELED)} and "
             f"DATASETS.LABELED_PERCENT is {cfg.DATASETS.LABELED_PERCENT}. Name a source, such as "
@@ -61,20 +51,28 @@ def _check_pools(cfg: CfgNode, pools: Pools) -> None:
             f"has {len(pools.classes)} classes: {', '.join(pools.classes)}. Set it to "
             f"{len(pools.classes)}, or to 0 to take it from the data."
         )
+    _warn_of_few(cfg, pools)
+    logger.info(
+        "%d labeled and %d unlabeled images; classes: %s",
+        len(pools.labeled),
+        len(pools.unlabeled),
+        printable(", ".join(pools.classes)),
+    )
+    return pools
 
 
-def _warn_of_few(cfg: CfgNode, labeled: int) -> None:
+def _warn_of_few(cfg: CfgNode, pools: Pools) -> None:
     """A draw from a set that is a draw already leaves hardly anything, and trains all the same."""
     share, rest = cfg.SSOD.LABELED_TO_UNLABELED
     batch = cfg.SOLVER.IMS_PER_BATCH
-    of_batch = batch * share // (share + rest) if method_class(cfg).uses_unlabeled else batch
-    if cfg.DATASETS.LABELED_PERCENT < 100 and labeled < of_batch:
+    of_batch = batch * share // (share + rest) if pools.unlabeled else batch
+    if cfg.DATASETS.LABELED_PERCENT < 100 and len(pools.labeled) < of_batch:
         logger.warning(
             "DATASETS.LABELED_PERCENT %g leaves %d labeled image(s), fewer than the %d of a batch. "
             "If DATASETS.TRAIN holds the labeled images alone, as labeled.json of "
             "tools/make_split.py does, set DATASETS.LABELED_PERCENT 100.",
             cfg.DATASETS.LABELED_PERCENT,
-            labeled,
+            len(pools.labeled),
             of_batch,
         )
 

@@ -111,17 +111,6 @@ def evaluate_models(
     return results
 
 
-def best_metric_name(cfg: CfgNode) -> str | None:
-    """The metric whose best checkpoint is kept: AP of the teacher (of the student if alone)."""
-    if not cfg.DATASETS.TEST:
-        return None
-    model = "student" if cfg.SSOD.EVAL_MODEL == "student" else "teacher"
-    parts = [model, HEADLINE, "AP"]
-    if len(cfg.DATASETS.TEST) > 1:
-        parts.insert(1, cfg.DATASETS.TEST[0])
-    return "/".join(parts)
-
-
 def file_slug(dataset_name: str) -> str:
     """A file name that any dataset name, URIs included, can have; the same on every rank."""
     slug = re.sub(r"[^A-Za-z0-9]+", "_", dataset_name).strip("_")[:60]

@@ -213,7 +213,7 @@ class PseudoLabelProbe:
         order = np.random.default_rng(0).permutation(len(records))
         sample = [records[i] for i in order[: cfg.TEST.PSEUDO_LABEL_IMAGES]]
         logger.info("Pseudo-labels are measured on %d images of %s", len(sample), name)
-        return cls(sample, class_names, _test_view(cfg), method)
+        return cls(sample, class_names, ViewRecipe.tested(cfg), method)
 
     def measure(self, teacher: SemiSupervisedRCNN, clock: Clock) -> dict[str, float]:
         """Figures of :meth:`QualityTally.figures`; all processes share the work and the result.
@@ -249,15 +249,3 @@ class PseudoLabelProbe:
             instances_in_view(crowd, view),
             len(self.class_names),
         )
-
-
-def _test_view(cfg: CfgNode) -> ViewRecipe:
-    """The weak view at the size of evaluation, never flipped."""
-    return ViewRecipe(
-        short_sides=(cfg.INPUT.MIN_SIZE_TEST,),
-        sampling="choice",
-        max_size=cfg.INPUT.MAX_SIZE_TEST,
-        flip="none",
-        image_format=cfg.INPUT.FORMAT,
-        fill=(0, 0, 0),
-    )

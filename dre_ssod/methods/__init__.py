@@ -1,8 +1,8 @@
 """Semi-supervised methods: one file each, which reads as its paper does.
 
 A method decides what happens at five moments of a step (``mean_teacher.py``). Every file here is
-imported, so a method need only be written. ``settings`` is how it states its config keys, ``parts``
-is what several papers share; methods that build upon another one live in a room with it.
+imported, so a method need only be written. ``parts`` is what several papers share; methods that
+build upon another one live in a room with it.
 
 The data, the detector and the teacher stand below and know no method; the step stands above and
 asks the one that the config names. A method must not know the engine, and no ``if method ==``
@@ -16,7 +16,6 @@ from pkgutil import walk_packages
 
 from detectron2.config import CfgNode
 
-from dre_ssod.methods import settings
 from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher
 
 __all__ = [
@@ -25,8 +24,6 @@ __all__ = [
     "MeanTeacher",
     "build_method",
     "method_class",
-    "settings",
-    "threshold_key",
 ]
 
 for _found in walk_packages(__path__, f"{__name__}."):
@@ -37,11 +34,6 @@ def method_class(cfg: CfgNode) -> type[MeanTeacher]:
     """The class that SSOD.METHOD names; ``Supervised`` where SSOD.ENABLED is False."""
     found: type[MeanTeacher] = METHODS.get(cfg.SSOD.METHOD if cfg.SSOD.ENABLED else "Supervised")
     return found
-
-
-def threshold_key(cfg: CfgNode) -> str:
-    """The config key of tau, the score threshold, of the method of a config."""
-    return settings.key_of(method_class(cfg).Settings, "score_threshold")
 
 
 def build_method(cfg: CfgNode) -> MeanTeacher:

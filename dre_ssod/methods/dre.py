@@ -17,10 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dre_ssod.config.values import OneOf
 from dre_ssod.methods.mean_teacher import METHODS, MeanTeacher
-from dre_ssod.methods.settings import setting
 from dre_ssod.modeling.regions import Regions, RegionScores
+from dre_ssod.settings import OneOf, setting
 from dre_ssod.structures import Mean, StudentLosses
 
 

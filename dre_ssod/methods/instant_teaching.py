@@ -17,12 +17,11 @@ import torch
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor
 
-from dre_ssod.config.values import Number
 from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher
 from dre_ssod.methods.parts.placing import draw_integer
-from dre_ssod.methods.settings import setting
 from dre_ssod.modeling.regions import Regions
 from dre_ssod.modeling.student_batch import Mixer, StudentBatch
+from dre_ssod.settings import Number, setting
 from dre_ssod.structures import StudentLosses
 from dre_ssod.transfers import to_device
 

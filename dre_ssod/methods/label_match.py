@@ -22,14 +22,13 @@ from detectron2.structures import Boxes, Instances
 from detectron2.structures.boxes import matched_pairwise_iou
 from torch import Tensor
 
-from dre_ssod.config.values import Number
 from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher
 from dre_ssod.methods.parts.labeled_classes import boxes_per_image
 from dre_ssod.methods.parts.per_label import mean_per_label
 from dre_ssod.methods.parts.score_ranks import ScoreRanks, count_scores
-from dre_ssod.methods.settings import setting
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.modeling.regions import Regions
+from dre_ssod.settings import Number, setting
 from dre_ssod.structures import Mean, StudentLosses, UnlabeledSample
 from dre_ssod.teacher import Labels, observe
 

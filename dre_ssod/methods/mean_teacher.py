@@ -22,15 +22,13 @@ from detectron2.config import CfgNode
 from fvcore.common.registry import Registry
 from torch import Tensor
 
-from dre_ssod.config.values import Number
 from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper, UnlabeledViews
 from dre_ssod.data.splits.pools import Pools
-from dre_ssod.methods import settings as keys
 from dre_ssod.methods.parts.pcv import consistency_weights
-from dre_ssod.methods.settings import setting
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.modeling.regions import Regions, labeled_losses
 from dre_ssod.modeling.student_batch import Mixer, PairBatch, StudentBatch
+from dre_ssod.settings import Number, key_of, read_settings, setting
 from dre_ssod.structures import UNSUPERVISED, Mean, StudentLosses, TrainingBatch, UnlabeledSample
 from dre_ssod.teacher import Labels, observe
 
@@ -142,9 +140,14 @@ class MeanTeacher:
     @classmethod
     def from_config(cls, cfg: CfgNode) -> MeanTeacher:
         """The method as a checked config describes it."""
-        settings = keys.read(cfg, cls.Settings)
+        settings = read_settings(cfg, cls.Settings)
         bound = horizon_decay(settings.ema_horizon, cfg.SOLVER.MAX_ITER)
         return cls(replace(settings, ema_decay=min(settings.ema_decay, bound)))
+
+    @classmethod
+    def threshold_key(cls) -> str:
+        """The config key of tau, the score threshold: methods may give it a key of their own."""
+        return key_of(cls.Settings, "score_threshold")
 
     # 1. Images and views
 

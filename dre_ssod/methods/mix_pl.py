@@ -22,11 +22,10 @@ import torch
 from detectron2.structures import ImageList, Instances
 from torch import Tensor
 
-from dre_ssod.config.values import Number, Numbers
 from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher
 from dre_ssod.methods.parts.placing import Mixture, Piece, draw_integer, draw_rectangles
-from dre_ssod.methods.settings import setting
 from dre_ssod.modeling.student_batch import Mixer, StudentBatch
+from dre_ssod.settings import Number, Numbers, setting
 
 
 @METHODS.register()

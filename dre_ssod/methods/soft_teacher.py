@@ -17,14 +17,13 @@ import torch
 from detectron2.layers import cat
 from torch import Tensor
 
-from dre_ssod.config.values import Number
 from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher
 from dre_ssod.methods.parts.jitter import box_spread
 from dre_ssod.methods.parts.thresholds import above
-from dre_ssod.methods.settings import setting
 from dre_ssod.modeling.counts import shared_sum
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.modeling.regions import Regions
+from dre_ssod.settings import Number, setting
 from dre_ssod.structures import Mean, StudentLosses, UnlabeledSample
 from dre_ssod.teacher import Labels, observe
 

@@ -18,15 +18,13 @@ from typing import Any, ClassVar
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
-from dre_ssod.config.values import ExistingFile, Number
 from dre_ssod.data.mappers import LabeledMapper, StoredLabelMapper, UnlabeledViews
 from dre_ssod.data.splits.pools import Pools
 from dre_ssod.data.views.views import ViewRecipe
-from dre_ssod.methods import settings as keys
 from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher
 from dre_ssod.methods.parts.stored_labels import with_stored_labels
-from dre_ssod.methods.settings import setting
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
+from dre_ssod.settings import ExistingFile, Number, read_settings, setting
 from dre_ssod.structures import UnlabeledSample
 from dre_ssod.teacher import CarriedLabels, Labels
 from dre_ssod.transfers import to_device
@@ -70,7 +68,7 @@ class STAC(MeanTeacher):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> STAC:
-        settings = keys.read(cfg, cls.Settings)
+        settings = read_settings(cfg, cls.Settings)
         return cls(settings, Path(settings.labels or cls.stored_labels(cfg) or ""))
 
     @classmethod

@@ -20,7 +20,6 @@ from dre_ssod.data.splits.split import hash_ids
 from dre_ssod.data.usable import why_no_boxes
 from dre_ssod.errors import ConfigError, SourceError, printable
 from dre_ssod.evaluation.coco import COCO_DETECTIONS
-from dre_ssod.methods import method_class
 from dre_ssod.runs.contents import SetContent, by_role, check_agreement
 
 logger = logging.getLogger(__name__)
@@ -65,10 +64,7 @@ def describe_sets(cfg: CfgNode, pools: Pools) -> list[DatasetRow]:
     rows = []
     starts = {"labeled": 0, "unlabeled": 0}
     records_of = {"labeled": pools.labeled, "unlabeled": pools.unlabeled}
-    used = [
-        entry for entry in pools.sets if entry[0] == "labeled" or method_class(cfg).uses_unlabeled
-    ]
-    for role, name, images in used:
+    for role, name, images in pools.sets:
         start = starts[role]
         records = records_of[role][start : start + images]
         starts[role] += images

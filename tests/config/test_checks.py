@@ -7,8 +7,8 @@ import pytest
 from dre_ssod.config.checks import CHECKS as TABLE
 from dre_ssod.config.checks import check_config
 from dre_ssod.config.keys import get_cfg
-from dre_ssod.config.values import Number, Numbers, OneOf, Registered
 from dre_ssod.errors import ConfigError
+from dre_ssod.settings import Number, Numbers, OneOf, Registered
 
 # Of several kinds, each with its own bounds.
 CHECKS: dict[str, Any] = TABLE

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from dre_ssod.engine.hooks.evaluation import best_metric_name
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.engine.training_data import images_per_pass
-from dre_ssod.evaluation.evaluators import best_metric_name
 from tests.factories import tiny_cfg, tiny_model
 
 

@@ -14,7 +14,7 @@ from detectron2.utils.env import seed_all_rng
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dre_ssod.config.checks import check_config
-from dre_ssod.engine.hooks.panels import panel_hook
+from dre_ssod.engine.hooks.panels import PanelHook
 from dre_ssod.engine.setup import complete
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.inspection.inspect import Inspection
@@ -132,4 +132,5 @@ def test_only_the_period_is_drawn(data: TinyDataset, tmp_path: Path) -> None:
 @pytest.mark.parametrize("off", [{"SSOD.PANEL_PERIOD": 0}, {"SSOD.ENABLED": False}])
 def test_off_means_no_hook(data: TinyDataset, tmp_path: Path, off: dict[str, object]) -> None:
     cfg = tiny_run(data, tmp_path, **({"SSOD.PANEL_PERIOD": 5} | off))
-    assert panel_hook(cfg, None, None, NAMES) is None  # type: ignore[arg-type]
+    complete(cfg)
+    assert not any(isinstance(hook, PanelHook) for hook in SSODTrainer(cfg)._hooks)

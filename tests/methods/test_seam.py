@@ -13,14 +13,13 @@ from torch import Tensor
 
 from dre_ssod.config.checks import check_config
 from dre_ssod.config.keys import get_cfg
-from dre_ssod.config.values import Number
 from dre_ssod.errors import ConfigError
-from dre_ssod.methods import METHODS, Clock, build_method, settings, threshold_key
+from dre_ssod.methods import METHODS, Clock, build_method, method_class
 from dre_ssod.methods.dre import DRE
 from dre_ssod.methods.mean_teacher import MeanTeacher, horizon_decay
-from dre_ssod.methods.settings import setting
 from dre_ssod.methods.supervised import Supervised
 from dre_ssod.modeling.student_batch import Features, Mixer, StudentBatch
+from dre_ssod.settings import Number, add_keys, keys_of, setting
 from dre_ssod.structures import StudentLosses
 from dre_ssod.teacher import Labels
 from tests.engine.steps import SAMPLE_ALL, assert_equal, batch, make_trainer, run, state
@@ -316,7 +315,7 @@ def test_nothing_is_learned_from_a_step_that_is_skipped() -> None:
 )
 def test_a_method_says_which_key_its_threshold_has(name: str, key: str) -> None:
     cfg = tiny_cfg(**{"SSOD.METHOD": name})
-    assert threshold_key(cfg) == key
+    assert method_class(cfg).threshold_key() == key
     cfg.merge_from_list([key, 0.123])
     assert build_method(cfg).settings.score_threshold == 0.123
 
@@ -362,12 +361,12 @@ def test_two_methods_may_not_give_one_key_two_defaults() -> None:
         tau: float = setting("SSOD.SCORE_THRESHOLD", 0.7, "tau")
 
     with pytest.raises(ValueError, match=r"SSOD\.SCORE_THRESHOLD has the default 0\.8 and 0\.7"):
-        settings.add_keys(get_cfg(), Other)
+        add_keys(get_cfg(), Other)
 
 
 @pytest.mark.parametrize("name", [name for name, _ in METHODS])
 def test_every_setting_states_a_default_a_meaning_and_valid_bounds(name: str) -> None:
-    for key in settings.keys(METHODS.get(name).Settings):
+    for key in keys_of(METHODS.get(name).Settings):
         assert key.meaning.endswith(".")
         # Only a switch needs no check.
         assert (key.check is None) == isinstance(key.default, bool)

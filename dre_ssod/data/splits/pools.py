@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dre_ssod.data.records import objects_of
@@ -41,6 +41,11 @@ class Pools:
     classes: list[str]
     split: Split | None
     sets: tuple[tuple[str, str, int], ...]
+
+    def without_unlabeled(self) -> Pools:
+        """The same choice, for a run that has no use for the other images."""
+        sets = tuple(entry for entry in self.sets if entry[0] == "labeled")
+        return replace(self, unlabeled=[], sets=sets)
 
 
 def build_pools(

@@ -81,6 +81,17 @@ class ViewRecipe:
         )
 
     @classmethod
+    def tested(cls, cfg: CfgNode) -> ViewRecipe:
+        """The weak view at the size of evaluation, never flipped."""
+        return replace(
+            cls.weak(cfg),
+            short_sides=(cfg.INPUT.MIN_SIZE_TEST,),
+            sampling="choice",
+            max_size=cfg.INPUT.MAX_SIZE_TEST,
+            flip="none",
+        )
+
+    @classmethod
     def labeled(cls, cfg: CfgNode) -> ViewRecipe:
         """The labeled view: flip, resize and one photometric operation."""
         return replace(cls.weak(cfg), photometric=cfg.SSOD.LABELED_VIEW.PHOTOMETRIC)

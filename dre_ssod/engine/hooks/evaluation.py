@@ -7,9 +7,11 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.engine import EvalHook, HookBase
 from detectron2.utils import comm
 
+from dre_ssod.evaluation.evaluators import HEADLINE
 from dre_ssod.launch.signals import SignalRequests
 
 logger = logging.getLogger(__name__)
@@ -80,6 +82,17 @@ class LaggingTeacher(HookBase):
                 found[1] - found[0],
                 self.trainer.max_iter,
             )
+
+
+def best_metric_name(cfg: CfgNode) -> str | None:
+    """The metric whose best checkpoint is kept: AP of the teacher (of the student if alone)."""
+    if not cfg.DATASETS.TEST:
+        return None
+    model = "student" if cfg.SSOD.EVAL_MODEL == "student" else "teacher"
+    parts = [model, HEADLINE, "AP"]
+    if len(cfg.DATASETS.TEST) > 1:
+        parts.insert(1, cfg.DATASETS.TEST[0])
+    return "/".join(parts)
 
 
 class BestModel(HookBase):

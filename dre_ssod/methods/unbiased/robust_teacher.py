@@ -22,13 +22,12 @@ from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.structures.boxes import pairwise_intersection
 from torch import Tensor
 
-from dre_ssod.config.values import Number
 from dre_ssod.methods.mean_teacher import METHODS, Clock
 from dre_ssod.methods.parts.jitter import jittered
-from dre_ssod.methods.settings import setting
 from dre_ssod.methods.unbiased.unbiased_teacher import UnbiasedTeacher
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.modeling.student_batch import Mixer, StudentBatch
+from dre_ssod.settings import Number, setting
 from dre_ssod.structures import UnlabeledSample
 from dre_ssod.teacher import Labels, TeacherPass, observe
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from dre_ssod.config.values import Number
 from dre_ssod.data.mappers import LabeledPairMapper, UnlabeledPairMapper, UnlabeledViews
 from dre_ssod.data.views.pixels import PixelRecipe
 from dre_ssod.data.views.views import ViewRecipe
@@ -22,9 +21,9 @@ from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher
 from dre_ssod.methods.parts.decay import constant_after_burn_in
 from dre_ssod.methods.parts.focal import focal_loss
 from dre_ssod.methods.parts.thresholds import above
-from dre_ssod.methods.settings import setting
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.modeling.regions import Regions
+from dre_ssod.settings import Number, setting
 from dre_ssod.structures import StudentLosses, UnlabeledSample
 from dre_ssod.teacher import Labels, observe
 

@@ -13,13 +13,12 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from dre_ssod.config.values import Number, refuse
 from dre_ssod.errors import ConfigError
 from dre_ssod.methods.mean_teacher import METHODS, Clock
 from dre_ssod.methods.parts.pcv import iou_with_label
-from dre_ssod.methods.settings import setting
 from dre_ssod.methods.unbiased.unbiased_teacher import UnbiasedTeacher
 from dre_ssod.modeling.regions import Regions
+from dre_ssod.settings import Number, refuse, setting
 from dre_ssod.structures import Mean, StudentLosses
 
 BOX_TERM = "loss_box_reg_unsup"
