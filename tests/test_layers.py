@@ -28,7 +28,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "evaluation",
         "config",
         "runs launch.program",
-        "inspection",
+        "inspection advice",
         "engine deployment",
         "engine.hooks",
         "engine.trainer engine.setup",
@@ -43,6 +43,7 @@ STRANGERS = {
     "checkpoints": {"launch"},
     "teacher": {"data", "launch"},
     "evaluation": {"launch"},
+    "advice": {"launch", "modeling", "checkpoints"},
     "deployment": {"engine"},
 }
 # The face of the package only hands on names.

@@ -1,0 +1,188 @@
+"""First configs: what they are made from, and that the rules do what they say."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dre_ssod.advice.choices import GIB, LARGE, SMALL, Plan, plan
+from dre_ssod.advice.config_file import UNKNOWN, as_yaml
+from dre_ssod.advice.facts import DataFacts, Machine, Sources, look_at_data, look_at_machine
+from dre_ssod.config.checks import check_config
+from dre_ssod.config.reading import read_config
+from dre_ssod.errors import ConfigError
+from tests import ROOT
+from tests.tiny_dataset import TinyDataset, write_tiny_dataset
+
+CPU = Machine("cpu", "a CPU with 2 cores")
+SOURCES = Sources(("coco://a.json?images=a",), ("folder://b",), ("coco://c.json?images=a",))
+
+
+def gpu(gib: float) -> Machine:
+    return Machine("cuda", f"a GPU of {gib} GiB", int(gib * GIB))
+
+
+def facts(**changes: Any) -> DataFacts:
+    """Boxes of a tenth to a half of the short side of 640 x 480 images."""
+    found = {
+        "classes": ("cat", "dog"),
+        "objects": {"cat": 30, "dog": 5},
+        "labeled": 20,
+        "unlabeled": 185,
+        "short_sides": np.full(20, 480.0),
+        "long_sides": np.full(20, 640.0),
+        "box_sides": np.linspace(0.1, 0.5, 101),
+        "box_ratios": np.linspace(0.6, 1.6, 101),
+    }
+    return DataFacts(**{**found, **changes})
+
+
+def planned(machine: Machine = CPU, **changes: Any) -> Plan:
+    return plan(SOURCES, facts(**changes), machine, "output/mine")
+
+
+@pytest.mark.parametrize(
+    ("machine", "base", "batch", "passes"),
+    [
+        (CPU, SMALL, 8, 1),
+        (gpu(4), SMALL, 8, 1),
+        (gpu(6), LARGE, 20, 4),
+        (gpu(8), LARGE, 20, 2),
+        (gpu(24), LARGE, 20, 1),
+        (gpu(80), LARGE, 20, 1),
+    ],
+)
+def test_backbone_batch_and_passes_follow_the_device(
+    machine: Machine, base: str, batch: int, passes: int
+) -> None:
+    found = planned(machine)
+    assert found.base == base
+    assert found.value("SOLVER.IMS_PER_BATCH") == batch
+    assert found.value("SOLVER.ACCUMULATION_STEPS") == passes
+    # Twice the batch, twice the rate; of the paper, and of the CPU's configs.
+    expected = 0.01 * batch / 20 if base == LARGE else 0.006 * batch / 8
+    assert found.value("SOLVER.BASE_LR") == pytest.approx(expected)
+
+
+def test_large_images_need_more_passes() -> None:
+    large = {"short_sides": np.full(20, 1200.0), "long_sides": np.full(20, 1600.0)}
+    assert planned(gpu(24), **large).value("SOLVER.ACCUMULATION_STEPS") == 2
+    assert planned(gpu(24), **large).value("INPUT.MIN_SIZE_TEST") == 800
+
+
+@pytest.mark.parametrize(
+    ("smallest", "short", "expected"),
+    # 224, more for small objects, no more than 320, no more than there is.
+    [(0.1, 480, 224), (0.045, 480, 256), (0.01, 480, 320), (0.01, 130, 128)],
+)
+def test_on_a_cpu_the_size_is_what_small_objects_need(
+    smallest: float, short: int, expected: int
+) -> None:
+    found = planned(
+        box_sides=np.full(50, smallest),
+        short_sides=np.full(20, float(short)),
+        long_sides=np.full(20, 4 / 3 * short),
+    )
+    assert found.value("INPUT.MIN_SIZE_TEST") == expected
+    low, high = found.value("INPUT.MIN_SIZE_TRAIN")
+    assert low < expected < high
+    assert found.value("INPUT.MAX_SIZE_TEST") >= 4 / 3 * expected * 0.95
+
+
+def test_anchors_span_the_boxes_at_test_size() -> None:
+    sizes = [size for [size] in planned().value("MODEL.ANCHOR_GENERATOR.SIZES")]
+    # Nine of ten boxes have 0.12 to 0.48 of the short side of 224.
+    assert (sizes[0], sizes[-1]) == (27, 108)
+    assert all(1.35 < b / a < 1.5 for a, b in pairwise(sizes))
+    tiny = planned(box_sides=np.full(50, 0.01)).value("MODEL.ANCHOR_GENERATOR.SIZES")
+    assert [size for [size] in tiny] == [8, 10, 12, 16, 20]
+
+
+def test_long_objects_get_an_anchor_of_their_shape() -> None:
+    keys = [choice.key for choice in planned().choices]
+    assert "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS" not in keys
+    tall = planned(box_ratios=np.full(50, 4.0))
+    assert tall.value("MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS") == [[0.5, 1.0, 2.0, 4.0]]
+    wide = planned(box_ratios=np.full(50, 0.2))
+    assert wide.value("MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS") == [[0.2, 0.5, 1.0, 2.0]]
+
+
+@pytest.mark.parametrize(
+    ("machine", "labeled", "unlabeled", "expected"),
+    [
+        (CPU, 20, 185, 1000),
+        # 8 times through 1800 by four, and 40 times through 400.
+        (CPU, 200, 1800, 3600),
+        (CPU, 400, 100, 4000),
+        (CPU, 10**5, 10**6, 6000),
+        (gpu(80), 1171, 116116, 174200),
+        (gpu(80), 20, 185, 3000),
+    ],
+)
+def test_the_length_follows_the_number_of_images(
+    machine: Machine, labeled: int, unlabeled: int, expected: int
+) -> None:
+    found = planned(machine, labeled=labeled, unlabeled=unlabeled)
+    assert found.value("SOLVER.MAX_ITER") == expected
+    steps = found.value("SOLVER.STEPS")
+    assert found.value("SSOD.BURN_IN_ITERS") < min(steps) <= max(steps) < expected
+    assert expected // found.value("TEST.EVAL_PERIOD") == 5
+
+
+def test_few_labels_ask_for_surer_pseudo_labels() -> None:
+    assert planned(labeled=20).value("SSOD.SCORE_THRESHOLD") == 0.9
+    assert planned(labeled=200).value("SSOD.SCORE_THRESHOLD") == 0.8
+
+
+@pytest.mark.parametrize("machine", [CPU, gpu(8), gpu(80)])
+def test_the_file_is_read_as_it_was_planned(machine: Machine, tmp_path: Path) -> None:
+    found = planned(machine, classes=("kreuz ä", "b\nDATASETS: 1"), objects={"b\nX: 1": 2})
+    base = str(ROOT / "configs" / found.base)
+    (tmp_path / "a.yaml").write_text(as_yaml(found, base, "new_config"), encoding="utf-8")
+    cfg = read_config(str(tmp_path / "a.yaml"))
+    check_config(cfg, world_size=1)
+    for choice in found.choices:
+        value: Any = cfg
+        for part in choice.key.split("."):
+            value = value[part]
+        assert value == choice.value, choice.key
+    text = (tmp_path / "a.yaml").read_text(encoding="utf-8")
+    plain = text.replace("\n# ", " ")
+    for unknown in UNKNOWN:
+        assert unknown in plain
+    assert max(map(len, text.splitlines())) <= 140
+    # A comment stands above its key.
+    lines = text.splitlines()
+    at = next(n for n, line in enumerate(lines) if line.strip().startswith("MAX_ITER:"))
+    assert lines[at - 1].strip().startswith("#")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
+    return write_tiny_dataset(tmp_path_factory.mktemp("data"))
+
+
+def test_the_data_are_looked_at(data: TinyDataset) -> None:
+    found = look_at_data(Sources((data.labeled,), (data.unlabeled,)))
+    assert (found.labeled, found.unlabeled) == (8, 4)
+    assert found.objects == {"class0": 8, "class1": 8, "class2": 8}
+    assert set(found.short_sides) == {64.0}
+    assert set(found.long_sides) == {96.0}
+    # Squares of 12 to 27 pixels.
+    assert found.box_ratios == pytest.approx(np.ones(24))
+    assert 12 / 64 <= found.box_sides.min() <= found.box_sides.max() <= 27 / 64
+    drawn = look_at_data(Sources((data.labeled,), (data.unlabeled,), percent=50.0))
+    assert (drawn.labeled, drawn.unlabeled) == (4, 8)
+    with pytest.raises(ConfigError, match="there are no unlabeled images: name them by"):
+        look_at_data(Sources((data.labeled,)))
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert look_at_machine("").device == look_at_machine("cpu").device == "cpu"
+    with pytest.raises(ConfigError, match="this machine has no GPU"):
+        look_at_machine("cuda")
