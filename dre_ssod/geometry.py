@@ -34,7 +34,7 @@ def map_boxes(boxes: Tensor, matrix: Tensor) -> Tensor:
     """
     if boxes.numel() == 0:
         return boxes.reshape(-1, 4)
-    matrix = matrix.to(device=boxes.device, dtype=torch.float64)
+    matrix = matrix.to(boxes.device, torch.float64, non_blocking=True)
     # Columns by name: an index that is a list would be copied to a GPU, for which the host waits.
     x1, y1, x2, y2 = boxes.to(torch.float64).unbind(1)
     corners_x = torch.stack([x1, x2, x1, x2], 1)

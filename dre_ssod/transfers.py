@@ -23,6 +23,14 @@ def to_device(instances: Instances, device: torch.device) -> Instances:
     return moved
 
 
+def chosen(instances: Instances, mask: Tensor) -> Instances:
+    """Instances that (R,) booleans choose, for which the host waits for a GPU once.
+
+    ``instances[mask]`` would wait for every field.
+    """
+    return instances[mask.nonzero().squeeze(1)]
+
+
 def filled_like(tensor: Tensor, values: Sequence[float]) -> Tensor:
     """(len(values),) of the same dtype and device as a tensor, filled there.
 

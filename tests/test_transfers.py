@@ -7,7 +7,8 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from dre_ssod.transfers import HostCopy, to_device
+from dre_ssod.benchmark.pretended_gpu import pretended_gpu
+from dre_ssod.transfers import HostCopy, chosen, to_device
 from tests.factories import gpu_only
 
 CPU = torch.device("cpu")
@@ -24,6 +25,22 @@ def test_instances_keep_their_fields_and_size() -> None:
     moved = to_device(instances, CPU)
     assert torch.equal(moved.gt_boxes.tensor, torch.eye(4))
     assert torch.equal(moved.gt_classes, torch.arange(4))
+
+
+@pytest.mark.parametrize("mask", [[True, False, True], [False] * 3])
+def test_chosen_instances_are_those_of_the_mask_for_one_wait(mask: list[bool]) -> None:
+    with pretended_gpu() as found:
+        classes = torch.arange(3, device="cuda")
+        boxes = Boxes(torch.arange(12.0, device="cuda").reshape(3, 4))
+        instances = Instances((4, 5), gt_boxes=boxes, gt_classes=classes)
+        of_mask = torch.tensor(mask, device="cuda")
+        found.clear()
+        kept = chosen(instances, of_mask)
+        assert found.places.total() == 1
+        expected = instances[of_mask]
+        assert kept.image_size == (4, 5)
+        assert torch.equal(kept.gt_boxes.tensor, expected.gt_boxes.tensor)
+        assert torch.equal(kept.gt_classes, expected.gt_classes)
 
 
 @pytest.mark.parametrize("values", [VALUES, VALUES > 2, VALUES.T, torch.zeros(0, 4)])

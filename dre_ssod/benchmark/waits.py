@@ -23,6 +23,9 @@ _OWNERS = {
     "torch.autograd.": "backward",
     "torch.amp.": "scaler",
 }
+OWNERS = ("dre_ssod", "detectron2", "backward", "scaler", "other")
+"""Whose the waits are: this project's, those of Detectron2's models or of what stands in for them,
+of the backward pass, of PyTorch's GradScaler."""
 _MESSAGE = "called a synchronizing CUDA operation"
 
 
@@ -30,16 +33,26 @@ class Waits:
     """The waits of a piece of work, by the place in the code that causes them.
 
     Attributes:
-        places: number of waits by (owner, place); owners are "dre_ssod", "detectron2" (its
-            models), "backward" (the pass of autograd), "scaler" (PyTorch's GradScaler) and "other".
+        places: number of waits by (owner, place), an owner out of ``OWNERS``.
+        arrivals: copies to the host that an event announces (see ``transfers.HostCopy``); no waits.
+            These and the next are counted only on a pretended GPU.
+        unpinned: copies to the GPU out of memory that is not pinned, by code that does not wait for
+            them; the driver puts them aside first.
     """
 
     def __init__(self) -> None:
         self.places: Counter[tuple[str, str]] = Counter()
+        self.arrivals = 0
+        self.unpinned = 0
 
     def of(self, owner: str) -> int:
         """The number of waits of one owner."""
         return sum(count for (name, _), count in self.places.items() if name == owner)
+
+    def clear(self) -> None:
+        """Forget what was counted so far."""
+        self.places.clear()
+        self.arrivals = self.unpinned = 0
 
     def note(self) -> None:
         """Count a wait where the code is now."""

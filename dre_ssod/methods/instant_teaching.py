@@ -23,7 +23,7 @@ from dre_ssod.modeling.regions import Regions
 from dre_ssod.modeling.student_batch import Mixer, StudentBatch
 from dre_ssod.settings import Number, setting
 from dre_ssod.structures import StudentLosses
-from dre_ssod.transfers import to_device
+from dre_ssod.transfers import chosen, filled_like, to_device
 
 
 @METHODS.register()
@@ -186,13 +186,14 @@ def cut_labels(found: Instances, part: Part, size: tuple[int, int], min_side: fl
     """
     x1, y1, x2, y2 = part.area
     boxes = found.gt_boxes.tensor
-    low = boxes.new_tensor([x1, y1, x1, y1])
-    high = boxes.new_tensor([x2, y2, x2, y2])
+    low = filled_like(boxes, [x1, y1, x1, y1])
+    high = filled_like(boxes, [x2, y2, x2, y2])
     cut = torch.minimum(torch.maximum(boxes, low), high)
     kept = (cut[:, 2:] - cut[:, :2] > min_side * (boxes[:, 2:] - boxes[:, :2])).all(dim=1)
-    return Instances(
+    labels = Instances(
         size,
-        gt_boxes=Boxes(cut[kept]),
-        gt_classes=found.gt_classes[kept],
-        gt_weight=torch.full_like(boxes[kept, 0], part.weight),
+        gt_boxes=Boxes(cut),
+        gt_classes=found.gt_classes,
+        gt_weight=torch.full_like(boxes[:, 0], part.weight),
     )
+    return chosen(labels, kept)

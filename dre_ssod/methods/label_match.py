@@ -31,6 +31,7 @@ from dre_ssod.modeling.regions import Regions
 from dre_ssod.settings import Number, setting
 from dre_ssod.structures import Mean, StudentLosses, UnlabeledSample
 from dre_ssod.teacher import Labels, observe
+from dre_ssod.transfers import chosen
 
 
 @METHODS.register()
@@ -216,7 +217,7 @@ def soft_cross_entropy(regions: Regions, targets: Tensor) -> Tensor:
 
 
 def _select(found: Instances, high: Tensor, low: Tensor) -> Instances:
-    kept = found[found.gt_scores >= low[found.gt_classes]]
+    kept = chosen(found, found.gt_scores >= low[found.gt_classes])
     kept.gt_reliable = (kept.gt_scores >= high[kept.gt_classes]).float()
     kept.gt_weak_box = kept.gt_boxes.tensor
     return kept

@@ -30,6 +30,7 @@ from dre_ssod.modeling.regions import Regions
 from dre_ssod.settings import Number, setting
 from dre_ssod.structures import StudentLosses, UnlabeledSample
 from dre_ssod.teacher import Labels, observe
+from dre_ssod.transfers import chosen
 
 RAREST = 1e-3
 """Lowest relative frequency of a class."""
@@ -116,11 +117,13 @@ class RPLLike(MeanTeacher):
         by_class = self.thresholds(num_classes)
         seen = observe(teacher, samples, by_class[0].min().item())
         scores, qualities = torch.stack(by_class).to(teacher.device, non_blocking=True)
-        certain = [found[found.gt_scores >= scores[found.gt_classes]] for found in seen.detections]
+        certain = [
+            chosen(found, found.gt_scores >= scores[found.gt_classes]) for found in seen.detections
+        ]
         kept = certain
         if self.settings.by_quality:
             kept = [
-                found[found.gt_localization_quality >= qualities[found.gt_classes]]
+                chosen(found, found.gt_localization_quality >= qualities[found.gt_classes])
                 for found in certain
             ]
         self._count(certain, kept, num_classes, clock)

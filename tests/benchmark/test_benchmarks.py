@@ -78,7 +78,7 @@ def test_step(cfg: CfgNode) -> None:
     assert len(report.goals) == 3
     values = {row.name: row.value for row in report.rows}
     # All losses and figures, and which pseudo-labels are left; whatever the number of images.
-    assert values["host synchronizations of this project's code"] == 1
+    assert values["waits for a GPU: dre_ssod"] == 1
     assert values["copies to the host that are awaited by an event"] == 1
     assert not Path(cfg.OUTPUT_DIR).exists()
 

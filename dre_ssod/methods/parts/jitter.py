@@ -39,9 +39,8 @@ def box_spread(seen: TeacherPass, times: int, scale: float) -> list[Tensor]:
     found = [detections.gt_boxes.tensor for detections in seen.detections]
     copies = [jittered(boxes, times, scale).reshape(-1, 4) for boxes in found]
     classes = cat([detections.gt_classes for detections in seen.detections])
-    refined = seen.rescore([Boxes(boxes) for boxes in copies]).refined(
-        classes.repeat_interleave(times)
-    )
+    of_copies = classes[:, None].expand(-1, times).flatten()
+    refined = seen.rescore([Boxes(boxes) for boxes in copies]).refined(of_copies)
     spreads = []
     for boxes, sample in zip(refined.split([len(c) for c in copies]), seen.samples, strict=True):
         clipped = Boxes(boxes)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dre_ssod.geometry import map_boxes
+from dre_ssod.transfers import chosen
 
 MIN_SIDE = 1.0
 """A label with a side below this many pixels of the canvas has left it."""
@@ -87,10 +88,10 @@ class Piece:
         """
         boxes = Boxes(map_boxes(found.gt_boxes.tensor, self.matrix))
         boxes.clip(size)
-        erased = Boxes(self.erased.to(boxes.device))
+        erased = Boxes(self.erased.to(boxes.device, non_blocking=True))
         hidden = pairwise_intersection(boxes, erased).sum(dim=1)
         kept = boxes.nonempty(MIN_SIDE) & (hidden < max_erased * boxes.area())
-        return Instances(size, gt_boxes=boxes[kept], gt_classes=found.gt_classes[kept])
+        return chosen(Instances(size, gt_boxes=boxes, gt_classes=found.gt_classes), kept)
 
     def _moved(self, image: Tensor, matrix: Tensor) -> Piece:
         erased = map_boxes(self.erased, matrix)

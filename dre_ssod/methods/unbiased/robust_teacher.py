@@ -30,6 +30,7 @@ from dre_ssod.modeling.student_batch import Mixer, StudentBatch
 from dre_ssod.settings import Number, setting
 from dre_ssod.structures import UnlabeledSample
 from dre_ssod.teacher import Labels, TeacherPass, observe
+from dre_ssod.transfers import chosen
 
 VIEWS = 2
 """Of each labeled image, the weak one last."""
@@ -145,7 +146,7 @@ def above_first_bound(found: Instances, bounds: Tensor) -> Instances:
     leaves_one = found.gt_scores.max() > bounds
     # argmax gives the first of those that are equal.
     bound = torch.where(leaves_one.any(), bounds[leaves_one.float().argmax()], torch.inf)
-    return found[found.gt_scores > bound]
+    return chosen(found, found.gt_scores > bound)
 
 
 class Paste(Mixer):
