@@ -128,6 +128,12 @@ KINDS = {
     "other-picture": Kind(
         "warning", "a picture in a format that is not read; not used", "convert it to JPEG or PNG"
     ),
+    "hidden-image": Kind(
+        "warning",
+        "an image that a list of the set names and that is hidden, or in a hidden folder, as "
+        "copies of Jupyter and macOS are; it counts",
+        "take it off the list if it is a copy",
+    ),
     "odd-name": Kind(
         "warning",
         "the name of a class begins or ends with a space, or has a character that does not show",
@@ -150,6 +156,11 @@ KINDS = {
         "note",
         "polygons of which none has three points; masks are not read, and the box counts",
         "nothing; Detectron2's own reader drops the object",
+    ),
+    "hidden-file": Kind(
+        "note",
+        "a hidden picture or folder, or one in which systems keep copies; no data",
+        "nothing; rename it if it is data",
     ),
     "windows-path": Kind(
         "note",

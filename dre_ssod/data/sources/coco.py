@@ -11,6 +11,7 @@ from typing import Any
 from detectron2.structures import BoxMode
 
 from dre_ssod.data.remarks import Remarks
+from dre_ssod.data.sources.folder import remark_if_hidden
 from dre_ssod.data.sources.names import check_class_name
 from dre_ssod.data.sources.uri import join_inside
 from dre_ssod.data.text_files import is_integer, is_number, read_json
@@ -112,6 +113,7 @@ class CocoSource:
         for image in sorted(content["images"], key=lambda entry: entry["id"]):
             where = f"{self.json_file}: image {image['id']}"
             path = join_inside(self.image_root, image["file_name"], limit, where, remarks)
+            remark_if_hidden(image["file_name"], remarks, where)
             record = {"file_name": str(path), "image_id": image["id"]}
             record.update({key: image[key] for key in ("height", "width") if key in image})
             records.append(record)

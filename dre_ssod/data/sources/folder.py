@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,6 +37,17 @@ def is_image_name(name: str) -> bool:
     return name.lower().endswith(IMAGE_EXTENSIONS) and not is_hidden(name)
 
 
+def remark_if_hidden(name: str, remarks: Remarks, where: str) -> None:
+    """Note a picture that a file of a set names although it is hidden: it is taken at its word.
+
+    Args:
+        name: as the file has it, from the folder that it is relative to.
+        where: the file and the entry.
+    """
+    if any(is_hidden(part) for part in re.split(r"[/\\]", name) if part.strip(".")):
+        remarks.add("hidden-image", f"{where}: {name!r}")
+
+
 def list_images(folder: Path, remarks: Remarks | None = None) -> list[str]:
     """Names of the images under ``folder``, relative to it, searched recursively through links too.
 
@@ -43,13 +55,14 @@ def list_images(folder: Path, remarks: Remarks | None = None) -> list[str]:
     every file system. A million names take some 170 MiB.
 
     Args:
-        remarks: gets the pictures that are passed over for their extension.
+        remarks: gets the pictures that are passed over for their extension or since they are
+            hidden, and hidden folders.
 
     Raises:
         SourceError: if a folder cannot be listed, or a name is not valid Unicode.
     """
     found: list[str] = []
-    for name in _walk(folder):
+    for name in _walk(folder, remarks):
         if is_image_name(os.path.basename(name)):
             found.append(name)
         elif remarks is not None and name.lower().endswith(OTHER_PICTURES):
@@ -61,7 +74,7 @@ def list_images(folder: Path, remarks: Remarks | None = None) -> list[str]:
     return sorted(found, key=lambda name: name.replace("/", "\0"))
 
 
-def _walk(folder: Path) -> Iterator[str]:
+def _walk(folder: Path, remarks: Remarks | None) -> Iterator[str]:
     """Names of all files under ``folder`` that are not hidden, relative to it."""
     seen: set[str] = set()
     for place, subfolders, files in os.walk(folder, onerror=_refuse, followlinks=True):
@@ -70,6 +83,10 @@ def _walk(folder: Path) -> Iterator[str]:
             subfolders.clear()
             continue
         seen.add(real)
+        if remarks is not None:
+            pictures = [name for name in files if name.lower().endswith(IMAGE_EXTENSIONS)]
+            for name in sorted(filter(is_hidden, subfolders + pictures)):
+                remarks.add("hidden-file", os.path.join(place, name))
         subfolders[:] = sorted(name for name in subfolders if not is_hidden(name))
         inside = Path(place).relative_to(folder).as_posix()
         start = "" if inside == "." else f"{inside}/"

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from dre_ssod.data.remarks import Remarks
-from dre_ssod.data.sources.folder import is_hidden, list_images
+from dre_ssod.data.sources.folder import is_hidden, list_images, remark_if_hidden
 from dre_ssod.data.sources.names import check_class_name, show_names
 from dre_ssod.data.sources.uri import join_inside
 from dre_ssod.data.text_files import read_lines, read_text
@@ -203,6 +203,7 @@ class YoloLayout:
                 continue
             where = f"{path}, line {number}"
             image = join_inside(path.parent, line.strip(), self.limit, where, remarks)
+            remark_if_hidden(line.strip(), remarks, where)
             try:
                 exists = image.is_file()
             except OSError as error:

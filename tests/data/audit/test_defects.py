@@ -53,6 +53,23 @@ def test_bytes_behind_the_end(planted: Planted) -> None:
     assert not report.failed
 
 
+def test_copies_in_hidden_folders(planted: Planted) -> None:
+    """Beside the images they are no data; where a list names them, they are."""
+    copy = ".ipynb_checkpoints/1-checkpoint.jpg"
+    draw(planted.image(f"unlabeled/{copy}"), seed=98)
+    folder = planted.image("unlabeled/.ipynb_checkpoints")
+    draw(planted.image(f"test/{copy}"), seed=99)
+    entry = {"id": 4, "file_name": copy, "width": 40, "height": 30}
+    planted.change("test", lambda content: content["images"].append(entry))
+    report = audit(planted.names)
+    assert by_kind(report) == {
+        "hidden-image: test 1": [f"{planted.root}/test.json: image 4: {copy!r}"],
+        "hidden-file: unlabeled 1": [str(folder)],
+    }
+    assert [summary.images for summary in report.summaries] == [3, 3, 4]
+    assert not report.failed
+
+
 def test_a_wrong_size(planted: Planted) -> None:
     planted.change("labeled", lambda content: content["images"][0].update(width=41))
     assert planted.found() == {

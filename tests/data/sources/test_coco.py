@@ -189,6 +189,22 @@ def test_paths_of_windows_are_taken(
     assert remarks.items == {"windows-path": [f"{path}: image 1: {name!r}"]}
 
 
+def test_a_hidden_image_that_is_listed_counts_and_is_named(
+    tmp_path: Path, write_coco: Writer
+) -> None:
+    """Programs that list a folder without looking put Jupyter's copies into the file."""
+    names = ("1.png", "./sub/../2.png", "sub/.ipynb_checkpoints/1-checkpoint.png", "._1.png")
+    entries = [
+        {"id": number, "file_name": name, "height": 6, "width": 8}
+        for number, name in enumerate(names, start=1)
+    ]
+    path = write_coco(tmp_path / "a.json", {1: []}, {1: "cat"}, replaced={"images": entries})
+    remarks = Remarks()
+    assert len(source_of(path).images(remarks)) == 4
+    hidden = [f"{path}: image {number}: {names[number - 1]!r}" for number in (3, 4)]
+    assert remarks.items == {"hidden-image": hidden}
+
+
 def test_a_file_whose_name_has_a_backslash_is_itself(tmp_path: Path, write_coco: Writer) -> None:
     entry = {"id": 1, "file_name": "a\\1.png", "height": 6, "width": 8}
     path = write_coco(tmp_path / "a.json", {1: []}, {1: "cat"}, replaced={"images": [entry]})

@@ -50,7 +50,10 @@ def test_names_are_sorted_by_the_parts_of_their_paths(names: list[str]) -> None:
 def test_what_systems_leave_beside_the_data_is_passed_over(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "._a.jpg", ".hidden.png", ".ipynb_checkpoints/a-checkpoint.jpg")
     touch(tmp_path, "b/__MACOSX/._a.jpg", "__MACOSX/b.jpg", "@eaDir/a.jpg/thumb.jpg")
-    assert list_images(tmp_path) == ["a.jpg"]
+    remarks = Remarks()
+    assert list_images(tmp_path, remarks) == list_images(tmp_path) == ["a.jpg"]
+    hidden = ("._a.jpg", ".hidden.png", ".ipynb_checkpoints", "@eaDir", "__MACOSX", "b/__MACOSX")
+    assert remarks.items == {"hidden-file": [f"{tmp_path}/{name}" for name in hidden]}
     # The folder that the user names is data, whatever its name.
     assert list_images(tmp_path / ".ipynb_checkpoints") == ["a-checkpoint.jpg"]
 

@@ -183,7 +183,8 @@ def test_hidden_copies_are_no_data(tmp_path: Path, write_yolo: Writer, write_ima
         write_image(root / "images" / "train" / folder / "a-checkpoint.png")
     records, remarks = read_usable(source_of(root))
     assert [record["image_id"] for record in records] == ["images/train/a.png"]
-    assert not remarks
+    hidden = ("._a.png", ".ipynb_checkpoints", "@eaDir", "__MACOSX")
+    assert remarks == {"hidden-file": [f"{root}/images/train/{name}" for name in hidden]}
 
 
 def test_windows_paths_are_taken_in_lists_and_refused_in_the_yaml_file(
