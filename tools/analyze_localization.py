@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -35,6 +36,9 @@ from dre_ssod.launch.arguments import run_parser
 from dre_ssod.launch.program import run_program
 
 MIN_IOU = 0.5
+_PLAIN = ("TEST.RANK_BY_QUALITY", "False", "TEST.VARIANCE_VOTING.ENABLED", "False")
+
+logger = logging.getLogger("dre_ssod.analyze_localization")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -57,14 +61,18 @@ def configure(args: argparse.Namespace) -> CfgNode:
     """The checked config, with OUTPUT_DIR where this tool writes, so that the run's stays as is.
 
     Raises:
-        ConfigError: if there is nothing to test the model on, no variance branch, or if the
-            test-time refinements of the config are on.
+        ConfigError: if there is nothing to test the model on, or no variance branch.
     """
+    own = read_config(args.config_file, args.opts)
     if args.output is None:
-        own = read_config(args.config_file, args.opts)
         args.output = str(Path(own.OUTPUT_DIR) / "localization")
-    args.opts = [*args.opts, "OUTPUT_DIR", args.output]
+    args.opts = [*args.opts, "OUTPUT_DIR", args.output, *_PLAIN]
     cfg = setup(args, ExitStack())
+    if own.TEST.RANK_BY_QUALITY or own.TEST.VARIANCE_VOTING.ENABLED:
+        logger.info(
+            "TEST.RANK_BY_QUALITY and TEST.VARIANCE_VOTING.ENABLED are off here: they replace the "
+            "scores and the boxes that are analyzed."
+        )
     check_score(cfg, "--min-score", args.min_score)
     if not cfg.DATASETS.TEST:
         raise ConfigError("DATASETS.TEST is empty: name labeled images that were not trained on.")
@@ -73,11 +81,6 @@ def configure(args: argparse.Namespace) -> CfgNode:
         raise ConfigError(
             f"MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE is {loss_type!r}, so there is no s_loc to "
             "analyze: use a model that was trained with 'kl'."
-        )
-    if cfg.TEST.RANK_BY_QUALITY or cfg.TEST.VARIANCE_VOTING.ENABLED:
-        raise ConfigError(
-            "TEST.RANK_BY_QUALITY and TEST.VARIANCE_VOTING.ENABLED must be False: they replace the "
-            "scores and the boxes that are to be analyzed."
         )
     return cfg
 
