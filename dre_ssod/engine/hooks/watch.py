@@ -14,14 +14,17 @@ logger = logging.getLogger(__name__)
 
 BOX_WINDOW = 200
 """Iterations over which pseudo-boxes are compared with labeled boxes, in a run long enough."""
+_LEAST = 10
+"""Iterations of which fewer say nothing: a warning would come of a single batch."""
 
 
 def box_window(iterations: int) -> int:
     """Iterations over which boxes are compared in a run of so many iterations with pseudo-labels.
 
-    A quarter of a short run, so that it is warned in time to do something about it.
+    A quarter of a short run, so that it is warned in time to do something about it, but not of what
+    a few batches hold.
     """
-    return max(1, min(BOX_WINDOW, iterations // 4))
+    return max(_LEAST, min(BOX_WINDOW, iterations // 4))
 
 
 class PseudoLabelWatch(HookBase):

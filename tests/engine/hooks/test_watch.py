@@ -141,7 +141,7 @@ def test_many_pseudo_boxes_are_told_once_a_window(
 
 
 @pytest.mark.parametrize(
-    ("iterations", "window"), [(180000, 200), (800, 200), (280, 70), (3, 1), (0, 1)]
+    ("iterations", "window"), [(180000, 200), (800, 200), (280, 70), (40, 10), (3, 10), (0, 10)]
 )
 def test_a_short_run_compares_its_boxes_sooner(iterations: int, window: int) -> None:
     assert box_window(iterations) == window
