@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any, TypeVar
@@ -86,6 +86,22 @@ def init_checking() -> None:
     _init((signal.SIGINT, signal.SIGUSR1))
 
 
+def after_parent(act: Callable[[], object]) -> None:
+    """Do something, in a thread, when the process that started this one has ended.
+
+    A pipe tells of it. PyTorch asks the system for the parent's number instead; by the method
+    ``forkserver`` that is the fork server, which lives as long as its children.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "runs in processes that multiprocessing has started"
+
+    def wait() -> None:
+        parent.join()
+        act()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def _init_loading(worker_id: int) -> None:
     _init((signal.SIGINT, signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP))
 
@@ -95,19 +111,7 @@ def _init(ignored: Iterable[signal.Signals]) -> None:
     keep_freed_memory()
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Wait for the end of the process that started this one, of which a pipe tells.
-
-    PyTorch asks the system for the parent's number instead; by the method ``forkserver`` that is
-    the fork server, which lives as long as its children.
-    """
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "runs in processes that multiprocessing has started"
-    parent.join()
-    os._exit(0)
+    after_parent(lambda: os._exit(0))
 
 
 @functools.cache

@@ -16,10 +16,9 @@ import runpy
 import shlex
 import signal
 import sys
-import threading
 import time
 from collections.abc import Mapping
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ from dre_ssod.inspection.drawing import draw_ground_truth
 from dre_ssod.inspection.layout import side_by_side, stack
 from dre_ssod.inspection.panels import write_picture
 from dre_ssod.launch.program import run_program
+from dre_ssod.workers import after_parent
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = {
@@ -81,17 +81,11 @@ def start(config: Path, output: Path, seed: int, opts: list[str]) -> BaseProcess
 
 def train(words: list[str], console: Path) -> None:
     """The process of one run. It stops, and saves, when the demo ends in whatever way."""
-    demo = parent_process()
-    assert demo is not None
     with console.open("ab") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
 
-    def stop_with_demo() -> None:
-        demo.join()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=stop_with_demo, daemon=True).start()
+    after_parent(lambda: os.kill(os.getpid(), signal.SIGTERM))
     sys.argv = [PROGRAM, *words]
     sys.exit(runpy.run_path(str(ROOT / PROGRAM))["run"](words))
 

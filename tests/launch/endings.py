@@ -80,7 +80,7 @@ def main() -> None:
             if outcome is not None:
                 running.remove(item)
                 outcomes[item.number] = outcome
-        time.sleep(0.02)
+        time.sleep(0.1)
     print(json.dumps([asdict(outcomes[number]) for number in range(len(endings))]))
 
 
@@ -136,8 +136,9 @@ class _Running:
         return Outcome(self._code, list(left.values()), self._output.decode())
 
     def _works(self) -> bool:
-        there = len(_session(self._process)) >= self._ending.processes
-        return there and (not self._ending.sign or Path(self._ending.sign).exists())
+        if self._ending.sign and not Path(self._ending.sign).exists():
+            return False
+        return len(_session(self._process)) >= self._ending.processes
 
 
 def _session(leader: int) -> dict[int, str]:

@@ -35,6 +35,14 @@ TRAININGS: dict[str, tuple[int, int, bool]] = {
     "interrupted": (130, signal.SIGINT, True),
     "terminated": (143, signal.SIGTERM, True),
 }
+# Every ending by fork and by another method; by every method a kill, a caught signal and an end
+# without one.
+BY_METHOD = {
+    "fork": tuple(TRAININGS),
+    "spawn": ("ended", "killed", "terminated"),
+    "forkserver": ("failed", "killed", "interrupted"),
+}
+CASES = [(method, name) for method, names in BY_METHOD.items() for name in names]
 NEVER = 100_000
 
 
@@ -124,7 +132,7 @@ def _config(data: TinyDataset, run: Path, settings: dict[str, Any]) -> str:
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     """All at once: the process that they are forked from takes longer to start than they do."""
     programs = Programs(tmp_path_factory.mktemp("programs").resolve())
-    endings = {f"{m} {name}": programs.training(m, name) for m in METHODS for name in TRAININGS}
+    endings = {f"{method} {name}": programs.training(method, name) for method, name in CASES}
     endings |= {f"{m} serving": Ending("tests.launch.serving", (), m) for m in METHODS}
     for method in TOOL_METHODS:
         endings[f"{method} labeling"] = programs.labeling(method)
@@ -135,8 +143,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     return dict(zip(endings, programs.run(endings.values()), strict=True))
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", TRAININGS)
+@pytest.mark.parametrize(("method", "name"), CASES)
 def test_a_training_leaves_nothing(outcomes: dict[str, Outcome], method: str, name: str) -> None:
     _assert_nothing_left(outcomes[f"{method} {name}"], TRAININGS[name][0])
 
