@@ -249,13 +249,15 @@ def test_real_samples_arrive_whole_and_unlabeled_ones_without_annotation(
     assert all(len(image["instances"]) == 1 for batch in batches for image in batch.labeled)
 
     sample_fields = {field.name for field in dataclasses.fields(UnlabeledSample)}
-    assert sample_fields == {"file_name", "weak", "strong", "labels"}
+    assert sample_fields == {"file_name", "weak", "strong", "second", "labels"}
     for batch in batches:
         for sample in batch.unlabeled:
             assert type(sample) is UnlabeledSample
             assert vars(sample).keys() == sample_fields
             # Only what a teacher has stored may stand there, and here none has.
             assert sample.labels is None
+            # Of a pair of students, and here is one.
+            assert sample.second is None
             for view in (sample.weak, sample.strong):
                 assert vars(view).keys() == {"image", "matrix"}
 
