@@ -31,6 +31,12 @@ class VideoReader:
         Raises:
             UserError: if the file cannot be read as a video.
         """
+        # OpenCV waits for ever for a pipe to which nobody writes.
+        if not path.is_file():
+            raise UserError(
+                f"--video-input {str(path)!r}: cannot be read: there is no such file, or it is a "
+                "folder, a pipe or a device"
+            )
         self._capture = cv2.VideoCapture(str(path))
         self.fps = float(self._capture.get(cv2.CAP_PROP_FPS))
         self.frames = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))

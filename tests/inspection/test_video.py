@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +40,16 @@ def test_what_is_no_video_is_refused(tmp_path: Path, content: bytes) -> None:
         VideoReader(path)
 
 
-def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot be read"):
-        VideoReader(tmp_path / "none.mp4")
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    "make", [lambda path: None, Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero")]
+)
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(
+    tmp_path: Path, make: Callable[[Path], object]
+) -> None:
+    make(tmp_path / "a.mp4")
+    with pytest.raises(UserError, match=r"a\.mp4.*cannot be read: there is no such file, or it is"):
+        VideoReader(tmp_path / "a.mp4")
 
 
 def test_without_frames_nothing_is_written(tmp_path: Path) -> None:
