@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -121,3 +124,63 @@ def test_boxes_that_cannot_be_right(
 def test_rounding_over_the_edge_is_no_finding(planted: Planted) -> None:
     planted.add_box([-1, -1, 42, 32])
     assert planted.found() == {}
+
+
+def test_what_people_meet_is_found_before_any_training(
+    tmp_path: Path, write_image: Callable[..., Path]
+) -> None:
+    """Faults of files by other programs, in one COCO file and one YOLO folder."""
+    names = [write_image(tmp_path / "images" / f"{number}.png", (60, 40)).name for number in (1, 2)]
+    (tmp_path / "images" / "._1.png").write_bytes(b"macOS")
+    boxes: list[tuple[list[float], dict[str, Any]]] = [
+        ([5, 5, 20, 20], {}),
+        ([5, 5, 20, 20], {}),
+        ([5, 5, 0, 20], {}),
+        ([0.1, 0.1, 0.4, 0.5], {}),
+        ([5, 5, 0.5, 20], {"area": 0}),
+        ([5, 9, 20, 20], {"segmentation": [[5, 9, 25, 29]]}),
+        *(([number / 4, 2, 20, 20], {"iscrowd": int(number < 20)}) for number in range(130)),
+    ]
+    content = {
+        "images": [
+            {"id": number, "file_name": name, "width": 60, "height": 40}
+            for number, name in enumerate(names)
+        ],
+        "annotations": [
+            {"id": number, "image_id": 0, "category_id": 0, "bbox": box, **changes}
+            for number, (box, changes) in enumerate(boxes)
+        ],
+        "categories": [{"id": 0, "name": "cat"}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content), encoding="utf-8")
+    for name, label in (("a", "a.txt"), ("b", "b.TXT")):
+        write_image(tmp_path / "yolo" / "images" / "val" / f"{name}.png")
+        path = tmp_path / "yolo" / "labels" / "val" / label
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("0 0.5 0.5 0.5 0.5", encoding="utf-8")
+    (tmp_path / "yolo" / "data.yaml").write_text("val: images/val\nnames: [cat]")
+    sets = [
+        f"coco://{tmp_path}/a.json?images={tmp_path}/images",
+        f"yolo://{tmp_path}/yolo?split=val",
+    ]
+    report = audit({"test": sets, "unlabeled": [f"folder://{tmp_path}/images"]})
+    assert report.failed
+    # The images are all gray.
+    assert {
+        (finding.kind, finding.sets[0]): len(finding.items)
+        for finding in report.findings
+        if finding.kind not in ("leakage", "duplicate-file")
+    } == {
+        ("zero-id", "test 1"): 1,
+        ("duplicate-box", "test 1"): 1,
+        ("empty-box", "test 1"): 1,
+        ("fraction-box", "test 1"): 1,
+        ("tiny-box", "test 1"): 1,
+        ("placeholder-area", "test 1"): 1,
+        ("bad-mask", "test 1"): 1,
+        ("many-crowds", "test 1"): 1,
+        ("crowded-image", "test 1"): 1,
+        ("lost-label", "test 2"): 1,
+        ("no-label-file", "test 2"): 1,
+        ("hidden-file", "unlabeled 1"): 1,
+    }
