@@ -21,7 +21,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 LOOP = re.compile(r"for (\w+) in ([^;]+); do")
 # What stands for a config of the reader's own, and a config of ours in its place.
-OWN_CONFIG = re.compile(r"FILE|output/\w+/config\.yaml")
+OWN_CONFIG = re.compile(r"FILE|mine\.yaml|output/\w+/config\.yaml")
 ANY_CONFIG = "configs/quickstart.yaml"
 OTHER_PROGRAMS = {"HOST=$(scontrol", "done;"}
 

@@ -35,9 +35,27 @@ def test_the_demo_trains_both_draws_and_tabulates(
     words = ["--seed", "5", "--output", str(tmp_path), *MOMENT.split(), *sets, *unlabeled]
     assert tool.run(words) == 0
     shown = capfd.readouterr().out
-    assert "8 labeled images, 4 unlabeled images, 8 test images, seed 5" in shown
-    rows = re.findall(r"^(supervised|semi-supervised) +(student|teacher) ", shown, re.MULTILINE)
-    assert rows == [(name, model) for name in tool.RUNS for model in ("student", "teacher")]
+    rows = re.findall(
+        r"^(8 labeled images|the same and 4 unlabeled|difference) +(\S+)", shown, re.M
+    )
+    assert [name for name, _ in rows] == [
+        "8 labeled images",
+        "the same and 4 unlabeled",
+        "difference",
+    ]
+    without, with_unlabeled, gain = (float(value) for _, value in rows)
+    assert gain == pytest.approx(with_unlabeled - without, abs=0.11)
+    plain = " ".join(shown.split())
+    for text in ("objects of 8 test images", "4 images without any label", "Seed 5, PyTorch"):
+        assert text in plain
+    # What is to be typed next.
+    for text in ("tools/new_config.py --labeled", f"--config-file {tmp_path}/seed_5/semi-superv"):
+        assert text in plain
+    assert "training 100 %: supervised 2/2, semi-supervised 2/2" in shown
+    # As before, for the same runs.
+    assert tool.run(words) == 0
+    again = capfd.readouterr().out
+    assert re.findall(r"^difference.*$", again, re.M) == re.findall(r"^difference.*$", shown, re.M)
     folder = tmp_path / "seed_5"
     for name in tool.RUNS:
         assert (folder / name / "model_final.pth").exists()
@@ -47,7 +65,7 @@ def test_the_demo_trains_both_draws_and_tabulates(
         assert started[0]["command"].startswith("train_net.py --config-file")
     height, width, _ = cv2.imread(str(folder / "predictions.png")).shape
     assert height > tool.DRAWN_IMAGES * 64
-    assert width > 3 * 96
+    assert width > 2 * 96
 
 
 def end_with(code: int, seconds: float = 0.0) -> None:
@@ -67,13 +85,24 @@ def test_a_run_that_fails_ends_the_other_and_says_why(tool: ModuleType, tmp_path
         (runs[name] / "console.txt").write_text(f"first\nlast of {name}\n")
         process.start()
     with pytest.raises(UserError, match=r"the other run failed, see .*: first last of other"):
-        tool.wait(processes, runs)
+        tool.wait(processes, runs, tool.Progress(dict.fromkeys(runs, 10), dict.fromkeys(runs, 1)))
     assert not any(process.is_alive() for process in processes.values())
 
 
-def test_progress_is_the_newest_line_with_an_eta(tool: ModuleType, tmp_path: Path) -> None:
+def test_progress_is_by_the_newest_line_with_an_iteration(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     console = tmp_path / "console.txt"
     console.write_text("[date] loading\n")
-    assert tool.progress(tmp_path) == "eta: starting"
-    console.write_text(f"[1] eta: 0:09 iter: 1\n[2] eta: 0:05 iter: 2 {'x' * 200}\n[3] saved\n")
-    assert tool.progress(tmp_path) == f"eta: 0:05 iter: 2 {'x' * 200}"[: tool.PROGRESS_WIDTH]
+    assert tool.iteration_of(tmp_path) == 0
+    console.write_text("[1] eta: 0:09  iter: 19  loss: 1\n[2] eta: 0:05  iter: 39  x\n[3] saved\n")
+    assert tool.iteration_of(tmp_path) == 40
+    # Without a terminal a line each tenth, weighted by the images of a batch.
+    bar = tool.Progress({"a": 10, "b": 10}, {"a": 4, "b": 12})
+    for done in range(10):
+        bar.show({"a": 10, "b": done})
+    bar.finish()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "training 20 %: a 10/10, b 0/10"
+    assert lines[-1] == "training 100 %: a 10/10, b 10/10"
+    assert len(lines) == 9

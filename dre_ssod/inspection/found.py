@@ -1,0 +1,88 @@
+"""What a detector finds and misses, told apart by color, where the truth is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.structures import Boxes, Instances, pairwise_iou
+
+from dre_ssod.data.records import corners, is_crowd
+from dre_ssod.inspection.canvas import Item, RGBImage, draw_items
+
+FOUND, MISSED, WRONG = "#35e05a", "#ff3b30", "#ffd23f"
+LEGEND = "green: found   red, dashed: missed   yellow, thin: not there, or not of that class"
+MATCH_IOU = 0.5
+WIDTH, WRONG_WIDTH = 1.8, 0.7
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Detections of one image against its objects.
+
+    Attributes:
+        objects: annotations in Detectron2's format; crowd regions are none.
+        partner: of each object, the number of the detection that found it; -1 if none did.
+        detections: on the CPU.
+    """
+
+    objects: Sequence[dict[str, Any]]
+    partner: Sequence[int]
+    detections: Instances
+
+    @property
+    def found(self) -> int:
+        """How many objects were found."""
+        return sum(number >= 0 for number in self.partner)
+
+
+def find(detections: Instances, annotations: Sequence[dict[str, Any]]) -> Finding:
+    """Match detections to objects, each once: in order of their scores, the object of their class
+    that they overlap most among those still free, from an IoU of 0.5 on.
+
+    Args:
+        detections: on the CPU, with ``pred_boxes``, ``pred_classes`` and ``scores``.
+        annotations: in Detectron2's format, in the same frame.
+    """
+    objects = [item for item in annotations if not is_crowd(item)]
+    partner = [-1] * len(objects)
+    if objects:
+        truth = Boxes(torch.tensor([corners(item) for item in objects]))
+        classes = torch.tensor([int(item["category_id"]) for item in objects])
+        overlaps = pairwise_iou(detections.pred_boxes, truth)
+        overlaps[detections.pred_classes[:, None] != classes[None, :]] = 0.0
+        for number in detections.scores.argsort(descending=True, stable=True).tolist():
+            overlap, best = overlaps[number].max(dim=0)
+            if overlap >= MATCH_IOU:
+                partner[int(best)] = number
+                overlaps[:, best] = 0.0
+    return Finding(objects, partner, detections)
+
+
+def draw_finding(image_rgb: RGBImage, finding: Finding, class_names: Sequence[str]) -> RGBImage:
+    """Draw found objects by their detection, missed ones by their own box, and what is wrong.
+
+    Args:
+        image_rgb: (H, W, 3) uint8, in the frame of the boxes.
+        class_names: by class index.
+
+    Returns:
+        as :func:`dre_ssod.inspection.canvas.draw_items`.
+    """
+    boxes = finding.detections.pred_boxes.tensor.numpy()
+    classes = finding.detections.pred_classes.tolist()
+    items = [
+        Item(boxes[number], WRONG, class_names[classes[number]], width=WRONG_WIDTH)
+        for number in range(len(boxes))
+        if number not in finding.partner
+    ]
+    for item, number in zip(finding.objects, finding.partner, strict=True):
+        if number >= 0:
+            items.append(Item(boxes[number], FOUND, width=WIDTH))
+        else:
+            name = class_names[int(item["category_id"])]
+            items.append(Item(np.asarray(corners(item)), MISSED, name, dashed=True, width=WIDTH))
+    return draw_items(image_rgb, items)

@@ -1,0 +1,70 @@
+"""Found, missed and wrong: matched once each, and told apart by color."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.structures import Boxes, BoxMode, Instances
+from matplotlib.colors import to_rgb
+
+from dre_ssod.inspection.canvas import RGBImage, magnification
+from dre_ssod.inspection.found import FOUND, MISSED, WRONG, draw_finding, find
+
+SIZE = (120, 160)
+NAMES = ("disk", "star")
+
+
+def truth(*objects: tuple[int, list[float]], crowd: bool = False) -> list[dict[str, Any]]:
+    return [
+        {"category_id": c, "bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "iscrowd": int(crowd)}
+        for c, box in objects
+    ]
+
+
+def detections(*found: tuple[int, float, list[float]]) -> Instances:
+    return Instances(
+        SIZE,
+        pred_classes=torch.tensor([c for c, _, _ in found], dtype=torch.int64),
+        scores=torch.tensor([score for _, score, _ in found]),
+        pred_boxes=Boxes(torch.tensor([box for _, _, box in found]).reshape(-1, 4)),
+    )
+
+
+A, B, C = [10.0, 10.0, 50.0, 50.0], [60.0, 10.0, 100.0, 50.0], [110.0, 60.0, 150.0, 100.0]
+
+
+def test_each_object_is_found_once_by_the_best_detection_of_its_class() -> None:
+    found = find(
+        detections((0, 0.6, A), (0, 0.9, [12.0, 10.0, 50.0, 50.0]), (0, 0.9, B), (1, 0.9, C)),
+        truth((0, A), (1, B), (1, C)),
+    )
+    # The surer one takes A; B is of another class.
+    assert list(found.partner) == [1, -1, 3]
+    assert found.found == 2
+
+
+def test_an_object_that_is_hardly_overlapped_and_a_crowd_are_not_found() -> None:
+    shifted = [value + 20.0 for value in A]
+    assert find(detections((0, 0.9, shifted)), truth((0, A))).found == 0
+    assert find(detections((0, 0.9, A)), truth((0, A), crowd=True)).objects == []
+    assert find(detections(), truth((0, A))).partner == [-1]
+    assert find(detections((0, 0.9, A)), []).found == 0
+
+
+def color_at(drawn: RGBImage, x: float, y: float, color: str) -> bool:
+    """Whether the color is found within two pixels of a point of the original image."""
+    scale = magnification(*SIZE)
+    px, py = round(x * scale), round(y * scale)
+    patch = drawn[py - 8 : py + 9, px - 3 : px + 4].reshape(-1, 3).astype(float)
+    return bool(np.abs(patch - np.array(to_rgb(color)) * 255).max(axis=1).min() < 40)
+
+
+def test_the_colors_say_what_became_of_each() -> None:
+    image = np.full((*SIZE, 3), 40, np.uint8)
+    finding = find(detections((0, 0.9, A), (1, 0.9, C)), truth((0, A), (1, B)))
+    drawn = draw_finding(image, finding, NAMES)
+    for box, color in ((A, FOUND), (B, MISSED), (C, WRONG)):
+        for other in (FOUND, MISSED, WRONG):
+            assert color_at(drawn, box[0], (box[1] + box[3]) / 2, other) == (other == color)
