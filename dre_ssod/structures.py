@@ -42,7 +42,7 @@ class UnlabeledSample:
     """One unlabeled image: the teacher sees ``weak``, the student ``strong``. Never a true label.
 
     Attributes:
-        second: another strong view, where there is a pair of students; see :meth:`for_second`.
+        second: the strong view of the second of a pair of students; None: the first's.
         labels: pseudo-labels that were found before training, with ``gt_*`` fields, in the
             coordinates of ``weak``; None where a teacher labels.
     """
@@ -55,8 +55,7 @@ class UnlabeledSample:
 
     def for_second(self) -> UnlabeledSample:
         """The same image as the second of a pair of students sees it."""
-        assert self.second is not None, "the mapper makes no view for a second student"
-        return replace(self, strong=self.second)
+        return self if self.second is None else replace(self, strong=self.second)
 
     def pin_memory(self) -> UnlabeledSample:
         """The same with its views where a GPU copies from."""

@@ -72,6 +72,9 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # it, in place of alpha = log(sigma^2).
     cfg.MODEL.ROI_BOX_HEAD.BOUNDED_SIGMA = False
 
+    # DropBlock in training: share of the pooled features of a region that is set to 0, in [0, 0.5].
+    cfg.MODEL.ROI_BOX_HEAD.DROP_BLOCK = 0.0
+
     # A timm model as the backbone (MODEL.BACKBONE.NAME: build_timm_fpn_backbone).
     cfg.MODEL.TIMM = CfgNode()
     # Any timm name that supports features_only.

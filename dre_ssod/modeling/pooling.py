@@ -1,4 +1,4 @@
-"""Pooling of region features that keeps the coordinates of the regions exact."""
+"""Pooling of region features: with exact coordinates, and DropBlock of what is pooled."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from detectron2.layers import ROIAlign
 from detectron2.modeling.poolers import ROIPooler
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 
@@ -51,3 +52,26 @@ def keep_coordinates_exact(pooler: ROIPooler) -> ROIPooler:
         for level in pooler.level_poolers
     )
     return pooler
+
+
+def drop_block(maps: Tensor, share: float, size: int = 3) -> Tensor:
+    """DropBlock (Ghiasi et al., NeurIPS 2018): squares of a map become 0, the rest grows for it.
+
+    The centers of the squares are drawn with the rate
+    ``share * H * W / (size^2 * (H - size + 1) * (W - size + 1))``, one mask for each map, and what
+    is kept is multiplied by the inverse of the kept share.
+
+    Args:
+        maps: (R, C, H, W).
+        share: of a map, about, that is dropped; 0 changes nothing.
+        size: odd, of a square's side; no larger than a map's.
+    """
+    if share <= 0.0 or len(maps) == 0:
+        return maps
+    height, width = maps.shape[-2:]
+    inside = (height - size + 1) * (width - size + 1)
+    rate = share * height * width / (size**2 * inside)
+    centers = torch.rand(len(maps), 1, height - size + 1, width - size + 1, device=maps.device)
+    dropped = F.pad((centers < rate).float(), [size // 2] * 4)
+    kept = 1.0 - F.max_pool2d(dropped, size, stride=1, padding=size // 2)
+    return maps * (kept * (kept.numel() / kept.sum().clamp(min=1.0))).to(maps.dtype)

@@ -209,3 +209,21 @@ class PairedRCNN(SemiSupervisedRCNN):
         found = super().student_losses(both.first)
         found.add(self.partner.student_losses(both.second))
         return found
+
+
+@META_ARCH_REGISTRY.register()
+class TwoHeadedRCNN(PairedRCNN):
+    """A pair with one backbone and one RPN, so that only the box heads are two.
+
+    Both pass the images through the backbone for themselves, and its gradients add up.
+    """
+
+    @configurable
+    def __init__(self, **kwargs: Any) -> None:
+        """
+        Args:
+            kwargs: as for :class:`PairedRCNN`.
+        """
+        super().__init__(**kwargs)
+        self.partner.backbone = self.backbone
+        self.partner.proposal_generator = self.proposal_generator

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dre_ssod.modeling.box_predictor import BoxPredictions
 from dre_ssod.modeling.counts import RegionCounts, count_regions
-from dre_ssod.modeling.pooling import keep_coordinates_exact
+from dre_ssod.modeling.pooling import drop_block, keep_coordinates_exact
 from dre_ssod.modeling.refinement import RefiningFastRCNNOutputLayers
 from dre_ssod.modeling.regions import Ask, Regions, RegionScores, labeled_losses
 from dre_ssod.modeling.student_batch import Features, Losses
@@ -29,19 +29,22 @@ class GaussianROIHeads(StandardROIHeads):
     """
 
     @configurable
-    def __init__(self, *, box_loss_normalizer: str, **kwargs: Any) -> None:
+    def __init__(self, *, box_loss_normalizer: str, drop_block: float = 0.0, **kwargs: Any) -> None:
         """
         Args:
             box_loss_normalizer: "sampled" or "foreground", what box losses are divided by.
+            drop_block: share of pooled features that is dropped in training.
             kwargs: as for Detectron2's ``StandardROIHeads``.
         """
         super().__init__(**kwargs)
         self.box_loss_normalizer = box_loss_normalizer
+        self.drop_block = drop_block
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         arguments: dict[str, Any] = super().from_config(cfg, input_shape)
         arguments["box_loss_normalizer"] = cfg.SSOD.BOX_LOSS_NORMALIZER
+        arguments["drop_block"] = cfg.MODEL.ROI_BOX_HEAD.DROP_BLOCK
         return arguments
 
     @classmethod
@@ -67,6 +70,8 @@ class GaussianROIHeads(StandardROIHeads):
     def predict(self, features: Features, boxes: list[Boxes]) -> BoxPredictions:
         """Pool, head and predictor over R boxes, given per image."""
         pooled = self.box_pooler([features[name] for name in self.box_in_features], boxes)
+        if self.training:
+            pooled = drop_block(pooled, self.drop_block)
         predictions: BoxPredictions = self.box_predictor(self.box_head(pooled))
         return predictions
 

@@ -112,6 +112,15 @@ EXPECTED: dict[str, Expected] = {
         certain={"SSOD.INSTANT_TEACHING.MIX": 0.0},
         is_live=True,
     ),
+    "ISMTLike": Expected(
+        overrides={
+            "MODEL.META_ARCHITECTURE": "TwoHeadedRCNN",
+            "MODEL.ROI_BOX_HEAD.DROP_BLOCK": 0.1,
+            "SSOD.ISMT_LIKE.SCORE_THRESHOLD": 0.2,
+            "SSOD.ISMT_LIKE.MIN_SCORE": 0.1,
+        },
+        certain={"MODEL.ROI_BOX_HEAD.DROP_BLOCK": 0.0},
+    ),
     "CSTLike": Expected(
         terms=frozenset({"loss_rpn_cls_unsup", "loss_cls_unsup"}),
         untrained=BOX_LAYERS + VARIANCE,

@@ -10,8 +10,9 @@ from detectron2.structures import Boxes
 from torch import Tensor
 from torch.nn import functional as F
 
-from dre_ssod.modeling.pooling import ExactROIAlign, keep_coordinates_exact
+from dre_ssod.modeling.pooling import ExactROIAlign, drop_block, keep_coordinates_exact
 from tests.factories import tiny_cfg, tiny_model
+from tests.modeling.regions import make_features, make_heads
 
 SIDE = 1344
 SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
@@ -100,3 +101,34 @@ def test_the_detector_pools_with_it() -> None:
     (first, *_) = keep_coordinates_exact(plain).level_poolers
     assert isinstance(first, ROIAlign)
     assert (first.sampling_ratio, first.aligned, first.spatial_scale) == (2, False, 1 / 4)
+
+
+def test_dropped_blocks_are_squares_and_the_mean_stays() -> None:
+    torch.manual_seed(0)
+    found = drop_block(torch.ones(4000, 2, 7, 7), 0.1)
+    assert torch.equal(found[:, 0], found[:, 1])
+    assert found.mean().item() == pytest.approx(1.0, abs=1e-4)
+    dropped = (found[:, 0] == 0.0).float()
+    assert 0.05 < dropped.mean().item() < 0.12
+    # Whatever is dropped lies in a whole square of 3 x 3 that is.
+    whole = 1.0 - F.max_pool2d(1.0 - dropped, 3, stride=1)
+    covered = F.max_pool2d(F.pad(whole, [1] * 4), 3, 1, 1)
+    assert torch.equal(covered, dropped)
+
+
+@pytest.mark.parametrize(("count", "share"), [(3, 0.0), (0, 0.5)])
+def test_nothing_is_dropped_of_nothing_or_at_share_0(count: int, share: float) -> None:
+    maps = torch.rand(count, 2, 7, 7)
+    assert drop_block(maps, share) is maps
+
+
+def test_blocks_are_dropped_in_training_alone() -> None:
+    heads = make_heads(**{"MODEL.ROI_BOX_HEAD.DROP_BLOCK": 0.5}).heads
+    boxes = [Boxes(torch.tensor([[8.0, 8.0, 40.0, 40.0]]))]
+
+    def logits() -> torch.Tensor:
+        return heads.predict(make_features(1), boxes).logits
+
+    assert not torch.equal(logits(), logits())
+    heads.eval()
+    assert torch.equal(logits(), logits())

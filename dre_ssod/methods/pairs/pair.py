@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
@@ -23,16 +23,28 @@ Found = tuple[TeacherPass, Sequence[Instances]]
 class Pair(MeanTeacher):
     """Base of methods of a pair: the first detector is the one that is tested and looked at."""
 
+    architecture: ClassVar[str] = "PairedRCNN"
+    """The ``MODEL.META_ARCHITECTURE`` that it needs."""
+
     @classmethod
     def from_config(cls, cfg: CfgNode) -> MeanTeacher:
-        if cfg.MODEL.META_ARCHITECTURE != "PairedRCNN":
+        cls.check_architecture(cfg)
+        return super().from_config(cfg)
+
+    @classmethod
+    def check_architecture(cls, cfg: CfgNode) -> None:
+        """Refuse a model that is no pair.
+
+        Raises:
+            ConfigError: which says what to set.
+        """
+        if cfg.MODEL.META_ARCHITECTURE != cls.architecture:
             raise ConfigError(
                 f"SSOD.METHOD {cls.__name__!r} trains a pair of detectors, and "
-                f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE!r} is one: set it to "
-                f"'PairedRCNN', or have configs/methods/{cls.__name__}.yaml among the bases of the "
-                "config"
+                f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE!r}: set it to "
+                f"{cls.architecture!r}, or have configs/methods/{cls.__name__}.yaml among the "
+                "bases of the config"
             )
-        return super().from_config(cfg)
 
     def find(
         self, teacher: SemiSupervisedRCNN, samples: Sequence[UnlabeledSample], clock: Clock

@@ -1,0 +1,212 @@
+"""After ISMT, Interactive Self-Training (CVPR 2021): only the structure of it is public.
+
+Known: one backbone and RPN with two box heads. What the moving average of head h finds in an
+unlabeled image joins by NMS what it found in it before, M_h, so that labels are an ensemble over
+time. Head 1 learns from the labels of head 2 and head 2 from those of head 1. DropBlock with masks
+of its own in front of each head (``MODEL.ROI_BOX_HEAD.DROP_BLOCK``) keeps the two apart::
+
+    P_h = NMS(M_h[image] + D_h)      M_h[image] <- P_h      head 1 learns P_2, head 2 learns P_1
+
+Not known, and therefore chosen here:
+
+- the memory starts empty after the burn-in, holds boxes in pixels of the image, and forgets: what
+  D_h does not confirm, by a box of its class with IoU 0.5 or more, keeps a part of its score;
+- labels are what P_h has from tau on; the heads have one structure and start apart;
+- the RPN learns from both, and tested is the first head alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.layers import batched_nms
+from detectron2.structures import Boxes, Instances, pairwise_iou
+from detectron2.utils import comm
+from torch import Tensor
+
+from dre_ssod.data.splits.pools import Pools
+from dre_ssod.geometry import map_boxes
+from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher
+from dre_ssod.methods.pairs.pair import Found, Pair
+from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
+from dre_ssod.settings import Number, read_settings, setting
+from dre_ssod.structures import UnlabeledSample
+from dre_ssod.teacher import observe
+
+SAME_IOU = 0.5
+"""Boxes of a class with at least this IoU are one object; also that of NMS."""
+NUMBERS = 6
+"""Of a remembered box: x1, y1, x2, y2, its class, its score."""
+
+
+@METHODS.register()
+class ISMTLike(Pair):
+    """Two heads that label for each other, with a memory of what each has found."""
+
+    architecture = "TwoHeadedRCNN"
+
+    @dataclass(frozen=True)
+    class Settings(MeanTeacher.Settings):
+        score_threshold: float = setting(
+            "SSOD.ISMT_LIKE.SCORE_THRESHOLD",
+            0.8,
+            "tau: from this score on a remembered box becomes a pseudo-label.",
+            Number(0.0, 1.0),
+        )
+        min_score: float = setting(
+            "SSOD.ISMT_LIKE.MIN_SCORE",
+            0.3,
+            "Lowest score of a box that is remembered.",
+            Number(0.0, 1.0),
+        )
+        kept: int = setting(
+            "SSOD.ISMT_LIKE.KEPT", 30, "Boxes remembered of an image and head.", Number(1, 1000)
+        )
+        forgetting: float = setting(
+            "SSOD.ISMT_LIKE.FORGETTING",
+            0.9,
+            "What a box that is not found again keeps of its score.",
+            Number(0.0, 1.0),
+        )
+
+    def __init__(self, settings: Any, images_per_step: int) -> None:
+        """
+        Args:
+            images_per_step: unlabeled images of all processes.
+        """
+        super().__init__(settings)
+        self._images_per_step = images_per_step
+        self._positions: dict[str, int] = {}
+        # By head and position in the pool.
+        self._memory: tuple[dict[int, Tensor], dict[int, Tensor]] = ({}, {})
+        # Of the step that is under way, see :meth:`tally`.
+        self._iteration = -1
+        self._found: list[tuple[int, Tensor, Tensor]] = []
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> ISMTLike:
+        cls.check_architecture(cfg)
+        labeled, unlabeled = cfg.SSOD.LABELED_TO_UNLABELED
+        images = cfg.SOLVER.IMS_PER_BATCH * unlabeled // (labeled + unlabeled)
+        return cls(read_settings(cfg, cls.Settings), images)
+
+    def prepare(self, pools: Pools) -> Pools:
+        names = [record["file_name"] for record in pools.unlabeled]
+        self._positions = {name: position for position, name in enumerate(names)}
+        return pools
+
+    # Labels
+
+    def find(
+        self, teacher: SemiSupervisedRCNN, samples: Sequence[UnlabeledSample], clock: Clock
+    ) -> tuple[Found, Found]:
+        """P_2 for the first head and P_1 for the second, from tau on."""
+        seen = [observe(head, samples, self.settings.min_score) for head in teacher.detectors]
+        fused = [
+            [self.fuse(number, *pair) for pair in zip(found.detections, samples, strict=True)]
+            for number, found in enumerate(seen)
+        ]
+        self._note(fused, samples, clock)
+        tau = self.settings.score_threshold
+        first, second = ([found[found.gt_scores >= tau] for found in head] for head in fused)
+        return (seen[1], second), (seen[0], first)
+
+    def fuse(self, head: int, found: Instances, sample: UnlabeledSample) -> Instances:
+        """P_h of an image, in the coordinates of its weak view."""
+        remembered = self._memory[head].get(self._positions.get(sample.file_name, -1))
+        if remembered is None:
+            remembered = torch.zeros(0, NUMBERS)
+        rows = remembered.to(found.gt_scores.device)
+        boxes = map_boxes(rows[:, :4], sample.weak.matrix)
+        before = Instances(
+            found.image_size,
+            gt_boxes=Boxes(boxes),
+            gt_classes=rows[:, 4].long(),
+            gt_scores=rows[:, 5],
+        )
+        return fused(before, found, self.settings.forgetting)[: self.settings.kept]
+
+    # The memory, the same on all processes
+
+    def _note(
+        self,
+        heads: Sequence[Sequence[Instances]],
+        samples: Sequence[UnlabeledSample],
+        clock: Clock,
+    ) -> None:
+        """Keep what a pass has fused until its step is known to count.
+
+        Whoever else asks for labels between two steps leaves notes of another iteration behind.
+        """
+        if clock.iteration != self._iteration:
+            self._iteration, self._found = clock.iteration, []
+        for sample, *found in zip(samples, *heads, strict=True):
+            position = self._positions.get(sample.file_name)
+            if position is not None:
+                back = torch.linalg.inv(sample.weak.matrix)
+                first, second = (_rows(labels, back, self.settings.min_score) for labels in found)
+                self._found.append((position, first, second))
+
+    def tally(self) -> Mapping[str, Tensor]:
+        """Where in the pool the images of this step stand, from 1, and what they show by head.
+
+        Each process fills its own rows, so that their sum is what all have found.
+        """
+        own, self._found = self._found, []
+        if not own:
+            return {}
+        like = own[0][1]
+        positions = like.new_zeros(self._images_per_step)
+        boxes = like.new_zeros(self._images_per_step, 2, self.settings.kept, NUMBERS)
+        first = comm.get_rank() * self._images_per_step // comm.get_world_size()
+        for row, (position, *heads) in enumerate(own, start=first):
+            positions[row] = position + 1
+            for head, rows in enumerate(heads):
+                boxes[row, head, : len(rows)] = rows
+        return {"positions": positions, "boxes": boxes}
+
+    def learn(self, totals: Mapping[str, Tensor]) -> None:
+        """M_h[image] <- P_h."""
+        if not totals:
+            return
+        for position, heads in zip(totals["positions"].tolist(), totals["boxes"], strict=True):
+            if position > 0:
+                for memory, rows in zip(self._memory, heads, strict=True):
+                    memory[int(position) - 1] = rows[rows[:, 5] > 0.0].clone()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"memory": [dict(memory) for memory in self._memory]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        first, second = state["memory"]
+        self._memory = dict(first), dict(second)
+
+
+def fused(before: Instances, found: Instances, forgetting: float) -> Instances:
+    """NMS, within each class, of what was remembered and what is found; best scores first.
+
+    Args:
+        forgetting: factor of the scores of what is not found again.
+    """
+    found = Instances(
+        found.image_size,
+        **{name: found.get(name) for name in ("gt_boxes", "gt_classes", "gt_scores")},
+    )
+    same = pairwise_iou(before.gt_boxes, found.gt_boxes) >= SAME_IOU
+    same &= before.gt_classes[:, None] == found.gt_classes
+    before.gt_scores = torch.where(same.any(dim=1), 1.0, forgetting) * before.gt_scores
+    both = Instances.cat([before, found])
+    kept = batched_nms(both.gt_boxes.tensor, both.gt_scores, both.gt_classes, SAME_IOU)
+    return both[kept]
+
+
+def _rows(labels: Instances, back: Tensor, min_score: float) -> Tensor:
+    """(R, NUMBERS) of labels, in pixels of the image."""
+    labels = labels[labels.gt_scores >= min_score]
+    boxes = map_boxes(labels.gt_boxes.tensor, back)
+    columns = labels.gt_classes[:, None].float(), labels.gt_scores[:, None]
+    return torch.cat([boxes, *columns], dim=1)

@@ -1,0 +1,160 @@
+"""ISMT-like: what is fused, remembered and forgotten, where boxes lie, and who learns what."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances
+
+from dre_ssod.methods import Clock
+from dre_ssod.methods.pairs.ismt_like import ISMTLike, fused
+from dre_ssod.modeling.rcnn import TwoHeadedRCNN
+from dre_ssod.modeling.student_batch import PairBatch
+from tests.engine.steps import SAMPLE_ALL
+from tests.factories import SIZE, affine, flip, unlabeled_sample
+from tests.methods.every import batch_of, trainer_of
+from tests.tiny_dataset import TinyDataset, write_tiny_dataset
+
+NAME = "ISMTLike"
+HERE, NEAR, FAR = (
+    (10.0, 10.0, 30.0, 30.0),
+    (12.0, 10.0, 30.0, 30.0),
+    (60.0, 20.0, 90.0, 50.0),
+)
+CLOCK = Clock(2, 2, 6)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
+    return write_tiny_dataset(tmp_path_factory.mktemp("tiny"))
+
+
+def _boxes(*rows: tuple[tuple[float, ...], int, float]) -> Instances:
+    boxes = torch.tensor([box for box, _, _ in rows]).reshape(-1, 4)
+    found = Instances(SIZE, gt_boxes=Boxes(boxes))
+    found.gt_classes = torch.tensor([label for _, label, _ in rows], dtype=torch.int64)
+    found.gt_scores = torch.tensor([score for _, _, score in rows])
+    return found
+
+
+def _as_rows(found: Instances) -> list[tuple[tuple[float, ...], int, float]]:
+    rows = zip(found.gt_boxes.tensor, found.gt_classes, found.gt_scores, strict=True)
+    return [(tuple(box.tolist()), int(label), round(float(score), 5)) for box, label, score in rows]
+
+
+def test_without_a_memory_what_is_found_goes_through_nms() -> None:
+    found = _boxes((NEAR, 0, 0.8), (HERE, 0, 0.9), (HERE, 1, 0.7), (FAR, 0, 0.95))
+    assert _as_rows(fused(_boxes(), found, 0.9)) == [
+        (FAR, 0, 0.95),
+        (HERE, 0, 0.9),
+        (HERE, 1, 0.7),
+    ]
+
+
+def test_what_is_found_again_changes_nothing() -> None:
+    once = _boxes((FAR, 1, 0.95), (HERE, 0, 0.9))
+    again = fused(_boxes((FAR, 1, 0.95), (HERE, 0, 0.9)), once, 0.5)
+    assert _as_rows(again) == _as_rows(once)
+
+
+def test_what_is_not_found_again_is_forgotten_bit_by_bit() -> None:
+    before = _boxes((HERE, 0, 0.9), (FAR, 1, 0.8))
+    found = fused(before, _boxes((NEAR, 0, 0.4), (FAR, 0, 0.3)), 0.5)
+    # The first is confirmed; of the second another class is found there.
+    assert _as_rows(found) == [(HERE, 0, 0.9), (FAR, 1, 0.4), (FAR, 0, 0.3)]
+
+
+def _method(**overrides: Any) -> ISMTLike:
+    method = ISMTLike(ISMTLike.Settings(**overrides), 4)
+    method._positions = {"unlabeled0.png": 0, "unlabeled1.png": 7}
+    return method
+
+
+def _step(method: ISMTLike, sample: Any, first: Instances, second: Instances) -> None:
+    """What one step leaves behind, that has fused these."""
+    method._note([[first], [second]], [sample], Clock(5, 0, 9))
+    method.learn(dict(method.tally()))
+
+
+def test_a_box_is_remembered_in_pixels_of_the_image() -> None:
+    method = _method()
+    # The image's own box HERE, in a view that is mirrored and 1.3 times as large.
+    seen = unlabeled_sample(0, weak=affine(scale=1.3) @ flip())
+    x1, y1, x2, y2 = HERE
+    there = (1.3 * (SIZE[1] - x2), 1.3 * y1, 1.3 * (SIZE[1] - x1), 1.3 * y2)
+    _step(method, seen, _boxes((there, 1, 0.75)), _boxes())
+    plain = unlabeled_sample(0)
+    found = method.fuse(0, _boxes((HERE, 1, 0.7)), plain)
+    torch.testing.assert_close(found.gt_boxes.tensor, torch.tensor([HERE]), rtol=0, atol=1e-4)
+    assert found.gt_scores.tolist() == [0.75]
+    assert len(method.fuse(1, _boxes(), plain)) == 0
+    assert len(method.fuse(0, _boxes(), unlabeled_sample(1))) == 0
+
+
+def test_the_best_are_remembered_and_those_below_the_bound_are_not() -> None:
+    method = _method(kept=2)
+    many = _boxes((HERE, 0, 0.9), (HERE, 1, 0.8), (FAR, 0, 0.7), (FAR, 1, 0.2))
+    kept = method.fuse(0, many, unlabeled_sample(0))
+    assert kept.gt_scores.tolist() == pytest.approx([0.9, 0.8])
+    few = _method()
+    _step(few, unlabeled_sample(0), few.fuse(0, many, unlabeled_sample(0)), _boxes())
+    remembered = few.state_dict()["memory"][0][0]
+    assert remembered[:, 5].tolist() == pytest.approx([0.9, 0.8, 0.7])
+
+
+def test_a_step_notes_its_own_passes_and_no_others() -> None:
+    method = _method()
+    method._note([[_boxes((FAR, 1, 0.9))], [_boxes()]], [unlabeled_sample(1)], Clock(4, 0, 9))
+    _step(method, unlabeled_sample(0), _boxes((HERE, 0, 0.9)), _boxes((FAR, 0, 0.5)))
+    first, second = method.state_dict()["memory"]
+    assert first.keys() == second.keys() == {0}
+    assert not method.tally()
+
+
+def test_its_state_makes_another_one_the_same(tmp_path: Path) -> None:
+    method, other = _method(), _method()
+    _step(method, unlabeled_sample(1), _boxes((HERE, 0, 0.9)), _boxes((FAR, 2, 0.5)))
+    torch.save(method.state_dict(), tmp_path / "state.pth")
+    other.load_state_dict(torch.load(tmp_path / "state.pth", weights_only=True))
+    for head in range(2):
+        ours, theirs = (m.fuse(head, _boxes(), unlabeled_sample(1)) for m in (method, other))
+        assert _as_rows(ours) == _as_rows(theirs) != []
+
+
+def test_a_head_learns_from_the_other_heads_labels_alone(data: TinyDataset, tmp_path: Path) -> None:
+    off = {"MODEL.ROI_BOX_HEAD.DROP_BLOCK": 0.0}
+    run = trainer_of(NAME, data, tmp_path, **SAMPLE_ALL, **off)
+    batch = batch_of(run, run.cfg.SSOD.BURN_IN_ITERS)
+    (seen_2, second), (seen_1, first) = run.method.find(run.teacher, batch.unlabeled, CLOCK)
+    for number, (seen, labels) in enumerate(((seen_1, first), (seen_2, second))):
+        head = run.teacher.detectors[number]
+        assert seen._teacher.roi_heads is head.roi_heads
+        assert sum(map(len, labels)) > 0
+        assert all((found.gt_scores >= 0.2).all() for found in labels)
+    given = run.method.student_batch(run.teacher, batch, CLOCK)
+    assert isinstance(given, PairBatch)
+    for of_head, labels in ((given.first, second), (given.second, first)):
+        assert of_head.labels is not None
+        for ours, theirs in zip(of_head.labels.cls.origin, labels, strict=True):
+            assert torch.equal(ours.gt_scores, theirs.gt_scores)
+    # Without labels for the second head the first one's losses stay.
+    nothing = replace(given, second=replace(given.second, labels=given.first.labels))
+    losses = [run.student.detectors[0](pair.first).unsupervised for pair in (given, nothing)]
+    for name, value in losses[0].items():
+        assert torch.equal(value, losses[1][name])
+
+
+def test_the_heads_share_all_but_themselves(data: TinyDataset, tmp_path: Path) -> None:
+    run = trainer_of(NAME, data, tmp_path)
+    for model in (run.student, run.teacher):
+        assert isinstance(model, TwoHeadedRCNN)
+        assert model.partner.backbone is model.backbone
+        assert model.partner.proposal_generator is model.proposal_generator
+        assert model.partner.roi_heads is not model.roi_heads
+    names = [name for name, _ in run.student.named_parameters()]
+    assert any(name.startswith("partner.roi_heads") for name in names)
+    assert not any(name.startswith("partner.backbone") for name in names)
