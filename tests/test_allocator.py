@@ -1,4 +1,7 @@
-"""That freed memory is kept; seen from outside, in processes that the setting ends with."""
+"""That freed memory is kept; seen from outside, in processes that the setting ends with.
+
+They load the one module, without the package around it and all that it imports.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,16 @@ import sys
 
 import pytest
 
+from tests import ROOT
+
+LOADED = f"""
+import runpy
+keep_freed_memory = runpy.run_path({str(ROOT / "dre_ssod" / "allocator.py")!r})["keep_freed_memory"]
+"""
 # Touches the pages of a block and frees it, over and over; prints how many were new to the process.
 PROGRAM = """
 import resource
 import numpy as np
-from dre_ssod.allocator import keep_freed_memory
 kept = keep_freed_memory()
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -27,7 +35,6 @@ print(int(kept), faults())
 LARGE_PROGRAM = """
 import ctypes
 import resource
-from dre_ssod.allocator import keep_freed_memory
 malloc, free = ctypes.CDLL(None).malloc, ctypes.CDLL(None).free
 malloc.restype = ctypes.c_void_p
 def size():
@@ -49,7 +56,7 @@ def words_of(program: str, **environment: str) -> list[str]:
     # No huge pages, of which one fault would bring in 512.
     clean = {name: value for name, value in os.environ.items() if "MALLOC" not in name}
     clean.pop("GLIBC_TUNABLES", None)
-    command = [sys.executable, "-W", "ignore", "-c", program]
+    command = [sys.executable, "-W", "ignore", "-c", LOADED + program]
     environment = {**clean, "NUMPY_MADVISE_HUGEPAGE": "0", **environment}
     return subprocess.check_output(command, text=True, env=environment).split()
 

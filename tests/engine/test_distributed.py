@@ -173,7 +173,7 @@ def ranks(
     folder: Path = tmp_path_factory.mktemp("ranks")
     torch.save(weights, folder / "weights.pth")
     write_tiny_dataset(folder)
-    mp.spawn(worker, args=(str(folder),), nprocs=WORLD_SIZE)
+    mp.start_processes(worker, args=(str(folder),), nprocs=WORLD_SIZE, start_method="fork")
     return [torch.load(folder / f"{rank}.pth", weights_only=True) for rank in range(WORLD_SIZE)]
 
 

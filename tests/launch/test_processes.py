@@ -13,7 +13,6 @@ import torch.distributed as dist
 from detectron2.utils import comm
 
 from dre_ssod.launch import processes
-from dre_ssod.launch.processes import launch
 from dre_ssod.launch.program import launch_processes, run_program
 
 
@@ -24,20 +23,6 @@ def _report(folder: str) -> None:
         f"{dist.get_backend()} {comm.get_local_rank()} of {comm.get_world_size()}: {table.item()}"
     )
     (Path(folder) / str(comm.get_rank())).write_text(line)
-
-
-def test_processes_on_the_cpu_share_it_by_gloo(tmp_path: Path) -> None:
-    launch(
-        _report,
-        2,
-        num_machines=1,
-        machine_rank=0,
-        dist_url="auto",
-        on_gpus=False,
-        args=(str(tmp_path),),
-    )
-    lines = [(tmp_path / str(rank)).read_text() for rank in range(2)]
-    assert lines == ["gloo 0 of 2: 3.0", "gloo 1 of 2: 3.0"]
 
 
 @pytest.mark.parametrize("on_gpus", [True, False])
@@ -54,27 +39,28 @@ def test_only_processes_on_gpus_take_one_each_and_nccl(
     assert calls == ([1, "nccl"] if on_gpus else ["gloo"])
 
 
-def _lose(folder: str) -> None:
-    """One process is killed, the other waits for it."""
+def _report_and_lose(args: argparse.Namespace) -> None:
+    """After their reports one process is killed, and the other waits for it."""
+    _report(args.folder)
+    comm.synchronize()
     if comm.get_rank() == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     dist.all_reduce(torch.zeros(1))
 
 
-def _lose_as_a_run(args: argparse.Namespace) -> None:
-    _lose("")
-
-
-def test_a_killed_process_is_named_with_advice_and_no_traceback(
-    capfd: pytest.CaptureFixture[str],
+def test_processes_share_the_cpu_by_gloo_and_a_killed_one_is_named_with_advice(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     args = argparse.Namespace(
         num_gpus=2, num_machines=1, machine_rank=0, dist_url="auto", config_file="", opts=[]
     )
     args.opts = ["MODEL.DEVICE", "cpu"]
+    args.folder = str(tmp_path)
     with pytest.raises(SystemExit) as ended:
-        launch_processes(_lose_as_a_run, args)
+        launch_processes(_report_and_lose, args)
     assert ended.value.code == 137
+    lines = [(tmp_path / str(rank)).read_text() for rank in range(2)]
+    assert lines == ["gloo 0 of 2: 3.0", "gloo 1 of 2: 3.0"]
     printed = capfd.readouterr()
     assert "Traceback" not in printed.err + printed.out
     message = " ".join(printed.err.split())

@@ -226,7 +226,7 @@ def ranks(data: TinyDataset, tmp_path_factory: pytest.TempPathFactory) -> list[d
     """What each of two processes found, by method."""
     folder = tmp_path_factory.mktemp("ranks")
     names = [name for name in NAMES if not EXPECTED[name].not_union]
-    mp.spawn(_worker, args=(data, str(folder), names), nprocs=WORLD_SIZE)
+    mp.start_processes(_worker, (data, str(folder), names), WORLD_SIZE, start_method="fork")
     return [torch.load(folder / f"{rank}.pth", weights_only=True) for rank in range(WORLD_SIZE)]
 
 

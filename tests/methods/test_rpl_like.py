@@ -69,9 +69,10 @@ def test_thresholds_rise_and_weights_fall_with_frequency() -> None:
 
 
 def test_no_class_weighs_more_than_the_cap() -> None:
-    weights = _method((10**6, 1)).class_weights(2)
+    method = _method((10**4, 1))
+    weights = method.class_weights(2)
     assert (weights[1] / weights[0]).item() == pytest.approx(5.0)
-    assert _method((10**6, 1)).relative_frequency(2).tolist() == pytest.approx([1.0, 1e-3])
+    assert method.relative_frequency(2).tolist() == pytest.approx([1.0, 1e-3])
 
 
 def test_the_bound_of_quality_is_a_quantile() -> None:
