@@ -24,6 +24,7 @@ from dre_ssod.engine.precision import use_tf32
 from dre_ssod.errors import UserError
 from dre_ssod.files import set_aside, write_text
 from dre_ssod.launch.log_file import FILE_ONLY, keep_off_the_console
+from dre_ssod.launch.streams import keep_in_utf8
 from dre_ssod.locks import holding
 from dre_ssod.runs.record import TRAINING_LOCK, one_at_a_time
 from dre_ssod.settings import refuse
@@ -51,7 +52,7 @@ def setup(args: argparse.Namespace, until: ExitStack) -> CfgNode:
     note = None if args.eval_only else _hold_folder(cfg, until)
     if not (args.resume or args.eval_only):
         refuse_to_overwrite(cfg.OUTPUT_DIR)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="dre_ssod")
+    keep_in_utf8(setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="dre_ssod"))
     if note:
         logger.warning("%s", note)
     complete(cfg)

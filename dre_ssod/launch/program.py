@@ -26,7 +26,7 @@ from dre_ssod.launch.streams import (
     PIPE_CODE,
     losing_output_quietly,
     reader_is_gone,
-    showing_controls,
+    showing_all_names,
 )
 
 USER_ERROR_CODE = 2
@@ -52,7 +52,7 @@ def run_program(main: Callable[..., int | None], *arguments: Any) -> int:
         program are raised as they are.
     """
     keep_freed_memory()
-    with losing_output_quietly(), showing_controls():
+    with losing_output_quietly(), showing_all_names():
         try:
             with _TrainingTracebacks():
                 return main(*arguments) or 0
@@ -107,7 +107,7 @@ def _run_process(
     ``SystemExit`` leaves through ``torch.multiprocessing`` without a traceback.
     """
     keep_freed_memory()
-    with losing_output_quietly(), showing_controls():
+    with losing_output_quietly(), showing_all_names():
         try:
             with _TrainingTracebacks():
                 main(args)

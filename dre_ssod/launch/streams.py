@@ -1,9 +1,11 @@
-"""What becomes of a program's output: names that steer, a full disk, a reader that left."""
+"""What becomes of a program's output: names that steer a terminal or that it cannot show, a full
+disk, a reader that left."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import logging
 import os
 import re
@@ -52,17 +54,29 @@ def losing_output_quietly() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def showing_controls() -> Iterator[None]:
-    """While entered, no log message steers a terminal, whatever names of files and sets it holds.
+def showing_all_names() -> Iterator[None]:
+    """While entered, names of files, sets and classes are shown, whatever characters they have.
 
-    Nor do those of Detectron2, which keep their colors.
+    A console that does not know a character shows its escape, and so is shown what would steer a
+    terminal: in log messages, also in those of Detectron2, which keep their colors.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     before = logging.getLogRecordFactory()
     logging.setLogRecordFactory(_PrintableRecord)
     try:
         yield
     finally:
         logging.setLogRecordFactory(before)
+
+
+def keep_in_utf8(logger: logging.Logger) -> None:
+    """Have the log files of a logger in UTF-8; Detectron2 opens them in what the locale says."""
+    for handler in logger.handlers:
+        stream = getattr(handler, "stream", None)
+        if isinstance(stream, io.TextIOWrapper) and stream not in (sys.stdout, sys.stderr):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 class _PrintableRecord(logging.LogRecord):

@@ -140,3 +140,48 @@ def test_names_in_the_log_steer_no_terminal(
     else:
         assert text.endswith(":\n\tdog\\u202e é 狗\n")
     assert logging.getLogRecordFactory() is logging.LogRecord
+
+
+SPEAKING = """
+import logging, sys
+from dre_ssod.launch.program import run_program
+from dre_ssod.launch.streams import keep_in_utf8
+def main():
+    logger = logging.getLogger("dre_ssod")
+    logger.setLevel(logging.INFO)
+    # As Detectron2 opens them.
+    for stream in (sys.stdout, open("log.txt", "a")):
+        logger.addHandler(logging.StreamHandler(stream))
+    keep_in_utf8(logger)
+    logger.info("été 狗 %s", b"\\xff".decode("utf-8", "surrogateescape"))
+    print("printed 狗")
+sys.exit(run_program(main))
+"""
+
+
+@pytest.mark.parametrize(
+    "surroundings",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""},
+        {"PYTHONIOENCODING": "utf-8"},
+    ],
+)
+def test_no_line_is_lost_on_a_console_that_cannot_show_it(
+    surroundings: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "speaking.py").write_text(SPEAKING, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "speaking.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **surroundings},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    text = "été 狗 \\udcff\nprinted 狗\n"
+    handling = (
+        ("utf-8",) if surroundings["PYTHONIOENCODING"] == "utf-8" else ("ascii", "backslashreplace")
+    )
+    assert done.stdout == text.encode(*handling)
+    assert (tmp_path / "log.txt").read_bytes() == "été 狗 \\udcff\n".encode()
