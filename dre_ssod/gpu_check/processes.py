@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch.distributed as dist
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from dre_ssod.benchmark.report import Goal, Row
@@ -57,7 +58,11 @@ def two_by_gloo(setting: Setting) -> Iterator[Finding]:
         parts = StepParts(sample_cfg(setting, _OVERRIDES))
         alone = _gradients(parts)
     threshold = parts.step.method.settings.score_threshold
-    spawn(_worker, args=(setting, str(folder), threshold), nprocs=PROCESSES)
+    # A process of the check has such a server already, which has imported everything.
+    get_context("forkserver").set_forkserver_preload([__name__])
+    start_processes(
+        _worker, (setting, str(folder), threshold), nprocs=PROCESSES, start_method="forkserver"
+    )
     first, second = (
         torch.load(folder / f"{rank}.pth", weights_only=True) for rank in range(PROCESSES)
     )

@@ -1,12 +1,14 @@
 """Runs each step in a process of its own, so that none can take the others down with it.
 
 The processes are forked from a server that has imported everything and has not touched the GPU, so
-that a step begins at once, with a GPU context of its own. What it found is kept however it ends.
+that a step begins at once, with a GPU context of its own. What it found is kept however it ends,
+and of one that hangs also where.
 """
 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -16,6 +18,7 @@ from collections.abc import Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 from dre_ssod.allocator import keep_freed_memory
 from dre_ssod.gpu_check.findings import CheckReport, Outcome, Setting, Step
@@ -24,6 +27,8 @@ from dre_ssod.gpu_check.findings import CheckReport, Outcome, Setting, Step
 _LATE = ("matplotlib.pyplot", "torch._dynamo", "torch.utils.tensorboard")
 CPU_PATIENCE = 4.0
 """Times the limit of a step that a dry run gets: it may share its cores."""
+_LAST_WORDS = 2.0
+"""Seconds before its end at which a step that hangs writes down where."""
 
 
 def run_steps(steps: Sequence[Step], setting: Setting, report: CheckReport) -> None:
@@ -40,20 +45,36 @@ def run_steps(steps: Sequence[Step], setting: Setting, report: CheckReport) -> N
             outcome.state, outcome.error = "left out", f"it needs what {step.after} leaves behind"
         else:
             receiver, sender = context.Pipe(duplex=False)
-            process = context.Process(target=_run, args=(step, setting, sender))
+            _stack_file(step, setting).touch()
+            deadline = start + step.limit * (1.0 if setting.on_gpu else CPU_PATIENCE)
+            process = context.Process(target=_run, args=(step, setting, sender, deadline))
             process.start()
             sender.close()
-            limit = step.limit if setting.on_gpu else CPU_PATIENCE * step.limit
-            _listen(receiver, start + limit, outcome, report)
+            _listen(receiver, deadline, outcome, report)
             _end(process)
+            if outcome.state == "timed out":
+                outcome.error += "\n" + _stack_file(step, setting).read_text(encoding="utf-8")
         outcome.seconds = time.monotonic() - start
         ended[step.name] = outcome.state
         report.end(outcome)
 
 
-def _run(step: Step, setting: Setting, sender: Connection) -> None:
+def _stack_file(step: Step, setting: Setting) -> Path:
+    return setting.folder / f"{step.name}.stack"
+
+
+def _run(step: Step, setting: Setting, sender: Connection, deadline: float) -> None:
     """The process of a step; all that it starts belongs to its group."""
     os.setpgrp()
+    with _stack_file(step, setting).open("w", encoding="utf-8") as file:
+        # Also where Python itself hangs, as in a call of the driver.
+        left = max(deadline - time.monotonic() - _LAST_WORDS, 0.1)
+        faulthandler.dump_traceback_later(left, file=file)
+        _find(step, setting, sender)
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _find(step: Step, setting: Setting, sender: Connection) -> None:
     # As in a program of its own, for the processes that load images.
     multiprocessing.set_start_method(None, force=True)
     keep_freed_memory()
@@ -80,7 +101,7 @@ def _listen(receiver: Connection, deadline: float, outcome: Outcome, report: Che
             outcome.state, outcome.error = "failed", found
             return
         report.note(outcome, found)
-    outcome.state, outcome.error = "timed out", "ended at its time limit"
+    outcome.state, outcome.error = "timed out", "ended at its time limit; where it was before:"
 
 
 def _end(process: BaseProcess) -> None:

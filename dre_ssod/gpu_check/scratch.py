@@ -34,6 +34,7 @@ TINY = {
     "MODEL.RPN.POST_NMS_TOPK_TEST": 50,
     "MODEL.ROI_BOX_HEAD.FC_DIM": 32,
     "INPUT.MIN_SIZE_TRAIN": (48, 64),
+    "INPUT.MIN_SIZE_TEST": 64,
 }
 """The detector of a dry run."""
 

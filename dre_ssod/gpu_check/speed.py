@@ -15,9 +15,8 @@ from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from dre_ssod.benchmark.report import Goal, Row
-from dre_ssod.benchmark.step import MAX_TIME_RATIO, StepParts
+from dre_ssod.benchmark.step import MAX_TIME_RATIO, StepParts, waits_of_a_step
 from dre_ssod.benchmark.timing import Timing, add, interleave, ratio
-from dre_ssod.benchmark.waits import gpu_waits
 from dre_ssod.gpu_check.findings import Fact, Finding, Setting
 from dre_ssod.gpu_check.numerics import number_formats
 from dre_ssod.gpu_check.scratch import paper_cfg
@@ -30,14 +29,14 @@ LOADER_RESERVE = 1.5
 
 
 def waits(setting: Setting) -> Iterator[Finding]:
-    """How often the host waits for the GPU in one step, by owner and place."""
+    """How often the host waits for the GPU in a step, by owner and place; dry: a pretended one."""
     for name, overrides in number_formats(setting).items():
         if name == "bfloat16":
             continue
-        parts = StepParts(paper_cfg(setting, overrides))
+        cfg = paper_cfg(setting, overrides)
+        parts = StepParts(cfg)
         parts.whole()
-        with gpu_waits() as found:
-            parts.whole()
+        found = waits_of_a_step(cfg, parts)
         for owner in ("detectron2", "backward", "other"):
             yield Row(f"{name}: {owner}", found.of(owner), "")
         own = found.of("dre_ssod") + found.of("scaler")

@@ -36,7 +36,7 @@ LOWEST_SCORE = 0.05
 def training(setting: Setting) -> Iterator[Finding]:
     """Runs of ``configs/quickstart.yaml`` in each number format, with a short burn-in."""
     for name, overrides in number_formats(setting).items():
-        iterations = 8 if setting.small else (60 if name == "float32" else 30)
+        iterations = 8 if setting.small else (40 if name == "float32" else 20)
         folder = setting.folder / (TRAINED if name == "float32" else f"training_{name}")
         yield from _train(name, _short_run(setting, folder, iterations, overrides))
 

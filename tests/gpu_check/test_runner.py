@@ -100,6 +100,7 @@ def test_a_step_that_hangs_takes_what_it_started_with_it(report: CheckReport) ->
         time.sleep(0.1)
     assert state in ("", "Z")
     assert 20.0 <= outcome.seconds < 60.0
+    assert "in hangs" in outcome.error, "where it hung"
 
 
 def _state(process: int) -> str:
