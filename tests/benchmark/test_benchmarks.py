@@ -14,6 +14,7 @@ from dre_ssod.benchmark.loader import benchmark_growth, benchmark_loader
 from dre_ssod.benchmark.report import Report
 from dre_ssod.benchmark.step import StepParts, benchmark_step
 from dre_ssod.errors import ConfigError
+from dre_ssod.modeling.student_batch import PairBatch
 
 
 def names(report: Report) -> list[str]:
@@ -62,6 +63,23 @@ def test_the_parts_of_a_step_are_those_of_the_run(cfg: CfgNode) -> None:
     parts.whole()
     assert not all(map(torch.equal, weights, parts.step.model.parameters()))
     assert not all(map(torch.equal, before, parts.step.teacher.parameters()))
+
+
+def test_the_parts_of_a_step_of_two_detectors_are_those_of_both(cfg: CfgNode) -> None:
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SSOD.METHOD = "InstantTeachingStar"
+    cfg.MODEL.META_ARCHITECTURE = "PairedRCNN"
+    parts = StepParts(cfg)
+    both = parts._all_labeled
+    assert isinstance(both, PairBatch)
+    for batch in (both.first, both.second):
+        assert len(batch.labeled) == 4
+        assert not batch.strong
+    assert not torch.equal(both.first.labeled[2]["image"], both.second.labeled[2]["image"])
+    parts.student()
+    for detector in parts.step.model.detectors:
+        assert any(bool(p.grad.any()) for p in detector.parameters() if p.grad is not None)
 
 
 def test_a_supervised_baseline_has_no_such_step(cfg: CfgNode) -> None:
