@@ -25,6 +25,8 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from dre_ssod.data.records import objects_of
+from dre_ssod.data.sources.catalog import load_one_labeled
 from dre_ssod.deployment.bulk_labeling import label_share
 from dre_ssod.deployment.label_merge import LABEL_NEXT, RESULT, SKIPPED, merge
 from dre_ssod.deployment.labeling_job import LabelingJob, open_manifest, prepare
@@ -35,7 +37,7 @@ from dre_ssod.deployment.trained_model import (
     device_of,
 )
 from dre_ssod.deployment.uncertainty import CRITERIA
-from dre_ssod.errors import ConfigError
+from dre_ssod.errors import ConfigError, SourceError
 from dre_ssod.launch.processes import join_process_group
 from dre_ssod.launch.program import launch_processes, run_program
 from dre_ssod.methods import method_class
@@ -156,12 +158,30 @@ def work(args: argparse.Namespace) -> None:
 
 def finish(args: argparse.Namespace) -> None:
     """Merge the chunks and say what came out."""
-    job, _ = configure(args)
+    job, cfg = configure(args)
     summary = merge(job, args.label_next, args.label_next_by)
     print(f"{summary.boxes:,} boxes on {summary.images:,} images: {job.folder / RESULT}")
+    if doubt := doubt_of_many(cfg, summary.boxes / max(summary.images, 1), job.min_score):
+        print(doubt)
     if summary.skipped:
         print(f"{summary.skipped:,} images could not be read: {job.folder / SKIPPED}")
     print(f"{summary.listed:,} images to label next: {job.folder / LABEL_NEXT}")
+
+
+def doubt_of_many(cfg: CfgNode, boxes_per_image: float, min_score: float) -> str | None:
+    """What to say of far more boxes than DATASETS.TRAIN has; None of fewer, or without its data."""
+    try:
+        records = [record for name in cfg.DATASETS.TRAIN for record in load_one_labeled(name)]
+    except SourceError:
+        return None
+    labeled = sum(len(objects_of(record)) for record in records) / max(len(records), 1)
+    allowed = cfg.SSOD.WARN_PSEUDO_BOX_RATIO
+    if not (allowed and labeled) or boxes_per_image <= allowed * labeled:
+        return None
+    return (
+        f"Many of them are probably wrong: {boxes_per_image:.1f} per image, where DATASETS.TRAIN "
+        f"has {labeled:.1f}. Raise --min-score, which is {min_score:g}, in another --output."
+    )
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from tests.factories import BOXES, SIZE, draw, tiny_cfg, tiny_model
+from tests.tiny_dataset import write_tiny_dataset
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +91,16 @@ def test_quality_needs_a_variance_branch(
     plain += ["SSOD.LER.ENABLED", "False", "SSOD.PRC.ENABLED", "False"]
     assert tool.run(["--output", str(tmp_path / "out"), *arguments, *plain]) == 2
     assert "use --label-next-by entropy" in " ".join(capsys.readouterr().err.split())
+
+
+def test_far_more_boxes_than_labels_are_doubted(tool: ModuleType, tmp_path: Path) -> None:
+    data = write_tiny_dataset(tmp_path)
+    cfg = tiny_cfg(**{"DATASETS.TRAIN": (data.labeled,)})
+    # Three objects per image; twice as many are allowed.
+    assert tool.doubt_of_many(cfg, 6.0, 0.8) is None
+    doubt = tool.doubt_of_many(cfg, 6.1, 0.8)
+    assert "6.1 per image, where DATASETS.TRAIN has 3.0. Raise --min-score, which is 0.8" in doubt
+    cfg.SSOD.WARN_PSEUDO_BOX_RATIO = 0.0
+    assert tool.doubt_of_many(cfg, 99.0, 0.8) is None
+    gone = tiny_cfg(**{"DATASETS.TRAIN": ("coco:///gone.json?images=/gone",)})
+    assert tool.doubt_of_many(gone, 99.0, 0.8) is None
