@@ -60,7 +60,9 @@ def read_json(path: Path) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise SourceError(f"{path}: not valid JSON: {error}") from error
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise SourceError(f"{path}: cannot be read: it is nested too deep") from error
+    except ValueError as error:
         raise SourceError(f"{path}: cannot be read: {error}") from error
 
 

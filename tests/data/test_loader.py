@@ -262,16 +262,17 @@ def test_real_samples_arrive_whole_and_unlabeled_ones_without_annotation(
                 assert vars(view).keys() == {"image", "matrix"}
 
 
-def failing(bad: set[str]) -> Callable[[dict[str, Any], np.random.Generator], tuple[str, float]]:
+@dataclasses.dataclass(frozen=True)
+class Failing:
     """A mapper that cannot read some images."""
 
-    def map_record(record: dict[str, Any], rng: np.random.Generator) -> tuple[str, float]:
+    bad: set[str]
+
+    def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> tuple[str, float]:
         name = record["file_name"]
-        if name in bad:
+        if name in self.bad:
             raise ImageError(f"{name}: truncated", name)
         return draw(record, rng)
-
-    return map_record
 
 
 def load_with_failures(
@@ -280,8 +281,8 @@ def load_with_failures(
     loader = build_paired_loader(
         records("l", 5),
         records("u", 7),
-        failing(bad),
-        failing(bad),
+        Failing(bad),
+        Failing(bad),
         BatchPlan(2, 3),
         seed=3,
         start=start,

@@ -28,7 +28,7 @@ def test_byte_order_marks_and_line_ends_of_all_systems(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"\xff", "cannot be read: 'utf-8' codec"),
-        (b"[" * 100_000, "cannot be read: maximum recursion depth"),
+        (b"[" * 100_000, "cannot be read: it is nested too deep"),
         (b"9" * 5000, "cannot be read: Exceeds the limit"),
         (b"[1", "not valid JSON: "),
         (b"", "not valid JSON: "),

@@ -237,7 +237,7 @@ def _locate(path: str, uri: DatasetURI, fits: Callable[[Path], bool], kind: str)
         for place in tried:
             if fits(place):
                 return place
-        wrong_kind = [str(place) for place in tried if place.exists()]
+        wrong_kind = [str(place) for place in tried if _is_there(place)]
     except OSError as error:
         raise SourceError(f"{uri.text}: {path!r} cannot be looked for: {error}") from error
     note = f" ({', '.join(wrong_kind)} exists but is not a {kind})" if wrong_kind else ""
@@ -245,6 +245,15 @@ def _locate(path: str, uri: DatasetURI, fits: Callable[[Path], bool], kind: str)
         f"{uri.text}: no {kind} {path!r}; tried {' and '.join(map(str, tried))}{note}. "
         "Relative paths start at the current folder, then at $DETECTRON2_DATASETS"
     )
+
+
+def _is_there(place: Path) -> bool:
+    """Whether a path exists; raises OSError where that cannot be told, unlike ``Path.exists``."""
+    try:
+        place.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _decode(raw: str, text: str) -> str:
