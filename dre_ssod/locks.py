@@ -56,7 +56,7 @@ def holding(path: Path) -> Iterator[str | None]:
         file = path.open("a+", encoding="utf-8")
     with file:
         note = _take(file, path.parent)
-        holder: Holder = {"host": platform.node(), "process": os.getpid(), "since": _now()}
+        holder: Holder = {"host": platform.node(), "process": os.getpid(), "since": now()}
         with naming_failures(path):
             file.truncate(0)
             file.write(json.dumps(holder))
@@ -83,6 +83,11 @@ def taking_turns(path: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             _lock(file, fcntl.LOCK_EX)
         yield
+
+
+def now() -> str:
+    """Local time with its offset from UTC, to the second (ISO 8601)."""
+    return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def _take(file: IO[str], folder: Path) -> str | None:
@@ -130,7 +135,3 @@ def _name(holder: Holder) -> str:
         f"process {holder.get('process')} of the machine {holder.get('host')!r}, started "
         f"{holder.get('since')},"
     )
-
-
-def _now() -> str:
-    return datetime.now().astimezone().isoformat(timespec="seconds")

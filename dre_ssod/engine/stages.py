@@ -1,7 +1,7 @@
 """What a run makes before it starts: pseudo-labels that are stored, where its method wants them.
 
 First a detector is trained on the labeled images alone, by the same config; it has a folder of its
-own. Then it labels the unlabeled images as they are, in chunks. Both go on where they stopped.
+own. Then it labels the unlabeled images as they are, in chunks. Both continue where they stopped.
 """
 
 from __future__ import annotations

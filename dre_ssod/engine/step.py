@@ -251,7 +251,7 @@ class SemiSupervisedStep(SimpleTrainer):
 
 
 def _boxes(instances: list[Instances], device: torch.device) -> Mean:
-    """Boxes an image."""
+    """Boxes per image."""
     # Filled on the device: copied there, they would be waited for.
     return Mean(
         torch.full((), float(sum(len(i) for i in instances)), device=device),

@@ -85,10 +85,6 @@ class GaussianFastRCNNOutputLayers(FastRCNNOutputLayers):
         arguments["beta_nll"] = head.BETA_NLL
         return arguments
 
-    @property
-    def has_variance(self) -> bool:
-        return self.log_variance_range is not None
-
     def forward(self, x: Tensor) -> BoxPredictions:
         """Predict from region features (R, ...)."""
         logits, deltas = super().forward(x)

@@ -33,7 +33,7 @@ class BoxTransform(Protocol):
 
 
 class CornerTransform:
-    """Normalised corner offsets: t = w * ((x1' - x1)/W, (y1' - y1)/H, (x2' - x2)/W, (y2' - y2)/H).
+    """Normalized corner offsets: t = w * ((x1' - x1)/W, (y1' - y1)/H, (x2' - x2)/W, (y2' - y2)/H).
 
     The paper models each of (x1, y1, x2, y2) as a Gaussian (section 3.2), so each offset here moves
     one edge of the box and its variance is that edge's own.

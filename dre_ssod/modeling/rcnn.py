@@ -51,7 +51,7 @@ class SemiSupervisedRCNN(GeneralizedRCNN):
         return (self,)
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
-        """Normalise, pad and batch, in the model's memory layout."""
+        """Normalize, pad and batch, in the model's memory layout."""
         images = super().preprocess_image(batched_inputs)
         images.tensor = images.tensor.contiguous(memory_format=self.memory_format)
         return images
@@ -65,7 +65,11 @@ class SemiSupervisedRCNN(GeneralizedRCNN):
     def forward(
         self, batched_inputs: StudentBatch | PairBatch | list[dict[str, Any]]
     ) -> StudentLosses | dict[str, Tensor] | list[dict[str, Instances]]:
-        """See the class."""
+        """All losses of a student's batch; else what Detectron2's does with its own inputs.
+
+        In training those are the supervised losses of labeled images, by name, as if there were no
+        unlabeled ones; in eval mode the detections of each image.
+        """
         if isinstance(batched_inputs, StudentBatch | PairBatch):
             return self.student_losses(batched_inputs)
         if not self.training:

@@ -16,7 +16,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from detectron2.utils import comm
 
 from dre_ssod.data.sources.uri import datasets_root
 from dre_ssod.files import set_aside, write_text
-from dre_ssod.locks import taking_turns
+from dre_ssod.locks import now, taking_turns
 from dre_ssod.runs.sets import DatasetRow
 
 GIT_TIMEOUT = 10.0
@@ -105,11 +104,6 @@ def append_entry(
     entries.append(entry)
     write_text(path, json.dumps({**constants, key: entries}, indent=1) + "\n")
     return entries
-
-
-def now() -> str:
-    """Local time with its offset from UTC, to the second (ISO 8601)."""
-    return datetime.now(timezone.utc).astimezone().isoformat(timespec="seconds")
 
 
 def git_state(root: Path) -> dict[str, Any] | None:

@@ -21,7 +21,8 @@ from dre_ssod.checkpoints.folder import read_tensors
 from dre_ssod.errors import printable
 from dre_ssod.evaluation.evaluators import PROTOCOLS
 from dre_ssod.files import write_text
-from dre_ssod.runs.record import append_entry, now, one_at_a_time
+from dre_ssod.locks import now
+from dre_ssod.runs.record import append_entry, one_at_a_time
 
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
@@ -47,7 +48,10 @@ def record_results(
     models: dict[str, dict[str, dict[str, Any]]] = {}
     for model, found in results.items():
         by_set = {test_sets[0]: found} if len(test_sets) == 1 else found
-        models[model] = {name: _by_protocol(by_set[name]) for name in by_set}
+        models[model] = {
+            name: {key: _figures(values) for key, values in protocols.items()}
+            for name, protocols in by_set.items()
+        }
     entry = {
         "kind": kind,
         "finished": now(),
@@ -101,10 +105,6 @@ def format_results(evaluations: Sequence[Mapping[str, Any]]) -> str:
                 parts.append(f"Per class, `{name}`:\n")
                 parts.append(table + "\n")
     return "\n".join(parts)
-
-
-def _by_protocol(found: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    return {key: _figures(values) for key, values in found.items()}
 
 
 def _figures(values: Mapping[str, float]) -> dict[str, Any]:

@@ -59,10 +59,8 @@ def _same(ours: Instances, theirs: Instances) -> None:
 
 def test_the_variance_branch_exists_for_the_kl_loss_only() -> None:
     gaussian = _predictor(tiny_cfg())
-    assert gaussian.has_variance
     assert gaussian(_features()).log_variance is not None
     plain = _predictor(tiny_cfg(**{LOSS_TYPE: "smooth_l1"}))
-    assert not plain.has_variance
     assert not hasattr(plain, "log_variance")
     assert plain(_features()).log_variance is None
 
