@@ -34,16 +34,17 @@ def peak_bytes(task: Callable[[], object], device: torch.device) -> int:
     return max(itertools.accumulate((event.nbytes() for event in changes), initial=0))
 
 
-def resident_bytes() -> int:
-    """Resident memory of this process.
+def resident_bytes(peak: bool = False) -> int:
+    """Resident memory of this process, now or at its peak so far.
 
     Raises:
         OSError: on a system without Linux's ``/proc``.
     """
+    name = "VmHWM" if peak else "VmRSS"
     for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
-    raise OSError(f"{_STATUS} has no VmRSS")
+    raise OSError(f"{_STATUS} has no {name}")
 
 
 def private_bytes(process: int) -> int:

@@ -93,8 +93,10 @@ def test_a_supervised_baseline_has_no_such_step(cfg: CfgNode) -> None:
 def test_step(cfg: CfgNode) -> None:
     report = benchmark_step(cfg, rounds=1)
     assert {"step", "student", "teacher", "optimizer"} <= set(names(report))
-    assert len(report.goals) == 3
+    assert len(report.goals) == 4
+    assert "step over that of MeanTeacher" in [goal.name for goal in report.goals]
     values = {row.name: row.value for row in report.rows}
+    assert values["peak of the whole process, so far"] > values["teacher's weights"]
     # All losses and figures, and which pseudo-labels are left; whatever the number of images.
     assert values["waits for a GPU: dre_ssod"] == 1
     assert values["copies to the host that are awaited by an event"] == 1
