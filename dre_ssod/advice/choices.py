@@ -129,19 +129,18 @@ def passes_of_batch(machine: Machine, short: int) -> int | None:
 
 
 def anchors(data: DataFacts, short: int) -> Choice:
-    """One side per level, from the smallest to the largest boxes in equal ratios.
+    """The smallest boxes' side, then twice as much from level to level, as the strides have it.
 
-    The levels have strides of 4 to 64 pixels, so an anchor is at least 8 pixels and each at least a
-    quarter larger than the one before.
+    A level whose anchors are small for its stride (4 to 64 pixels) would pass objects over, so the
+    largest boxes say nothing: Detectron2's own 32 to 512 are the most.
     """
     low, high = (side * short for side in quantiles(data.box_sides, [0.05, 0.95]))
-    first = max(low, 8.0)
-    last = max(high, first * 1.25 ** (LEVELS - 1))
-    sides = np.geomspace(first, last, LEVELS)
+    first = min(max(low, 8.0), 32.0)
     return Choice(
         "MODEL.ANCHOR_GENERATOR.SIZES",
-        [[round(float(side))] for side in sides],
-        f"nine of ten boxes have sides of {low:.0f} to {high:.0f} pixels at short side {short}",
+        [[round(first * 2**level)] for level in range(LEVELS)],
+        f"nine of ten boxes have sides of {low:.0f} to {high:.0f} pixels at short side {short}; "
+        "from the smallest on each level has twice the one before, as its stride is",
     )
 
 

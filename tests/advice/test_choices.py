@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +92,20 @@ def test_on_a_cpu_the_size_is_what_small_objects_need(
     assert found.value("INPUT.MAX_SIZE_TEST") >= 4 / 3 * expected * 0.95
 
 
-def test_anchors_span_the_boxes_at_test_size() -> None:
-    sizes = [size for [size] in planned().value("MODEL.ANCHOR_GENERATOR.SIZES")]
-    # Nine of ten boxes have 0.12 to 0.48 of the short side of 224.
-    assert (sizes[0], sizes[-1]) == (27, 108)
-    assert all(1.35 < b / a < 1.5 for a, b in pairwise(sizes))
-    tiny = planned(box_sides=np.full(50, 0.01)).value("MODEL.ANCHOR_GENERATOR.SIZES")
-    assert [size for [size] in tiny] == [8, 10, 12, 16, 20]
+@pytest.mark.parametrize(
+    ("sides", "expected"),
+    [
+        # Nine of ten boxes have 0.12 to 0.48 of the short side of 224.
+        (np.linspace(0.1, 0.5, 101), [27, 54, 108, 215, 430]),
+        (np.full(50, 0.01), [8, 16, 32, 64, 128]),
+        (np.full(50, 0.9), [32, 64, 128, 256, 512]),
+    ],
+)
+def test_anchors_start_at_the_small_boxes_and_double_as_strides_do(
+    sides: Any, expected: list[int]
+) -> None:
+    found = planned(box_sides=sides).value("MODEL.ANCHOR_GENERATOR.SIZES")
+    assert [size for [size] in found] == expected
 
 
 def test_long_objects_get_an_anchor_of_their_shape() -> None:
