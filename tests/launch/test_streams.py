@@ -111,7 +111,8 @@ def test_names_in_the_log_steer_no_terminal(
     logger_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither in messages of our own nor in Detectron2's tables, which have colors."""
-    monkeypatch.setenv("FORCE_COLOR", "1")
+    # As on a terminal, which termcolor asks about once in a process.
+    monkeypatch.setattr("detectron2.data.build.colored", lambda text, _: f"\x1b[36m{text}\x1b[0m")
     log = io.StringIO()
     handler = logging.StreamHandler(log)
     logger = logging.getLogger(logger_name)
