@@ -13,7 +13,6 @@ import time
 import traceback
 from collections.abc import Callable
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ import torch
 from dre_ssod.allocator import keep_freed_memory
 from dre_ssod.config.reading import read_config
 from dre_ssod.errors import ConfigError, UserError, printable
+from dre_ssod.launch.log_file import writes_a_file
 from dre_ssod.launch.processes import ADVICE_FOR_KILLED, is_lost_process, is_torchrun, launch
 from dre_ssod.launch.streams import (
     PIPE_CODE,
@@ -136,7 +136,7 @@ def report(error: BaseException) -> None:
     )
     record.exc_text = "".join(traceback.format_exception(error))
     for handler in logging.getLogger("dre_ssod").handlers:
-        if Path(str(getattr(getattr(handler, "stream", None), "name", ""))).is_file():
+        if writes_a_file(handler):
             handler.handle(record)
     if os.environ.get(TRACEBACK_VARIABLE) == "1":
         traceback.print_exception(error)
