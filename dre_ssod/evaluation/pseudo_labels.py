@@ -121,17 +121,33 @@ def _per_class(classes: Tensor, values: Tensor, num_classes: int) -> npt.NDArray
     return sums
 
 
-def _match(overlaps: Tensor) -> Tensor:
-    """(P,) IoU of each box with the object it got, 0 for none; ``overlaps`` (P, G), best first."""
+def match_best_first(overlaps: Tensor) -> Tensor:
+    """(P,) number of the object that each box gets, -1 for none.
+
+    Each object is given once: a box takes the one that it overlaps most of those still free, from
+    an IoU of ``MATCH_IOU`` on.
+
+    Args:
+        overlaps: (P, G) IoU of boxes, the best first, with objects; 0 where they are no pair.
+    """
     free = overlaps.clone()
-    found = overlaps.new_zeros(len(overlaps))
+    objects = torch.full((len(overlaps),), -1, dtype=torch.int64, device=overlaps.device)
     if free.shape[1] == 0:
-        return found
+        return objects
     for row in range(len(free)):
         best, column = free[row].max(dim=0)
         if best >= MATCH_IOU:
-            found[row] = best
+            objects[row] = column
             free[:, column] = 0.0
+    return objects
+
+
+def _match(overlaps: Tensor) -> Tensor:
+    """(P,) IoU of each box with the object it got, 0 for none; ``overlaps`` (P, G), best first."""
+    objects = match_best_first(overlaps)
+    rows = (objects >= 0).nonzero().flatten()
+    found = overlaps.new_zeros(len(overlaps))
+    found[rows] = overlaps[rows, objects[rows]]
     return found
 
 

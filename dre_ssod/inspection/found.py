@@ -11,11 +11,11 @@ import torch
 from detectron2.structures import Boxes, Instances, pairwise_iou
 
 from dre_ssod.data.records import corners, is_crowd
+from dre_ssod.evaluation.pseudo_labels import match_best_first
 from dre_ssod.inspection.canvas import Item, RGBImage, draw_items
 
 FOUND, MISSED, WRONG = "#35e05a", "#ff3b30", "#ffd23f"
 LEGEND = "green: found   red, dashed: missed   yellow, thin: not there, or not of that class"
-MATCH_IOU = 0.5
 WIDTH, WRONG_WIDTH = 1.8, 0.7
 
 
@@ -54,11 +54,11 @@ def find(detections: Instances, annotations: Sequence[dict[str, Any]]) -> Findin
         classes = torch.tensor([int(item["category_id"]) for item in objects])
         overlaps = pairwise_iou(detections.pred_boxes, truth)
         overlaps[detections.pred_classes[:, None] != classes[None, :]] = 0.0
-        for number in detections.scores.argsort(descending=True, stable=True).tolist():
-            overlap, best = overlaps[number].max(dim=0)
-            if overlap >= MATCH_IOU:
-                partner[int(best)] = number
-                overlaps[:, best] = 0.0
+        order = detections.scores.argsort(descending=True, stable=True)
+        matched = match_best_first(overlaps[order]).tolist()
+        for number, best in zip(order.tolist(), matched, strict=True):
+            if best >= 0:
+                partner[best] = number
     return Finding(objects, partner, detections)
 
 
