@@ -2,8 +2,11 @@
 """One picture and one table of one or several runs.
 
     python tools/plot_run.py output/run output/other --output comparison
+    python tools/plot_run.py output/run output/other --output comparison --found 3
 
-Writes comparison/runs.png and comparison/runs.md, and prints the table.
+Writes comparison/runs.png and comparison/runs.md, and prints the table. --found also draws, in
+comparison/found.jpg, what the runs' last models find and miss on the test images where they differ
+most.
 """
 
 from __future__ import annotations
@@ -15,7 +18,9 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from dre_ssod.deployment.comparison import draw_comparison
 from dre_ssod.files import open_whole, write_text
+from dre_ssod.inspection.panels import write_picture
 from dre_ssod.inspection.run_plots import draw_runs
 from dre_ssod.launch.program import run_program
 from dre_ssod.runs.history import comparison, read_runs
@@ -30,7 +35,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--output", type=Path, default=Path("."), metavar="DIR", help="default: here"
     )
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "--found", type=int, default=0, metavar="N", help="draw N test images of finished runs"
+    )
+    parsed = parser.parse_args(arguments)
+    if parsed.found < 0:
+        parser.error(f"--found is {parsed.found}; it is a number of images")
+    return parsed
 
 
 def main(args: argparse.Namespace) -> None:
@@ -44,6 +55,11 @@ def main(args: argparse.Namespace) -> None:
     write_text(args.output / "runs.md", table + "\n")
     print(table)
     print(f"{args.output / 'runs.png'}, {args.output / 'runs.md'}")
+    if args.found:
+        picture = args.output / "found.jpg"
+        folders = {run.name: folder for run, folder in zip(runs, args.runs, strict=True)}
+        write_picture(picture, draw_comparison(folders, args.found))
+        print(picture)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

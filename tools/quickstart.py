@@ -27,18 +27,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode
 from tabulate import tabulate
 from tqdm import tqdm
 
 from dre_ssod.config.reading import read_config
-from dre_ssod.data.images import read_image
-from dre_ssod.data.sources.catalog import class_names, load_one_labeled
-from dre_ssod.deployment.demo import Detector
-from dre_ssod.deployment.trained_model import find_categories, load_trained
+from dre_ssod.deployment.comparison import draw_comparison
 from dre_ssod.errors import UserError
-from dre_ssod.inspection.found import LEGEND, draw_finding, find
-from dre_ssod.inspection.layout import note, side_by_side, stack
 from dre_ssod.inspection.panels import write_picture
 from dre_ssod.launch.program import run_program
 from dre_ssod.workers import after_parent
@@ -52,8 +46,6 @@ PROGRAM = "train_net.py"
 CONSOLE = "console.txt"
 METRICS = ("AP", "AP50", "AP75")
 DRAWN_IMAGES = 3
-# Of the config's product of score and quality.
-SCORE_TO_DRAW = 0.45
 POLL_SECONDS = 0.2
 SPREAD = 1.5
 """AP by which a run of the sample set differs from one seed or machine to the next, about."""
@@ -170,43 +162,6 @@ def last_evaluation(run: Path) -> dict[str, Any]:
     return next(line for line in reversed(lines) if "teacher/bbox/AP" in line)
 
 
-def run_config(run: Path) -> CfgNode:
-    """The config that a run has used, with its last model."""
-    return read_config(str(run / "config.yaml"), ["MODEL.WEIGHTS", str(run / "model_final.pth")])
-
-
-def draw(configs: Mapping[str, CfgNode], captions: Mapping[str, str], path: Path) -> None:
-    """Draw what each detector finds and misses, on the images where they differ most.
-
-    These are the images with the largest differences in found objects, whichever finds more; among
-    equals, the first.
-    """
-    dataset = next(iter(configs.values())).DATASETS.TEST[0]
-    names = class_names([dataset])
-    detectors = {
-        name: Detector(cfg, load_trained(cfg), find_categories(cfg, names), SCORE_TO_DRAW)
-        for name, cfg in configs.items()
-    }
-    seen = []
-    for record in load_one_labeled(dataset):
-        image = read_image(record["file_name"], "RGB")
-        findings = {n: find(d.detect(image), record["annotations"]) for n, d in detectors.items()}
-        counts = [finding.found for finding in findings.values()]
-        seen.append((max(counts) - min(counts), image, findings))
-    seen.sort(key=lambda entry: -entry[0])
-    rows = [note([f"The {DRAWN_IMAGES} test images on which the two differ most. {LEGEND}"])]
-    for _, image, findings in seen[:DRAWN_IMAGES]:
-        panels = [
-            (
-                f"{captions[name]}: {finding.found} of {len(finding.objects)} found",
-                draw_finding(image, finding, names),
-            )
-            for name, finding in findings.items()
-        ]
-        rows.append(side_by_side(panels))
-    write_picture(path, stack(rows))
-
-
 def count_images(run: Path) -> dict[str, int]:
     """Labeled, unlabeled and test images of a run."""
     sets = json.loads((run / "run.json").read_text())["runs"][-1]["datasets"]
@@ -276,7 +231,9 @@ def main(args: argparse.Namespace) -> None:
         "semi-supervised": f"the same and {counts['unlabeled']} unlabeled",
     }
     picture = folder / "predictions.png"
-    draw({name: run_config(run) for name, run in runs.items()}, captions, picture)
+    write_picture(
+        picture, draw_comparison({captions[name]: run for name, run in runs.items()}, DRAWN_IMAGES)
+    )
     print()
     print(report(runs, captions, args.seed))
     print()

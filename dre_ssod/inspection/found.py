@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances, pairwise_iou
+from torch import Tensor
 
 from dre_ssod.data.records import corners, is_crowd
 from dre_ssod.evaluation.pseudo_labels import match_best_first
@@ -38,6 +40,13 @@ class Finding:
         """How many objects were found."""
         return sum(number >= 0 for number in self.partner)
 
+    def above(self, score: float) -> Finding:
+        """The same without the detections of lower scores."""
+        kept = self.detections.scores >= score
+        number_of = torch.where(kept, kept.cumsum(0) - 1, -1).tolist()
+        partner = [number_of[number] if number >= 0 else -1 for number in self.partner]
+        return Finding(self.objects, partner, self.detections[kept])
+
 
 def find(detections: Instances, annotations: Sequence[dict[str, Any]]) -> Finding:
     """Match detections to objects, each once: in order of their scores, the object of their class
@@ -60,6 +69,29 @@ def find(detections: Instances, annotations: Sequence[dict[str, Any]]) -> Findin
             if best >= 0:
                 partner[best] = number
     return Finding(objects, partner, detections)
+
+
+def best_score(findings: Sequence[Finding]) -> float:
+    """The score from which on detections are best kept: F1 over all images is highest there.
+
+    A detection's object does not depend on those of lower scores, so one matching serves for all.
+    Infinite where nothing was found.
+    """
+    scores = torch.cat([finding.detections.scores for finding in findings])
+    is_right = torch.cat([_is_partner(finding) for finding in findings])
+    objects = sum(len(finding.objects) for finding in findings)
+    order = scores.argsort(descending=True, stable=True)
+    right = is_right[order].cumsum(0)
+    f1 = 2 * right / (torch.arange(1, len(scores) + 1) + objects)
+    if not right.any():
+        return math.inf
+    return float(scores[order][f1.argmax()])
+
+
+def _is_partner(finding: Finding) -> Tensor:
+    found = torch.zeros(len(finding.detections), dtype=torch.int64)
+    found[[number for number in finding.partner if number >= 0]] = 1
+    return found
 
 
 def draw_finding(image_rgb: RGBImage, finding: Finding, class_names: Sequence[str]) -> RGBImage:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from detectron2.structures import Boxes, BoxMode, Instances
 from matplotlib.colors import to_rgb
 
 from dre_ssod.inspection.canvas import RGBImage, magnification
-from dre_ssod.inspection.found import FOUND, MISSED, WRONG, draw_finding, find
+from dre_ssod.inspection.found import FOUND, MISSED, WRONG, best_score, draw_finding, find
 
 SIZE = (120, 160)
 NAMES = ("disk", "star")
@@ -51,6 +53,24 @@ def test_an_object_that_is_hardly_overlapped_and_a_crowd_are_not_found() -> None
     assert find(detections((0, 0.9, A)), truth((0, A), crowd=True)).objects == []
     assert find(detections(), truth((0, A))).partner == [-1]
     assert find(detections((0, 0.9, A)), []).found == 0
+
+
+def test_without_low_scores_the_others_keep_their_objects() -> None:
+    found = find(detections((0, 0.3, B), (0, 0.6, A), (1, 0.9, C)), truth((0, A), (0, B), (1, C)))
+    kept = found.above(0.6)
+    assert list(found.partner) == [1, 0, 2]
+    assert list(kept.partner) == [0, -1, 1]
+    assert kept.detections.scores.tolist() == pytest.approx([0.6, 0.9])
+    assert found.above(math.inf).found == 0
+
+
+def test_the_best_score_has_the_highest_f1_over_all_images() -> None:
+    one = find(detections((0, 0.9, A), (0, 0.5, B)), truth((0, A), (0, B)))
+    # At 0.7 a wrong one: F1 of 0.9, 0.7, 0.5, 0.4 is 2/4, 2/5, 4/6, 4/7.
+    other = find(detections((0, 0.7, A), (1, 0.4, C)), truth((0, C)))
+    assert best_score([one, other]) == pytest.approx(0.5)
+    assert best_score([other]) == math.inf
+    assert best_score([find(detections(), truth((0, A)))]) == math.inf
 
 
 def color_at(drawn: RGBImage, x: float, y: float, color: str) -> bool:

@@ -24,6 +24,9 @@ def test_a_picture_and_a_table(
     assert rows[3][3:6] == ["23.46", "", ""]
     with Image.open(tmp_path / "out" / "runs.png") as picture:
         assert len(picture.convert("L").getcolors() or []) > 20
+    assert tool.run([*folders, "--output", str(tmp_path / "out"), "--found", "1"]) == 2
+    assert "one holds no model_final.pth" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out" / "found.jpg").exists()
 
 
 def test_what_is_no_run_is_refused_in_words(

@@ -14,6 +14,7 @@ import pytest
 
 from dre_ssod.errors import UserError
 from tests.tiny_dataset import TinyDataset, write_tiny_dataset
+from tools import plot_run
 
 MOMENT = """
     SOLVER.MAX_ITER 2 SOLVER.STEPS (1,) SSOD.BURN_IN_ITERS 1 TEST.EVAL_PERIOD 0
@@ -66,6 +67,11 @@ def test_the_demo_trains_both_draws_and_tabulates(
     height, width, _ = cv2.imread(str(folder / "predictions.png")).shape
     assert height > tool.DRAWN_IMAGES * 64
     assert width > 2 * 96
+    # Of own runs by the tool for that.
+    folders = [str(folder / name) for name in tool.RUNS]
+    assert plot_run.run([*folders, "--output", str(tmp_path), "--found", "2"]) == 0
+    fewer, _, _ = cv2.imread(str(tmp_path / "found.jpg")).shape
+    assert 64 < fewer < height
 
 
 def end_with(code: int, seconds: float = 0.0) -> None:
