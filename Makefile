@@ -24,7 +24,7 @@ FOUND_PYTHON := $(wordlist 2,$(words $(FOUND)),$(FOUND))
 
 # Everything the content of .venv depends on names its stamp, so a finished install is never repeated
 # and a changed one never overlooked.
-KEY := $(firstword $(shell { cat requirements/*; \
+KEY := $(firstword $(shell { cat requirements/* pyproject.toml; \
 	echo '$(FOUND_VERSION) $(DETECTRON2) $(CURDIR)'; } | cksum))
 STAMP := $(VENV)/installed-$(KEY)
 INCOMPLETE := $(VENV)/incomplete

@@ -15,23 +15,13 @@ import logging
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from detectron2.config import CfgNode
+from dre_ssod_cli.parsers import run_parser
+from dre_ssod_cli.program import run_processes
 
-from dre_ssod.checkpoints.weights import load_student
-from dre_ssod.deployment.trained_model import load_trained
-from dre_ssod.engine.setup import save_config, setup
-from dre_ssod.engine.stages import start
-from dre_ssod.engine.trainer import SSODTrainer
-from dre_ssod.errors import ConfigError
-from dre_ssod.evaluation.evaluators import evaluate_models
-from dre_ssod.launch.arguments import run_parser
-from dre_ssod.launch.processes import is_restart
-from dre_ssod.launch.program import launch_processes, run_program
-from dre_ssod.runs.record import record_start
-from dre_ssod.runs.results import record_results, saved_iteration
-from dre_ssod.runs.sets import prepare_evaluation
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
 
 logger = logging.getLogger("dre_ssod.train_net")
 
@@ -43,33 +33,42 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 def evaluate(cfg: CfgNode, config_file: str) -> Any:
     """Evaluate SSOD.EVAL_MODEL of the checkpoint MODEL.WEIGHTS on DATASETS.TEST."""
-    if not cfg.MODEL.WEIGHTS:
+    from dre_ssod.checkpoints.weights import load_student
+    from dre_ssod.deployment.trained_model import load_trained
+    from dre_ssod.engine.trainer import SSODTrainer
+    from dre_ssod.errors import ConfigError
+    from dre_ssod.evaluation.evaluators import evaluate_models
+    from dre_ssod.runs.record import record_start
+    from dre_ssod.runs.results import record_results, saved_iteration
+    from dre_ssod.runs.sets import prepare_evaluation
+
+    weights = cfg.MODEL.WEIGHTS
+    if not weights:
         raise ConfigError("--eval-only needs a checkpoint: name it with MODEL.WEIGHTS FILE")
-    sets = prepare_evaluation(cfg)
-    record_start(cfg, "evaluation", sets, config_file=config_file, seed=cfg.SEED)
+    record_start(cfg, "evaluation", prepare_evaluation(cfg), config_file=config_file, seed=cfg.SEED)
     models = {}
     if cfg.SSOD.EVAL_MODEL in ("teacher", "both"):
         models["teacher"] = load_trained(cfg)
     if cfg.SSOD.EVAL_MODEL in ("student", "both"):
         student = SSODTrainer.build_model(cfg)
-        if load_student(cfg.MODEL.WEIGHTS, student):
+        if load_student(weights, student):
             models["student"] = student
         elif cfg.SSOD.EVAL_MODEL == "student":
-            raise ConfigError(
-                f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r} holds no student: set SSOD.EVAL_MODEL teacher"
-            )
+            raise ConfigError(f"{weights!r} holds no student: set SSOD.EVAL_MODEL teacher")
         else:
-            logger.warning("%s holds no student: evaluating its model alone.", cfg.MODEL.WEIGHTS)
+            logger.warning("%s holds no student: evaluating its model alone.", weights)
     results = evaluate_models(cfg, models, "inference_eval")
-    weights = cfg.MODEL.WEIGHTS
     record_results(cfg, results, "evaluation", weights, saved_iteration(weights))
     return results
 
 
 def main(args: argparse.Namespace) -> Any:
     """Run one process."""
-    if args.eval_only and args.resume:
-        raise ConfigError("--eval-only evaluates MODEL.WEIGHTS; leave --resume out")
+    from dre_ssod.engine.setup import save_config, setup
+    from dre_ssod.engine.stages import start
+    from dre_ssod.launch.processes import is_restart
+    from dre_ssod.runs.record import record_start
+
     # After the death of a process torchrun starts the program again, with the same arguments.
     args.resume = args.resume or (is_restart() and not args.eval_only)
     with ExitStack() as until:
@@ -92,7 +91,7 @@ def main(args: argparse.Namespace) -> Any:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the program with command-line arguments; returns its exit code."""
-    return run_program(launch_processes, main, parse_arguments(arguments))
+    return run_processes(main, parse_arguments(arguments))
 
 
 if __name__ == "__main__":

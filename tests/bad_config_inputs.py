@@ -75,7 +75,7 @@ ARGUMENTS = [
         "Command line",
         "evaluation and resuming at once",
         "--eval-only --resume",
-        ("--eval-only", "leave --resume out"),
+        ("--resume", "not allowed with argument --eval-only"),
     ),
 ]
 

@@ -2,54 +2,22 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import subprocess
 import sys
-from pathlib import Path
-
-import pytest
 
 from tests import ROOT
 
-PROGRAMS = [ROOT / "train_net.py", *sorted((ROOT / "tools").glob("*.py"))]
-QUIET = ("detectron2.config", "detectron2.utils", "detectron2.utils.logger")
-"""Of Detectron2, what may be imported before this package."""
 
-
-def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *map(str, words)],
+        [sys.executable, *words],
         cwd=ROOT,
         env={k: v for k, v in os.environ.items() if k != "PYTHONWARNINGS"},
         capture_output=True,
         text=True,
         timeout=300,
     )
-
-
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
-def test_a_program_imports_nothing_that_speaks_first(program: Path) -> None:
-    """Imports are sorted, so those of Detectron2 come before this package's."""
-    tree = ast.parse(program.read_text(encoding="utf-8"))
-    first = [node.module for node in tree.body if isinstance(node, ast.ImportFrom) and node.module]
-    assert {name for name in first if name.startswith(("detectron2", "fvcore"))} <= {*QUIET}
-
-
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
-def test_the_help_shows_how_it_is_called(program: Path) -> None:
-    documentation = ast.get_docstring(ast.parse(program.read_text(encoding="utf-8")), clean=False)
-    assert documentation is not None
-    assert f"    python {program.relative_to(ROOT)} " in documentation
-
-
-def test_help_is_all_that_is_printed() -> None:
-    imports = "".join(f"import {name}\n" for name in QUIET)
-    program = f"{imports}import runpy, sys\nsys.argv = ['train_net.py', '--help']\n"
-    result = run("-c", f"{program}runpy.run_path('train_net.py', run_name='__main__')")
-    assert (result.returncode, result.stderr) == (0, "")
-    # From Python 3.13 on, docstrings have lost their indentation.
-    assert "python train_net.py --config-file configs/quickstart.yaml --resume\n" in result.stdout
 
 
 WARN = """

@@ -18,22 +18,16 @@ import sys
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from detectron2.config import CfgNode
-from tabulate import tabulate
+from dre_ssod_cli.parsers import add_model_option, run_parser
+from dre_ssod_cli.program import run_program
 
-from dre_ssod.config.reading import read_config
-from dre_ssod.deployment.trained_model import add_model_option, check_score, load_trained
-from dre_ssod.engine.setup import setup
-from dre_ssod.errors import ConfigError
-from dre_ssod.evaluation.localization import SetReport, analyze
-from dre_ssod.evaluation.localization_data import collect
-from dre_ssod.evaluation.ranking import METRICS
-from dre_ssod.evaluation.reliability import LEVELS, Reliability, reliability
-from dre_ssod.files import open_whole, write_text
-from dre_ssod.inspection.localization_figure import draw_analysis, number
-from dre_ssod.launch.arguments import run_parser
-from dre_ssod.launch.program import run_program
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+    from dre_ssod.evaluation.localization import SetReport
+    from dre_ssod.evaluation.reliability import Reliability
 
 MIN_IOU = 0.5
 _PLAIN = ("TEST.RANK_BY_QUALITY", "False", "TEST.VARIANCE_VOTING.ENABLED", "False")
@@ -63,6 +57,11 @@ def configure(args: argparse.Namespace) -> CfgNode:
     Raises:
         ConfigError: if there is nothing to test the model on, or no variance branch.
     """
+    from dre_ssod.config.reading import read_config
+    from dre_ssod.deployment.trained_model import check_score
+    from dre_ssod.engine.setup import setup
+    from dre_ssod.errors import ConfigError
+
     own = read_config(args.config_file, args.opts)
     if args.output is None:
         args.output = str(Path(own.OUTPUT_DIR) / "localization")
@@ -91,6 +90,11 @@ def tables_of(
     rankings: dict[str, dict[str, dict[str, float | None]]],
 ) -> str:
     """Correlations, reliability of sigma and AP by ranking, as three tables."""
+    from tabulate import tabulate
+
+    from dre_ssod.evaluation.ranking import METRICS
+    from dre_ssod.inspection.localization_figure import number
+
     correlations = [
         [name, part.n, label, number(found.spearman), number(found.pearson)]
         for name, part in reports.items()
@@ -117,6 +121,13 @@ def tables_of(
 
 def main(args: argparse.Namespace) -> None:
     """Run, analyze, write, print."""
+    from dre_ssod.deployment.trained_model import load_trained
+    from dre_ssod.evaluation.localization import analyze
+    from dre_ssod.evaluation.localization_data import collect
+    from dre_ssod.evaluation.reliability import LEVELS, reliability
+    from dre_ssod.files import open_whole, write_text
+    from dre_ssod.inspection.localization_figure import draw_analysis
+
     cfg = configure(args)
     table, rankings = collect(cfg, load_trained(cfg, args.model), args.min_score)
     reports = analyze(table, args.min_score, MIN_IOU)

@@ -23,29 +23,20 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from detectron2.config import CfgNode
+from dre_ssod_cli.parsers import program_parser
+from dre_ssod_cli.program import run_program
 
-from dre_ssod.benchmark.ema import benchmark_ema
-from dre_ssod.benchmark.evaluation import benchmark_evaluation
-from dre_ssod.benchmark.formats import benchmark_formats
-from dre_ssod.benchmark.inference import benchmark_inference
-from dre_ssod.benchmark.loader import benchmark_growth, benchmark_loader
-from dre_ssod.benchmark.report import Report
-from dre_ssod.benchmark.step import benchmark_step
-from dre_ssod.config.checks import check_config
-from dre_ssod.config.reading import read_config
-from dre_ssod.engine.setup import complete
-from dre_ssod.launch.program import run_program
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+    from dre_ssod.benchmark.report import Report
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command-line arguments."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = program_parser(__doc__)
     kinds = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
     growth = _add_kind(kinds, "growth")
     growth.add_argument(
@@ -95,6 +86,16 @@ def positive_number(text: str) -> int:
 
 def measure(args: argparse.Namespace) -> Report:
     """The benchmark that the arguments name."""
+    import torch
+
+    from dre_ssod.benchmark.ema import benchmark_ema
+    from dre_ssod.benchmark.evaluation import benchmark_evaluation
+    from dre_ssod.benchmark.formats import benchmark_formats
+    from dre_ssod.benchmark.inference import benchmark_inference
+    from dre_ssod.benchmark.loader import benchmark_growth, benchmark_loader
+    from dre_ssod.benchmark.step import benchmark_step
+    from dre_ssod.config.reading import read_config
+
     if args.what == "growth":
         return benchmark_growth(args.entries, args.workers)
     if args.what == "eval":
@@ -114,6 +115,10 @@ def measure(args: argparse.Namespace) -> Report:
 
 def configure(args: argparse.Namespace) -> CfgNode:
     """The checked config; nothing is written to its OUTPUT_DIR."""
+    from dre_ssod.config.checks import check_config
+    from dre_ssod.config.reading import read_config
+    from dre_ssod.engine.setup import complete
+
     cfg = read_config(args.config_file, args.opts)
     complete(cfg)
     check_config(cfg, world_size=1)

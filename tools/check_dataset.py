@@ -17,17 +17,8 @@ import os
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
-from dre_ssod.config.reading import read_config
-from dre_ssod.data.audit.audit import audit
-from dre_ssod.data.audit.files import LEVELS
-from dre_ssod.data.audit.findings import DETECTIONS
-from dre_ssod.data.audit.report import as_dict, as_text, kinds_table
-from dre_ssod.data.audit.sets import ROLES
-from dre_ssod.errors import ConfigError
-from dre_ssod.files import write_text
-from dre_ssod.launch.program import run_program
+from dre_ssod_cli.parsers import program_parser
+from dre_ssod_cli.program import run_program
 
 KEYS = {"labeled": "TRAIN", "unlabeled": "UNLABELED", "test": "TEST"}
 """The key of cfg.DATASETS that names the sets of each role."""
@@ -35,19 +26,15 @@ KEYS = {"labeled": "TRAIN", "unlabeled": "UNLABELED", "test": "TEST"}
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=f"findings:\n\n{kinds_table()}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = program_parser(__doc__)
     parser.add_argument("--config-file", metavar="FILE", default="", help="check DATASETS of it")
-    for role in ROLES:
+    for role in KEYS:
         parser.add_argument(
             f"--{role}", metavar="SET", nargs="+", default=[], help=f"{role} sets, by name or URI"
         )
     parser.add_argument(
         "--level",
-        choices=LEVELS,
+        choices=("header", "full"),
         default="header",
         help="header (default): sizes, and whether files are whole, without decoding; "
         "full: decode every image as training does",
@@ -58,6 +45,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--examples", metavar="N", type=int, default=3, help="shown of each finding (default: 3)"
+    )
+    parser.add_argument(
+        "--explain", action="store_true", help="print what every finding means, and end"
     )
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes to the config")
     parsed = parser.parse_args(arguments)
@@ -74,7 +64,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def _sets(parsed: argparse.Namespace) -> tuple[dict[str, list[str]], int]:
     """Names of the sets by role, from the config or the options, and detections per image."""
-    sets = {role: list(getattr(parsed, role)) for role in ROLES}
+    from dre_ssod.config.reading import read_config
+    from dre_ssod.data.audit.findings import DETECTIONS
+    from dre_ssod.errors import ConfigError
+
+    sets = {role: list(getattr(parsed, role)) for role in KEYS}
     by_config = bool(parsed.config_file or parsed.opts)
     if by_config and any(sets.values()):
         raise ConfigError(
@@ -90,6 +84,15 @@ def _sets(parsed: argparse.Namespace) -> tuple[dict[str, list[str]], int]:
 
 def main(args: argparse.Namespace) -> int:
     """Check, print, write; returns 1 if an error was found."""
+    from tqdm import tqdm
+
+    from dre_ssod.data.audit.audit import audit
+    from dre_ssod.data.audit.report import as_dict, as_text, kinds_table
+    from dre_ssod.files import write_text
+
+    if args.explain:
+        print(kinds_table())
+        return 0
     sets, detections = _sets(args)
     with tqdm(desc="images", unit="", dynamic_ncols=True, disable=None) as bar:
         report = audit(sets, args.level, args.workers, bar, detections)

@@ -13,25 +13,25 @@ import argparse
 import sys
 from pathlib import Path
 
-from dre_ssod.data.conversion.convert import FORMS, IMAGE_MODES, convert
-from dre_ssod.launch.program import run_program
+from dre_ssod_cli.parsers import program_parser
+from dre_ssod_cli.program import run_program
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = program_parser(__doc__)
     parser.add_argument("source", help="URI or registered name of a labeled dataset")
     parser.add_argument("--val", metavar="SOURCE", help="the same, for validation")
     parser.add_argument("--test", metavar="SOURCE", help="the same, for testing")
-    parser.add_argument("--to", required=True, choices=list(FORMS), help="form of the new dataset")
+    parser.add_argument(
+        "--to", required=True, choices=("coco", "yolo", "voc"), help="form of the new dataset"
+    )
     parser.add_argument(
         "--output", required=True, metavar="DIR", help="for the new dataset: empty, or not there"
     )
     parser.add_argument(
         "--images",
-        choices=IMAGE_MODES,
+        choices=("copy", "link", "reference"),
         default="copy",
         help="copy them (default), link to them, or reference them where they are (coco only)",
     )
@@ -40,6 +40,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Convert and print."""
+    from dre_ssod.data.conversion.convert import convert
+
     named = {"train": args.source, "val": args.val, "test": args.test}
     sources = {split: source for split, source in named.items() if source is not None}
     for part in convert(sources, args.to, Path(args.output), args.images):

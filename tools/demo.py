@@ -18,28 +18,13 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from detectron2.utils.logger import setup_logger
-from tqdm import tqdm
+from dre_ssod_cli.parsers import add_model_option, program_parser
+from dre_ssod_cli.program import run_program
 
-from dre_ssod.data.images import ImageError
-from dre_ssod.deployment.demo import (
-    Detector,
-    find_images,
-    plan_outputs,
-    refuse_overwriting,
-    run_on_image,
-)
-from dre_ssod.deployment.trained_model import (
-    add_model_option,
-    configure_trained,
-    device_of,
-    load_trained,
-)
-from dre_ssod.files import write_text
-from dre_ssod.inspection.video import EXTENSION, VideoReader, VideoWriter
-from dre_ssod.launch.program import run_program
+if TYPE_CHECKING:
+    from dre_ssod.deployment.demo import Detector
 
 SKIPPED_CODE = 1
 Results = list[dict[str, Any]]
@@ -47,9 +32,7 @@ Results = list[dict[str, Any]]
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The flags of Detectron2's demo, and ``--json``, ``--classes``, ``--overwrite``."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = program_parser(__doc__)
     parser.add_argument("--config-file", metavar="FILE", required=True, help="of the run")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--input", nargs="+", metavar="IMAGE", help="files, globs or folders")
@@ -81,6 +64,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def build_detector(args: argparse.Namespace) -> Detector:
     """The detector of the config and its MODEL.WEIGHTS."""
+    from dre_ssod.deployment.demo import Detector
+    from dre_ssod.deployment.trained_model import configure_trained, device_of, load_trained
+
     cfg, categories = configure_trained(args.config_file, args.opts, args.classes)
     cfg.MODEL.DEVICE = device_of(cfg)
     color_by = args.color_by or ("class" if len(categories) > 1 else "object")
@@ -90,6 +76,11 @@ def build_detector(args: argparse.Namespace) -> Detector:
 
 def run_on_images(args: argparse.Namespace) -> tuple[Results, int]:
     """COCO results of all images, and the number of images that were skipped."""
+    from tqdm import tqdm
+
+    from dre_ssod.data.images import ImageError
+    from dre_ssod.deployment.demo import find_images, plan_outputs, run_on_image
+
     images = find_images(args.input)
     pictures: list[Path | None] = [None] * len(images)
     if args.output is not None:
@@ -112,6 +103,11 @@ def run_on_images(args: argparse.Namespace) -> tuple[Results, int]:
 
 def run_on_video(args: argparse.Namespace) -> Results:
     """COCO results of all frames; ``image_id`` counts them from 1."""
+    from tqdm import tqdm
+
+    from dre_ssod.deployment.demo import refuse_overwriting
+    from dre_ssod.inspection.video import EXTENSION, VideoReader, VideoWriter
+
     source = Path(args.video_input)
     target = args.output
     if target is not None:
@@ -138,6 +134,11 @@ def run_on_video(args: argparse.Namespace) -> Results:
 
 def main(args: argparse.Namespace) -> int:
     """Detect, draw, write; returns 1 if an image was skipped."""
+    from detectron2.utils.logger import setup_logger
+
+    from dre_ssod.deployment.demo import refuse_overwriting
+    from dre_ssod.files import write_text
+
     setup_logger(name="dre_ssod")
     if args.json is not None:
         inputs = map(Path, args.input or [args.video_input])

@@ -15,40 +15,21 @@ import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from detectron2.config import CfgNode
-from detectron2.utils.logger import setup_logger
-from torch import Tensor
+from dre_ssod_cli.parsers import add_model_option, program_parser
+from dre_ssod_cli.program import run_program
 
-from dre_ssod.deployment.export import (
-    ExportError,
-    eager_detections,
-    largest_differences,
-    save_safetensors,
-    save_torchscript,
-    save_weights,
-    trace,
-)
-from dre_ssod.deployment.label_manifest import open_images
-from dre_ssod.deployment.trained_model import (
-    InferenceReader,
-    add_model_option,
-    configure_trained,
-    device_of,
-    load_trained,
-)
-from dre_ssod.errors import ConfigError
-from dre_ssod.launch.program import run_program
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+    from torch import Tensor, nn
 
 FORMATS = ("torchscript", "weights", "safetensors")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = program_parser(__doc__)
     parser.add_argument("--config-file", default="", metavar="FILE", help="config of the model")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to fill")
     parser.add_argument(
@@ -77,6 +58,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 def read_images(cfg: CfgNode, source: str, count: int) -> Iterator[Tensor]:
     """The first images of a source, resized as at test time, on the model's device."""
+    from dre_ssod.deployment.label_manifest import open_images
+    from dre_ssod.deployment.trained_model import InferenceReader
+
     reader = InferenceReader(cfg)
     images = open_images(source)
     for entry in itertools.islice(images.entries, count):
@@ -85,9 +69,20 @@ def read_images(cfg: CfgNode, source: str, count: int) -> Iterator[Tensor]:
 
 
 def export_torchscript(
-    args: argparse.Namespace, cfg: CfgNode, model: torch.nn.Module, class_names: list[str]
+    args: argparse.Namespace, cfg: CfgNode, model: nn.Module, class_names: list[str]
 ) -> None:
     """Trace on the image with the most boxes, compare, and write what does not differ."""
+    import torch
+
+    from dre_ssod.deployment.export import (
+        ExportError,
+        eager_detections,
+        largest_differences,
+        save_torchscript,
+        trace,
+    )
+    from dre_ssod.errors import ConfigError
+
     source = args.images or next(iter(cfg.DATASETS.TEST), "")
     if not source or args.count < 1:
         raise ConfigError("there is no image to check on: give --images and --count of 1 or more")
@@ -114,6 +109,12 @@ def export_torchscript(
 
 def main(args: argparse.Namespace) -> None:
     """Load, export, check."""
+    from detectron2.utils.logger import setup_logger
+
+    from dre_ssod.deployment.export import save_safetensors, save_weights
+    from dre_ssod.deployment.trained_model import configure_trained, device_of, load_trained
+    from dre_ssod.errors import ConfigError
+
     setup_logger(name="dre_ssod")
     cfg, categories = configure_trained(args.config_file, args.opts, args.classes)
     class_names = [category["name"] for category in categories]

@@ -19,28 +19,23 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from dre_ssod.errors import ConfigError
-from dre_ssod.gpu_check.findings import CheckReport, Setting
-from dre_ssod.gpu_check.runner import run_steps
-from dre_ssod.gpu_check.steps import STEPS
-from dre_ssod.launch.program import run_program
+from dre_ssod_cli.parsers import program_parser
+from dre_ssod_cli.program import run_program
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = [step.name for step in STEPS]
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = program_parser(__doc__)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--small", action="store_true", help="tiny models and images")
     parser.add_argument(
         "--steps",
-        default=",".join(NAMES),
+        default="",
         metavar="A,B",
-        help=f"in this order; of {', '.join(NAMES)}",
+        help="in this order (default: all): environment, tests, losses, pooling, waits, nccl, "
+        "processes, speed, profile, loading, training, evaluating, tools, resuming",
     )
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="report; tables and traces go beside it"
@@ -54,9 +49,15 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         ConfigError: if a step is not known.
     """
-    chosen = args.steps.split(",")
-    if unknown := [name for name in chosen if name not in NAMES]:
-        raise ConfigError(f"--steps {', '.join(unknown)}: choose from {', '.join(NAMES)}")
+    from dre_ssod.errors import ConfigError
+    from dre_ssod.gpu_check.findings import CheckReport, Setting
+    from dre_ssod.gpu_check.runner import run_steps
+    from dre_ssod.gpu_check.steps import STEPS
+
+    steps = {step.name: step for step in STEPS}
+    chosen = args.steps.split(",") if args.steps else list(steps)
+    if unknown := [name for name in chosen if name not in steps]:
+        raise ConfigError(f"--steps {', '.join(unknown)}: choose from {', '.join(steps)}")
     if args.json is not None:
         args.json.parent.mkdir(parents=True, exist_ok=True)
     report = CheckReport(args.json)
@@ -65,7 +66,7 @@ def main(args: argparse.Namespace) -> int:
         os.environ["DETECTRON2_DATASETS"] = folder
         kept = None if args.json is None else args.json.parent
         setting = Setting(args.device, args.small, ROOT, Path(folder), kept)
-        run_steps([STEPS[NAMES.index(name)] for name in chosen], setting, report)
+        run_steps([steps[name] for name in chosen], setting, report)
     print(report.summary(), flush=True)
     return int(not report.passed)
 

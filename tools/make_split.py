@@ -21,14 +21,14 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dre_ssod.data.conversion.coco_content import coco_uri, write_split
-from dre_ssod.data.sources.catalog import NamedRecord, class_names, load_named
-from dre_ssod.data.splits.counts import draw_images, draw_per_class, hold_out, objects_by_class
-from dre_ssod.data.splits.files import load_split, load_unbiased_teacher_split
-from dre_ssod.data.splits.split import Split, draw_split
-from dre_ssod.errors import printable
-from dre_ssod.launch.program import run_program
+from dre_ssod_cli.parsers import program_parser
+from dre_ssod_cli.program import run_program
+
+if TYPE_CHECKING:
+    from dre_ssod.data.sources.catalog import NamedRecord
+    from dre_ssod.data.splits.split import Split
 
 CHOICES = ("percent", "labeled", "per_class", "ids")
 # Of a config that draws itself, as configs/bccd_10pct.yaml does, a part of a part would be left.
@@ -39,9 +39,7 @@ NO_FURTHER_DRAW = (
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line, with every option checked against the form of the split."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = program_parser(__doc__)
     parser.add_argument("source", help="URI or registered name of a labeled dataset")
     parser.add_argument("--output", required=True, metavar="DIR", help="for the files")
     parser.add_argument("--percent", type=float, help="share that stays labeled, in (0, 100]")
@@ -84,6 +82,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def choose(args: argparse.Namespace, records: Sequence[NamedRecord]) -> Split:
     """The split of these images that the command line describes."""
+    from dre_ssod.data.sources.catalog import class_names
+    from dre_ssod.data.splits.counts import draw_images, draw_per_class
+    from dre_ssod.data.splits.files import load_split, load_unbiased_teacher_split
+    from dre_ssod.data.splits.split import draw_split
+
     ids, fold = [name for name, _ in records], args.fold or 0
     if args.unbiased_teacher:
         return load_unbiased_teacher_split(args.unbiased_teacher, args.percent, args.seed, records)
@@ -98,6 +101,11 @@ def choose(args: argparse.Namespace, records: Sequence[NamedRecord]) -> Split:
 
 def main(args: argparse.Namespace) -> None:
     """Choose, write, print."""
+    from dre_ssod.data.conversion.coco_content import coco_uri, write_split
+    from dre_ssod.data.sources.catalog import class_names, load_named
+    from dre_ssod.data.splits.counts import hold_out, objects_by_class
+    from dre_ssod.errors import printable
+
     output = Path(args.output)
     records = load_named([args.source])
     held_out = set() if args.val is None else hold_out(records, args.val, args.fold or 0)

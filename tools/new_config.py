@@ -19,23 +19,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dre_ssod.advice.choices import plan
-from dre_ssod.advice.config_file import as_yaml
-from dre_ssod.advice.facts import Sources, look_at_data, look_at_machine
-from dre_ssod.config.checks import check_config
-from dre_ssod.config.reading import read_config
-from dre_ssod.errors import ConfigError
-from dre_ssod.files import write_text
-from dre_ssod.launch.program import run_program
+from dre_ssod_cli.parsers import program_parser
+from dre_ssod_cli.program import run_program
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = program_parser(__doc__)
     parser.add_argument("--labeled", nargs="+", required=True, metavar="SET", help="URIs or names")
     parser.add_argument(
         "--unlabeled", nargs="+", default=[], metavar="SET", help="such as folder://DIR"
@@ -55,6 +47,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 def main(args: argparse.Namespace) -> None:
     """Look, choose, write, check, print."""
+    from dre_ssod.advice.choices import plan
+    from dre_ssod.advice.config_file import as_yaml
+    from dre_ssod.advice.facts import Sources, look_at_data, look_at_machine
+    from dre_ssod.config.checks import check_config
+    from dre_ssod.config.reading import read_config
+    from dre_ssod.errors import ConfigError
+    from dre_ssod.files import write_text
+
     if args.output.exists():
         raise ConfigError(f"--output {args.output} is there already: choose another name")
     sources = Sources(

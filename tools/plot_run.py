@@ -16,21 +16,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tabulate import tabulate
-
-from dre_ssod.deployment.comparison import draw_comparison
-from dre_ssod.files import open_whole, write_text
-from dre_ssod.inspection.panels import write_picture
-from dre_ssod.inspection.run_plots import draw_runs
-from dre_ssod.launch.program import run_program
-from dre_ssod.runs.history import comparison, read_runs
+from dre_ssod_cli.parsers import program_parser
+from dre_ssod_cli.program import run_program
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = program_parser(__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="OUTPUT_DIR of a run")
     parser.add_argument(
         "--output", type=Path, default=Path("."), metavar="DIR", help="default: here"
@@ -46,6 +38,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 def main(args: argparse.Namespace) -> None:
     """Read, draw, tabulate."""
+    from tabulate import tabulate
+
+    from dre_ssod.deployment.comparison import draw_comparison
+    from dre_ssod.files import open_whole, write_text
+    from dre_ssod.inspection.panels import write_picture
+    from dre_ssod.inspection.run_plots import draw_runs
+    from dre_ssod.runs.history import comparison, read_runs
+
     runs = read_runs(args.runs)
     args.output.mkdir(parents=True, exist_ok=True)
     with open_whole(args.output / "runs.png") as picture:

@@ -19,29 +19,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch.distributed as dist
-from detectron2.config import CfgNode
-from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
+from dre_ssod_cli.parsers import add_model_option, program_parser
+from dre_ssod_cli.program import run_program
 
-from dre_ssod.data.records import objects_of
-from dre_ssod.data.sources.catalog import load_one_labeled
-from dre_ssod.deployment.bulk_labeling import label_share
-from dre_ssod.deployment.label_merge import LABEL_NEXT, RESULT, SKIPPED, merge
-from dre_ssod.deployment.labeling_job import LabelingJob, open_manifest, prepare
-from dre_ssod.deployment.trained_model import (
-    add_model_option,
-    check_score,
-    configure_trained,
-    device_of,
-)
-from dre_ssod.deployment.uncertainty import CRITERIA
-from dre_ssod.errors import ConfigError, SourceError
-from dre_ssod.launch.processes import join_process_group
-from dre_ssod.launch.program import launch_processes, run_program
-from dre_ssod.methods import method_class
-from dre_ssod.settings import get_key
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+    from dre_ssod.deployment.labeling_job import LabelingJob
 
 LONGEST_WAIT = timedelta(days=30)
 """For the slowest of several processes."""
@@ -49,9 +35,7 @@ LONGEST_WAIT = timedelta(days=30)
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = program_parser(__doc__)
     parser.add_argument("--config-file", default="", metavar="FILE", help="config of the model")
     parser.add_argument("--input", required=True, help="folder of images, or a dataset's URI")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to fill")
@@ -72,7 +56,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--label-next", type=int, default=100, metavar="N", help="images listed (default: 100)"
     )
     parser.add_argument(
-        "--label-next-by", choices=CRITERIA, default="both", help="low quality, high entropy, both"
+        "--label-next-by",
+        choices=("quality", "entropy", "both"),
+        default="both",
+        help="low quality, high entropy, both",
     )
     parser.add_argument(
         "--label-next-score",
@@ -92,6 +79,12 @@ def configure(args: argparse.Namespace) -> tuple[LabelingJob, CfgNode]:
     Raises:
         ConfigError: naming the argument or key that cannot be used.
     """
+    from dre_ssod.deployment.labeling_job import LabelingJob
+    from dre_ssod.deployment.trained_model import check_score, configure_trained
+    from dre_ssod.errors import ConfigError
+    from dre_ssod.methods import method_class
+    from dre_ssod.settings import get_key
+
     cfg, categories = configure_trained(args.config_file, args.opts, args.classes)
     tau = float(get_key(cfg, method_class(cfg).threshold_key()))
     min_score = tau if args.min_score is None else args.min_score
@@ -129,6 +122,8 @@ def start(args: argparse.Namespace, until: ExitStack) -> None:
     Args:
         until: no other command may work in the folder until it is closed.
     """
+    from dre_ssod.deployment.labeling_job import prepare
+
     job, cfg = configure(args)
     manifest = prepare(job, cfg, until)
     print(f"{manifest.images:,} images, {len(manifest.offsets):,} chunks", flush=True)
@@ -136,6 +131,13 @@ def start(args: argparse.Namespace, until: ExitStack) -> None:
 
 def work(args: argparse.Namespace) -> None:
     """Label this process's share."""
+    from detectron2.utils import comm
+    from detectron2.utils.logger import setup_logger
+
+    from dre_ssod.deployment.bulk_labeling import label_share
+    from dre_ssod.deployment.labeling_job import open_manifest
+    from dre_ssod.deployment.trained_model import device_of
+
     rank = comm.get_rank()
     setup_logger(name="dre_ssod", distributed_rank=rank)
     job, cfg = configure(args)
@@ -158,6 +160,8 @@ def work(args: argparse.Namespace) -> None:
 
 def finish(args: argparse.Namespace) -> None:
     """Merge the chunks and say what came out."""
+    from dre_ssod.deployment.label_merge import LABEL_NEXT, RESULT, SKIPPED, merge
+
     job, cfg = configure(args)
     summary = merge(job, args.label_next, args.label_next_by)
     print(f"{summary.boxes:,} boxes on {summary.images:,} images: {job.folder / RESULT}")
@@ -170,6 +174,10 @@ def finish(args: argparse.Namespace) -> None:
 
 def doubt_of_many(cfg: CfgNode, boxes_per_image: float, min_score: float) -> str | None:
     """What to say of far more boxes than DATASETS.TRAIN has; None of fewer, or without its data."""
+    from dre_ssod.data.records import objects_of
+    from dre_ssod.data.sources.catalog import load_one_labeled
+    from dre_ssod.errors import SourceError
+
     try:
         records = [record for name in cfg.DATASETS.TRAIN for record in load_one_labeled(name)]
     except SourceError:
@@ -187,6 +195,10 @@ def doubt_of_many(cfg: CfgNode, boxes_per_image: float, min_score: float) -> str
 @contextmanager
 def torchrun_processes() -> Iterator[None]:
     """The process group that torchrun describes; only barriers go through it."""
+    import torch.distributed as dist
+
+    from dre_ssod.launch.processes import join_process_group
+
     join_process_group("gloo", LONGEST_WAIT)
     try:
         yield
@@ -196,6 +208,10 @@ def torchrun_processes() -> Iterator[None]:
 
 def run_under_torchrun(args: argparse.Namespace) -> None:
     """All three steps, the first and the last by process 0 alone."""
+    from detectron2.utils import comm
+
+    from dre_ssod.errors import ConfigError
+
     if args.num_gpus != 1:
         raise ConfigError("--num-gpus is given, but torchrun has started the processes")
     with torchrun_processes(), ExitStack() as until:
@@ -210,6 +226,10 @@ def run_under_torchrun(args: argparse.Namespace) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Start, work in one or several processes, finish."""
+    from detectron2.utils.logger import setup_logger
+
+    from dre_ssod.launch.program import launch_processes
+
     if "TORCHELASTIC_RUN_ID" in os.environ:
         run_under_torchrun(args)
         return

@@ -26,16 +26,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import torch
-from tabulate import tabulate
-from tqdm import tqdm
-
-from dre_ssod.config.reading import read_config
-from dre_ssod.deployment.comparison import draw_comparison
-from dre_ssod.errors import UserError
-from dre_ssod.inspection.panels import write_picture
-from dre_ssod.launch.program import run_program
-from dre_ssod.workers import after_parent
+from dre_ssod_cli.parsers import program_parser
+from dre_ssod_cli.program import run_program
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = {
@@ -53,9 +45,7 @@ SPREAD = 1.5
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command-line arguments."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = program_parser(__doc__)
     parser.add_argument("--seed", type=int, default=1, help="of both runs (default: 1)")
     parser.add_argument("--output", type=Path, default=Path("output/demo"), help="folder of runs")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values, both runs")
@@ -78,6 +68,8 @@ def start(config: Path, output: Path, seed: int, opts: list[str]) -> BaseProcess
 
 def train(words: list[str], console: Path) -> None:
     """The process of one run. It stops, and saves, when the demo ends in whatever way."""
+    from dre_ssod.workers import after_parent
+
     with console.open("ab") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
@@ -93,6 +85,8 @@ def wait(processes: Mapping[str, BaseProcess], runs: Mapping[str, Path], bar: Pr
     Raises:
         UserError: if a run fails, with its last words.
     """
+    from dre_ssod.errors import UserError
+
     try:
         while any(process.exitcode is None for process in processes.values()):
             time.sleep(POLL_SECONDS)
@@ -119,6 +113,8 @@ class Progress:
             lengths: iterations of each run.
             images: of a batch of each run.
         """
+        from tqdm import tqdm
+
         self._lengths, self._images = lengths, images
         self._total = sum(lengths[name] * images[name] for name in lengths)
         self._told = 0
@@ -173,6 +169,9 @@ def count_images(run: Path) -> dict[str, int]:
 
 def report(runs: Mapping[str, Path], captions: Mapping[str, str], seed: int) -> str:
     """The closing table, what its numbers are, and what to do next."""
+    import torch
+    from tabulate import tabulate
+
     evaluations = {name: last_evaluation(run) for name, run in runs.items()}
     scores = {
         name: [found[f"teacher/bbox/{metric}"] for metric in METRICS]
@@ -215,6 +214,10 @@ What next? Look at some of your images, then make a config for them:
 
 def main(args: argparse.Namespace) -> None:
     """Train, evaluate, draw, tabulate."""
+    from dre_ssod.config.reading import read_config
+    from dre_ssod.deployment.comparison import draw_comparison
+    from dre_ssod.inspection.panels import write_picture
+
     folder = args.output / f"seed_{args.seed}"
     runs = {name: folder / name for name in RUNS}
     configs = {name: read_config(str(file), args.opts) for name, file in RUNS.items()}

@@ -14,34 +14,20 @@ import argparse
 import copy
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-from detectron2.config import CfgNode
-from detectron2.utils.logger import setup_logger
-from tqdm import tqdm
+from dre_ssod_cli.parsers import program_parser
+from dre_ssod_cli.program import run_program
 
-from dre_ssod.checkpoints.weights import load_student
-from dre_ssod.config.checks import check_config
-from dre_ssod.config.reading import read_config
-from dre_ssod.data.images import ImageError
-from dre_ssod.data.splits.pools import Pools
-from dre_ssod.deployment.trained_model import load_trained
-from dre_ssod.engine.setup import complete
-from dre_ssod.engine.training_data import load_pools
-from dre_ssod.errors import ConfigError
-from dre_ssod.inspection.data_panels import DataPanels
-from dre_ssod.inspection.inspect import inspect
-from dre_ssod.inspection.panels import draw_inspection, write_picture
-from dre_ssod.launch.program import run_program
-from dre_ssod.methods import Clock, build_method
-from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+    from dre_ssod.data.splits.pools import Pools
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command-line arguments."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = program_parser(__doc__)
     parser.add_argument("--config-file", metavar="FILE", required=True)
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="new folder (default: OUTPUT_DIR/data_panels)"
@@ -66,6 +52,13 @@ def configure(args: argparse.Namespace) -> CfgNode:
     Raises:
         ConfigError: if the output folder holds files already.
     """
+    from detectron2.utils.logger import setup_logger
+
+    from dre_ssod.config.checks import check_config
+    from dre_ssod.config.reading import read_config
+    from dre_ssod.engine.setup import complete
+    from dre_ssod.errors import ConfigError
+
     cfg = read_config(args.config_file, args.opts)
     check_config(cfg, 1)
     setup_logger(name="dre_ssod")
@@ -79,6 +72,13 @@ def configure(args: argparse.Namespace) -> CfgNode:
 
 def draw_labeled(cfg: CfgNode, pools: Pools, args: argparse.Namespace) -> None:
     """One picture for each of ``--images`` labeled images."""
+    import numpy as np
+    from tqdm import tqdm
+
+    from dre_ssod.data.images import ImageError
+    from dre_ssod.inspection.data_panels import DataPanels
+    from dre_ssod.inspection.panels import write_picture
+
     panels = DataPanels(cfg, pools.classes)
     chosen = _choose(len(pools.labeled), args)
     for number in tqdm(range(len(chosen)), desc="labeled", unit="image", disable=None):
@@ -93,6 +93,18 @@ def draw_labeled(cfg: CfgNode, pools: Pools, args: argparse.Namespace) -> None:
 
 def draw_unlabeled(cfg: CfgNode, pools: Pools, args: argparse.Namespace) -> None:
     """The panels of training for ``--images`` unlabeled images."""
+    import numpy as np
+    from tqdm import tqdm
+
+    from dre_ssod.checkpoints.weights import load_student
+    from dre_ssod.data.images import ImageError
+    from dre_ssod.deployment.trained_model import load_trained
+    from dre_ssod.errors import ConfigError
+    from dre_ssod.inspection.inspect import inspect
+    from dre_ssod.inspection.panels import draw_inspection, write_picture
+    from dre_ssod.methods import Clock, build_method
+    from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
+
     if not pools.unlabeled:
         raise ConfigError("--pseudo-labels: the config has no unlabeled images")
     teacher = load_trained(cfg)
@@ -122,12 +134,16 @@ def draw_unlabeled(cfg: CfgNode, pools: Pools, args: argparse.Namespace) -> None
 
 def _choose(size: int, args: argparse.Namespace) -> list[int]:
     """Different indices, at most ``--images``."""
+    import numpy as np
+
     rng = np.random.default_rng(args.seed)
     return [int(index) for index in rng.permutation(size)[: args.images]]
 
 
 def main(args: argparse.Namespace) -> None:
     """Draw the views of labeled images and, if asked for, the panels of unlabeled ones."""
+    from dre_ssod.engine.training_data import load_pools
+
     cfg = configure(args)
     pools = load_pools(cfg)
     args.output.mkdir(parents=True, exist_ok=True)

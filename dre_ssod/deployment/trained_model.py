@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -27,8 +26,6 @@ logger = logging.getLogger(__name__)
 
 # Of boxes and sigma in pixels; and of scores and qualities.
 PIXEL_DIGITS, SCORE_DIGITS = 3, 5
-MODELS = ("teacher", "student")
-"""The two models of a checkpoint of this project, the one that is used by default first."""
 Category = dict[str, Any]
 """An entry of ``categories`` in COCO JSON: ``id`` and ``name``."""
 
@@ -67,23 +64,12 @@ def check_score(cfg: CfgNode, option: str, score: float) -> None:
         )
 
 
-def add_model_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``--model``, which :func:`load_trained` takes."""
-    parser.add_argument(
-        "--model",
-        choices=MODELS,
-        default=MODELS[0],
-        help="of the checkpoint; the student is the better one where a run was too short for its "
-        "moving average (default: teacher)",
-    )
-
-
 def load_trained(cfg: CfgNode, which: str = "teacher") -> nn.Module:
     """The detector of MODEL.WEIGHTS in eval mode; of a checkpoint of this project, the teacher.
 
     Args:
         cfg: with MODEL.ROI_HEADS.NUM_CLASSES above 0.
-        which: of :data:`MODELS`.
+        which: "teacher" or "student".
 
     Raises:
         ConfigError: if there is no file, it lacks a weight that the config asks for, or it holds no

@@ -36,7 +36,7 @@ def setup(args: argparse.Namespace, until: ExitStack) -> CfgNode:
     """Read, check and complete the config and start logging.
 
     Args:
-        args: of :func:`dre_ssod.launch.arguments.run_parser`.
+        args: of ``train_net.py``, or of a program with its flags.
         until: a training has OUTPUT_DIR for itself until it is closed.
 
     Raises:

@@ -70,8 +70,8 @@ def launch_processes(main: Callable[[argparse.Namespace], Any], args: argparse.N
 
     Args:
         main: of one process.
-        args: of :func:`dre_ssod.launch.arguments.run_parser`. MODEL.DEVICE of their config says
-            whether the processes share GPUs or the CPU.
+        args: of ``train_net.py``, or of a program with its flags. MODEL.DEVICE of their config
+            says whether the processes share GPUs or the CPU.
 
     Raises:
         ConfigError: if the arguments cannot be used on this machine, or the config not be read.

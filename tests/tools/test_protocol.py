@@ -24,6 +24,6 @@ def test_a_program_parses_runs_and_ends_as_all_others_do(path: Path) -> None:
         assert [a.arg for a in functions[name].args.args] == [argument], name
     assert ast.unparse(functions["run"].body[-1]) in (
         "return run_program(main, parse_arguments(arguments))",
-        "return run_program(launch_processes, main, parse_arguments(arguments))",
+        "return run_processes(main, parse_arguments(arguments))",
     )
     assert ast.unparse(module.body[-1]).endswith("sys.exit(run())")

@@ -1,28 +1,38 @@
-"""The command line of a program that trains or evaluates: Detectron2's flags, in our words."""
+"""Parsers and options that several programs share."""
 
 from __future__ import annotations
 
 import argparse
 
 
-def run_parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser with the flags of Detectron2's ``default_argument_parser``.
-
-    ``--dist-url`` is ``auto`` where that one has a port that two runs of a user would share.
+def program_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser without options.
 
     Args:
         description: of the program, with examples; shown as it is.
     """
-    parser = argparse.ArgumentParser(
+    return argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+
+
+def run_parser(description: str | None) -> argparse.ArgumentParser:
+    """The parser of a program that trains or evaluates: Detectron2's flags, in our words.
+
+    ``--dist-url`` is ``auto`` where Detectron2 has a port that two runs of a user would share.
+
+    Args:
+        description: as of :func:`program_parser`.
+    """
+    parser = program_parser(description)
     parser.add_argument("--config-file", default="", metavar="FILE", help="YAML file of the run")
-    parser.add_argument(
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument(
         "--resume",
         action="store_true",
         help="continue the run in OUTPUT_DIR from its last checkpoint; starts it if there is none",
     )
-    parser.add_argument(
+    either.add_argument(
         "--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS on DATASETS.TEST, no more"
     )
     parser.add_argument(
@@ -48,3 +58,14 @@ def run_parser(description: str | None) -> argparse.ArgumentParser:
         "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys and their values"
     )
     return parser
+
+
+def add_model_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--model``, which ``dre_ssod.deployment.trained_model.load_trained`` takes."""
+    parser.add_argument(
+        "--model",
+        choices=("teacher", "student"),
+        default="teacher",
+        help="of the checkpoint; the student is the better one where a run was too short for its "
+        "moving average (default: teacher)",
+    )
