@@ -93,7 +93,7 @@ def test_the_walk_finds_imports() -> None:
     assert "dre_ssod.modeling" in imported_modules(MODULES["dre_ssod"])
     # Inside a function.
     assert "dre_ssod.data.sample.dataset" in imported_modules(
-        MODULES["dre_ssod.data.sources.catalog"]
+        MODULES["dre_ssod.data.sources.opening"]
     )
 
 

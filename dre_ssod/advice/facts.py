@@ -75,7 +75,7 @@ def look_at_data(sources: Sources) -> DataFacts:
         SourceError: if a set cannot be read, or does not say how large its images are.
         ConfigError: if there is nothing to learn from.
     """
-    pools = build_pools(sources.labeled, sources.unlabeled, sources.percent, 0)
+    pools = build_pools(sources.labeled, sources.unlabeled, sources.percent, test=sources.test)
     sizes: FloatArray = np.array([image_size(record) for record in pools.labeled], dtype=float)
     boxes: list[Any] = []
     counts: Counter[int] = Counter()

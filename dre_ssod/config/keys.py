@@ -36,6 +36,9 @@ def _add_dataset_keys(cfg: CfgNode) -> None:
     # Datasets whose images are used without labels: Detectron2 names or URIs (folder://DIR ...).
     # Annotations they may have are never read in training.
     cfg.DATASETS.UNLABELED = ()
+    # Whether images of DATASETS.UNLABELED that DATASETS.TRAIN has as well are used both ways; else
+    # they are labeled ones alone. Those of DATASETS.TEST are left out in any case.
+    cfg.DATASETS.UNLABELED_OVERLAP = False
     # Percentage of DATASETS.TRAIN that stays labeled, in (0, 100]. The rest joins the unlabeled
     # pool.
     cfg.DATASETS.LABELED_PERCENT = 100.0

@@ -49,6 +49,11 @@ KINDS = {
         "a label file that is not read, since its name is not quite the one that an image needs",
         "rename it",
     ),
+    "labels-alone": Kind(
+        "error",
+        "labels of an image that is not in the folder of images; left out",
+        "restore the image, or remove its labels",
+    ),
     "box-off-image": Kind(
         "error",
         "a box lies wholly outside its image; left out",
@@ -83,6 +88,11 @@ KINDS = {
         "warning",
         f"a box reaches more than {OUTSIDE_TOLERANCE:g} px over the image's edge; training clips",
         "check how the box was made",
+    ),
+    "no-box": Kind(
+        "warning",
+        "a labeled shape that has no box: a point, a line, a painted mask; left out",
+        "draw a box or a polygon around it, if it is an object to be found",
     ),
     "cut-box": Kind(
         "warning", "a box a hair beyond the image in a YOLO file; cut to the image", "nothing"
@@ -151,6 +161,16 @@ KINDS = {
         "warning",
         "two images of equal bytes that are no leakage",
         "keep one of them, or accept that it counts twice",
+    ),
+    "unlabeled-image": Kind(
+        "note",
+        "an image without labels where only a part need have them; it is unlabeled, not empty",
+        "name the folder in DATASETS.UNLABELED to train on it",
+    ),
+    "known-image": Kind(
+        "note",
+        "images of an unlabeled set that are labeled or tested on as well; left out of it",
+        "nothing; DATASETS.UNLABELED_OVERLAP keeps those that are labeled",
     ),
     "bad-mask": Kind(
         "note",

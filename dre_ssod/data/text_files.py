@@ -1,10 +1,14 @@
-"""Text and JSON files of datasets, read whole; errors name the file."""
+"""Text, JSON and XML files of datasets, read whole; errors name the file."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
+from xml.etree.ElementTree import Element, ParseError
+
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import fromstring as parse_xml
 
 from dre_ssod.errors import SourceError
 
@@ -66,7 +70,22 @@ def read_json(path: Path) -> Any:
         raise SourceError(f"{path}: cannot be read: {error}") from error
 
 
-def is_integer(value: Any) -> bool:
+def read_xml(path: Path) -> Element:
+    """The root of an XML file without entities.
+
+    Raises:
+        SourceError: if it cannot be read, or is no such file.
+    """
+    content = read_bytes(path)
+    try:
+        root = parse_xml(content)
+    except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
+        raise SourceError(f"{path}: cannot be read as XML: {error}") from error
+    assert isinstance(root, Element)
+    return root
+
+
+def is_integer(value: Any) -> TypeGuard[int]:
     """Whether a value of a file is an integer of 64 bits; true and false are none."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST
 

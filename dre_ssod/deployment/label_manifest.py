@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dre_ssod.data.sources.catalog import load_unlabeled, open_source
+from dre_ssod.data.sources.catalog import load_unlabeled
 from dre_ssod.data.sources.coco import CocoSource
 from dre_ssod.data.sources.folder import FolderSource, list_images
+from dre_ssod.data.sources.opening import open_source
 from dre_ssod.data.sources.uri import is_uri
 from dre_ssod.errors import SourceError
 from dre_ssod.files import open_whole

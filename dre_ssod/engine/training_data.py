@@ -35,6 +35,8 @@ def load_pools(cfg: CfgNode) -> Pools:
         cfg.DATASETS.LABELED_FOLD,
         cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
         cfg.DATASETS.SPLIT_FILE,
+        cfg.DATASETS.TEST,
+        cfg.DATASETS.UNLABELED_OVERLAP,
     )
     if not uses_unlabeled:
         pools = pools.without_unlabeled()

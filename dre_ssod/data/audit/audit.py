@@ -80,6 +80,10 @@ def audit(
         for role in ROLES
         for number, name in enumerate(names.get(role, ()), start=1)
     ]
+    known = [record for dataset in datasets if dataset.annotated for record in dataset.records]
+    datasets = [
+        dataset if dataset.role != "unlabeled" else dataset.without(known) for dataset in datasets
+    ]
     paths = list(
         dict.fromkeys(record["file_name"] for dataset in datasets for record in dataset.records)
     )

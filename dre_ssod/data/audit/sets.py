@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from dre_ssod.data.audit.files import FileCheck
 from dre_ssod.data.records import BoxTable, make_table
 from dre_ssod.data.remarks import Remarks
 from dre_ssod.data.sources.catalog import ensure_registered, load_one_labeled, load_unlabeled
+from dre_ssod.data.splits.pools import without_known
 from dre_ssod.errors import SourceError
 
 ROLES = ("labeled", "unlabeled", "test")
@@ -52,6 +53,13 @@ class AuditedSet:
     def annotated(self) -> bool:
         """Whether the annotations were read."""
         return self.role != "unlabeled" and not self.error
+
+    def without(self, known: Sequence[dict[str, Any]]) -> AuditedSet:
+        """An unlabeled set as it is trained on: without images that other sets have as well."""
+        rest = without_known(self.records, known)
+        left_out = len(self.records) - len(rest)
+        more = {"known-image": [f"{left_out} of {len(self.records)} images"]} if left_out else {}
+        return replace(self, records=rest, remarks={**self.remarks, **more})
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from typing import Any
 from urllib.parse import quote
 
 from dre_ssod.data.records import corners, image_size, is_crowd
-from dre_ssod.data.sources.catalog import NamedRecord, class_names, open_source
+from dre_ssod.data.sources.catalog import NamedRecord, class_names
 from dre_ssod.data.sources.coco import CocoSource
+from dre_ssod.data.sources.opening import open_source
 from dre_ssod.data.sources.truth import registered_coco_file
 from dre_ssod.data.sources.uri import is_uri
 from dre_ssod.data.splits.split import Split

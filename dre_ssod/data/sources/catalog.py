@@ -10,27 +10,19 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from dre_ssod.data.remarks import Remarks
-from dre_ssod.data.sources.coco import CocoSource
-from dre_ssod.data.sources.folder import FolderSource
 from dre_ssod.data.sources.names import check_class_name, looks_like_another, show_names
+from dre_ssod.data.sources.opening import Source, open_source
 from dre_ssod.data.sources.registered import check_images, check_labeled
 from dre_ssod.data.sources.uri import (
     URI_FORMS,
-    DatasetURI,
     datasets_root,
-    find_any,
-    find_file,
-    find_folder,
     is_uri,
-    parse_uri,
 )
-from dre_ssod.data.sources.voc import VocSource
-from dre_ssod.data.sources.yolo import YoloSource
 from dre_ssod.data.usable import usable_records
 from dre_ssod.errors import SourceError
 
@@ -41,46 +33,7 @@ NamedRecord = tuple[str, dict[str, Any]]
 """The id that splits know an image by, and its record with annotations."""
 
 
-class Source(Protocol):
-    """Where records come from; two sources are equal if they read the same files."""
-
-    def metadata(self) -> dict[str, Any]:
-        """Entries for ``MetadataCatalog``."""
-
-    def labeled(self, remarks: Remarks) -> list[dict[str, Any]]:
-        """Records with ``annotations`` as the files have them; what is odd goes to ``remarks``."""
-
-    def images(self, remarks: Remarks) -> list[dict[str, Any]]:
-        """Records without labels, made without looking at any label."""
-
-
 _registered: dict[str, Source] = {}
-
-
-def open_source(name: str) -> Source:
-    """The source that a URI names; its files are found, not yet read.
-
-    Raises:
-        SourceError: if the URI is malformed or what it names is missing.
-    """
-    uri = parse_uri(name)
-    if uri.scheme == "coco":
-        uri.allow(required=["images"], optional=["outside"])
-        outside = uri.allows_outside()
-        annotations = find_file(uri.path, uri)
-        return CocoSource(name, annotations, find_folder(uri.value("images"), uri), outside)
-    if uri.scheme == "voc":
-        uri.allow(required=["split"], optional=["classes"])
-        classes = uri.class_list()
-        return VocSource(name, find_folder(uri.path, uri), uri.value("split"), classes)
-    if uri.scheme == "yolo":
-        uri.allow(required=["split"], optional=["classes", "outside"])
-        classes, outside = uri.class_list(), uri.allows_outside()
-        return YoloSource(name, find_any(uri.path, uri), uri.value("split"), classes, outside)
-    if uri.scheme == "folder":
-        uri.allow()
-        return FolderSource(name, find_folder(uri.path, uri))
-    return _sample_source(uri)
 
 
 def ensure_registered(name: str) -> str:
@@ -203,31 +156,6 @@ def load_unlabeled(names: Sequence[str], remarks: Remarks | None = None) -> list
 def strip_labels(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """New records that hold ``UNLABELED_KEYS`` and nothing else."""
     return [{key: record[key] for key in UNLABELED_KEYS if key in record} for record in records]
-
-
-def _sample_source(uri: DatasetURI) -> Source:
-    from dre_ssod.data.sample.dataset import ensure_sample_set  # slow, and rarely used
-
-    uri.allow(optional=["seed"])
-    parts = ("labeled", "unlabeled", "val")
-    if uri.path not in parts:
-        raise SourceError(f"{uri.text}: unknown part {uri.path!r}; valid: {', '.join(parts)}")
-    seed_text = uri.value("seed", "0")
-    if not (seed_text.isascii() and seed_text.isdigit()):
-        raise SourceError(f"{uri.text}: seed must be an integer from 0, is {seed_text!r}")
-    seed = int(seed_text)
-    folder = "dre_ssod_sample" if seed == 0 else f"dre_ssod_sample_seed{seed}"
-    root = Path(datasets_root() / folder).absolute()
-    try:
-        ensure_sample_set(root, seed)
-    except OSError as error:
-        raise SourceError(
-            f"{uri.text}: the sample set cannot be generated in {root}: {error}. Set "
-            "$DETECTRON2_DATASETS to a folder that can be written to"
-        ) from error
-    if uri.path == "unlabeled":
-        return FolderSource(uri.text, root / "unlabeled")
-    return CocoSource(uri.text, root / "annotations" / f"{uri.path}.json", root / uri.path)
 
 
 def _own_classes(name: str) -> list[str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dre_ssod.data.images import ImageError, read_header
 from dre_ssod.data.remarks import Remarks
 from dre_ssod.data.sources.uri import is_unicode
 from dre_ssod.errors import SourceError
@@ -70,8 +71,37 @@ def list_images(folder: Path, remarks: Remarks | None = None) -> list[str]:
     for name in found:
         if not is_unicode(name):
             raise SourceError(f"{folder}: the file name {name!r} is not UTF-8; rename the file")
-    # No name has a NUL, which comes before all other characters.
-    return sorted(found, key=lambda name: name.replace("/", "\0"))
+    return sorted(found, key=_in_order)
+
+
+def list_files(folder: Path, extensions: tuple[str, ...]) -> list[str]:
+    """Names of the files under ``folder`` with one of these extensions, in either case.
+
+    Searched and sorted as :func:`list_images` does.
+
+    Raises:
+        SourceError: if a folder cannot be listed.
+    """
+    found = (name for name in _walk(folder, None) if name.lower().endswith(extensions))
+    return sorted(found, key=_in_order)
+
+
+def size_of_image(file_name: str, where: str) -> tuple[int, int]:
+    """(width, height) from the header of an image whose labels, ``where``, do not say it.
+
+    Raises:
+        SourceError: if the file is no image.
+    """
+    try:
+        header = read_header(file_name)
+    except ImageError as error:
+        raise SourceError(f"{where}: gives no image size; nor does the image: {error}") from error
+    return header.width, header.height
+
+
+def _in_order(name: str) -> str:
+    """A key that sorts by the parts of a path: no name has a NUL, which comes before all else."""
+    return name.replace("/", "\0")
 
 
 def _walk(folder: Path, remarks: Remarks | None) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import reprlib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dre_ssod.errors import SourceError
@@ -39,6 +39,20 @@ def check_class_name(name: Any, where: str) -> str:
 def looks_like_another(name: str) -> bool:
     """Whether a name can be taken for another one: spaces around it, or what does not show."""
     return name != name.strip() or not name.isprintable()
+
+
+def class_index(name: str, indices: Mapping[str, int], where: str) -> int:
+    """The index of a class that a file names.
+
+    Raises:
+        SourceError: if it is not among those of the set.
+    """
+    if name not in indices:
+        raise SourceError(
+            f"{where}: unknown class {name!r}; valid: {show_names([*indices])}. Name every class "
+            "of the set in classes=, or leave classes= out"
+        )
+    return indices[name]
 
 
 def show_names(names: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path, PureWindowsPath
@@ -21,8 +21,12 @@ from dre_ssod.errors import SourceError
 
 URI_FORMS = {
     "coco": "coco://annotations.json?images=DIR[&outside=allow]",
-    "voc": "voc://ROOT?split=train[&classes=A,B,C]",
+    "voc": "voc://ROOT?split=train[&classes=A,B,C] or voc://IMAGES[?annotations=DIR][&classes=A,B,C]",
     "yolo": "yolo://ROOT?split=train[&classes=A,B,C][&outside=allow]",
+    "labelstudio": "labelstudio://export.json?images=DIR[&classes=A,B,C]",
+    "cvat": "cvat://annotations.xml?images=DIR[&classes=A,B,C][&empty=labeled]",
+    "labelme": "labelme://DIR?images=DIR[&classes=A,B,C]",
+    "via": "via://project.json?images=DIR[&classes=A,B,C][&attribute=NAME][&empty=labeled]",
     "folder": "folder://DIR",
     "sample": "sample://labeled|unlabeled|val[?seed=0]",
 }
@@ -82,6 +86,17 @@ class DatasetURI:
         if key not in self.query:
             return []
         return [_decode(part, self.text) for part in self.query[key].split(",")]
+
+    def one_of(self, key: str, valid: Sequence[str]) -> str:
+        """The value of ``key``, or the first valid one if the URI does not have it.
+
+        Raises:
+            SourceError: if it is not valid.
+        """
+        value = self.value(key, valid[0])
+        if value not in valid:
+            raise SourceError(f"{self.text}: {key}={value} is unknown; valid: {', '.join(valid)}")
+        return value
 
     def class_list(self) -> tuple[str, ...]:
         """The names in ``classes=``; empty if the URI does not have it.

@@ -6,18 +6,15 @@ import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.etree.ElementTree import Element, ParseError
+from xml.etree.ElementTree import Element
 
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import fromstring as parse_xml
 from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
-from dre_ssod.data.images import ImageError, read_header
 from dre_ssod.data.remarks import Remarks
-from dre_ssod.data.sources.folder import is_hidden, is_image_name
-from dre_ssod.data.sources.names import check_class_name, show_names
-from dre_ssod.data.text_files import read_bytes, read_lines
+from dre_ssod.data.sources.folder import is_hidden, is_image_name, size_of_image
+from dre_ssod.data.sources.names import check_class_name, class_index
+from dre_ssod.data.text_files import read_lines, read_xml
 from dre_ssod.errors import SourceError
 
 _show = reprlib.repr
@@ -25,20 +22,22 @@ _show = reprlib.repr
 
 @dataclass(frozen=True)
 class VocSource:
-    """``voc://ROOT?split=train[&classes=A,B,C]``.
+    """``voc://ROOT?split=train[&classes=A,B,C][&first_pixel=0]``.
 
     Attributes:
         name: the name in Detectron2's catalogs.
         root: the folder that holds ``Annotations``, ``ImageSets`` and ``JPEGImages``.
         split: a file name of ``ImageSets/Main`` without ``.txt``.
-        chosen_classes: the classes in order; empty to take all names found in ``Annotations``,
-            sorted, which gives every split of a root the same classes.
+        chosen_classes: the classes in order; empty to take those of ``labelmap.txt`` or, without
+            it, all names found in ``Annotations``, sorted: every split of a root has the same.
+        first_pixel: the number of the first pixel in corners: 1, or 0 as some programs count.
     """
 
     name: str
     root: Path
     split: str
     chosen_classes: tuple[str, ...] = ()
+    first_pixel: int = 1
 
     def classes(self) -> list[str]:
         """Class names in the order of their indices.
@@ -46,12 +45,14 @@ class VocSource:
         Raises:
             SourceError: if an annotation file that has to be searched for names is not readable.
         """
-        if self.chosen_classes:
-            return list(self.chosen_classes)
+        if listed := self.chosen_classes or read_label_map(self.root / "labelmap.txt"):
+            return list(listed)
         names: set[str] = set()
         for path in sorted((self.root / "Annotations").glob("*.xml")):
             if not is_hidden(path.name):
-                names.update(_class_name(item, path) for item in _read_xml(path).findall("object"))
+                names.update(
+                    _class_name(item, path) for item in read_annotation(path).findall("object")
+                )
         return sorted(names)
 
     def metadata(self) -> dict[str, Any]:
@@ -85,10 +86,6 @@ class VocSource:
     def labeled(self, remarks: Remarks) -> list[dict[str, Any]]:
         """Records in Detectron2's format, with ``difficult`` (0 or 1) in every annotation.
 
-        Boxes become (x1, y1, x2, y2) in pixels, continuous, from VOC's 1-based inclusive corners.
-        A box with ``xmax <= xmin`` or ``ymax <= ymin``, which has no area in VOC's terms, keeps the
-        corners that the file gives, and so has none here.
-
         Raises:
             SourceError: if a file is missing or malformed, or an object's class is unknown.
         """
@@ -96,10 +93,13 @@ class VocSource:
         records = self.images(remarks)
         for record in records:
             path = self.root / "Annotations" / f"{record['image_id']}.xml"
-            tree = _read_xml(path)
-            record["height"], record["width"] = _image_size(tree, path, record["file_name"])
+            tree = read_annotation(path)
+            size = size_in(tree, path) or size_of_image(record["file_name"], str(path))
+            record["width"], record["height"] = size
+            objects = [read_object(item, path, self.first_pixel) for item in tree.findall("object")]
             record["annotations"] = [
-                _read_object(item, path, indices) for item in tree.findall("object")
+                {**item, "category_id": class_index(name, indices, str(path))}
+                for name, item in objects
             ]
         return records
 
@@ -151,42 +151,76 @@ def _image_files(name: str, root: Path) -> dict[str, Path]:
     return files
 
 
-def _read_xml(path: Path) -> Element:
+def read_annotation(path: Path) -> Element:
+    """The <annotation> of a file.
+
+    Raises:
+        SourceError: if it is missing, malformed or of another kind.
+    """
     if not path.exists():
         raise SourceError(f"{path}: the annotation file is missing")
-    content = read_bytes(path)
-    try:
-        root = parse_xml(content)
-    except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
-        raise SourceError(f"{path}: cannot be read as XML: {error}") from error
-    if not isinstance(root, Element) or root.tag != "annotation":
+    root = read_xml(path)
+    if root.tag != "annotation":
         raise SourceError(f"{path}: holds no <annotation>, so it is no annotation of PASCAL VOC")
     return root
 
 
-def _class_name(item: Element, path: Path) -> str:
-    return check_class_name((item.findtext("name") or "").strip(), f"{path}: an object")
+def read_label_map(path: Path) -> tuple[str, ...]:
+    """The classes of a ``labelmap.txt``, as CVAT and Datumaro write it; empty without the file.
+
+    A line is ``name:color:parts:actions``. Their "background" is no class of objects.
+
+    Raises:
+        SourceError: if a name is given twice.
+    """
+    if not path.is_file():
+        return ()
+    lines = [line.strip() for line in read_lines(path)]
+    names = [line.split(":")[0] for line in lines if line and not line.startswith("#")]
+    for index, name in enumerate(names):
+        check_class_name(name, f"{path}: a class")
+        if name in names[:index]:
+            raise SourceError(f"{path}: the class {name!r} is given twice")
+    return tuple(name for name in names if name != "background")
 
 
-def _read_object(item: Element, path: Path, indices: dict[str, int]) -> dict[str, Any]:
-    name = _class_name(item, path)
-    if name not in indices:
-        raise SourceError(
-            f"{path}: unknown class {name!r}; valid: {show_names([*indices])}. Name every class of "
-            "the set in classes=, or leave classes= out"
-        )
+def read_object(item: Element, path: Path, first_pixel: int) -> tuple[str, dict[str, Any]]:
+    """The class of an <object>, and its annotation without ``category_id``.
+
+    The box becomes (x1, y1, x2, y2) in pixels, continuous, from VOC's inclusive corners, which
+    count from 1. A box with ``xmax <= xmin`` or ``ymax <= ymin``, which has no area in VOC's terms,
+    keeps the corners that the file gives, and so has none here.
+
+    Args:
+        first_pixel: 1, or 0 for corners that are (x1, y1, x2, y2) in pixels as they stand.
+    """
     corners = [_number(item, f"bndbox/{key}", path) for key in ("xmin", "ymin", "xmax", "ymax")]
     difficult = _number(item, "difficult", path, default=0.0)
     if difficult not in (0, 1):
         raise SourceError(f"{path}: <difficult> must be 0 or 1, is {difficult}")
     x1, y1, x2, y2 = corners
-    return {
-        "bbox": [x1 - 1.0, y1 - 1.0, x2, y2] if x2 > x1 and y2 > y1 else corners,
+    return _class_name(item, path), {
+        "bbox": [x1 - first_pixel, y1 - first_pixel, x2, y2] if x2 > x1 and y2 > y1 else corners,
         "bbox_mode": BoxMode.XYXY_ABS,
-        "category_id": indices[name],
         "iscrowd": 0,
         "difficult": int(difficult),
     }
+
+
+def size_in(tree: Element, path: Path) -> tuple[int, int] | None:
+    """(width, height) that an annotation gives; None where it gives none.
+
+    Raises:
+        SourceError: if they are no whole numbers.
+    """
+    width, height = (_number(tree, f"size/{key}", path, default=0.0) for key in ("width", "height"))
+    if not (height.is_integer() and width.is_integer() and min(height, width) >= 0):
+        raise SourceError(f"{path}: <size> must have whole numbers, has {width} x {height}")
+    return (int(width), int(height)) if height and width else None
+
+
+def _class_name(item: Element, path: Path) -> str:
+    return check_class_name((item.findtext("name") or "").strip(), f"{path}: an object")
 
 
 def _number(item: Element, tag: str, path: Path, default: float | None = None) -> float:
@@ -198,17 +232,3 @@ def _number(item: Element, tag: str, path: Path, default: float | None = None) -
         return float((text or "").replace("_", "?"))
     except ValueError as error:
         raise SourceError(f"{path}: <{tag}> must be a number, is {_show(text)}") from error
-
-
-def _image_size(tree: Element, path: Path, file_name: str) -> tuple[int, int]:
-    """(height, width) from the annotation, or from the image's header where it gives none."""
-    height, width = (_number(tree, f"size/{key}", path, default=0.0) for key in ("height", "width"))
-    if not (height.is_integer() and width.is_integer() and min(height, width) >= 0):
-        raise SourceError(f"{path}: <size> must have whole numbers, has {width} x {height}")
-    if height and width:
-        return int(height), int(width)
-    try:
-        header = read_header(file_name)
-    except ImageError as error:
-        raise SourceError(f"{path}: gives no image size; nor does the image: {error}") from error
-    return header.height, header.width

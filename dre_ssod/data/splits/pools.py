@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from dre_ssod.data.records import objects_of
+from dre_ssod.data.remarks import Remarks
 from dre_ssod.data.sources.catalog import (
     NamedRecord,
     class_names,
     load_named,
+    load_one_labeled,
     load_unlabeled,
     strip_labels,
 )
@@ -55,12 +59,14 @@ def build_pools(
     fold: int = 0,
     filter_empty: bool = True,
     split_file: str = "",
+    test: Sequence[str] = (),
+    overlap: bool = False,
 ) -> Pools:
     """Load ``DATASETS.TRAIN`` and ``DATASETS.UNLABELED`` and choose the labeled images.
 
     Of the images in ``train``, with or without boxes, ``percent`` or those in ``split_file`` stay
     labeled; the others lose their annotations and go to the unlabeled pool, before the images of
-    ``unlabeled``.
+    ``unlabeled``. Of these, images that ``train`` or ``test`` have as well are left out.
 
     Args:
         train: names or URIs of the labeled sets.
@@ -70,10 +76,13 @@ def build_pools(
         filter_empty: ``DATALOADER.FILTER_EMPTY_ANNOTATIONS``: after the choice, remove labeled
             images that have no boxes but crowds.
         split_file: ``DATASETS.SPLIT_FILE``, in place of ``percent`` and ``fold``.
+        test: names or URIs of the sets to test on.
+        overlap: ``DATASETS.UNLABELED_OVERLAP``: images of ``unlabeled`` that ``train`` has as well
+            stay.
 
     Raises:
-        SourceError: if a set or the split cannot be read, the draw is impossible or no labeled box
-            is left.
+        SourceError: if a set or the split cannot be read, the draw is impossible, no labeled box is
+            left, or nothing of an unlabeled set.
     """
     classes = class_names(train)
     records = load_named(train)
@@ -98,7 +107,10 @@ def build_pools(
         logger.info("Removed %d labeled images without boxes; %d are left", removed, len(labeled))
     else:
         labeled = kept
-    more = [(name, load_unlabeled([name])) for name in unlabeled]
+    known = [] if overlap else [record for _, record in records]
+    if unlabeled:
+        known += [record for name in test for record in load_one_labeled(name, Remarks())]
+    more = [(name, _others(name, known)) for name in unlabeled]
     unlabeled_rest = strip_labels([record for _, record in rest])
     pools = Pools(
         labeled=[record for _, record in labeled],
@@ -118,6 +130,41 @@ def build_pools(
         len(pools.unlabeled),
     )
     return pools
+
+
+def without_known(
+    records: Sequence[dict[str, Any]], known: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The records whose image file is none of those of ``known``, whatever links lead to it."""
+    real_folder = lru_cache(None)(os.path.realpath)
+
+    def place(record: dict[str, Any]) -> str:
+        file = record["file_name"]
+        if os.path.islink(file):
+            return os.path.realpath(file)
+        return os.path.join(real_folder(os.path.dirname(file)), os.path.basename(file))
+
+    taken = set(map(place, known))
+    return [record for record in records if place(record) not in taken]
+
+
+def _others(name: str, known: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The images of an unlabeled set that are neither labeled nor tested on.
+
+    Raises:
+        SourceError: if there is none.
+    """
+    records = load_unlabeled([name])
+    others = without_known(records, known)
+    if not others:
+        raise SourceError(
+            f"{name}: all of its {len(records)} images are in DATASETS.TRAIN or DATASETS.TEST as "
+            "well, so none is left to be used without labels; name other images"
+        )
+    if len(others) < len(records):
+        left_out = len(records) - len(others)
+        logger.info("%s: %d images left out that are labeled or tested on", name, left_out)
+    return others
 
 
 def _sizes(

@@ -183,4 +183,5 @@ def test_what_people_meet_is_found_before_any_training(
         ("lost-label", "test 2"): 1,
         ("no-label-file", "test 2"): 1,
         ("hidden-file", "unlabeled 1"): 1,
+        ("known-image", "unlabeled 1"): 1,
     }

@@ -78,7 +78,7 @@ def recipe(**changes: Any) -> ViewRecipe:
 
 def batches(uri: str) -> list[tuple[torch.Tensor, ...]]:
     """What training sees of four batches of half labeled, half unlabeled images."""
-    pools = build_pools([uri], [uri], filter_empty=True)
+    pools = build_pools([uri], [uri], filter_empty=True, overlap=True)
     loader = build_paired_loader(
         pools.labeled,
         pools.unlabeled,

@@ -1,0 +1,192 @@
+"""Label Studio's JSON export: a list of tasks, each with an image and what was drawn on it.
+
+Sizes are percentages of the image. A task is labeled once somebody has submitted it, with or
+without objects; predictions do not count. Of several submitted annotations the one that is marked
+as ground truth counts, since nothing else says which is right.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from dre_ssod.data.records import Corners
+from dre_ssod.data.remarks import Remarks
+from dre_ssod.data.sources.folder import is_image_name
+from dre_ssod.data.sources.programs.labels import Entry, ImageFiles, Labels, Options, box_of
+from dre_ssod.data.sources.programs.shapes import (
+    around_ellipse,
+    around_points,
+    around_turned,
+    numbers,
+    points_of,
+)
+from dre_ssod.data.text_files import is_integer, read_json
+from dre_ssod.errors import SourceError
+
+_UPLOADED = re.compile("^[0-9a-f]{8}-")
+"""What Label Studio puts before the name of a file that is uploaded."""
+_WITH_BOX = ({"points"}, {"x", "y", "width", "height"}, {"x", "y", "radiusX", "radiusY"})
+"""Keys of a value that has a box: polygon, rectangle, ellipse. Not: point, painted mask, choice."""
+
+
+def read_label_studio(path: Path, images: ImageFiles, options: Options, remarks: Remarks) -> Labels:
+    """Labels of an export as "JSON" or "JSON-MIN".
+
+    Raises:
+        SourceError: if the file is none, a task has several annotations, or an object no class.
+    """
+    content = read_json(path)
+    if not isinstance(content, list) or not all(isinstance(task, dict) for task in content):
+        raise SourceError(f"{path}: is no export of Label Studio as JSON, which is a list of tasks")
+    entries = []
+    for number, task in enumerate(content):
+        where = f"{path}: task {task.get('id', number)}"
+        drawn = _drawn(task, where)
+        if drawn is not None:
+            objects = list(_objects(drawn, where, remarks))
+            found = _image(_address(task.get("data", task), where), images)
+            entries.append(Entry(where, found, _size(drawn, where), objects))
+    if not entries:
+        raise SourceError(f"{path}: none of its {len(content)} tasks has been submitted")
+    return Labels(entries)
+
+
+def _drawn(task: dict[str, Any], where: str) -> list[dict[str, Any]] | None:
+    """The results of a task; None if it was not submitted."""
+    if "data" not in task:
+        # JSON-MIN has one list for each control, of values alone.
+        lists = [v for v in task.values() if isinstance(v, list) and all(map(_is_value, v))]
+        values = [value for found in lists for value in found]
+        return [{**value, "value": value} for value in values] if lists else None
+    annotations = task.get("annotations", task.get("completions")) or []
+    if not isinstance(annotations, list) or not all(isinstance(i, dict) for i in annotations):
+        raise SourceError(f"{where}: 'annotations' must be a list of objects")
+    submitted = [item for item in annotations if not item.get("was_cancelled")]
+    truth = [item for item in submitted if item.get("ground_truth")]
+    chosen = truth if len(submitted) > 1 and len(truth) == 1 else submitted
+    if len(chosen) > 1:
+        raise SourceError(
+            f"{where}: has {len(chosen)} annotations; mark the right one as ground truth in Label "
+            "Studio, or delete the others"
+        )
+    if not chosen:
+        return None
+    results = chosen[0].get("result")
+    if not isinstance(results, list) or not all(isinstance(item, dict) for item in results):
+        raise SourceError(f"{where}: 'result' must be a list of objects, is {results!r:.80}")
+    return results
+
+
+def _is_value(item: Any) -> bool:
+    return isinstance(item, dict) and ("original_width" in item or "points" in item)
+
+
+def _objects(
+    results: list[dict[str, Any]], where: str, remarks: Remarks
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The class and the box of each region."""
+    regions: dict[str, dict[str, Any]] = {}
+    for number, item in enumerate(results):
+        if item.get("type") == "relation":
+            continue
+        if not isinstance(item.get("value"), dict):
+            raise SourceError(f"{where}: a result has no 'value': {item!r:.80}")
+        # A region whose class is chosen by another control has one result for each of the two.
+        region = regions.setdefault(str(item.get("id", number)), {})
+        region.update({key: value for key, value in item.items() if key != "value"})
+        region["value"] = {**region.get("value", {}), **item["value"]}
+    for region in regions.values():
+        value, names = region["value"], _names(region)
+        if not any(keys <= set(value) for keys in _WITH_BOX):
+            if names:
+                remarks.add("no-box", f"{where}: {', '.join(map(str, names))}")
+            continue
+        if len(names) != 1:
+            raise SourceError(f"{where}: a region has {len(names)} classes ({names}); give it one")
+        if region.get("image_rotation", 0) not in (0, None):
+            raise SourceError(
+                f"{where}: was labeled on a turned view of the image, by "
+                f"{region['image_rotation']} degrees; turn the file instead"
+            )
+        size = _size([region], where)
+        if size is None:
+            raise SourceError(f"{where}: a region has no original_width and original_height")
+        yield names[0], box_of([round(number, 6) for number in _corners(value, size, where)])
+
+
+def _names(region: dict[str, Any]) -> list[Any]:
+    """The classes of a region: in the list that has the name of its type, such as rectanglelabels.
+
+    Where the control has another type than the shape, that list is "labels".
+    """
+    found = [v for key, v in region["value"].items() if key.endswith("labels")]
+    return [name for names in found if isinstance(names, list) for name in names]
+
+
+def _corners(value: dict[str, Any], size: tuple[int, int], where: str) -> Corners:
+    """The box around a region, in pixels."""
+    width, height = size[0] / 100, size[1] / 100
+    if "points" in value:
+        points = points_of(value["points"], where)
+        return around_points([(x * width, y * height) for x, y in points])
+    degrees = value.get("rotation") or 0
+    if "radiusX" in value:
+        x, y, rx, ry = numbers(value, ("x", "y", "radiusX", "radiusY"), where)
+        return around_ellipse(x * width, y * height, rx * width, ry * height, degrees)
+    x, y, w, h = numbers(value, ("x", "y", "width", "height"), where)
+    box = (x * width, y * height, w * width, h * height)
+    return around_turned(*box, degrees, about=(0.0, 0.0))
+
+
+def _size(results: list[dict[str, Any]], where: str) -> tuple[int, int] | None:
+    """(width, height) of the image, as the first region that has it says."""
+    for item in results:
+        width, height = item.get("original_width"), item.get("original_height")
+        if width is None and height is None:
+            continue
+        if not (is_integer(width) and is_integer(height) and min(width, height) > 0):
+            raise SourceError(f"{where}: original_width and _height are {width!r} and {height!r}")
+        return width, height
+    return None
+
+
+def _address(data: Any, where: str) -> str:
+    """Where the image of a task is: the value called "image", or the only one that is a picture's.
+
+    Raises:
+        SourceError: if that cannot be told.
+    """
+    values = data if isinstance(data, dict) else {}
+    found = {
+        key: value
+        for key, value in values.items()
+        if isinstance(value, str) and is_image_name(PurePosixPath(_path_in(value)).name)
+    }
+    if "image" not in found and len(found) != 1:
+        raise SourceError(
+            f"{where}: which value of its data is the image? There are {', '.join(found) or 'none'}"
+        )
+    return found.get("image") or next(iter(found.values()))
+
+
+def _path_in(address: str) -> str:
+    """The path of a file in a task's address of it, which may be that of a bucket or a server."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return address
+    if local := parse_qs(parts.query).get("d"):
+        return local[0]
+    return unquote(parts.path) if parts.scheme or address.startswith("/") else address
+
+
+def _image(address: str, images: ImageFiles) -> str | None:
+    """The image in the folder, by the name that it had before it was uploaded, too."""
+    path = PurePosixPath(_path_in(address).replace("\\", "/"))
+    if not address.startswith("/data/upload/"):
+        return images.ending(str(path))
+    return images.ending(path.name) or images.ending(_UPLOADED.sub("", path.name, count=1))
