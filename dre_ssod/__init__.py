@@ -3,6 +3,8 @@
 Importing this package registers the detector's parts with Detectron2.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from dre_ssod.quiet import silence_imports
 
 silence_imports()
@@ -11,4 +13,16 @@ from dre_ssod import modeling  # noqa: E402
 from dre_ssod.config.keys import add_ssod_config, get_cfg  # noqa: E402
 
 __version__ = "0.2.0"
-__all__ = ["__version__", "add_ssod_config", "get_cfg", "modeling"]
+__all__ = ["__version__", "add_ssod_config", "get_cfg", "load", "modeling"]
+
+if TYPE_CHECKING:
+    from dre_ssod.deployment.detector import load
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what only the use of a trained model needs when it is asked for."""
+    if name == "load":
+        from dre_ssod.deployment.detector import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

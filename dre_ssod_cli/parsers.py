@@ -69,3 +69,23 @@ def add_model_option(parser: argparse.ArgumentParser) -> None:
         help="of the checkpoint; the student is the better one where a run was too short for its "
         "moving average (default: teacher)",
     )
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add what names a trained model; ``configure_arguments`` of that module takes it."""
+    parser.add_argument(
+        "--run",
+        default="",
+        metavar="PATH",
+        help="folder of a training run, or a checkpoint: settings and classes are taken from it",
+    )
+    parser.add_argument(
+        "--config-file",
+        default="",
+        metavar="FILE",
+        help="in place of the checkpoint's settings; MODEL.WEIGHTS may then name the checkpoint",
+    )
+    add_model_option(parser)
+    parser.add_argument(
+        "--classes", default="", metavar="A,B", help="names of the classes, where nothing tells"
+    )

@@ -8,12 +8,15 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from dre_ssod.config.reading import read_config
+from dre_ssod.runs.detector import entry_for_weights
 from tests import ROOT
 from tests.factories import tiny_cfg, tiny_model
 
@@ -115,13 +118,19 @@ def test_configs_in_yaml_can_be_read(tmp_path: Path) -> None:
         read_config(str(file), [])
 
 
-def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("document", ["README.md", "docs/deployment.md"])
+def test_python_runs(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "output" / "mine"
+    folder.mkdir(parents=True)
     cfg = tiny_cfg(**{"MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0})
-    torch.save({"model": tiny_model(cfg, spread=0.5).state_dict()}, tmp_path / "model_final.pth")
-    (tmp_path / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
-    [block] = blocks(ROOT / "README.md", "python")
-    names = {"image": np.zeros((64, 96, 3), np.uint8)}
-    exec(block.replace("output/mine", str(tmp_path)), names)
-    instances = names["instances"]
-    assert instances.pred_boxes_sigma.shape == (len(instances), 4)
-    assert instances.localization_quality.shape == (len(instances),)
+    run = entry_for_weights(cfg, [{"id": n, "name": f"class{n}"} for n in (1, 2, 3)])
+    content = {"model": tiny_model(cfg, spread=0.5).state_dict(), "run": run}
+    torch.save(content, folder / "model_final.pth")
+    (folder / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
+    cv2.imwrite(str(tmp_path / "photo.jpg"), np.zeros((64, 96, 3), np.uint8))
+    monkeypatch.chdir(tmp_path)
+    for block in blocks(ROOT / document, "python"):
+        names: dict[str, Any] = {}
+        exec(block, names)
+        sigma = names["found"].sigma if "found" in names else names["instances"].pred_boxes_sigma
+        assert sigma.shape[1] == 4

@@ -47,7 +47,7 @@ STRANGERS = {
     "deployment": {"engine"},
 }
 # The face of the package only hands on names.
-FACES = {"dre_ssod": {"config", "modeling", "data.sources", "quiet"}}
+FACES = {"dre_ssod": {"config", "modeling", "data.sources", "quiet", "deployment"}}
 
 
 def module_name(path: Path) -> str:

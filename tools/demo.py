@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Draw what a trained detector finds on images or on a video, and how sure it is of each edge.
 
-    python tools/demo.py --config-file output/run/config.yaml --input photos/*.jpg more/ \\
-        --output pictures --json found.json --opts MODEL.WEIGHTS output/run/model_final.pth
+    python tools/demo.py --run output/run --input photos/*.jpg more/ --output pictures \\
+        --json found.json
 
 Labels read "class 0.93 q0.41": foreground score and localization quality score s_loc. The band of
 an edge reaches one standard deviation to either side of it, but no further than a tenth of the box;
@@ -20,20 +20,20 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dre_ssod_cli.parsers import add_model_option, program_parser
+from dre_ssod_cli.parsers import add_model_options, program_parser
 from dre_ssod_cli.program import run_program
 
 if TYPE_CHECKING:
-    from dre_ssod.deployment.demo import Detector
+    from dre_ssod.deployment.demo import DrawingDetector
 
 SKIPPED_CODE = 1
 Results = list[dict[str, Any]]
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The flags of Detectron2's demo, and ``--json``, ``--classes``, ``--overwrite``."""
+    """The flags of Detectron2's demo, and this project's own."""
     parser = program_parser(__doc__)
-    parser.add_argument("--config-file", metavar="FILE", required=True, help="of the run")
+    add_model_options(parser)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--input", nargs="+", metavar="IMAGE", help="files, globs or folders")
     source.add_argument("--video-input", metavar="FILE", help="a video file")
@@ -41,10 +41,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="detections as COCO results")
     parser.add_argument(
         "--confidence-threshold", type=float, default=0.5, help="lowest score (default: 0.5)"
-    )
-    add_model_option(parser)
-    parser.add_argument(
-        "--classes", default="", metavar="A,B", help="names, where DATASETS.TRAIN is not at hand"
     )
     parser.add_argument("--no-bands", action="store_true", help="boxes without their uncertainty")
     parser.add_argument(
@@ -62,16 +58,18 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parsed
 
 
-def build_detector(args: argparse.Namespace) -> Detector:
-    """The detector of the config and its MODEL.WEIGHTS."""
-    from dre_ssod.deployment.demo import Detector
-    from dre_ssod.deployment.trained_model import configure_trained, device_of, load_trained
+def build_detector(args: argparse.Namespace) -> DrawingDetector:
+    """The detector that the command line names."""
+    from dre_ssod.deployment.demo import DrawingDetector
+    from dre_ssod.deployment.trained_model import configure_arguments, device_of, load_trained
 
-    cfg, categories = configure_trained(args.config_file, args.opts, args.classes)
+    cfg, categories = configure_arguments(args)
     cfg.MODEL.DEVICE = device_of(cfg)
     color_by = args.color_by or ("class" if len(categories) > 1 else "object")
     model = load_trained(cfg, args.model)
-    return Detector(cfg, model, categories, args.confidence_threshold, not args.no_bands, color_by)
+    return DrawingDetector(
+        cfg, model, categories, args.confidence_threshold, not args.no_bands, color_by
+    )
 
 
 def run_on_images(args: argparse.Namespace) -> tuple[Results, int]:

@@ -1,8 +1,7 @@
 #!/usr/bin/env python
 """Export a trained model, by default the teacher, checked against what it is made from.
 
-    python tools/export_model.py --config-file output/run/config.yaml --output exported \\
-        MODEL.WEIGHTS output/run/model_final.pth
+    python tools/export_model.py --run output/run --output exported
 
 Writes model.ts (TorchScript) with model.ts.json beside it, and model_weights.pth (weights alone).
 The check runs on images of DATASETS.TEST, or of --images.
@@ -17,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dre_ssod_cli.parsers import add_model_option, program_parser
+from dre_ssod_cli.parsers import add_model_options, program_parser
 from dre_ssod_cli.program import run_program
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ FORMATS = ("torchscript", "weights", "safetensors")
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = program_parser(__doc__)
-    parser.add_argument("--config-file", default="", metavar="FILE", help="config of the model")
+    add_model_options(parser)
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to fill")
     parser.add_argument(
         "--format",
@@ -45,10 +44,6 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         type=float,
         default=1e-3,
         help="largest difference allowed, in pixels and in scores (default: 0.001)",
-    )
-    add_model_option(parser)
-    parser.add_argument(
-        "--classes", default="", help="A,B,C: the model's classes (default: of DATASETS.TRAIN)"
     )
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values")
     parsed = parser.parse_args(arguments)
@@ -112,11 +107,12 @@ def main(args: argparse.Namespace) -> None:
     from detectron2.utils.logger import setup_logger
 
     from dre_ssod.deployment.export import save_safetensors, save_weights
-    from dre_ssod.deployment.trained_model import configure_trained, device_of, load_trained
+    from dre_ssod.deployment.trained_model import configure_arguments, device_of, load_trained
     from dre_ssod.errors import ConfigError
+    from dre_ssod.runs.detector import entry_for_weights
 
     setup_logger(name="dre_ssod")
-    cfg, categories = configure_trained(args.config_file, args.opts, args.classes)
+    cfg, categories = configure_arguments(args)
     class_names = [category["name"] for category in categories]
     cfg.MODEL.DEVICE = device_of(cfg)
     targets = {
@@ -132,7 +128,8 @@ def main(args: argparse.Namespace) -> None:
     if "torchscript" in args.format:
         export_torchscript(args, cfg, model, class_names)
     if "weights" in args.format:
-        save_weights(model, args.output / targets["weights"])
+        run_entry = entry_for_weights(cfg, categories)
+        save_weights(model, args.output / targets["weights"], run_entry)
         print(args.output / targets["weights"])
     if "safetensors" in args.format:
         save_safetensors(model, args.output / targets["safetensors"])

@@ -1,8 +1,7 @@
 #!/usr/bin/env python
 """Label a folder of images of any size with a trained model, as one COCO file.
 
-    python tools/pseudo_label.py --config-file output/run/config.yaml --input photos \\
-        --output labeled MODEL.WEIGHTS output/run/model_final.pth
+    python tools/pseudo_label.py --run output/run --input photos --output labeled
 
 Interrupted? The same command continues where it stopped. --num-gpus N and torchrun share the
 work among processes.
@@ -21,7 +20,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dre_ssod_cli.parsers import add_model_option, program_parser
+from dre_ssod_cli.parsers import add_model_options, program_parser
 from dre_ssod_cli.program import run_program
 
 if TYPE_CHECKING:
@@ -36,16 +35,12 @@ LONGEST_WAIT = timedelta(days=30)
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = program_parser(__doc__)
-    parser.add_argument("--config-file", default="", metavar="FILE", help="config of the model")
+    add_model_options(parser)
     parser.add_argument("--input", required=True, help="folder of images, or a dataset's URI")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to fill")
     parser.add_argument(
         "--min-score", type=float, help="of a box (default: tau of the config's method)"
     )
-    parser.add_argument(
-        "--classes", default="", help="A,B,C: the model's classes (default: of DATASETS.TRAIN)"
-    )
-    add_model_option(parser)
     parser.add_argument(
         "--batch", type=int, help="images of a forward pass (default: TEST.IMS_PER_BATCH)"
     )
@@ -80,12 +75,12 @@ def configure(args: argparse.Namespace) -> tuple[LabelingJob, CfgNode]:
         ConfigError: naming the argument or key that cannot be used.
     """
     from dre_ssod.deployment.labeling_job import LabelingJob
-    from dre_ssod.deployment.trained_model import check_score, configure_trained
+    from dre_ssod.deployment.trained_model import check_score, configure_arguments
     from dre_ssod.errors import ConfigError
     from dre_ssod.methods import method_class
     from dre_ssod.settings import get_key
 
-    cfg, categories = configure_trained(args.config_file, args.opts, args.classes)
+    cfg, categories = configure_arguments(args)
     tau = float(get_key(cfg, method_class(cfg).threshold_key()))
     min_score = tau if args.min_score is None else args.min_score
     check_score(cfg, "--min-score", min_score)
@@ -194,7 +189,7 @@ def doubt_of_many(cfg: CfgNode, boxes_per_image: float, min_score: float) -> str
 
 @contextmanager
 def torchrun_processes() -> Iterator[None]:
-    """The process group that torchrun describes; only barriers go through it."""
+    """The process group that torchrun describes; hardly more than barriers goes through it."""
     import torch.distributed as dist
 
     from dre_ssod.launch.processes import join_process_group
@@ -215,6 +210,7 @@ def run_under_torchrun(args: argparse.Namespace) -> None:
     if args.num_gpus != 1:
         raise ConfigError("--num-gpus is given, but torchrun has started the processes")
     with torchrun_processes(), ExitStack() as until:
+        args.run = comm.all_gather(args.run)[0]
         if comm.is_main_process():
             start(args, until)
         comm.synchronize()
@@ -229,7 +225,10 @@ def main(args: argparse.Namespace) -> None:
     from detectron2.utils.logger import setup_logger
 
     from dre_ssod.launch.program import launch_processes
+    from dre_ssod.runs.detector import find_checkpoint
 
+    # All processes label with the same file, also while a training writes further ones.
+    args.run = str(find_checkpoint(Path(args.run))) if args.run else ""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         run_under_torchrun(args)
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from dre_ssod.errors import ConfigError
 from dre_ssod.settings import EXAMPLES
 
 
-def read_config(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
-    """The default config, changed by a file and then by the command line.
+def read_config(
+    config_file: str = "", opts: Sequence[Any] = (), settings: Mapping[str, Any] | None = None
+) -> CfgNode:
+    """The default config, changed by a file, by settings and then by the command line.
 
     A whole number is taken where a key holds a decimal one.
 
@@ -26,6 +28,7 @@ def read_config(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
         config_file: YAML, possibly with ``_BASE_``; read without running anything in it. "" for
             none.
         opts: keys and values in turn.
+        settings: of a checkpoint, by key.
 
     Raises:
         ConfigError: naming the file, key and value that cannot be used, and close key names.
@@ -34,6 +37,8 @@ def read_config(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
     if config_file:
         for key, value in leaves(_read_file(config_file)):
             _set(cfg, key, value, f" (in {config_file})")
+    for key, value in (settings or {}).items():
+        _set(cfg, key, value, " (in the checkpoint)")
     words = list(opts)
     if len(words) % 2:
         raise ConfigError(

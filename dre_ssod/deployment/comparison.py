@@ -9,7 +9,7 @@ from typing import Any
 from dre_ssod.config.reading import read_config
 from dre_ssod.data.images import read_image
 from dre_ssod.data.sources.catalog import class_names, load_one_labeled
-from dre_ssod.deployment.demo import Detector
+from dre_ssod.deployment.detector import Detector
 from dre_ssod.deployment.trained_model import find_categories, load_trained
 from dre_ssod.errors import ConfigError
 from dre_ssod.inspection.canvas import RGBImage
@@ -46,8 +46,7 @@ def draw_comparison(runs: Mapping[str, Path], count: int) -> RGBImage:
         [test] = cfg.DATASETS.TEST[:1]
         names = class_names([test])
         records = load_one_labeled(test)
-        lowest = cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST
-        detector = Detector(cfg, load_trained(cfg), find_categories(cfg, names), lowest)
+        detector = Detector(cfg, load_trained(cfg), find_categories(cfg, names))
         found = [_find(detector, record) for record in records]
         best = best_score(found)
         findings[caption] = [finding.above(best) for finding in found]
@@ -69,4 +68,4 @@ def draw_comparison(runs: Mapping[str, Path], count: int) -> RGBImage:
 
 
 def _find(detector: Detector, record: Mapping[str, Any]) -> Finding:
-    return find(detector.detect(read_image(record["file_name"], "RGB")), record["annotations"])
+    return find(detector.instances(record["file_name"]), record["annotations"])

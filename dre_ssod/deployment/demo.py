@@ -9,20 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
 from torch import nn
 
 from dre_ssod.data.images import read_image
 from dre_ssod.data.sources.folder import IMAGE_EXTENSIONS, is_image_name, list_images
-from dre_ssod.deployment.trained_model import (
-    Category,
-    InferenceReader,
-    as_boxes,
-    check_score,
-)
+from dre_ssod.deployment.detector import Detector
+from dre_ssod.deployment.trained_model import Category, as_boxes, check_score
 from dre_ssod.errors import ConfigError
 from dre_ssod.inspection.canvas import RGBImage
 from dre_ssod.inspection.drawing import draw_detections
@@ -44,8 +38,8 @@ class InputImage:
     name: Path
 
 
-class Detector:
-    """A trained model and what an image goes through before it."""
+class DrawingDetector(Detector):
+    """A detector that draws what it finds, and gives it as COCO results."""
 
     def __init__(
         self,
@@ -67,21 +61,13 @@ class Detector:
             ConfigError: if the model gives no detection of so low a score.
         """
         check_score(cfg, "--confidence-threshold", threshold)
-        self._model = model
-        self._reader = InferenceReader(cfg)
+        super().__init__(cfg, model, categories)
         self._threshold = threshold
         self._bands, self._color_by = bands, color_by
-        self.categories = categories
-        self.class_names = [category["name"] for category in categories]
 
-    @torch.no_grad()
     def detect(self, image_rgb: RGBImage) -> Instances:
         """Detections on an image (H, W, 3), in its own frame, on the CPU."""
-        is_rgb = self._reader.image_format == "RGB"
-        inputs = self._reader.prepare(
-            np.ascontiguousarray(image_rgb if is_rgb else image_rgb[:, :, ::-1])
-        )
-        found: Instances = self._model([inputs])[0]["instances"].to("cpu")
+        found = self.instances(image_rgb, "RGB")
         return found[found.scores >= self._threshold]
 
     def draw(self, image_rgb: RGBImage, found: Instances) -> RGBImage:
@@ -181,7 +167,7 @@ def _picture_name(name: Path) -> Path:
 
 
 def run_on_image(
-    detector: Detector, image: InputImage, number: int, picture: Path | None
+    detector: DrawingDetector, image: InputImage, number: int, picture: Path | None
 ) -> list[dict[str, Any]]:
     """Detect on one file and draw; returns its COCO results, with ``number`` as ``image_id``.
 

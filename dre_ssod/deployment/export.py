@@ -155,10 +155,14 @@ def save_torchscript(traced: Traced, path: Path, cfg: CfgNode, class_names: list
     write_text(path.with_name(path.name + ".json"), json.dumps(content, indent=1) + "\n")
 
 
-def save_weights(model: nn.Module, path: Path) -> None:
-    """Write a checkpoint of the weights alone, ``{"model": ...}``, which Detectron2 loads."""
+def save_weights(model: nn.Module, path: Path, run: dict[str, Any]) -> None:
+    """Write a checkpoint of the weights alone, which Detectron2 loads.
+
+    Args:
+        run: of :func:`dre_ssod.runs.detector.entry_for_weights`.
+    """
     with open_whole(path) as file:
-        torch.save({"model": _state(model)}, file)
+        torch.save({"model": _state(model), "run": run}, file)
 
 
 def save_safetensors(model: nn.Module, path: Path) -> None:

@@ -18,20 +18,20 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from dre_ssod.config.keys import get_cfg
-from dre_ssod.config.reading import leaves
 from dre_ssod.deployment.label_manifest import Manifest, open_images
 from dre_ssod.deployment.trained_model import Category, device_of
 from dre_ssod.errors import ConfigError
 from dre_ssod.files import clear_partial, final_name, write_text
 from dre_ssod.locks import holding
+from dre_ssod.runs.resuming import settings_of
 
 SETTINGS = "settings.json"
 MANIFEST = "manifest.jsonl"
 CHUNKS = "chunks"
 LOCK = ".labeling.lock"
 _UNRELATED = (
-    *("VERSION", "SEED", "OUTPUT_DIR", "DATASETS.", "DATALOADER.", "SOLVER.", "TEST.EVAL_PERIOD"),
-    *("MODEL.DEVICE", "MODEL.WEIGHTS", "TEST.IMS_PER_BATCH"),
+    *("VERSION", "SEED", "DATALOADER.", "SOLVER.", "TEST.EVAL_PERIOD", "MODEL.WEIGHTS"),
+    "TEST.IMS_PER_BATCH",
 )
 """Keys of training alone, and keys for which a job has settings of its own."""
 
@@ -68,10 +68,10 @@ class LabelingJob:
         Of the config, the keys that are not at their default: a key that did not exist when a job
         was started does not stop it.
         """
-        defaults = dict(leaves(get_cfg()))
+        defaults = settings_of(get_cfg())
         keys = {
             key: value
-            for key, value in leaves(cfg)
+            for key, value in settings_of(cfg).items()
             if value != defaults[key] and not key.startswith(_UNRELATED)
         }
         settings = {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
@@ -18,9 +19,9 @@ from dre_ssod.checkpoints.weights import load_all, load_student
 from dre_ssod.config.checks import check_config
 from dre_ssod.config.reading import read_config
 from dre_ssod.data.images import read_image
-from dre_ssod.data.sources.catalog import class_names
 from dre_ssod.data.views.photometric import Image
 from dre_ssod.errors import ConfigError, SourceError
+from dre_ssod.runs.detector import TrainedDetector, categories_of, find_checkpoint, read_detector
 
 logger = logging.getLogger(__name__)
 
@@ -30,24 +31,80 @@ Category = dict[str, Any]
 """An entry of ``categories`` in COCO JSON: ``id`` and ``name``."""
 
 
+def configure_arguments(args: argparse.Namespace) -> tuple[CfgNode, list[Category]]:
+    """See :func:`configure_trained`; of a command line with
+    :func:`dre_ssod_cli.parsers.add_model_options`."""
+    names = [name.strip() for name in args.classes.split(",") if name.strip()]
+    return configure_trained(args.run, args.config_file, args.opts, names)
+
+
 def configure_trained(
-    config_file: str, opts: Sequence[str], classes: str
+    path: str | Path = "",
+    config_file: str = "",
+    opts: Sequence[Any] = (),
+    names: Sequence[str] = (),
 ) -> tuple[CfgNode, list[Category]]:
-    """The checked config of a trained model, and its classes.
+    """The checked config of a trained model, MODEL.WEIGHTS included, and its classes.
 
     Args:
-        config_file, opts: as of :func:`dre_ssod.config.reading.read_config`.
-        classes: names with commas between them; "" to take those of DATASETS.TRAIN.
+        path: a checkpoint, or the folder of a run; "" to take MODEL.WEIGHTS of the two below.
+        config_file, opts: as of :func:`dre_ssod.config.reading.read_config`. Without a file, the
+            checkpoint says the settings, and a config.yaml beside it what it leaves out.
+        names: of the classes; empty to take those of the checkpoint, or of DATASETS.TRAIN where it
+            names none.
 
     Raises:
-        ConfigError: naming the argument or key that cannot be used.
+        ConfigError: naming the argument or key that cannot be used, or if nothing tells.
+        CheckpointError, UntrustedFileError: if the checkpoint cannot be used.
     """
-    cfg = read_config(config_file, opts)
-    names = [name.strip() for name in classes.split(",") if name.strip()]
-    categories = find_categories(cfg, names)
+    if path and "MODEL.WEIGHTS" in opts[::2]:
+        raise ConfigError(
+            f"two models are named, {str(path)!r} and one by MODEL.WEIGHTS: leave out one of them"
+        )
+    weights = str(find_checkpoint(Path(path))) if path else ""
+    weights = weights or read_config(config_file, opts).MODEL.WEIGHTS
+    if not weights:
+        raise ConfigError(
+            "no trained model is named: MODEL.WEIGHTS is empty. Give the folder of a run or a "
+            "checkpoint (--run PATH), or append MODEL.WEIGHTS and a file"
+        )
+    described = read_detector(Path(weights))
+    if config_file:
+        cfg = read_config(config_file, opts)
+    else:
+        cfg = _read_described(Path(weights), described, opts)
+    cfg.MODEL.WEIGHTS = weights
+    known = [] if described is None else described.categories
+    categories = find_categories(cfg, names, known)
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(categories)
     check_config(cfg, world_size=1)
     return cfg, categories
+
+
+def _read_described(
+    weights: Path, described: TrainedDetector | None, opts: Sequence[Any]
+) -> CfgNode:
+    """The config that a checkpoint and the config.yaml beside it give."""
+    beside = weights.parent / "config.yaml"
+    config_file = str(beside) if beside.is_file() else ""
+    if described is None and not config_file:
+        if "://" not in str(weights) and not weights.is_file():
+            raise ConfigError(f"MODEL.WEIGHTS: there is no file {str(weights)!r}")
+        raise ConfigError(
+            f"{weights} does not say its settings and classes, and there is no config.yaml beside "
+            "it, as of checkpoints of other programs or of version 0.1.0: name the config file "
+            "(--config-file FILE; config_file in Python)"
+        )
+    settings = {} if described is None else described.settings
+    try:
+        return read_config(config_file, opts, settings)
+    except ConfigError as error:
+        if "(in the checkpoint)" not in str(error):
+            raise
+        raise ConfigError(
+            f"{weights} is of another version of this project: {error} A config file in place of "
+            "its settings (--config-file FILE; config_file in Python) can leave the key out."
+        ) from error
 
 
 def check_score(cfg: CfgNode, option: str, score: float) -> None:
@@ -104,34 +161,32 @@ def device_of(cfg: CfgNode, local_rank: int = 0) -> str:
     return f"cuda:{local_rank}" if cfg.MODEL.DEVICE == "cuda" else str(cfg.MODEL.DEVICE)
 
 
-def find_categories(cfg: CfgNode, names: Sequence[str] = ()) -> list[Category]:
+def find_categories(
+    cfg: CfgNode, names: Sequence[str] = (), known: Sequence[Category] = ()
+) -> list[Category]:
     """The classes of a model, in the order of its outputs, with their ids in COCO files.
 
     Args:
-        names: of the classes, which then have the ids 1 to K; empty to take names and ids from
+        names: of the classes, which then have the ids 1 to K.
+        known: the classes where there are no ``names``; where there are neither, those of
             DATASETS.TRAIN.
 
     Raises:
         ConfigError: if DATASETS.TRAIN is not there, or the number contradicts the config.
     """
-    if names:
-        categories: list[Category] = [{"id": i, "name": n} for i, n in enumerate(names, start=1)]
-    else:
-        try:
-            names = class_names(cfg.DATASETS.TRAIN)
-        except SourceError as error:
-            raise ConfigError(
-                f"the names of the classes cannot be taken from DATASETS.TRAIN: {error}. "
-                "Name them in the model's order: --classes A,B,C"
-            ) from error
-        known = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_dataset_id_to_contiguous_id")
-        ids = {index: number for number, index in (known or {}).items()}
-        categories = [{"id": ids.get(i, i + 1), "name": n} for i, n in enumerate(names)]
+    named: list[Category] = [{"id": i, "name": n} for i, n in enumerate(names, start=1)]
+    try:
+        categories = named or list(known) or categories_of(cfg.DATASETS.TRAIN)
+    except SourceError as error:
+        raise ConfigError(
+            f"the names of the classes cannot be taken from DATASETS.TRAIN: {error}. "
+            "Name them in the model's order: --classes A,B,C (classes in Python)"
+        ) from error
     expected = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     if expected not in (0, len(categories)):
         raise ConfigError(
             f"MODEL.ROI_HEADS.NUM_CLASSES is {expected}, but {len(categories)} classes are named: "
-            f"{', '.join(names)}"
+            f"{', '.join(category['name'] for category in categories)}"
         )
     return categories
 

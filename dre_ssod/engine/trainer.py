@@ -44,6 +44,7 @@ from dre_ssod.evaluation.pseudo_labels import PseudoLabelProbe
 from dre_ssod.launch.log_file import FILE_ONLY
 from dre_ssod.methods import build_method
 from dre_ssod.runs.contents import check_resumed
+from dre_ssod.runs.detector import categories_of
 from dre_ssod.runs.results import record_results
 from dre_ssod.runs.resuming import settings_of, settle
 from dre_ssod.runs.sets import contents_of, describe_sets, format_table
@@ -72,6 +73,7 @@ class SSODTrainer(DefaultTrainer):
         self.datasets = describe_sets(cfg, self.pools)
         logger.info("Sets of this run:\n%s", format_table(self.datasets))
         self._contents = contents_of(self.datasets)
+        self._categories = categories_of(cfg.DATASETS.TRAIN)
         labeled_files = [record["file_name"] for record in self.pools.labeled]
         self.probe = PseudoLabelProbe.from_config(
             cfg, self.method, labeled_files, self.pools.classes
@@ -285,7 +287,7 @@ class SSODTrainer(DefaultTrainer):
 
     def state_dict(self) -> dict[str, Any]:
         sets = {role: content.state_dict() for role, content in self._contents.items()}
-        run = {"settings": settings_of(self.cfg), "sets": sets}
+        run = {"settings": settings_of(self.cfg), "categories": self._categories, "sets": sets}
         own = {"seed": self._seed, "precision": self.precision, "run": run}
         return {**super().state_dict(), **own}
 

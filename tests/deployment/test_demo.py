@@ -11,7 +11,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
-from dre_ssod.deployment.demo import Detector, InputImage, find_images, plan_outputs
+from dre_ssod.deployment.demo import DrawingDetector, InputImage, find_images, plan_outputs
 from dre_ssod.errors import ConfigError
 from tests.factories import tiny_cfg
 
@@ -107,7 +107,7 @@ def test_the_model_gets_the_image_in_its_size_and_order(image_format: str) -> No
     cfg, model = tiny_cfg(**{"INPUT.FORMAT": image_format}), Fixed()
     image = np.zeros((32, 48, 3), np.uint8)
     image[:, :, 0] = 200
-    Detector(cfg, model, CATEGORIES, 0.5).detect(image)
+    DrawingDetector(cfg, model, CATEGORIES, 0.5).detect(image)
     assert model.seen["image"].shape == (3, 64, 96)
     red = 0 if image_format == "RGB" else 2
     assert model.seen["image"].amax(dim=(1, 2)).nonzero().flatten().tolist() == [red]
@@ -115,7 +115,7 @@ def test_the_model_gets_the_image_in_its_size_and_order(image_format: str) -> No
 
 
 def test_results_are_coco_with_sigma_and_quality() -> None:
-    detector = Detector(tiny_cfg(), Fixed(), CATEGORIES, 0.5)
+    detector = DrawingDetector(tiny_cfg(), Fixed(), CATEGORIES, 0.5)
     found = detector.detect(np.zeros((64, 96, 3), np.uint8))
     assert detector.results(found, 4, "sub/a.jpg") == [
         {
@@ -133,4 +133,4 @@ def test_results_are_coco_with_sigma_and_quality() -> None:
 @pytest.mark.parametrize("threshold", [0.01, 1.1, float("nan")])
 def test_a_threshold_that_the_model_cannot_serve_is_refused(threshold: float) -> None:
     with pytest.raises(ConfigError, match="--confidence-threshold"):
-        Detector(tiny_cfg(), Fixed(), CATEGORIES, threshold)
+        DrawingDetector(tiny_cfg(), Fixed(), CATEGORIES, threshold)

@@ -134,9 +134,11 @@ def test_the_file_says_how_to_use_it(tmp_path: Path) -> None:
 
 def test_weights_alone_load_everywhere(tmp_path: Path) -> None:
     model = model_with()
-    save_weights(model, tmp_path / "w.pth")
+    run = {"settings": {}, "categories": []}
+    save_weights(model, tmp_path / "w.pth", run)
     content = torch.load(tmp_path / "w.pth", weights_only=True)
-    assert content.keys() == {"model"}
+    assert content.keys() == {"model", "run"}
+    assert content["run"] == run
     cfg = tiny_cfg(**{"MODEL.WEIGHTS": str(tmp_path / "w.pth")})
     for loaded in (load_trained(cfg), DefaultPredictor(cfg).model):
         for name, tensor in loaded.state_dict().items():

@@ -5,12 +5,14 @@ import itertools
 import json
 import logging
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode
@@ -18,6 +20,7 @@ from detectron2.config import get_cfg as get_detectron2_cfg
 from detectron2.engine import DefaultPredictor, HookBase
 from detectron2.utils.env import seed_all_rng
 
+import dre_ssod
 from dre_ssod import add_ssod_config
 from dre_ssod.config.checks import check_config
 from dre_ssod.engine.setup import complete, setup
@@ -150,7 +153,9 @@ def test_the_checkpoint_is_the_teacher_with_the_rest_beside_it(finished: SSODTra
     assert saved["iteration"] == saved["trainer"]["iteration"] == 3
 
 
-def test_plain_detectron2_loads_the_teacher_and_gives_its_boxes(finished: SSODTrainer) -> None:
+def test_plain_detectron2_loads_the_teacher_and_gives_its_boxes(
+    finished: SSODTrainer, tmp_path: Path
+) -> None:
     cfg = get_detectron2_cfg()
     add_ssod_config(cfg)
     cfg.merge_from_file(str(folder_of(finished) / "config.yaml"))
@@ -165,6 +170,13 @@ def test_plain_detectron2_loads_the_teacher_and_gives_its_boxes(finished: SSODTr
     for name in ("pred_boxes_sigma", "localization_quality", "scores", "pred_classes"):
         assert torch.equal(found.get(name), expected.get(name))
     assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
+    # And this project's own way, which needs neither config nor data.
+    shutil.copy(cfg.MODEL.WEIGHTS, tmp_path / "moved.pth")
+    detector = dre_ssod.load(tmp_path / "moved.pth")
+    assert [c["id"] for c in detector.categories] == [1, 2, 3]
+    own = detector(inputs["file_name"], min_score=0.001)
+    assert own.class_names == tuple(f"class{number}" for number in expected.pred_classes)
+    assert np.array_equal(own.boxes, expected.pred_boxes.tensor.numpy())
 
 
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+import dre_ssod
 from tests.factories import BOXES, SIZE, draw, tiny_cfg, tiny_model
 
 
@@ -37,6 +38,7 @@ def test_everything_is_written_and_the_difference_printed(
     written = {path.name for path in tmp_path.iterdir()}
     names = {"model.ts", "model.ts.json", "model_weights.pth", "model.safetensors"}
     assert written == names
+    assert dre_ssod.load(tmp_path / "model_weights.pth").class_names == ["a", "b", "c"]
     before = (tmp_path / "model.ts").read_bytes()
     assert tool.run(["--output", str(tmp_path), *arguments]) == 2
     assert "model.ts exists: choose another --output" in " ".join(capsys.readouterr().err.split())

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dre_ssod.runs.detector import entry_for_weights
 from tests.factories import BOXES, SIZE, draw, tiny_cfg, tiny_model
 from tests.tiny_dataset import write_tiny_dataset
 
@@ -19,14 +20,15 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """All but --output, for five images in chunks of two."""
     root = tmp_path_factory.mktemp("run")
     cfg = tiny_cfg(**{"MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.2})
-    (root / "config.yaml").write_text(cfg.dump())
-    torch.save({"model": tiny_model(cfg, spread=0.5).state_dict()}, root / "model.pth")
+    run = entry_for_weights(cfg, [{"id": n, "name": name} for n, name in enumerate("abc", 1)])
+    content = {"model": tiny_model(cfg, spread=0.5).state_dict(), "run": run}
+    torch.save(content, root / "model_final.pth")
     (root / "images").mkdir()
     for number in range(5):
         pixels = draw(SIZE, BOXES, seed=number).permute(1, 2, 0).contiguous().numpy()
         Image.fromarray(pixels).save(root / "images" / f"{number}.png")
-    words = f"--config-file {root}/config.yaml --input {root}/images --classes a,b,c --chunk 2"
-    return [*words.split(), "--min-score", "0.4", "MODEL.WEIGHTS", f"{root}/model.pth"]
+    words = f"--run {root} --input {root}/images --chunk 2 --min-score 0.4"
+    return [*words.split(), "TEST.DETECTIONS_PER_IMAGE", "20"]
 
 
 def test_two_processes_write_what_one_writes(
@@ -77,7 +79,7 @@ def test_rubbish_is_refused_in_words(
     options: list[str],
     message: str,
 ) -> None:
-    split = arguments.index("MODEL.WEIGHTS")
+    split = arguments.index("TEST.DETECTIONS_PER_IMAGE")
     words = [*arguments[:split], *options, *arguments[split:]]
     assert tool.run(["--output", str(tmp_path / "out"), *words]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
