@@ -191,19 +191,20 @@ def report(runs: Mapping[str, Path], captions: Mapping[str, str], seed: int) -> 
     config = runs["semi-supervised"] / "config.yaml"
     table = tabulate(rows, headers=["trained on", *METRICS], disable_numparse=True)
     is_sure = "more" if gains[0] > SPREAD else "no more"
-    explanation = (
+    paragraphs = [
         f"AP, average precision: how well the objects of {counts['test']} test images are found, "
-        "which no run has trained on; 0 is nothing, 100 is all and exactly. AP50 counts boxes that "
-        "overlap their object by half, AP75 by three quarters. Both rows are the same detector and "
-        f"the same labeled images, so the last row is what {counts['unlabeled']} images without "
-        f"any label add. Runs differ by some {SPREAD:g} AP from seed to seed; this one gains "
-        f"{is_sure} than that. The rows are those of the model that is used, the moving average of "
-        f"the weights; AP of the last weights themselves: {students}. Seed {seed}, PyTorch "
-        f"{torch.__version__}."
-    )
+        "which no run has trained on. 0 is nothing, 100 is all of them, exactly. For AP50 a box "
+        "must overlap its object by half, for AP75 by three quarters.",
+        "Both rows are the same detector and the same labeled images, so the last row is what "
+        f"{counts['unlabeled']} images without any label add. From seed to seed an AP differs by "
+        f"some {SPREAD:g}; this gain is {is_sure} than that.",
+        "The rows are the models that are used, moving averages of the weights. AP of the last "
+        f"weights themselves: {students}. Seed {seed}, PyTorch {torch.__version__}.",
+    ]
+    explanation = "\n\n".join(textwrap.fill(text, 100) for text in paragraphs)
     return f"""{table}
 
-{textwrap.fill(explanation, 100)}
+{explanation}
 
 What next? Look at some of your images, then make a config for them:
   python tools/demo.py --config-file {config} --input IMAGES --output pictures \\
