@@ -244,7 +244,8 @@ class _Calls(TorchFunctionMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        inputs = _tensors((args, kwargs))
+        # The memo of a deep copy holds all that was copied so far.
+        inputs = _tensors(args[:1] if function is Tensor.__deepcopy__ else (args, kwargs))
         # What comes from Python without a mark is from before, or from another process.
         _put(inputs, HOST)
         if function in self._answers:
