@@ -29,9 +29,9 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
 
 @pytest.mark.parametrize("name", IN_PROCESS)
 def test_a_dry_run_meets_its_goals(
-    name: str, setting: Setting, monkeypatch: pytest.MonkeyPatch
+    name: str, setting: Setting, datasets_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(setting.folder))
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(datasets_root))
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
     (step,) = (step for step in STEPS if step.name == name)
     assert not step.needs_gpu

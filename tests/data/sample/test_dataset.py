@@ -43,11 +43,9 @@ SHA256_OF_ANNOTATIONS = {
 SMALL = tuple(Part(s.name, s.annotation_file, 3, s.allow_empty) for s in PARTS)
 
 
-@pytest.fixture(scope="module")
-def full_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("full") / "set"
-    generate_sample_set(root)
-    return root
+@pytest.fixture
+def full_set(datasets_root: Path) -> Path:
+    return datasets_root / "dre_ssod_sample"
 
 
 @pytest.fixture
