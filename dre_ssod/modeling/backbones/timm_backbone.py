@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from dre_ssod.errors import ConfigError
 from dre_ssod.modeling.backbones.depthwise import keep_depthwise_in_float32
+from dre_ssod.modeling.backbones.relu6 import keep_one_map_per_relu6
 from dre_ssod.modeling.backbones.weights import LITE0_WEIGHTS, feature_name, load_weights
 
 _STRIDE_TO_NAME = {4: "res2", 8: "res3", 16: "res4", 32: "res5"}
@@ -98,6 +99,7 @@ class TimmBackbone(Backbone):
         _freeze_batch_norms(body, everything if norm == "FrozenBN" else frozen)
 
         keep_depthwise_in_float32(body)
+        keep_one_map_per_relu6(body)
         self.body: nn.Module = body
         self._channels_last_output = getattr(body, "output_fmt", "NCHW") == "NHWC"
         self._out_features = [_STRIDE_TO_NAME[stride] for stride in strides]
