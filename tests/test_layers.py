@@ -32,7 +32,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "engine deployment",
         "engine.hooks",
         "engine.trainer engine.setup",
-        "benchmark engine.stages",
+        "benchmark engine.stages tables",
         "gpu_check",
     )
 )

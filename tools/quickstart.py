@@ -13,16 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
-import runpy
 import shlex
-import signal
 import sys
 import textwrap
 import time
 from collections.abc import Mapping
-from multiprocessing import get_context
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +29,9 @@ RUNS = {
     "supervised": ROOT / "configs/baselines/quickstart_supervised.yaml",
     "semi-supervised": ROOT / "configs/quickstart.yaml",
 }
-PROGRAM = "train_net.py"
-CONSOLE = "console.txt"
+PROGRAM = ROOT / "train_net.py"
 METRICS = ("AP", "AP50", "AP75")
 DRAWN_IMAGES = 3
-POLL_SECONDS = 0.2
 SPREAD = 1.5
 """AP by which a run of the sample set differs from one seed or machine to the next, about."""
 
@@ -52,104 +45,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def start(config: Path, output: Path, seed: int, opts: list[str]) -> BaseProcess:
-    """Start ``train_net.py`` on its half of the cores, printing to a file."""
-    words = ["--config-file", str(config), "--resume", "SEED", str(seed)]
-    words += ["OUTPUT_DIR", str(output), *opts]
-    print("$", shlex.join([PROGRAM, *words]), flush=True)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / CONSOLE).touch()
-    # Read by the libraries that the new process loads; this one has loaded them.
-    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // len(RUNS)))
-    process = get_context("spawn").Process(target=train, args=(words, output / CONSOLE))
-    process.start()
-    return process
-
-
-def train(words: list[str], console: Path) -> None:
-    """The process of one run. It stops, and saves, when the demo ends in whatever way."""
-    from dre_ssod.workers import after_parent
-
-    with console.open("ab") as file:
-        for stream in (1, 2):
-            os.dup2(file.fileno(), stream)
-
-    after_parent(lambda: os.kill(os.getpid(), signal.SIGTERM))
-    sys.argv = [PROGRAM, *words]
-    sys.exit(runpy.run_path(str(ROOT / PROGRAM))["run"](words))
-
-
-def wait(processes: Mapping[str, BaseProcess], runs: Mapping[str, Path], bar: Progress) -> None:
-    """Wait for all runs, showing how far they are. However it ends, all runs have ended.
-
-    Raises:
-        UserError: if a run fails, with its last words.
-    """
-    from dre_ssod.errors import UserError
-
-    try:
-        while any(process.exitcode is None for process in processes.values()):
-            time.sleep(POLL_SECONDS)
-            for name, process in processes.items():
-                if process.exitcode:
-                    console = runs[name] / CONSOLE
-                    words = " ".join(console.read_text(errors="replace").splitlines()[-5:])
-                    raise UserError(f"the {name} run failed, see {console}: {words}")
-            bar.show({name: iteration_of(run) for name, run in runs.items()})
-        bar.finish()
-    finally:
-        for process in processes.values():
-            process.terminate()
-        for process in processes.values():
-            process.join()
-
-
-class Progress:
-    """One bar for all runs, by the images that they train on; few lines where no terminal is."""
-
-    def __init__(self, lengths: Mapping[str, int], images: Mapping[str, int]) -> None:
-        """
-        Args:
-            lengths: iterations of each run.
-            images: of a batch of each run.
-        """
-        from tqdm import tqdm
-
-        self._lengths, self._images = lengths, images
-        self._total = sum(lengths[name] * images[name] for name in lengths)
-        self._told = 0
-        self._bar = tqdm(
-            total=self._total,
-            desc="training",
-            disable=None,
-            bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left{postfix}",
-        )
-
-    def show(self, done: Mapping[str, int]) -> None:
-        """Show how many iterations of each run are done."""
-        images = sum(done[name] * self._images[name] for name in done)
-        words = ", ".join(f"{name} {done[name]}/{self._lengths[name]}" for name in done)
-        if self._bar.disable:
-            tenth = 10 * images // self._total
-            if tenth > self._told:
-                self._told = tenth
-                print(f"training {10 * tenth} %: {words}", flush=True)
-            return
-        self._bar.set_postfix_str(words, refresh=False)
-        self._bar.update(images - self._bar.n)
-        self._bar.refresh()
-
-    def finish(self) -> None:
-        """All runs are done."""
-        self.show(self._lengths)
-        self._bar.close()
-
-
-def iteration_of(run: Path) -> int:
-    """How many iterations a run has done, by the newest line that says so."""
-    console = (run / CONSOLE).read_text(errors="replace")
-    numbers = re.findall(r"eta: .* iter: (\d+)", console)
-    return int(numbers[-1]) + 1 if numbers else 0
+def words_of(name: str, output: Path, args: argparse.Namespace) -> list[str]:
+    """The command line of one of the two runs."""
+    words = ["--config-file", str(RUNS[name]), "--resume", "SEED", str(args.seed)]
+    return [*words, "OUTPUT_DIR", str(output), *args.opts]
 
 
 def last_evaluation(run: Path) -> dict[str, Any]:
@@ -218,17 +117,20 @@ def main(args: argparse.Namespace) -> None:
     from dre_ssod.config.reading import read_config
     from dre_ssod.deployment.comparison import draw_comparison
     from dre_ssod.inspection.panels import write_picture
+    from dre_ssod.tables.processes import LocalStarter
+    from dre_ssod.tables.schedule import Job, run_all
 
     folder = args.output / f"seed_{args.seed}"
     runs = {name: folder / name for name in RUNS}
-    configs = {name: read_config(str(file), args.opts) for name, file in RUNS.items()}
-    lengths = {name: cfg.SOLVER.MAX_ITER for name, cfg in configs.items()}
-    images = {name: cfg.SOLVER.IMS_PER_BATCH for name, cfg in configs.items()}
-    processes = {
-        name: start(config, runs[name], args.seed, args.opts) for name, config in RUNS.items()
-    }
+    jobs = []
+    for name, folder_of_run in runs.items():
+        solver = read_config(str(RUNS[name]), args.opts).SOLVER
+        words = words_of(name, folder_of_run, args)
+        print("$", shlex.join([PROGRAM.name, *words]), flush=True)
+        jobs.append(Job(name, folder_of_run, words, solver.MAX_ITER, solver.IMS_PER_BATCH))
     begin = time.monotonic()
-    wait(processes, runs, Progress(lengths, images))
+    threads = max(1, (os.cpu_count() or 1) // len(jobs))
+    run_all(jobs, LocalStarter(PROGRAM, threads), len(jobs), stop_at_failure=True)
     counts = count_images(runs["semi-supervised"])
     captions = {
         "supervised": f"{counts['labeled']} labeled images",

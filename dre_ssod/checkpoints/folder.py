@@ -23,7 +23,9 @@ from dre_ssod.errors import CheckpointError, FileError, UntrustedFileError
 from dre_ssod.files import clear_partial, link_or_copy, open_whole
 
 LAST = "last_checkpoint"
-_OURS = re.compile(r"model_(\d{7,}|best|final)\.pth")
+BURN_IN = "model_burn_in.pth"
+"""The checkpoint of the end of a burn-in, where SSOD.BURN_IN_KEPT asks for it."""
+_OURS = re.compile(r"model_(\d{7,}|best|final|burn_in)\.pth")
 _NUMBERED = re.compile(r"model_\d{7,}\.pth")
 
 logger = logging.getLogger(__name__)

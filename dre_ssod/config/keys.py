@@ -104,6 +104,9 @@ def _add_method_keys(cfg: CfgNode) -> None:
         add_keys(cfg, method.Settings)
     # Iterations on labels alone before the teacher starts to label.
     cfg.SSOD.BURN_IN_ITERS = 0
+    # Keep the checkpoint of its end as model_burn_in.pth. A run that is the same until then may
+    # start from it: tools/run_table.py has such runs share it.
+    cfg.SSOD.BURN_IN_KEPT = False
 
     # s_loc of eq. 5 lies in (0, 0.5). True multiplies it by 2, so that it lies in (0, 1).
     cfg.SSOD.RESCALE_LOCALIZATION_QUALITY = False

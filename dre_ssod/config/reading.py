@@ -18,7 +18,11 @@ from dre_ssod.settings import EXAMPLES
 
 
 def read_config(
-    config_file: str = "", opts: Sequence[Any] = (), settings: Mapping[str, Any] | None = None
+    config_file: str = "",
+    opts: Sequence[Any] = (),
+    settings: Mapping[str, Any] | None = None,
+    *,
+    more_files: Sequence[str] = (),
 ) -> CfgNode:
     """The default config, changed by a file, by settings and then by the command line.
 
@@ -29,14 +33,15 @@ def read_config(
             none.
         opts: keys and values in turn.
         settings: of a checkpoint, by key.
+        more_files: whose keys come over those of the first, each over the one before.
 
     Raises:
         ConfigError: naming the file, key and value that cannot be used, and close key names.
     """
     cfg = get_cfg()
-    if config_file:
-        for key, value in leaves(_read_file(config_file)):
-            _set(cfg, key, value, f" (in {config_file})")
+    for file in filter(None, (config_file, *more_files)):
+        for key, value in leaves(_read_file(file)):
+            _set(cfg, key, value, f" (in {file})")
     for key, value in (settings or {}).items():
         _set(cfg, key, value, " (in the checkpoint)")
     words = list(opts)

@@ -217,6 +217,7 @@ class SSODTrainer(DefaultTrainer):
             signals,
             period=cfg.SOLVER.CHECKPOINT_PERIOD,
             kept=cfg.SOLVER.CHECKPOINTS_KEPT,
+            burn_in=cfg.SSOD.BURN_IN_ITERS if cfg.SSOD.BURN_IN_KEPT else 0,
         )
         watch = PseudoLabelWatch(
             cfg.SSOD.WARN_NO_PSEUDO_LABELS_ITERS,

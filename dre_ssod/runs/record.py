@@ -75,7 +75,7 @@ def record_start(
         "world_size": comm.get_world_size(),
         "precision": precision,
         "machine": _machine(cfg.MODEL.DEVICE),
-        "versions": _versions(),
+        "versions": package_versions(),
         "git": git_state(Path(__file__).resolve().parents[2]),
         "datasets": [row.as_dict() for row in datasets],
     }
@@ -160,6 +160,7 @@ def _machine(device: str) -> dict[str, Any]:
     return machine
 
 
-def _versions() -> dict[str, str | None]:
+def package_versions() -> dict[str, str | None]:
+    """Versions of this package and of those that decide what a run gives, by name."""
     versions = {name: str(importlib.import_module(name).__version__) for name in _PACKAGES}
     return {"python": platform.python_version(), **versions, "cuda": torch.version.cuda}

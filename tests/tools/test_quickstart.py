@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import time
-from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
 
 import cv2
 import pytest
 
-from dre_ssod.errors import UserError
 from tests.tiny_dataset import TinyDataset, write_tiny_dataset
 from tools import plot_run
 
@@ -72,43 +69,3 @@ def test_the_demo_trains_both_draws_and_tabulates(
     assert plot_run.run([*folders, "--output", str(tmp_path), "--found", "2"]) == 0
     fewer, _, _ = cv2.imread(str(tmp_path / "found.jpg")).shape
     assert 64 < fewer < height
-
-
-def end_with(code: int, seconds: float = 0.0) -> None:
-    time.sleep(seconds)
-    raise SystemExit(code)
-
-
-def test_a_run_that_fails_ends_the_other_and_says_why(tool: ModuleType, tmp_path: Path) -> None:
-    context = get_context("fork")
-    processes = {
-        "one": context.Process(target=end_with, args=(0, 1000.0)),
-        "other": context.Process(target=end_with, args=(3,)),
-    }
-    runs = {name: tmp_path / name for name in processes}
-    for name, process in processes.items():
-        runs[name].mkdir()
-        (runs[name] / "console.txt").write_text(f"first\nlast of {name}\n")
-        process.start()
-    with pytest.raises(UserError, match=r"the other run failed, see .*: first last of other"):
-        tool.wait(processes, runs, tool.Progress(dict.fromkeys(runs, 10), dict.fromkeys(runs, 1)))
-    assert not any(process.is_alive() for process in processes.values())
-
-
-def test_progress_is_by_the_newest_line_with_an_iteration(
-    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    console = tmp_path / "console.txt"
-    console.write_text("[date] loading\n")
-    assert tool.iteration_of(tmp_path) == 0
-    console.write_text("[1] eta: 0:09  iter: 19  loss: 1\n[2] eta: 0:05  iter: 39  x\n[3] saved\n")
-    assert tool.iteration_of(tmp_path) == 40
-    # Without a terminal a line each tenth, weighted by the images of a batch.
-    bar = tool.Progress({"a": 10, "b": 10}, {"a": 4, "b": 12})
-    for done in range(10):
-        bar.show({"a": 10, "b": done})
-    bar.finish()
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "training 20 %: a 10/10, b 0/10"
-    assert lines[-1] == "training 100 %: a 10/10, b 10/10"
-    assert len(lines) == 9

@@ -9,7 +9,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from dre_ssod.checkpoints.checkpointer import SafeCheckpointer
-from dre_ssod.checkpoints.folder import add_name, clear_old
+from dre_ssod.checkpoints.folder import BURN_IN, add_name, clear_old
 from dre_ssod.engine.hooks.evaluation import BestModel, Evaluation
 from dre_ssod.launch.signals import SignalRequests
 
@@ -18,7 +18,8 @@ class Checkpoints(HookBase):
     """Saves every so many iterations, after evaluations, after the last iteration, on signals.
 
     Every checkpoint is numbered; that of the best evaluation and that of the last iteration get the
-    further names ``model_best`` and ``model_final``.
+    further names ``model_best`` and ``model_final``, and that of the end of the burn-in, where it
+    is to be kept, ``model_burn_in``.
     """
 
     def __init__(
@@ -30,11 +31,13 @@ class Checkpoints(HookBase):
         *,
         period: int,
         kept: int,
+        burn_in: int = 0,
     ) -> None:
         """
         Args:
             period: iterations from one checkpoint to the next.
             kept: number of numbered checkpoints that stay.
+            burn_in: iterations after which the checkpoint is kept as ``model_burn_in``; 0: none.
         """
         self._checkpointer = checkpointer
         self._evaluation = evaluation
@@ -42,6 +45,7 @@ class Checkpoints(HookBase):
         self._signals = signals
         self._period = period
         self._kept = kept
+        self._burn_in = burn_in
         self.evaluation_pending = False
 
     def before_train(self) -> None:
@@ -58,7 +62,8 @@ class Checkpoints(HookBase):
         self.evaluation_pending = False
         done = self.trainer.iter + 1
         stop, save = self._signals.stop, self._signals.save
-        if done % self._period == 0 or self._evaluation.is_due or save or stop:
+        is_planned = done % self._period == 0 or done == self._burn_in
+        if is_planned or self._evaluation.is_due or save or stop:
             self._save()
             self._name_and_clear(self.trainer.iter)
         if stop:
@@ -80,6 +85,8 @@ class Checkpoints(HookBase):
             add_name(path, "model_best.pth")
         if iteration == self.trainer.max_iter - 1:
             add_name(path, "model_final.pth")
+        if iteration == self._burn_in - 1:
+            add_name(path, BURN_IN)
         clear_old(path.parent, self._kept, path)
 
     def state_dict(self) -> dict[str, Any]:

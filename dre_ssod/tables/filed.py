@@ -1,0 +1,155 @@
+"""Results of finished runs, one small file each, in a folder that outlives the runs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from dre_ssod.errors import UserError
+from dre_ssod.files import write_text
+from dre_ssod.runs.history import METRICS, read_series
+from dre_ssod.tables.definition import Cell
+from dre_ssod.tables.identity import Identity
+
+COST = "cost.json"
+"""In the folder of a run: what each of its lives took."""
+PROTOCOL = "bbox"
+
+
+class ResultError(UserError):
+    """A file of results that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out of one run.
+
+    Attributes:
+        identity: of the run.
+        models: by model, test set and protocol, as in ``results.json``.
+        origin: when, where and by which versions it was made.
+        cost: ``step_seconds`` (mean, after the burn-in), ``cpu_seconds`` and ``peak_mib`` of the
+            process; None where nobody knows.
+    """
+
+    identity: Identity
+    models: dict[str, Any]
+    origin: dict[str, Any]
+    cost: dict[str, float | None]
+
+    def figure(self, model: str, metric: str) -> float | None:
+        """A figure of the first test set, in percent; None if there is none."""
+        return self._found(model).get("metrics", {}).get(metric)
+
+    def per_class(self, model: str) -> dict[str, float | None]:
+        """AP by class, of the first test set."""
+        classes = self._found(model).get("per_class", {})
+        return {name: values.get("AP") for name, values in classes.items()}
+
+    def _found(self, model: str) -> dict[str, Any]:
+        for protocols in self.models.get(model, {}).values():
+            return dict(protocols.get(PROTOCOL, {}))
+        return {}
+
+
+def read_results(folder: Path) -> list[Result]:
+    """All results of a folder, by name of their file; none if there is no such folder.
+
+    Raises:
+        ResultError: naming a file that cannot be read.
+    """
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            identity = Identity.from_dict(content["identity"])
+            found.append(Result(identity, content["models"], content["origin"], content["cost"]))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ResultError(
+                f"{path} is no result of a run ({type(error).__name__}: {error}); move it elsewhere"
+            ) from error
+    return found
+
+
+def find_result(results: Sequence[Result], wanted: Identity) -> Result | None:
+    """The newest result that answers for a run; None if there is none."""
+    fitting = [result for result in results if result.identity.is_result_for(wanted)]
+    return max(fitting, key=lambda result: str(result.origin.get("finished")), default=None)
+
+
+def find_results(results: Sequence[Result], cells: Iterable[Cell]) -> dict[str, Result]:
+    """What there is for the runs of a table, by name of the cell; sets are known by their names."""
+    found = {cell.name: find_result(results, Identity.of(cell.cfg)) for cell in cells}
+    return {name: result for name, result in found.items() if result is not None}
+
+
+def slug(text: str) -> str:
+    """A text as part of a file name."""
+    return re.sub(r"[^a-z0-9.]+", "_", text.lower()).strip("_.") or "row"
+
+
+def file_result(cell: Cell, identity: Identity, run: Path, folder: Path, kind: str) -> Path:
+    """Keep what a finished run has left; returns the new file.
+
+    Args:
+        run: its OUTPUT_DIR.
+        kind: of the evaluation that counts, "training" or "evaluation".
+
+    Raises:
+        ResultError: if the run has not been evaluated.
+    """
+    evaluation = _last(run / "results.json", "evaluations", kind)
+    started = _last(run / "run.json", "runs", kind)
+    keys = ("precision", "machine", "versions", "git")
+    content = {
+        "row": cell.row,
+        "repeat": cell.repeat.name,
+        "models": evaluation["models"],
+        "cost": measure_cost(run, cell.cfg.SSOD.BURN_IN_ITERS),
+        "origin": {"finished": evaluation["finished"], **{key: started[key] for key in keys}},
+        "identity": identity.as_dict(),
+    }
+    path = folder / f"{slug(cell.row)}-{slug(cell.repeat.name)}-{identity.digest}.json"
+    write_text(path, _lines(content))
+    return path
+
+
+def measure_cost(run: Path, burn_in: int) -> dict[str, float | None]:
+    """What a run took; see :class:`Result`. Lives that were killed have left nothing."""
+    lives = json.loads((run / COST).read_text(encoding="utf-8"))["lives"] if _has(run, COST) else []
+    steps = read_series(run / METRICS).get("time") if _has(run, METRICS) else None
+    times = [] if steps is None else _after(burn_in, steps.iterations, steps.values)
+    return {
+        "step_seconds": fmean(times) if times else None,
+        "cpu_seconds": sum(life["cpu_seconds"] for life in lives) if lives else None,
+        "peak_mib": max((life["peak_mib"] for life in lives), default=None),
+    }
+
+
+def _after(burn_in: int, iterations: Sequence[int], values: Sequence[float]) -> list[float]:
+    # Lines of 20 iterations: the first after the burn-in has some of the burn-in.
+    return [v for i, v in zip(iterations, values, strict=True) if i >= burn_in + 20]
+
+
+def _has(run: Path, name: str) -> bool:
+    return (run / name).is_file()
+
+
+def _last(path: Path, key: str, kind: str) -> dict[str, Any]:
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))[key]
+        found: dict[str, Any] = [entry for entry in entries if entry["kind"] == kind][-1]
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise ResultError(f"{path} names no {kind}: the run has not come to its end") from error
+    return found
+
+
+def _lines(content: Mapping[str, Any]) -> str:
+    """JSON with one line per entry."""
+    entries = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items()]
+    return "{\n" + ",\n".join(entries) + "\n}\n"

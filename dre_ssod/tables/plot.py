@@ -1,0 +1,42 @@
+"""One picture of a table: each run a point, each row a mean; or a curve over what rows vary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from dre_ssod.tables.report import MODELS, RowReport
+
+COLORS = {"teacher": "#1f77b4", "student": "#ff7f0e"}
+_APART = 0.16
+"""Of the points of two models in a row, in rows."""
+
+
+def draw_rows(title: str, rows: Sequence[RowReport], metric: str = "AP") -> Figure:
+    """Rows from the top down: runs as rings, means as bars with their standard deviation."""
+    figure = Figure(figsize=(8.0, 1.4 + 0.45 * len(rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for model in MODELS:
+        shift = _APART if model == "student" else -_APART
+        for place, row in enumerate(rows):
+            found = row.figures[model][metric]
+            if found.summary is None:
+                continue
+            places = [place + shift] * len(found.runs)
+            color = COLORS[model]
+            axes.plot([*found.runs.values()], places, "o", mfc="none", color=color, markersize=4)
+            spread = found.summary.deviation or 0.0
+            axes.errorbar(
+                found.summary.mean, place + shift, xerr=spread, fmt="|", color=color, markersize=12
+            )
+        axes.plot([], [], "o", mfc="none", color=COLORS[model], label=model)
+    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel(f"{metric}, percent")
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(loc="best", fontsize="small")
+    axes.set_title(title, fontsize="medium")
+    return figure

@@ -1,0 +1,246 @@
+"""What a table says: figures by row, as data and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Any
+
+from tabulate import tabulate
+
+from dre_ssod.errors import printable
+from dre_ssod.tables.definition import Table, cell_name
+from dre_ssod.tables.filed import Result
+from dre_ssod.tables.statistics import Summary, paired_difference, summarize
+
+MODELS = ("teacher", "student")
+METRICS = ("AP", "AP50", "AP75")
+_HOUR = 3600.0
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One metric of one model in one row.
+
+    Attributes:
+        runs: percent, by name of the run.
+        summary: over the runs; None without a run.
+        difference: to the reference row, over the runs that both have; None for the reference
+            itself, or without such runs.
+    """
+
+    runs: dict[str, float]
+    summary: Summary | None
+    difference: Summary | None
+
+
+@dataclass(frozen=True)
+class RowReport:
+    """What there is to say about a row.
+
+    Attributes:
+        name: of the row.
+        figures: by model and metric.
+        per_class: mean AP by model and class.
+        costs: means over the runs, by name (see :class:`dre_ssod.tables.filed.Result`).
+        commits: of the program in those runs; "changed" behind one whose files were not its own.
+        missing: runs without a result.
+    """
+
+    name: str
+    figures: dict[str, dict[str, Figure]]
+    per_class: dict[str, dict[str, float]]
+    costs: dict[str, float]
+    commits: list[str]
+    missing: list[str]
+
+
+def report_rows(table: Table, found: Mapping[str, Result]) -> list[RowReport]:
+    """The rows of a table.
+
+    Args:
+        found: results by name of the cell; others are missing.
+    """
+    results: dict[str, dict[str, Result]] = {name: {} for name in table.rows}
+    missing: dict[str, list[str]] = {name: [] for name in table.rows}
+    for row, repeat in product(table.rows, table.repeats):
+        result = found.get(cell_name(row, repeat))
+        if result is None:
+            missing[row].append(repeat.name)
+        else:
+            results[row][repeat.name] = result
+    base = results.get(table.reference, {})
+    reports = []
+    for name, own in results.items():
+        figures = {
+            model: {
+                metric: _figure(own, {} if name == table.reference else base, model, metric)
+                for metric in METRICS
+            }
+            for model in MODELS
+        }
+        per_class = {model: _per_class(own.values(), model) for model in MODELS}
+        commits = sorted({_commit(result) for result in own.values()})
+        reports.append(
+            RowReport(name, figures, per_class, _costs(own.values()), commits, missing[name])
+        )
+    return reports
+
+
+def as_data(table: Table, rows: Sequence[RowReport]) -> dict[str, Any]:
+    """For JSON."""
+    return {
+        "title": table.title,
+        "reference": table.reference,
+        "rows": [
+            {
+                **asdict(row),
+                "figures": {
+                    model: {metric: _figure_data(figure) for metric, figure in metrics.items()}
+                    for model, metrics in row.figures.items()
+                },
+            }
+            for row in rows
+        ],
+    }
+
+
+def as_markdown(table: Table, rows: Sequence[RowReport], level: int = 1) -> str:
+    """Sections with one table per model, one of what runs cost, and one of classes.
+
+    Args:
+        level: of the heading.
+    """
+    heading = "#" * level
+    parts = [f"{heading} {table.title}"]
+    if table.text:
+        parts.append(table.text.strip())
+    runs = len(table.repeats)
+    against = f" Differences are to *{table.reference}*, paired by run." if table.reference else ""
+    parts.append(
+        f"AP in percent. {runs} run(s) of each row: {', '.join(r.name for r in table.repeats)}. "
+        f"Mean ± standard deviation.{against} In brackets: 95 % interval of Student's t."
+    )
+    unfinished = [f"{row.name} ({', '.join(row.missing)})" for row in rows if row.missing]
+    if unfinished:
+        parts.append(f"**Missing:** {'; '.join(map(printable, unfinished))}.")
+    if any(not row.missing or len(row.missing) < runs for row in rows):
+        for model in MODELS:
+            parts += [f"{model.capitalize()}:", _model_table(table, rows, model)]
+        parts += ["Cost:", _cost_table(rows)]
+        classes = _class_table(rows)
+        parts += ["AP by class, teacher / student:", classes] if classes else []
+        commits = sorted({commit for row in rows for commit in row.commits})
+        parts.append(f"Commit of the program in these runs: {', '.join(commits)}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _figure(
+    own: Mapping[str, Result], base: Mapping[str, Result], model: str, metric: str
+) -> Figure:
+    values, others = _values(own, model, metric), _values(base, model, metric)
+    return Figure(values, summarize([*values.values()]), paired_difference(values, others))
+
+
+def _values(results: Mapping[str, Result], model: str, metric: str) -> dict[str, float]:
+    found = {run: result.figure(model, metric) for run, result in results.items()}
+    return {run: value for run, value in found.items() if value is not None}
+
+
+def _per_class(results: Iterable[Result], model: str) -> dict[str, float]:
+    values: dict[str, list[float]] = {}
+    for result in results:
+        for name, value in result.per_class(model).items():
+            if value is not None:
+                values.setdefault(name, []).append(value)
+    return {name: sum(found) / len(found) for name, found in values.items()}
+
+
+def _costs(results: Iterable[Result]) -> dict[str, float]:
+    values: dict[str, list[float]] = {}
+    for result in results:
+        for name, value in result.cost.items():
+            if value is not None:
+                values.setdefault(name, []).append(value)
+    return {name: sum(found) / len(found) for name, found in values.items()}
+
+
+def _commit(result: Result) -> str:
+    git = result.origin.get("git") or {}
+    return f"{str(git.get('commit', 'unknown'))[:10]}{' (changed)' if git.get('dirty') else ''}"
+
+
+def _figure_data(figure: Figure) -> dict[str, Any]:
+    return {
+        "runs": figure.runs,
+        "mean": _summary_data(figure.summary),
+        "difference": _summary_data(figure.difference),
+    }
+
+
+def _summary_data(summary: Summary | None) -> dict[str, Any] | None:
+    return None if summary is None else {**asdict(summary), "half_width": summary.half_width}
+
+
+def _model_table(table: Table, rows: Sequence[RowReport], model: str) -> str:
+    others = [f"{metric} − reference" for metric in METRICS] if table.reference else []
+    lines = []
+    for row in rows:
+        figures = [row.figures[model][metric] for metric in METRICS]
+        n = figures[0].summary.n if figures[0].summary else 0
+        line = [row.name, str(n), *(mean_text(figure.summary) for figure in figures)]
+        lines.append(line + [difference_text(f.difference) for f in figures if table.reference])
+    return _pipe(lines, ["row", "n", *METRICS, *others])
+
+
+def mean_text(summary: Summary | None) -> str:
+    """Such as "52.5 ± 0.8"; "-" where there is none."""
+    if summary is None:
+        return "-"
+    deviation = "" if summary.deviation is None else f" ± {summary.deviation:.1f}"
+    return f"{summary.mean:.1f}{deviation}"
+
+
+def difference_text(summary: Summary | None) -> str:
+    """Such as "+2.1 [-0.3, +4.5], n 3"; "-" where there is none."""
+    if summary is None:
+        return "-"
+    half = summary.half_width
+    interval = "" if half is None else f" [{summary.mean - half:+.1f}, {summary.mean + half:+.1f}]"
+    return f"{summary.mean:+.1f}{interval}, n {summary.n}"
+
+
+def _cost_table(rows: Sequence[RowReport]) -> str:
+    lines = []
+    for row in rows:
+        step, cpu, peak = (row.costs.get(k) for k in ("step_seconds", "cpu_seconds", "peak_mib"))
+        lines.append(
+            [
+                row.name,
+                "-" if step is None else f"{step:.2f}",
+                "-" if cpu is None else f"{cpu / _HOUR:.2f}",
+                "-" if peak is None else f"{peak:.0f}",
+            ]
+        )
+    header = ["row", "seconds per step after the burn-in", "CPU hours per run", "peak memory, MiB"]
+    return _pipe(lines, header)
+
+
+def _class_table(rows: Sequence[RowReport]) -> str:
+    present = [row for row in rows if row.per_class["teacher"] or row.per_class["student"]]
+    names = dict.fromkeys(n for row in present for m in MODELS for n in row.per_class[m])
+    lines = []
+    for name in names:
+        cells = []
+        for row in present:
+            values = (row.per_class[model].get(name) for model in MODELS)
+            cells.append(" / ".join("-" if v is None else f"{v:.1f}" for v in values))
+        lines.append([name, *cells])
+    return _pipe(lines, ["class", *(row.name for row in present)]) if lines else ""
+
+
+def _pipe(lines: Sequence[Sequence[str]], header: Sequence[str]) -> str:
+    shown = [[printable(cell).replace("|", "\\|") for cell in line] for line in lines]
+    titles = [printable(title).replace("|", "\\|") for title in header]
+    return str(tabulate(shown, titles, tablefmt="pipe", disable_numparse=True))

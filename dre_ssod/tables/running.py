@@ -1,0 +1,70 @@
+"""A table from its definition to its files: what is missing is run, kept and reported."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from dre_ssod.errors import printable
+from dre_ssod.files import open_whole, write_text
+from dre_ssod.tables.definition import Cell, Table
+from dre_ssod.tables.filed import file_result, find_results, read_results
+from dre_ssod.tables.plan import Plan, identify, make_plan
+from dre_ssod.tables.plot import draw_rows
+from dre_ssod.tables.processes import Starter
+from dre_ssod.tables.report import as_data, as_markdown, report_rows
+from dre_ssod.tables.schedule import Job, RunFailedError, run_all
+
+
+def run_missing(
+    table: Table, cells: Sequence[Cell], start: Starter, at_once: int, output: Path, results: Path
+) -> None:
+    """Run those of the cells that have no result, and report after each.
+
+    Args:
+        at_once: runs at a time.
+        output: for the folders of the runs, and the report.
+        results: for results that are kept.
+
+    Raises:
+        RunFailedError: after all others have ended, if runs failed.
+    """
+    logging.getLogger("dre_ssod").setLevel(logging.WARNING)
+    identities = identify(cells)
+    plan = make_plan(cells, identities, read_results(results), output)
+    print(describe(plan), flush=True)
+
+    def keep(job: Job) -> None:
+        identity = identities[job.name]
+        file_result(plan.missing[job.name], identity, job.folder, results, plan.kinds[job.name])
+        write_report(table, results, output)
+
+    failed = run_all(plan.jobs, start, at_once, on_end=keep)
+    if failed:
+        words = "; ".join(f"{name}: {said}" for name, said in failed.items())
+        raise RunFailedError(f"{len(failed)} run(s) failed, the same command tries again: {words}")
+
+
+def write_report(table: Table, folder: Path, output: Path) -> str:
+    """Write the three files of what is there; returns the Markdown."""
+    rows = report_rows(table, find_results(read_results(folder), table.cells()))
+    text = as_markdown(table, rows)
+    write_text(output / f"{table.name}.md", text)
+    write_text(output / f"{table.name}.json", json.dumps(as_data(table, rows), indent=1) + "\n")
+    with open_whole(output / f"{table.name}.png") as picture:
+        draw_rows(table.title, rows).savefig(picture, format="png", dpi=110)
+    return text
+
+
+def describe(plan: Plan) -> str:
+    """What is to be done, in a few lines."""
+    lines = [f"{len(plan.found)} of {len(plan.identities)} results are there."]
+    for job in plan.jobs:
+        if plan.kinds[job.name] == "evaluation":
+            lines.append(f"{job.name}: evaluates the model of {job.after}")
+        else:
+            source = f", from the burn-in of {job.after}" if job.after else ""
+            lines.append(f"{job.name}: {job.iterations} iterations{source}")
+    return printable("\n".join(lines))

@@ -1,0 +1,68 @@
+"""Tables of runs that nobody trains."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dre_ssod.tables.definition import Table, read_table
+
+WriteTable = Callable[..., Table]
+
+CONTENT: dict[str, Any] = {
+    "title": "Two rows",
+    "config": "base.yaml",
+    "folds": [0, 1, 2],
+    "reference": "plain",
+    "rows": {"plain": {"set": {"SSOD.PRC.ENABLED": False}}, "DRE": {}},
+}
+
+
+@pytest.fixture
+def write_table(tmp_path: Path) -> WriteTable:
+    """Writes a table beside a config, and reads it."""
+
+    def write(base: str = "SSOD: {BURN_IN_ITERS: 2}\n", **changes: Any) -> Table:
+        (tmp_path / "base.yaml").write_text(base)
+        path = tmp_path / "table.yaml"
+        path.write_text(yaml.safe_dump({**CONTENT, **changes}, sort_keys=False))
+        return read_table(path)
+
+    return write
+
+
+def leave_run(
+    folder: Path, ap: Mapping[str, float], kind: str = "training", classes: float = 50.0
+) -> None:
+    """What a finished run leaves that a table reads.
+
+    Args:
+        ap: AP by model; AP50 and AP75 are 10 more and 10 less.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    models = {
+        model: {
+            "set": {
+                "bbox": {
+                    "metrics": {"AP": value, "AP50": value + 10, "AP75": value - 10},
+                    "per_class": {"cat": {"AP": classes}, "dog": {"AP": None}},
+                }
+            }
+        }
+        for model, value in ap.items()
+    }
+    evaluation = {"kind": kind, "finished": "2026-01-01T00:00:00+00:00", "models": models}
+    start = {
+        "kind": kind,
+        "precision": "float32",
+        "machine": {"host": "h"},
+        "versions": {"torch": "2"},
+        "git": {"commit": "0123456789abcdef", "dirty": False},
+    }
+    (folder / "results.json").write_text(json.dumps({"evaluations": [evaluation]}))
+    (folder / "run.json").write_text(json.dumps({"runs": [start]}))

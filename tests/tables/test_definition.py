@@ -1,0 +1,88 @@
+"""Tables as their files define them, and what is said of files that define none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dre_ssod.config.checks import check_config
+from dre_ssod.tables.definition import Repeat, TableError, read_table
+from tests import ROOT
+from tests.tables.conftest import CONTENT, WriteTable
+
+TABLES = sorted((ROOT / "docs/tables").glob("*.yaml"))
+
+
+def test_a_row_is_its_config_a_method_over_it_and_what_is_set(
+    tmp_path: Path, write_table: WriteTable
+) -> None:
+    (tmp_path / "method.yaml").write_text("SSOD: {SCORE_THRESHOLD: 0.7, UNSUP_LOSS_WEIGHT: 3}\n")
+    table = write_table(
+        base="SSOD: {SCORE_THRESHOLD: 0.5, BURN_IN_ITERS: 9}\n",
+        set={"SSOD.UNSUP_LOSS_WEIGHT": 2, "SOLVER.STEPS": [7]},
+        rows={"a": {"method": "method.yaml"}, "b": {"set": {"SOLVER.STEPS": [8]}}},
+        reference="a",
+    )
+    a, b = (Repeat(seed=4, fold=1).applied(row.config()) for row in table.rows.values())
+    assert (a.SSOD.SCORE_THRESHOLD, a.SSOD.BURN_IN_ITERS, a.SSOD.UNSUP_LOSS_WEIGHT) == (0.7, 9, 2.0)
+    assert (a.SOLVER.STEPS, b.SOLVER.STEPS, b.SSOD.SCORE_THRESHOLD) == ((7,), (8,), 0.5)
+    assert (a.SEED, a.DATASETS.LABELED_FOLD) == (4, 1)
+
+
+def test_the_command_line_comes_last(tmp_path: Path, write_table: WriteTable) -> None:
+    write_table(set={"SOLVER.MAX_ITER": 7})
+    table = read_table(tmp_path / "table.yaml", ["SOLVER.MAX_ITER", "8"])
+    assert {cell.cfg.SOLVER.MAX_ITER for cell in table.cells()} == {8}
+
+
+def test_seeds_and_folds_go_in_pairs_and_the_first_of_each_row_comes_first(
+    write_table: WriteTable,
+) -> None:
+    table = write_table(folds=[0, 3], seeds=[1, 2])
+    assert [cell.name for cell in table.cells()] == [
+        *("plain (fold 0, seed 1)", "DRE (fold 0, seed 1)"),
+        *("plain (fold 3, seed 2)", "DRE (fold 3, seed 2)"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"row": {}}, "the table has no 'row'"),
+        ({"rows": {}}, "'rows' must hold"),
+        ({"rows": {"a": None}}, "row 'a' is None"),
+        ({"rows": {"a": {"sett": {}}}}, "row 'a' has no 'sett'; valid are config, method, set"),
+        ({"rows": {"a": {"set": [1]}}}, "'set' of row 'a'"),
+        ({"config": 3}, "names no 'config' file"),
+        ({"reference": "nobody"}, "the reference is 'nobody', which is no row; rows: plain, DRE"),
+        ({"folds": 3}, "'folds' is 3"),
+        ({"folds": [1, 1]}, r"'folds' is \[1, 1\]"),
+        ({"seeds": [1]}, "there must be as many"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    path = tmp_path / "table.yaml"
+    path.write_text(yaml.safe_dump({**CONTENT, **changes}, sort_keys=False))
+    with pytest.raises(TableError, match=said) as error:
+        read_table(path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["a: [", "3", "\0"])
+def test_a_file_that_is_no_table_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "table.yaml"
+    path.write_text(text)
+    with pytest.raises(TableError, match=r"table\.yaml: (not valid YAML|a table holds keys)"):
+        read_table(path)
+    with pytest.raises(TableError, match=r"none\.yaml: cannot be read"):
+        read_table(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_every_run_of_a_table_has_a_config_that_is_right(path: Path) -> None:
+    table = read_table(path)
+    for row in table.rows.values():
+        check_config(row.config(), 1)

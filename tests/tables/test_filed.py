@@ -1,0 +1,117 @@
+"""Results that are kept, and what a table says about them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dre_ssod.tables.filed import (
+    ResultError,
+    file_result,
+    find_result,
+    find_results,
+    measure_cost,
+    read_results,
+)
+from dre_ssod.tables.identity import Identity
+from dre_ssod.tables.plan import identify
+from dre_ssod.tables.plot import draw_rows
+from dre_ssod.tables.report import as_data, as_markdown, report_rows
+from tests.tables.conftest import WriteTable, leave_run
+
+AP = {"plain": (40.0, 42.0, 50.0), "DRE": (41.0, 44.0, 50.0)}
+
+
+def file_all(write_table: WriteTable, tmp_path: Path, runs: int = 3) -> None:
+    for cell in write_table().cells():
+        fold = cell.repeat.fold or 0
+        if fold < runs:
+            value = AP[cell.row][fold]
+            folder = tmp_path / cell.name
+            leave_run(folder, {"teacher": value, "student": value - 1.0})
+            identity = identify([cell], lambda cfg: {"test": "t"})[cell.name]
+            file_result(cell, identity, folder, tmp_path / "results", "training")
+
+
+def test_a_table_tells_means_spread_and_paired_differences(
+    write_table: WriteTable, tmp_path: Path
+) -> None:
+    file_all(write_table, tmp_path)
+    table = write_table()
+    found = find_results(read_results(tmp_path / "results"), table.cells())
+    rows = report_rows(table, found)
+    text = as_markdown(table, rows)
+    # Differences 1, 2, 0: mean 1, deviation 1, half width 4.303 / sqrt(3) = 2.5.
+    assert "| DRE   | 3   | 45.0 ± 4.6 | 55.0 ± 4.6 | 35.0 ± 4.6 | +1.0 [-1.5, +3.5], n 3 |" in text
+    assert "| plain | 3   | 44.0 ± 5.3 |" in text
+    assert "| cat     | 50.0 / 50.0 | 50.0 / 50.0 |" in text
+    assert "dog" not in text
+    assert "Missing" not in text
+    assert "0123456789." in text
+    data = as_data(table, rows)
+    student = data["rows"][1]["figures"]["student"]["AP"]
+    assert student["runs"] == {"fold 0": 40.0, "fold 1": 43.0, "fold 2": 49.0}
+    assert student["difference"]["half_width"] == pytest.approx(4.3027 / 3**0.5, rel=1e-4)
+    assert json.loads(json.dumps(data)) == data
+    axes = draw_rows(table.title, rows).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["plain", "DRE"]
+    drawn = {tuple(line.get_xdata()) for line in axes.lines}
+    assert {AP["plain"], AP["DRE"], (40.0, 43.0, 49.0)} <= drawn
+
+
+def test_a_table_says_which_runs_are_missing(write_table: WriteTable, tmp_path: Path) -> None:
+    table = write_table()
+    none = as_markdown(table, report_rows(table, {}))
+    assert "**Missing:** plain (fold 0, fold 1, fold 2); DRE (fold 0, fold 1, fold 2)." in none
+    assert "Teacher" not in none
+    file_all(write_table, tmp_path, runs=1)
+    found = find_results(read_results(tmp_path / "results"), table.cells())
+    text = as_markdown(table, report_rows(table, found))
+    assert "**Missing:** plain (fold 1, fold 2); DRE (fold 1, fold 2)." in text
+    # One run has neither spread nor interval.
+    assert "| DRE   | 1   | 41.0 | 51.0   | 31.0   | +1.0, n 1" in text
+    assert len(draw_rows(table.title, report_rows(table, {})).axes[0].lines) == 2
+
+
+def test_changed_settings_find_no_old_result(write_table: WriteTable, tmp_path: Path) -> None:
+    file_all(write_table, tmp_path)
+    results = read_results(tmp_path / "results")
+    assert find_results(results, write_table(set={"SOLVER.MAX_ITER": 7}).cells()) == {}
+    # Other data under the same names.
+    moved = identify(write_table().cells(), lambda cfg: {"test": "other"})
+    assert all(find_result(results, i) is None for i in moved.values())
+
+
+def test_a_run_without_an_end_has_no_result(write_table: WriteTable, tmp_path: Path) -> None:
+    cell = write_table().cells()[0]
+    identity = Identity.of(cell.cfg)
+    with pytest.raises(ResultError, match=r"results.json names no training"):
+        file_result(cell, identity, tmp_path, tmp_path / "results", "training")
+    leave_run(tmp_path, {"teacher": 1.0}, kind="evaluation")
+    with pytest.raises(ResultError, match="names no training"):
+        file_result(cell, identity, tmp_path, tmp_path / "results", "training")
+    assert read_results(tmp_path / "results") == []
+
+
+def test_a_file_that_is_no_result_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{}")
+    with pytest.raises(ResultError, match=r"a\.json is no result of a run"):
+        read_results(tmp_path)
+
+
+def test_cost_is_of_steps_after_the_burn_in_and_of_all_lives(tmp_path: Path) -> None:
+    assert set(measure_cost(tmp_path, 40).values()) == {None}
+    # The line of iteration 59 is the mean over 40 to 59 and still has some of the burn-in.
+    lines = [(19, 1.0), (39, 1.0), (59, 1.5), (79, 2.0), (99, 3.0)]
+    (tmp_path / "metrics.json").write_text(
+        "".join(json.dumps({"iteration": i, "time": t}) + "\n" for i, t in lines)
+    )
+    lives = [{"cpu_seconds": 10.0, "peak_mib": 5.0}, {"cpu_seconds": 4.0, "peak_mib": 7.0}]
+    (tmp_path / "cost.json").write_text(json.dumps({"lives": lives}))
+    assert measure_cost(tmp_path, 40) == {
+        "step_seconds": 2.5,
+        "cpu_seconds": 14.0,
+        "peak_mib": 7.0,
+    }

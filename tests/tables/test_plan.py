@@ -1,0 +1,149 @@
+"""What is missing, and from where it is started."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.utils.env import seed_all_rng
+
+from dre_ssod.checkpoints.folder import BURN_IN
+from dre_ssod.engine.setup import complete
+from dre_ssod.engine.trainer import SSODTrainer
+from dre_ssod.tables.definition import Cell, Repeat, TableError
+from dre_ssod.tables.filed import file_result, read_results
+from dre_ssod.tables.identity import Identity
+from dre_ssod.tables.plan import FINAL, Plan, folder_of, identify, make_plan, read_data
+from dre_ssod.tables.schedule import Job
+from tests.engine.resume_harness import differences, flattened
+from tests.tables.conftest import WriteTable, leave_run
+from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run, write_tiny_dataset
+
+ROWS = {
+    "plain": {"set": {"SSOD.PRC.ENABLED": False}},
+    "DRE": {},
+    "ranked": {"set": {"TEST.RANK_BY_QUALITY": True}},
+    "beta": {"set": {"MODEL.ROI_BOX_HEAD.BETA_NLL": 1.0}},
+}
+
+
+def plan_of(
+    write_table: WriteTable, tmp_path: Path
+) -> tuple[list[Cell], dict[str, Identity], Plan]:
+    cells = write_table(rows=ROWS, folds=[0]).cells()
+    identities = identify(cells, lambda cfg: {"labeled": "a", "test": "b"})
+    results = read_results(tmp_path / "results")
+    return cells, identities, make_plan(cells, identities, results, tmp_path / "runs")
+
+
+def test_runs_start_from_those_that_are_the_same_so_far(
+    write_table: WriteTable, tmp_path: Path
+) -> None:
+    _, _, plan = plan_of(write_table, tmp_path)
+    starts = {job.name: (plan.kinds[job.name], job.after) for job in plan.jobs}
+    assert starts == {
+        "plain (fold 0)": ("training", ""),
+        "DRE (fold 0)": ("training", "plain (fold 0)"),
+        "ranked (fold 0)": ("evaluation", "DRE (fold 0)"),
+        "beta (fold 0)": ("training", ""),
+    }
+    by_name = {job.name: job for job in plan.jobs}
+    assert by_name["DRE (fold 0)"].needs == by_name["plain (fold 0)"].folder / BURN_IN
+    assert by_name["plain (fold 0)"].words[-2:] == ["SSOD.BURN_IN_KEPT", "True"]
+    assert str(by_name["DRE (fold 0)"].folder / FINAL) in by_name["ranked (fold 0)"].words
+
+
+def test_what_is_there_is_not_run_again_and_serves_as_a_start(
+    write_table: WriteTable, tmp_path: Path
+) -> None:
+    cells, identities, _ = plan_of(write_table, tmp_path)
+    run = folder_of(cells[0].name, identities, tmp_path / "runs")
+    leave_run(run, {"teacher": 50.0, "student": 49.0})
+    file_result(cells[0], identities[cells[0].name], run, tmp_path / "results", "training")
+    _, _, plan = plan_of(write_table, tmp_path)
+    assert list(plan.found) == ["plain (fold 0)"]
+    assert plan.found["plain (fold 0)"].figure("student", "AP75") == 39.0
+    # Its folder has no model any more.
+    assert [job.after for job in plan.jobs] == ["", "DRE (fold 0)", ""]
+    (run / BURN_IN).touch()
+    _, _, plan = plan_of(write_table, tmp_path)
+    assert [job.after for job in plan.jobs] == ["plain (fold 0)", "DRE (fold 0)", ""]
+
+
+def test_a_folder_of_another_run_is_refused(write_table: WriteTable, tmp_path: Path) -> None:
+    cells, identities, plan = plan_of(write_table, tmp_path)
+    job = plan.jobs[0]
+    job.prepare()
+    job.prepare()
+    other = {**identities[cells[0].name].as_dict(), "version": "0.0"}
+    (job.folder / "identity.json").write_text(json.dumps(other))
+    with pytest.raises(TableError, match="other settings, data or version"):
+        job.prepare()
+
+
+def test_data_are_known_by_what_they_hold_and_read_once(tmp_path: Path) -> None:
+    data = write_tiny_dataset(tmp_path / "one")
+    cfg = tiny_run(data, tmp_path)
+    first = read_data(cfg)
+    assert set(first) == {"labeled", "unlabeled", "test"}
+    cfg.DATASETS.LABELED_FOLD = 2
+    second = read_data(cfg)
+    assert first["test"] == second["test"]
+    assert first["labeled"] != second["labeled"]
+    looked = []
+    cells = [Cell(row, Repeat(None, None), cfg) for row in ("a", "b")]
+    identify(cells, lambda cfg: looked.append(cfg) or {})  # type: ignore[func-returns-value]
+    assert len(looked) == 1
+
+
+def train(job: Job, data: TinyDataset, keys: dict[str, object]) -> dict[str, str]:
+    """Train as a job says; returns all that its last checkpoint holds but for times."""
+    cfg = tiny_run(data, job.folder, **keys)
+    cfg.SSOD.BURN_IN_KEPT = "True" in job.words
+    complete(cfg)
+    seed_all_rng(cfg.SEED)
+    trainer = SSODTrainer(cfg)
+    trainer.resume_or_load(resume=True)
+    trainer.train()
+    content = torch.load(job.folder / FINAL, weights_only=True)
+    # Lines of metrics.json, which another run has written, and keys about files.
+    content["trainer"]["hooks"].pop("ResumingWriter")
+    content["trainer"]["run"]["settings"].pop("SSOD.BURN_IN_KEPT")
+    return flattened(content, "")
+
+
+def test_a_run_from_a_shared_burn_in_is_the_same_to_the_last_bit(tmp_path: Path) -> None:
+    """Every key that is free after the burn-in has another value."""
+    data = write_tiny_dataset(tmp_path / "data")
+    common = {"TEST.EVAL_PERIOD": 0, "DATASETS.TEST": (), "SSOD.BURN_IN_ITERS": 2}
+    changed = {
+        "SSOD.SCORE_THRESHOLD": 0.3,
+        "SSOD.UNSUP_LOSS_WEIGHT": 1.0,
+        "SSOD.UNSUP_CLS_NORMALIZER": "sampled",
+        "SSOD.UNSUP_RPN_OBJECTNESS": False,
+        "SSOD.UNSUP_RPN_BOX": False,
+        "SSOD.PCV.ENABLED": True,
+        "SSOD.LER.ENABLED": False,
+        "SSOD.PRC.ENABLED": False,
+        "TEST.RANK_BY_QUALITY": True,
+        "TEST.VARIANCE_VOTING.ENABLED": True,
+        "TEST.VARIANCE_VOTING.SIGMA_T": 0.1,
+    }
+    keys = [common, {**common, **changed}]
+    cells = [
+        Cell(row, Repeat(None, None), tiny_run(data, tmp_path, **own))
+        for row, own in zip(("donor", "taker"), keys, strict=True)
+    ]
+    identities = identify(cells, lambda cfg: {})
+    donor, taker = make_plan(cells, identities, [], tmp_path / "shared").jobs
+    [alone] = make_plan(cells[1:], identities, [], tmp_path / "alone").jobs
+    assert taker.after == donor.name
+    finals = []
+    with loggers_kept():
+        for job, own in ((donor, keys[0]), (taker, keys[1]), (alone, keys[1])):
+            job.prepare()
+            finals.append(train(job, data, own))
+    assert not differences(finals[1], finals[2])
+    assert differences(finals[0], finals[1])

@@ -1,0 +1,88 @@
+"""Processes of runs: what they print, what they took, and how they end."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+
+from dre_ssod.errors import UserError
+from dre_ssod.tables.processes import CONSOLE, SlurmRun, SlurmStarter, _run_locally
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    path = tmp_path / "program.py"
+    path.write_text(
+        "import os, sys\n"
+        "def run(words):\n"
+        "    os.write(1, ' '.join([*sys.argv, '']).encode())\n"
+        "    return int(words[0])\n"
+    )
+    return path
+
+
+@pytest.mark.parametrize("code", [0, 2])
+def test_a_local_run_prints_into_its_folder_and_tells_how_it_ended(
+    program: Path, tmp_path: Path, code: int
+) -> None:
+    # Forked, which takes no time; tools/quickstart.py starts its runs as they are started.
+    process = get_context("fork").Process(
+        target=_run_locally, args=(program, [str(code), "word"], tmp_path)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == min(code, 1)
+    assert (tmp_path / CONSOLE).read_text() == f"program.py {code} word "
+    [life] = json.loads((tmp_path / "cost.json").read_text())["lives"]
+    assert life["peak_mib"] > 100.0
+    assert 0.0 <= life["wall_seconds"] < 60.0
+
+
+def test_submitit_runs_what_it_is_given(program: Path, tmp_path: Path) -> None:
+    """By its executor for one machine, which differs from Slurm's in how it starts jobs."""
+    start = SlurmStarter(program, 1, {"timeout_min": 5}, cluster="local")
+    run = start(["0", "word"], tmp_path)
+    while (code := run.exit_code()) is None:
+        time.sleep(0.1)
+    assert code == 0
+    assert (tmp_path / CONSOLE).read_text().startswith("program.py 0 word ")
+    run.stop()
+
+
+class Job:
+    """Of submitit."""
+
+    def __init__(self, done: bool) -> None:
+        self._done, self.cancelled = done, False
+
+    def done(self) -> bool:
+        return self._done
+
+    def exception(self) -> Exception:
+        return RuntimeError("program.py ended with 2")
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+def test_a_job_that_failed_says_so_and_one_that_runs_can_be_stopped() -> None:
+    failed, running = Job(done=True), Job(done=False)
+    assert (SlurmRun(failed).exit_code(), SlurmRun(running).exit_code()) == (1, None)
+    for job in (failed, running):
+        SlurmRun(job).stop()
+    assert (failed.cancelled, running.cancelled) == (False, True)
+
+
+def test_what_keeps_runs_from_slurm_is_named(
+    program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=r"cannot be given to Slurm: .*partiton"):
+        SlurmStarter(program, 1, {"partiton": "gpu"}, cluster="local")([], tmp_path)
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UserError, match="needs the package submitit"):
+        SlurmStarter(program, 1, {})

@@ -1,0 +1,132 @@
+"""A table from its file to its report, with runs that nobody trains."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+from tests.tables.conftest import leave_run
+from tests.tiny_dataset import tiny_run, write_tiny_dataset
+
+AP = {"first": 30.0, "second": 34.0}
+
+
+class Ended:
+    """A run that is over."""
+
+    def __init__(self, code: int) -> None:
+        self._code = code
+
+    def exit_code(self) -> int:
+        return self._code
+
+    def stop(self) -> None:
+        raise AssertionError("it has ended")
+
+
+class Starter:
+    """Runs that end as soon as they start."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+        self.failing = ""
+
+    def __call__(self, words: list[str], folder: Path) -> Ended:
+        self.started.append(folder.name.rpartition("-")[0])
+        config = yaml.safe_load((folder / "table_config.yaml").read_text())
+        assert config["OUTPUT_DIR"] == str(folder)
+        name = "first" if folder.name.startswith("first") else "second"
+        if name == self.failing:
+            (folder / "console.txt").write_text("its last words")
+            return Ended(1)
+        leave_run(folder, {"teacher": AP[name] + config["SEED"], "student": 1.0})
+        return Ended(0)
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    data = write_tiny_dataset(tmp_path / "data")
+    (tmp_path / "base.yaml").write_text(tiny_run(data, tmp_path).dump())
+    rows = {"first": {}, "second": {"set": {"SOLVER.BASE_LR": 0.002}}}
+    content = {"config": "base.yaml", "seeds": [1, 2], "reference": "first", "rows": rows}
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def test_a_table_runs_what_is_missing_and_reports(
+    tool: ModuleType,
+    table: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    starter = Starter()
+    monkeypatch.setattr("dre_ssod.tables.processes.LocalStarter", lambda *args: starter)
+    output = tmp_path / "out"
+    words = [str(table), "--output", str(output)]
+    # A part of it.
+    assert tool.run([*words, "--row", "first", "--run", "seed 1"]) == 0
+    assert starter.started == ["first_seed_1"]
+    assert "**Missing:** first (seed 2); second (seed 1, seed 2)." in capsys.readouterr().out
+    # A failure does not end the others, and is told.
+    starter.failing = "second"
+    assert tool.run(words) == 2
+    assert starter.started[1:] == ["second_seed_1", "first_seed_2", "second_seed_2"]
+    assert "2 run(s) failed, the same command tries again" in capsys.readouterr().err
+    starter.failing = ""
+    assert tool.run(words) == 0
+    assert starter.started[4:] == ["second_seed_1", "second_seed_2"]
+    shown = capsys.readouterr().out
+    assert "2 of 4 results are there." in shown
+    assert "| second | 2   | 35.5 ± 0.7 |" in shown
+    assert "+4.0 [+4.0, +4.0], n 2" in shown
+    # Nothing is left to do.
+    assert tool.run(words) == 0
+    assert len(starter.started) == 6
+    assert len(list((output / "results").glob("*.json"))) == 4
+    assert json.loads((output / "mine.json").read_text())["reference"] == "first"
+    assert (output / "mine.md").read_text() in shown
+    assert (output / "mine.png").read_bytes()[1:4] == b"PNG"
+    # Other settings are other runs.
+    assert tool.run([*words, "--run", "seed 1", "--row", "first", "SOLVER.BASE_LR", "0.003"]) == 0
+    assert len(starter.started) == 7
+    # Without running anything.
+    capsys.readouterr()
+    assert tool.run([*words, "--report"]) == 0
+    assert capsys.readouterr().out == (output / "mine.md").read_text() + "\n"
+    assert len(starter.started) == 7
+
+
+def test_names_that_the_table_lacks_are_refused(
+    tool: ModuleType, table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tool.run([str(table), "--row", "third"]) == 2
+    assert "--row 'third': the table has first, second" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--at-once", "0"], "--at-once must be 1 or more"),
+        (["--slurm", "partition"], "--slurm is 'partition'; it must be KEY=VALUE"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(
+    tool: ModuleType, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        tool.parse_arguments(["t.yaml", *words])
+    assert said in capsys.readouterr().err
+
+
+def test_slurm_and_keys_have_their_place(tool: ModuleType) -> None:
+    args = tool.parse_arguments(["t.yaml", "--at-once", "2", "SEED", "3"])
+    assert (args.opts, args.slurm) == (["SEED", "3"], None)
+    args = tool.parse_arguments(["t.yaml", "--slurm", "slurm_partition=gpu,gpus_per_node=1"])
+    assert args.slurm == {"slurm_partition": "gpu", "gpus_per_node": 1}
+    assert tool.parse_arguments(["t.yaml", "--slurm", ""]).slurm == {}
