@@ -3,8 +3,8 @@
 
     python tools/export_model.py --run output/run --output exported
 
-Writes model.ts (TorchScript) with model.ts.json beside it, and model_weights.pth (weights alone).
-The check runs on images of DATASETS.TEST, or of --images.
+Writes model.ts (TorchScript) with model.ts.json beside it, and model_weights.pth (weights alone);
+--format onnx writes model.onnx. The check runs on images of DATASETS.TEST, or of --images.
 """
 
 from __future__ import annotations
@@ -23,7 +23,15 @@ if TYPE_CHECKING:
     from detectron2.config import CfgNode
     from torch import Tensor, nn
 
-FORMATS = ("torchscript", "weights", "safetensors")
+    from dre_ssod.deployment.export import Exported
+
+TARGETS = {
+    "torchscript": "model.ts",
+    "onnx": "model.onnx",
+    "weights": "model_weights.pth",
+    "safetensors": "model.safetensors",
+}
+"""Formats, and what their files are called."""
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -34,7 +42,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--format",
         action="append",
-        choices=FORMATS,
+        choices=list(TARGETS),
         help="may be repeated (default: torchscript and weights)",
     )
     parser.add_argument("--images", default="", help="folder or dataset to check on")
@@ -63,19 +71,14 @@ def read_images(cfg: CfgNode, source: str, count: int) -> Iterator[Tensor]:
         yield reader(name)["image"].to(cfg.MODEL.DEVICE)
 
 
-def export_torchscript(
+def export_checked(
     args: argparse.Namespace, cfg: CfgNode, model: nn.Module, class_names: list[str]
 ) -> None:
     """Trace on the image with the most boxes, compare, and write what does not differ."""
     import torch
 
-    from dre_ssod.deployment.export import (
-        ExportError,
-        eager_detections,
-        largest_differences,
-        save_torchscript,
-        trace,
-    )
+    from dre_ssod.deployment.export import eager_detections, save_torchscript, trace
+    from dre_ssod.deployment.onnx_export import export_onnx
     from dre_ssod.errors import ConfigError
 
     source = args.images or next(iter(cfg.DATASETS.TEST), "")
@@ -84,22 +87,36 @@ def export_torchscript(
     images = list(read_images(cfg, source, args.count))
     with torch.no_grad():
         richest = max(images, key=lambda i: len(eager_detections(model, [{"image": i}])[0]))
-    traced = trace(model, richest)
-    worst, detections, count = largest_differences(model, traced, images)
-    shown = ", ".join(f"{name} {value:.2g}" for name, value in worst.items())
+    if "torchscript" in args.format:
+        traced = trace(model, richest)
+        check("TorchScript", traced, model, images, args.tolerance)
+        save_torchscript(traced, args.output / TARGETS["torchscript"], cfg, class_names)
+        print(args.output / TARGETS["torchscript"])
+    if "onnx" in args.format:
+        exported = export_onnx(model, richest, cfg, class_names)
+        check("ONNX", exported, model, images, args.tolerance)
+        exported.save(args.output / TARGETS["onnx"])
+        print(args.output / TARGETS["onnx"])
+
+
+def check(
+    name: str, exported: Exported, model: nn.Module, images: Sequence[Tensor], tolerance: float
+) -> None:
+    """Say by how much an exported model differs, and refuse it if that is too much."""
+    from dre_ssod.deployment.export import ExportError, largest_differences
+
+    worst, detections, count = largest_differences(model, exported, images)
+    shown = ", ".join(f"{field} {value:.2g}" for field, value in worst.items())
     print(
-        f"TorchScript against eager, {count} images of {source}, {detections} detections; largest "
-        f"difference: {shown}"
+        f"{name} against eager, {count} images, {detections} detections; largest difference: "
+        f"{shown}"
     )
-    over = {name: value for name, value in worst.items() if not value <= args.tolerance}
+    over = [f"{field} {value:.3g}" for field, value in worst.items() if not value <= tolerance]
     if over:
         raise ExportError(
-            f"the traced model differs by more than --tolerance {args.tolerance:g}: "
-            f"{', '.join(f'{name} {value:.3g}' for name, value in over.items())}. Nothing was "
-            "written."
+            f"the {name} model differs by more than --tolerance {tolerance:g}: {', '.join(over)}. "
+            "It was not written."
         )
-    save_torchscript(traced, args.output / "model.ts", cfg, class_names)
-    print(args.output / "model.ts")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -115,25 +132,20 @@ def main(args: argparse.Namespace) -> None:
     cfg, categories = configure_arguments(args)
     class_names = [category["name"] for category in categories]
     cfg.MODEL.DEVICE = device_of(cfg)
-    targets = {
-        "torchscript": "model.ts",
-        "weights": "model_weights.pth",
-        "safetensors": "model.safetensors",
-    }
-    for path in (args.output / targets[name] for name in args.format):
+    for path in (args.output / TARGETS[name] for name in args.format):
         if path.exists():
             raise ConfigError(f"{path} exists: choose another --output")
     model = load_trained(cfg, args.model)
     args.output.mkdir(parents=True, exist_ok=True)
-    if "torchscript" in args.format:
-        export_torchscript(args, cfg, model, class_names)
+    if {"torchscript", "onnx"} & set(args.format):
+        export_checked(args, cfg, model, class_names)
     if "weights" in args.format:
         run_entry = entry_for_weights(cfg, categories)
-        save_weights(model, args.output / targets["weights"], run_entry)
-        print(args.output / targets["weights"])
+        save_weights(model, args.output / TARGETS["weights"], run_entry)
+        print(args.output / TARGETS["weights"])
     if "safetensors" in args.format:
-        save_safetensors(model, args.output / targets["safetensors"])
-        print(args.output / targets["safetensors"])
+        save_safetensors(model, args.output / TARGETS["safetensors"])
+        print(args.output / TARGETS["safetensors"])
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from detectron2.config import CfgNode
@@ -66,6 +66,12 @@ def eager_detections(model: nn.Module, inputs: list[dict[str, Tensor]]) -> list[
     return found
 
 
+def detect_traceably(model: nn.Module, inputs: list[dict[str, Tensor]]) -> list[Instances]:
+    """:func:`eager_detections` while the model is traced: numbers of boxes stay tensors."""
+    with patch_builtin_len(TRACED_MODULES):
+        return eager_detections(model, inputs)
+
+
 def trace(model: nn.Module, image: Tensor) -> Traced:
     """Trace a model in eval mode on one real image, one that has detections.
 
@@ -76,10 +82,6 @@ def trace(model: nn.Module, image: Tensor) -> Traced:
         ExportError: if the model detects nothing on the image, so that parts would not be traced.
     """
 
-    def detect(traced: nn.Module, inputs: list[dict[str, Tensor]]) -> list[Instances]:
-        with patch_builtin_len(TRACED_MODULES):
-            return eager_detections(traced, inputs)
-
     with torch.no_grad(), warnings.catch_warnings():
         # Many are of what a trace may freeze; the comparison with the eager model decides that.
         warnings.simplefilter("ignore")
@@ -89,7 +91,7 @@ def trace(model: nn.Module, image: Tensor) -> Traced:
                 "the model detects nothing on the image that it is traced on: give --images with "
                 "objects, or lower MODEL.ROI_HEADS.SCORE_THRESH_TEST"
             )
-        adapter = TracingAdapter(model, [{"image": image}], detect)
+        adapter = TracingAdapter(model, [{"image": image}], detect_traceably)
         module = torch.jit.trace(adapter, adapter.flattened_inputs, check_trace=False)
     # What is checked is what will be loaded from a file.
     buffer = io.BytesIO()
@@ -99,11 +101,18 @@ def trace(model: nn.Module, image: Tensor) -> Traced:
     return Traced(loaded, (*sorted(found.get_fields()), "image_size"))
 
 
+class Exported(Protocol):
+    """A model that was exported, and can be run."""
+
+    def detect(self, image: Tensor) -> dict[str, Tensor]:
+        """Detections of an image (3, H, W), by the name of the field."""
+
+
 @torch.no_grad()
 def largest_differences(
-    model: nn.Module, traced: Traced, images: Iterable[Tensor]
+    model: nn.Module, exported: Exported, images: Iterable[Tensor]
 ) -> tuple[dict[str, float], int, int]:
-    """Compare a traced model with the eager one.
+    """Compare an exported model with the eager one.
 
     Args:
         images: (3, H, W) each, on the model's device.
@@ -119,12 +128,12 @@ def largest_differences(
     detections = count = 0
     for count, image in enumerate(images, start=1):
         (expected,) = eager_detections(model, [{"image": image}])
-        found = traced.detect(image)
+        found = exported.detect(image)
         classes = expected.pred_classes
         if not torch.equal(found["pred_classes"], classes):
             raise ExportError(
-                f"image {count} of the check: the traced model finds {len(found['scores'])} boxes, "
-                f"the model {len(classes)}, or of other classes. The export was not written."
+                f"image {count} of the check: the exported model finds {len(found['scores'])} "
+                f"boxes, the model {len(classes)}, or of other classes. The export was not written."
             )
         detections += len(classes)
         for field, name in COMPARED.items():
@@ -137,17 +146,22 @@ def largest_differences(
     return worst, detections, count
 
 
+def about_input(cfg: CfgNode) -> dict[str, Any]:
+    """What an exported model must be told to be fed: layout, order of channels, sizes."""
+    return {
+        "image": "(3, H, W) float32, 0 to 255, not normalized",
+        "channels": cfg.INPUT.FORMAT,
+        "short_side": cfg.INPUT.MIN_SIZE_TEST,
+        "longest_side": cfg.INPUT.MAX_SIZE_TEST,
+    }
+
+
 def save_torchscript(traced: Traced, path: Path, cfg: CfgNode, class_names: list[str]) -> None:
     """Write the traced model, and beside it ``path``.json, which says how to feed and read it."""
     with open_whole(path) as file:
         torch.jit.save(traced.module, file)
     content = {
-        "input": {
-            "image": "(3, H, W) float32, 0 to 255, not normalized",
-            "channels": cfg.INPUT.FORMAT,
-            "short_side": cfg.INPUT.MIN_SIZE_TEST,
-            "longest_side": cfg.INPUT.MAX_SIZE_TEST,
-        },
+        "input": about_input(cfg),
         "outputs": list(traced.outputs),
         "frame": "boxes (x1, y1, x2, y2) and sigma in pixels of the input image",
         "classes": class_names,

@@ -96,6 +96,8 @@ def _read_described(
             "(--config-file FILE; config_file in Python)"
         )
     settings = {} if described is None else described.settings
+    if not config_file:
+        settings = {"DATALOADER.NUM_WORKERS": -1, **settings}
     try:
         return read_config(config_file, opts, settings)
     except ConfigError as error:

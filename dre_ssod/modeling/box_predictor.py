@@ -159,12 +159,13 @@ class GaussianFastRCNNOutputLayers(FastRCNNOutputLayers):
             self.test_topk_per_image,
         )
         # Detectron2 numbers the kept rows after it has dropped non-finite ones: row i is the first
-        # that has i + 1 finite ones up to it.
+        # that has i + 1 finite ones up to it, so as many rows as have fewer come before it. What
+        # searches sorted numbers would do the same, but cannot be exported to ONNX.
         finite = [
-            (torch.isfinite(b).all(dim=1) & torch.isfinite(s).all(dim=1)).cumsum(0)
+            (torch.isfinite(b).all(dim=1) & torch.isfinite(s).all(dim=1)).long().cumsum(0)
             for b, s in zip(boxes, scores, strict=True)
         ]
-        kept = [torch.searchsorted(c, rows + 1) for c, rows in zip(finite, kept, strict=True)]
+        kept = [(c <= rows[:, None]).sum(1) for c, rows in zip(finite, kept, strict=True)]
         self._add_uncertainty(detections, kept, predictions, proposals)
         return detections, kept
 

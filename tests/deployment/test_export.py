@@ -97,7 +97,7 @@ def test_a_model_that_differs_is_told_by_how_much() -> None:
     with torch.no_grad():
         model.roi_heads.box_predictor.cls_score.bias -= torch.tensor([9.0, 0.0, 0.0, 0.0])
     with pytest.raises(
-        ExportError, match=r"image 1 of the check: the traced model finds \d+ boxes"
+        ExportError, match=r"image 1 of the check: the exported model finds \d+ boxes"
     ):
         largest_differences(model, traced, images()[:1])
 

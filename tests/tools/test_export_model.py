@@ -29,15 +29,16 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_everything_is_written_and_the_difference_printed(
     tool: ModuleType, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    formats = [word for name in tool.FORMATS for word in ("--format", name)]
+    formats = [word for name in tool.TARGETS for word in ("--format", name)]
     assert tool.run(["--output", str(tmp_path), *formats, *arguments]) == 0
     shown = capsys.readouterr().out
     assert "TorchScript against eager, 3 images" in shown
+    assert "ONNX against eager, 3 images" in shown
     for name in ("boxes", "scores", "sigma", "quality"):
         assert f"{name} " in shown.partition("largest difference")[2]
     written = {path.name for path in tmp_path.iterdir()}
-    names = {"model.ts", "model.ts.json", "model_weights.pth", "model.safetensors"}
-    assert written == names
+    names = {"model.ts", "model.ts.json", "model.onnx", "model_weights.pth"}
+    assert written == {*names, "model.safetensors"}
     assert dre_ssod.load(tmp_path / "model_weights.pth").class_names == ["a", "b", "c"]
     before = (tmp_path / "model.ts").read_bytes()
     assert tool.run(["--output", str(tmp_path), *arguments]) == 2
