@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dre_ssod.geometry import align_boxes
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
+from dre_ssod.modeling.refinement import PLAIN, Refinement
 from dre_ssod.modeling.regions import Ask, RegionScores
 from dre_ssod.structures import UnlabeledSample, View
 from dre_ssod.transfers import HostCopy
@@ -85,7 +86,10 @@ class TeacherPass:
 
 @torch.no_grad()
 def observe(
-    teacher: SemiSupervisedRCNN, samples: Sequence[UnlabeledSample], score_threshold: float
+    teacher: SemiSupervisedRCNN,
+    samples: Sequence[UnlabeledSample],
+    score_threshold: float,
+    refinement: Refinement = PLAIN,
 ) -> TeacherPass:
     """Run the teacher on the weak views and keep detections with a score of at least tau.
 
@@ -93,13 +97,15 @@ def observe(
         teacher: in eval mode.
         samples: N unlabeled images.
         score_threshold: tau in [0, 1].
+        refinement: of the detections.
     """
     images = teacher.preprocess_image([{"image": s.weak.image} for s in samples])
     features = teacher.backbone(images.tensor)
     proposals, _ = teacher.proposal_generator(images, features, None)
     # NMS lets a box suppress only boxes that score lower, so dropping those below tau first changes
     # nothing but the cost.
-    detections = teacher.roi_heads.detect(features, proposals, _just_below(score_threshold))
+    bound = _just_below(score_threshold)
+    detections = teacher.roi_heads.detect(features, proposals, bound, refinement)
     return TeacherPass(samples, [as_targets(d) for d in detections], teacher, features)
 
 

@@ -183,7 +183,7 @@ def _add_test_keys(cfg: CfgNode) -> None:
     # which makes better use of it; on a CPU each has its own. What is found in an image does not
     # depend on it, but for rounding on a GPU.
     cfg.TEST.IMS_PER_BATCH = 1
-    # Evaluation and use refine detections by these; pseudo-labels in training never are.
+    # Evaluation and use refine detections by these; pseudo-labels are by SSOD.LABELS alone.
     # Boxes voted on by the candidates that NMS removes, weighted by their variance (He et al.,
     # 2019); needs the "kl" loss.
     cfg.TEST.VARIANCE_VOTING = CfgNode()

@@ -8,18 +8,23 @@ section 3.4).
 
 Weights never carry a gradient, and a loss is never divided by their sum: a batch of unreliable
 regions is meant to teach less.
+
+What else the variance may do is off by default: weigh more sharply (:func:`emphasized`), and place
+and choose the pseudo-labels (``modeling/refinement.py``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dre_ssod.methods.mean_teacher import METHODS, MeanTeacher
+from dre_ssod.modeling.refinement import Refinement
 from dre_ssod.modeling.regions import Regions, RegionScores
-from dre_ssod.settings import OneOf, setting
+from dre_ssod.settings import Number, OneOf, setting
 from dre_ssod.structures import Mean, StudentLosses
 
 
@@ -53,8 +58,37 @@ class DRE(MeanTeacher):
             "Faster R-CNN).",
             OneOf(("separate", "sampled")),
         )
+        quality_power: float = setting(
+            "SSOD.QUALITY_POWER",
+            1.0,
+            "gamma: s_max * (s_loc / s_max)^gamma stands for s_loc in eq. 11 and 12, where s_max, "
+            "0.5 or rescaled 1, is that of a certain box. Above 1 it spreads what eq. 5 squeezes; "
+            "1 is the paper's.",
+            Number(0.0, 100.0),
+        )
+        label_ranking: bool = setting(
+            "SSOD.LABELS.RANK_BY_QUALITY",
+            False,
+            "Which of overlapping detections becomes a pseudo-label goes by score times s_loc, as "
+            "with TEST.RANK_BY_QUALITY; tau still bounds the score.",
+        )
+        label_voting: float = setting(
+            "SSOD.LABELS.VOTING_SIGMA_T",
+            0.0,
+            "sigma_t of variance voting, which moves the boxes of pseudo-labels as "
+            "TEST.VARIANCE_VOTING does at test time; 0: they stay.",
+            Number(0.0, 1e4),
+        )
 
-    variance_keys = ("SSOD.LER.ENABLED", "SSOD.PRC.ENABLED")
+    variance_keys = (
+        *("SSOD.LER.ENABLED", "SSOD.PRC.ENABLED"),
+        *("SSOD.LABELS.RANK_BY_QUALITY", "SSOD.LABELS.VOTING_SIGMA_T"),
+    )
+
+    @property
+    def refinement(self) -> Refinement:
+        """What the settings say."""
+        return Refinement(self.settings.label_ranking, self.settings.label_voting or None)
 
     def unlabeled_losses(self, cls: Regions, box: Regions) -> StudentLosses:
         """L_u^reg (eq. 11) and L_u^cls (eq. 14)::
@@ -67,7 +101,8 @@ class DRE(MeanTeacher):
         figures = {}
         box_losses = box.smooth_l1().sum(dim=1)
         if self.settings.ler:
-            s_loc = box.matched("gt_localization_quality").detach()
+            quality = box.matched("gt_localization_quality").detach()
+            s_loc = emphasized(quality, self.settings.quality_power, _best_quality(box))
             box_losses = s_loc * box_losses
             figures["ler_weight"] = Mean.of(s_loc, box.is_foreground)
         cls_losses = cls.cross_entropy()
@@ -85,10 +120,35 @@ class DRE(MeanTeacher):
 
     def region_weights(self, cls: Regions) -> Tensor | None:
         """s_fg and s_bg of eq. 12 and 13; None where PRC is off."""
-        return reliability(cls.teacher, cls.is_foreground) if self.settings.prc else None
+        if not self.settings.prc:
+            return None
+        power, best = self.settings.quality_power, _best_quality(cls)
+        return reliability(cls.teacher, cls.is_foreground, lambda s: emphasized(s, power, best))
 
 
-def reliability(scores: RegionScores, is_foreground: Tensor) -> Tensor:
+def emphasized(quality: Tensor, power: float, best: float) -> Tensor:
+    """``s_max * (s_loc / s_max)^gamma``: spreads qualities, and leaves that of a certain box.
+
+    Eq. 5 gives most boxes nearly the same quality. With gamma 4, 0.38 becomes 0.17, 0.48 0.42.
+
+    Args:
+        quality: (R,) s_loc in (0, s_max).
+        power: gamma; 1 changes nothing.
+        best: s_max.
+    """
+    return best * (quality / best).pow(power)
+
+
+def _best_quality(regions: Regions) -> float:
+    """s_loc of a box without any variance."""
+    return 1.0 if regions.predictor.rescale_quality else 0.5
+
+
+def reliability(
+    scores: RegionScores,
+    is_foreground: Tensor,
+    emphasize: Callable[[Tensor], Tensor] = lambda quality: quality,
+) -> Tensor:
     """Reliability of each region: s_fg of eq. 12 or s_bg of eq. 13.
 
     ``s_fg = p_fg * s_loc``, with the teacher's highest probability of a foreground class and the
@@ -97,6 +157,7 @@ def reliability(scores: RegionScores, is_foreground: Tensor) -> Tensor:
     Args:
         scores: the teacher's opinion of the R regions.
         is_foreground: (R,) bool, the student's label assignment.
+        emphasize: of s_loc.
 
     Returns:
         (R,) in [0, 1], without gradient.
@@ -111,7 +172,9 @@ def reliability(scores: RegionScores, is_foreground: Tensor) -> Tensor:
             "PRC needs the variance branch (eq. 12 uses s_loc): set "
             "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE to 'kl' or SSOD.PRC.ENABLED to False."
         )
-    return torch.where(is_foreground, foreground * quality, scores.probabilities[:, -1]).detach()
+    return torch.where(
+        is_foreground, foreground * emphasize(quality), scores.probabilities[:, -1]
+    ).detach()
 
 
 def two_means(losses: Tensor, regions: Regions) -> Tensor:

@@ -26,6 +26,7 @@ from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper, UnlabeledViews
 from dre_ssod.data.splits.pools import Pools
 from dre_ssod.methods.parts.pcv import consistency_weights
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
+from dre_ssod.modeling.refinement import PLAIN, Refinement
 from dre_ssod.modeling.regions import Regions, labeled_losses
 from dre_ssod.modeling.student_batch import Mixer, PairBatch, StudentBatch
 from dre_ssod.settings import Number, key_of, read_settings, setting
@@ -176,8 +177,13 @@ class MeanTeacher:
         Args:
             teacher: in eval mode.
         """
-        seen = observe(teacher, samples, self.settings.score_threshold)
+        seen = observe(teacher, samples, self.settings.score_threshold, self.refinement)
         return Labels.single(seen.carry(seen.detections), seen.score)
+
+    @property
+    def refinement(self) -> Refinement:
+        """How detections make use of the variance before they become labels: here not at all."""
+        return PLAIN
 
     def student_batch(
         self, teacher: SemiSupervisedRCNN, batch: TrainingBatch, clock: Clock

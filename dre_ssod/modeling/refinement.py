@@ -1,12 +1,14 @@
-"""What the variance does for detections at test time: ranking by quality, and variance voting.
+"""What the variance does for detections: ranking by quality, and variance voting.
 
-Evaluation and use refine detections as ``cfg.TEST`` says; pseudo-labels are never refined.
+Evaluation and use refine detections as ``cfg.TEST`` says; pseudo-labels are refined where a method
+asks for it, and by nothing in ``cfg.TEST``.
 Shapes: R regions, K foreground classes, C box codings per region; D detections, M candidates of one
 image; boxes are (x1, y1, x2, y2) in pixels.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +22,23 @@ from dre_ssod.modeling.box_predictor import BoxPredictions, GaussianFastRCNNOutp
 from dre_ssod.modeling.gaussian import localization_quality
 
 
+@dataclass(frozen=True)
+class Refinement:
+    """How detections make use of the variance.
+
+    Attributes:
+        rank_by_quality: they are scored by score times s_loc.
+        voting_sigma_t: boxes are refined by :func:`vote_boxes`; None: they are not.
+    """
+
+    rank_by_quality: bool = False
+    voting_sigma_t: float | None = None
+
+
+PLAIN = Refinement()
+"""None at all."""
+
+
 class RefiningFastRCNNOutputLayers(GaussianFastRCNNOutputLayers):
     """The Gaussian box head, whose :meth:`inference` makes use of the variance."""
 
@@ -28,49 +47,56 @@ class RefiningFastRCNNOutputLayers(GaussianFastRCNNOutputLayers):
         self,
         input_shape: ShapeSpec,
         *,
-        rank_by_quality: bool = False,
-        voting_sigma_t: float | None = None,
+        refinement: Refinement = PLAIN,
         **kwargs: Any,
     ) -> None:
         """
         Args:
             input_shape: shape of the region features.
-            rank_by_quality: :meth:`inference` scores detections by score times s_loc.
-            voting_sigma_t: :meth:`inference` refines boxes by :func:`vote_boxes`; None: it does
-                not.
+            refinement: of :meth:`inference`.
             kwargs: as for ``GaussianFastRCNNOutputLayers``.
         """
         super().__init__(input_shape, **kwargs)
-        self.rank_by_quality = rank_by_quality
-        self.voting_sigma_t = voting_sigma_t
+        self.refinement = refinement
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         voting = cfg.TEST.VARIANCE_VOTING
         return {
             **super().from_config(cfg, input_shape),
-            "rank_by_quality": cfg.TEST.RANK_BY_QUALITY,
-            "voting_sigma_t": voting.SIGMA_T if voting.ENABLED else None,
+            "refinement": Refinement(
+                cfg.TEST.RANK_BY_QUALITY, voting.SIGMA_T if voting.ENABLED else None
+            ),
         }
 
     def inference(
         self, predictions: BoxPredictions, proposals: list[Instances]
     ) -> tuple[list[Instances], list[Tensor]]:
-        """Detections for evaluation and use; see :meth:`detect` for their fields.
+        """Detections for evaluation and use; see :meth:`refined`."""
+        return self.refined(predictions, proposals, self.test_score_thresh, self.refinement)
+
+    def refined(
+        self,
+        predictions: BoxPredictions,
+        proposals: list[Instances],
+        score_thresh: float,
+        refinement: Refinement,
+    ) -> tuple[list[Instances], list[Tensor]]:
+        """Detections with a score above ``score_thresh``; see :meth:`detect` for their fields.
 
         Ranked by quality, NMS, the choice of the best and the ``scores`` of the result go by score
-        times s_loc, while the threshold bounds the score alone. After voting, sigma and quality are
-        still those of the box before it.
+        times s_loc, while the threshold bounds the score alone. Whatever it is, all regions above
+        ``MODEL.ROI_HEADS.SCORE_THRESH_TEST`` vote. After voting, sigma and quality are still those
+        of the box before it.
         """
         scores = self.predict_probs(predictions, proposals)
-        threshold = self.test_score_thresh
-        if self.rank_by_quality:
-            ranked = self._times_quality(scores, predictions, threshold)
+        if refinement.rank_by_quality:
+            ranked = self._times_quality(scores, predictions, score_thresh)
             detections, kept = self._select(predictions, proposals, ranked, -0.5)
         else:
-            detections, kept = self._select(predictions, proposals, scores, threshold)
-        if self.voting_sigma_t is not None:
-            self._vote(detections, predictions, proposals, scores, self.voting_sigma_t)
+            detections, kept = self._select(predictions, proposals, scores, score_thresh)
+        if refinement.voting_sigma_t is not None:
+            self._vote(detections, predictions, proposals, scores, refinement.voting_sigma_t)
         return detections, kept
 
     def _times_quality(
@@ -80,7 +106,7 @@ class RefiningFastRCNNOutputLayers(GaussianFastRCNNOutputLayers):
 
         A product may be 0 where s_loc underflows, so a bound of its own must lie below.
         """
-        assert predictions.log_variance is not None, "TEST.RANK_BY_QUALITY needs the kl loss"
+        assert predictions.log_variance is not None, "ranking by quality needs the kl loss"
         alpha = predictions.log_variance
         quality = localization_quality(alpha.reshape(-1, 4), self.rescale_quality)
         # (R, C) against (R, K): one quality for all classes where the box is class-agnostic.
@@ -101,7 +127,7 @@ class RefiningFastRCNNOutputLayers(GaussianFastRCNNOutputLayers):
         sigma_t: float,
     ) -> None:
         """Refine the boxes of the detections by all regions that score above the test bound."""
-        assert predictions.log_variance is not None, "TEST.VARIANCE_VOTING needs the kl loss"
+        assert predictions.log_variance is not None, "variance voting needs the kl loss"
         sizes = [len(p) for p in proposals]
         boxes = self.predict_boxes(predictions, proposals)
         deltas = predictions.deltas.split(sizes)

@@ -14,7 +14,11 @@ from torch import Tensor
 from dre_ssod.modeling.box_predictor import BoxPredictions
 from dre_ssod.modeling.counts import RegionCounts, count_regions
 from dre_ssod.modeling.pooling import drop_block, keep_coordinates_exact
-from dre_ssod.modeling.refinement import RefiningFastRCNNOutputLayers
+from dre_ssod.modeling.refinement import (
+    PLAIN,
+    Refinement,
+    RefiningFastRCNNOutputLayers,
+)
 from dre_ssod.modeling.regions import Ask, Regions, RegionScores, labeled_losses
 from dre_ssod.modeling.student_batch import Features, Losses
 from dre_ssod.structures import StudentLosses
@@ -76,14 +80,19 @@ class GaussianROIHeads(StandardROIHeads):
         return predictions
 
     def detect(
-        self, features: Features, proposals: list[Instances], score_thresh: float
+        self,
+        features: Features,
+        proposals: list[Instances],
+        score_thresh: float,
+        refinement: Refinement = PLAIN,
     ) -> list[Instances]:
         """Detections after NMS with a score above ``score_thresh``, in the images' own frame.
 
         For pseudo-labels: nothing in ``cfg.TEST`` refines them.
         """
         predictions = self.predict(features, [p.proposal_boxes for p in proposals])
-        return self.box_predictor.detect(predictions, proposals, score_thresh)[0]
+        found, _ = self.box_predictor.refined(predictions, proposals, score_thresh, refinement)
+        return found
 
     def score_boxes(self, features: Features, boxes: list[Boxes]) -> RegionScores:
         """What the head says of given boxes, without NMS: a teacher's opinion."""

@@ -21,13 +21,14 @@ _OF_FILES_ALONE = ("SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINTS_KEPT", "SSOD.
 AFTER_BURN_IN = (
     *("SSOD.SCORE_THRESHOLD", "SSOD.UNSUP_LOSS_WEIGHT", "SSOD.UNSUP_CLS_NORMALIZER"),
     *("SSOD.UNSUP_RPN_OBJECTNESS", "SSOD.UNSUP_RPN_BOX", "SSOD.PCV.ENABLED"),
-    *("SSOD.LER.ENABLED", "SSOD.PRC.ENABLED"),
+    *("SSOD.LER.ENABLED", "SSOD.PRC.ENABLED", "SSOD.QUALITY_POWER"),
+    *("SSOD.LABELS.RANK_BY_QUALITY", "SSOD.LABELS.VOTING_SIGMA_T"),
 )
 """Keys that are about pseudo-labels alone, whatever the method: a burn-in has none."""
 EVALUATION_ALONE = (
     *("TEST.VARIANCE_VOTING.ENABLED", "TEST.VARIANCE_VOTING.SIGMA_T", "TEST.RANK_BY_QUALITY"),
 )
-"""Keys that refine detections of a trained model; pseudo-labels never are."""
+"""Keys that refine detections of a trained model, and no pseudo-labels."""
 
 
 @dataclass(frozen=True)
