@@ -34,7 +34,7 @@ INCOMPLETE := $(VENV)/incomplete
 
 help:
 	@echo "make venv    create $(VENV) with everything pinned; every target below does so first"
-	@echo "make demo    train the quickstart on the built-in sample set, evaluate, draw, print a table"
+	@echo "make demo    train the quickstart on the built-in sample set, evaluate, draw, print a table, write a report"
 	@echo "make test    run the whole test suite, but for the slow part: ARGS=\"-m slow\" kills runs over and over"
 	@echo "               COVERAGE=yes: and what it reaches, processes that it starts included; twice as slow"
 	@echo "make lint    ruff check, ruff format --check, mypy"

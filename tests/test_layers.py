@@ -30,7 +30,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "runs launch.program",
         "inspection advice",
         "engine deployment",
-        "engine.hooks",
+        "engine.hooks report",
         "engine.trainer engine.setup",
         "benchmark engine.stages tables",
         "gpu_check",

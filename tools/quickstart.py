@@ -117,6 +117,7 @@ def main(args: argparse.Namespace) -> None:
     from dre_ssod.config.reading import read_config
     from dre_ssod.deployment.comparison import draw_comparison
     from dre_ssod.inspection.panels import write_picture
+    from dre_ssod.report.page import write_report
     from dre_ssod.tables.processes import LocalStarter
     from dre_ssod.tables.schedule import Job, run_all
 
@@ -140,11 +141,13 @@ def main(args: argparse.Namespace) -> None:
     write_picture(
         picture, draw_comparison({captions[name]: run for name, run in runs.items()}, DRAWN_IMAGES)
     )
+    address = write_report(list(runs.values()), folder / "report.html")
     print()
     print(report(runs, captions, args.seed))
     print()
     print(f"Picture, found and missed: {picture}")
     print(f"Took {(time.monotonic() - begin) / 60:.1f} minutes")
+    print(f"Report, to open in a browser: {address}")
 
 
 def run(arguments: list[str] | None = None) -> int:

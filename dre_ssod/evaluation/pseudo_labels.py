@@ -104,7 +104,7 @@ def measure(
     overlaps[labels.gt_classes[:, None] != objects.gt_classes[None, :]] = 0.0
     found = _match(overlaps)
     counted = found > 0.0
-    counted |= ~_in_crowd(labels, crowd)
+    counted |= ~in_crowd(labels, crowd)
     return QualityTally(
         images=1,
         boxes=_per_class(labels.gt_classes, counted, num_classes),
@@ -151,7 +151,7 @@ def _match(overlaps: Tensor) -> Tensor:
     return found
 
 
-def _in_crowd(labels: Instances, crowd: Instances) -> Tensor:
+def in_crowd(labels: Instances, crowd: Instances) -> Tensor:
     """(P,) whether at least half of the box lies in one crowd region of its class."""
     boxes, regions = labels.gt_boxes.tensor, crowd.gt_boxes.tensor
     if len(regions) == 0:

@@ -1,7 +1,7 @@
 """One picture of one or several runs, from their histories.
 
-A run is a color, a figure of it a line style; where one run is drawn alone, its figures have colors
-too.
+A run is a color and a marker, a figure of it a line style; where one run is drawn alone, its
+figures have colors too.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -21,6 +21,10 @@ from dre_ssod.runs.history import RunHistory
 COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#e377c2", "#7f7f7f")
 LineStyle = Literal["-", "--", ":", "-."] | tuple[float, Sequence[float]]
 STYLES: tuple[LineStyle, ...] = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 1, 1, 1, 1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+"""Of runs, as their colors: not everybody tells these apart."""
+MARKED_POINTS = 12
+"""Of a line, about."""
 COLUMNS = 2
 PANEL_SIZE = (6.4, 3.3)
 """In inches."""
@@ -112,39 +116,55 @@ def draw_runs(runs: Sequence[RunHistory]) -> Figure:
     FigureCanvasAgg(figure)
     grid = list(figure.subplots(rows, COLUMNS, squeeze=False).flat)
     for axes, panel in zip(grid, shown, strict=False):
-        _draw_panel(axes, panel, runs)
+        axes.set_title(panel.title)
+        axes.legend(handles=draw_panel(axes, panel, runs), fontsize=8)
     for axes in grid[len(shown) :]:
         axes.set_axis_off()
-    handles = [
-        Line2D([], [], color=COLORS[n % len(COLORS)], label=run.name) for n, run in enumerate(runs)
-    ]
     if len(runs) > 1:
+        handles = run_handles([run.name for run in runs])
         figure.legend(handles=handles, loc="outside upper center", ncols=min(len(runs), 4))
     else:
         figure.suptitle(runs[0].name)
     return figure
 
 
-def _draw_panel(axes: Axes, panel: Panel, runs: Sequence[RunHistory]) -> None:
+def run_handles(names: Sequence[str]) -> list[Line2D]:
+    """What a legend shows of several runs."""
+    return [Line2D([], [], label=name, **run_style(n)) for n, name in enumerate(names)]
+
+
+def run_style(number: int) -> dict[str, Any]:
+    """Color and marker of the lines of a run among several."""
+    return {
+        "color": COLORS[number % len(COLORS)],
+        "marker": MARKERS[number % len(MARKERS)],
+        "markersize": 4,
+    }
+
+
+def draw_panel(axes: Axes, panel: Panel, runs: Sequence[RunHistory]) -> list[Line2D]:
+    """Draw a panel's figures of all runs; returns what a legend shows of the figures."""
     handles = []
     for index, (label, key) in enumerate(panel.figures.items()):
         alone = len(runs) == 1
         style = "-" if alone else STYLES[index % len(STYLES)]
         for number, run in enumerate(runs):
             if (series := run.find(key)) is not None:
+                points = len(series.values)
+                look = {"color": COLORS[index % len(COLORS)], "marker": "." if points < 30 else ""}
                 axes.plot(
                     series.iterations,
                     series.values,
-                    color=COLORS[(index if alone else number) % len(COLORS)],
                     linestyle=style,
                     linewidth=1.3,
-                    marker="." if len(series.values) < 30 else None,
+                    markevery=1 if alone else max(1, points // MARKED_POINTS),
+                    **(look if alone else run_style(number)),
                 )
         color = COLORS[index % len(COLORS)] if alone else "black"
         handles.append(Line2D([], [], color=color, linestyle=style, label=label))
-    axes.set(title=panel.title, xlabel="iteration", ylabel=panel.unit)
+    axes.set(xlabel="iteration", ylabel=panel.unit)
     axes.set_xlim(left=0)
     if panel.zero:
         axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)
-    axes.legend(handles=handles, fontsize=8)
+    return handles

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 import cv2
 import pytest
 
+from dre_ssod.report import page
 from tests.tiny_dataset import TinyDataset, write_tiny_dataset
 from tools import plot_run
 
@@ -26,8 +28,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
 
 
 def test_the_demo_trains_both_draws_and_tabulates(
-    tool: ModuleType, data: TinyDataset, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tool: ModuleType,
+    data: TinyDataset,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Images of the report are drawn in the tests of its own.
+    monkeypatch.setattr(page, "write_report", partial(page.write_report, most_images=0))
     sets = ["DATASETS.TRAIN", f"('{data.labeled}',)", "DATASETS.TEST", f"('{data.labeled}',)"]
     unlabeled = ["DATASETS.UNLABELED", f"('{data.unlabeled}',)"]
     words = ["--seed", "5", "--output", str(tmp_path), *MOMENT.split(), *sets, *unlabeled]
@@ -64,6 +72,10 @@ def test_the_demo_trains_both_draws_and_tabulates(
     height, width, _ = cv2.imread(str(folder / "predictions.png")).shape
     assert height > tool.DRAWN_IMAGES * 64
     assert width > 2 * 96
+    assert shown.splitlines()[-1].endswith((folder / "report.html").as_uri())
+    assert "<h1>Report of supervised and semi-supervised</h1>" in (
+        (folder / "report.html").read_text(encoding="utf-8")
+    )
     # Of own runs by the tool for that.
     folders = [str(folder / name) for name in tool.RUNS]
     assert plot_run.run([*folders, "--output", str(tmp_path), "--found", "2"]) == 0

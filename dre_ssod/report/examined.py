@@ -1,0 +1,265 @@
+"""The model of a run over its test sets: detections, average precision, mistakes, sigma."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from detectron2.config import CfgNode
+from detectron2.evaluation import inference_context
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.structures import Instances
+from torch import nn
+from tqdm import tqdm
+
+from dre_ssod.checkpoints.folder import find_last
+from dre_ssod.config.checks import check_config
+from dre_ssod.config.reading import read_config
+from dre_ssod.data.sources.catalog import class_names
+from dre_ssod.data.sources.truth import load_truth
+from dre_ssod.deployment.trained_model import device_of, load_trained
+from dre_ssod.errors import ConfigError
+from dre_ssod.evaluation.coco import COCO_DETECTIONS, coco_truth, evaluate_boxes
+from dre_ssod.evaluation.evaluators import build_test_loader
+from dre_ssod.evaluation.localization import DetectionTable
+from dre_ssod.evaluation.localization_data import compare
+from dre_ssod.evaluation.reliability import Reliability, reliability
+from dre_ssod.inspection.found import best_score, find
+from dre_ssod.report.folders import CONFIG, RunFolder
+from dre_ssod.report.mistakes import Judged, judge
+from dre_ssod.runs.history import RunError, metric_name
+from dre_ssod.runs.sets import DatasetRow, describe_test_sets
+
+MIN_SCORE, MIN_IOU = 0.5, 0.5
+"""Of detections whose sigma is compared with their true error."""
+AP_TOLERANCE = 0.1
+"""By which AP computed here may differ from the recorded one, for another machine's rounding."""
+_PLAIN = ["TEST.RANK_BY_QUALITY", "False", "TEST.VARIANCE_VOTING.ENABLED", "False"]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Average precision of a set, in percent; NaN where there is none.
+
+    Attributes:
+        overall: AP, AP50, AP75.
+        ap, ap50: (K,) by class.
+        curves: (101, K) precision at IoU 0.5 at the recalls 0, 0.01 ... 1, in [0, 1]; -1 for
+            classes without an object.
+    """
+
+    overall: tuple[float, float, float]
+    ap: npt.NDArray[np.float64]
+    ap50: npt.NDArray[np.float64]
+    curves: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ExaminedSet:
+    """A model's detections on one test set.
+
+    Attributes:
+        name: of the set.
+        content: hash of what it holds.
+        class_names: by index.
+        records: of its images.
+        precision: of all detections.
+        lowest_score: of the detections that ``judged`` has; infinite where none found anything.
+        judged: by image, in the order of ``records``.
+    """
+
+    name: str
+    content: str
+    class_names: Sequence[str]
+    records: Sequence[dict[str, Any]]
+    precision: Precision
+    lowest_score: float
+    judged: Sequence[Judged]
+
+
+@dataclass(frozen=True)
+class ExaminedRun:
+    """A run's model over all of its test sets.
+
+    Attributes:
+        run: the run.
+        model: "teacher" or "student".
+        iteration: last finished one of the checkpoint, from 0.
+        sets: by name.
+        sigma: of the edges of boxes that meet an object; None for a model that predicts none.
+        notices: where what is found here does not fit what the run has recorded.
+    """
+
+    run: RunFolder
+    model: str
+    iteration: int
+    sets: Mapping[str, ExaminedSet]
+    sigma: Mapping[str, Reliability] | None
+    notices: Sequence[str]
+
+
+def examine_run(
+    run: RunFolder, model: str, opts: Sequence[str], lowest_score: float | None
+) -> ExaminedRun:
+    """Run the last model of a run over its test sets.
+
+    Args:
+        model: "teacher" or "student".
+        opts: config keys and values over those of the run.
+        lowest_score: of the detections whose mistakes are told; None for the score at which F1 is
+            highest, in each set.
+
+    Raises:
+        RunError: if the run has no checkpoint yet.
+        ConfigError: if it has no test set.
+        UserError: if model or data cannot be read.
+    """
+    checkpoint = find_last(run.path)
+    if checkpoint is None:
+        raise RunError(f"{run.path} holds no checkpoint to look at yet: add --no-model")
+    words = [*opts, "MODEL.WEIGHTS", str(checkpoint.path)]
+    cfg = _configure(run, words)
+    detector = load_trained(cfg, model)
+    rows = describe_test_sets(cfg)
+    sets, tables = {}, []
+    predicts_sigma = cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE == "kl"
+    replaced = cfg.TEST.RANK_BY_QUALITY or cfg.TEST.VARIANCE_VOTING.ENABLED
+    plain = _configure(run, [*words, *_PLAIN]) if predicts_sigma and replaced else None
+    plain_detector = load_trained(plain, model) if plain else None
+    for row in rows:
+        found = _detect(cfg, detector, row.name, run.name)
+        sets[row.name] = _test_set(cfg, row, found, lowest_score)
+        if predicts_sigma:
+            if plain is not None and plain_detector is not None:
+                found = _detect(plain, plain_detector, row.name, f"{run.name}, sigma")
+            tables += [
+                compare(d[d.scores >= MIN_SCORE], record["annotations"])
+                for record in sets[row.name].records
+                for d in [found[record["image_id"]]]
+            ]
+    table = DetectionTable.concatenate(tables)
+    notices = [f"{run.name}: detections were made with {' '.join(opts)}."] if opts else []
+    for row in rows:
+        notices += _contradictions(run, model, checkpoint.iteration, row, sets[row.name], len(rows))
+    return ExaminedRun(
+        run=run,
+        model=model,
+        iteration=checkpoint.iteration,
+        sets=sets,
+        sigma=reliability(table.residuals[table.ious >= MIN_IOU]) if predicts_sigma else None,
+        notices=notices,
+    )
+
+
+def _configure(run: RunFolder, opts: Sequence[str]) -> CfgNode:
+    cfg = read_config(str(run.path / CONFIG), opts)
+    check_config(cfg, 1)
+    cfg.MODEL.DEVICE = device_of(cfg)
+    if not cfg.DATASETS.TEST:
+        raise ConfigError(
+            f"{run.name}: DATASETS.TEST is (), so there is nothing to detect on. Name labeled "
+            "images, --opts DATASETS.TEST \"('URI',)\", or add --no-model."
+        )
+    if cfg.MODEL.ROI_HEADS.NUM_CLASSES == 0:
+        cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(class_names(cfg.DATASETS.TRAIN))
+    return cfg
+
+
+def _detect(cfg: CfgNode, model: nn.Module, name: str, what: str) -> dict[Any, Instances]:
+    """All detections of a set by the id of their image, on the CPU."""
+    found = {}
+    with inference_context(model), torch.no_grad():
+        loader = build_test_loader(cfg, name)
+        for batch in tqdm(loader, desc=f"{what}: {name}", unit="batch", disable=None):
+            for inputs, output in zip(batch, model(batch), strict=True):
+                found[inputs["image_id"]] = output["instances"].to("cpu")
+    return found
+
+
+def _test_set(
+    cfg: CfgNode, row: DatasetRow, found: Mapping[Any, Instances], lowest_score: float | None
+) -> ExaminedSet:
+    records = load_truth(row.name)
+    classes = list(row.classes or ())
+    findings = [find(found[record["image_id"]], record["annotations"]) for record in records]
+    lowest = best_score(findings) if lowest_score is None else lowest_score
+    return ExaminedSet(
+        name=row.name,
+        content=row.content.sha256 if row.content else "",
+        class_names=classes,
+        records=records,
+        precision=_precision(records, classes, found),
+        lowest_score=lowest,
+        judged=[
+            judge(finding.above(lowest), record["annotations"])
+            for finding, record in zip(findings, records, strict=True)
+        ],
+    )
+
+
+def _precision(
+    records: Sequence[dict[str, Any]], classes: Sequence[str], found: Mapping[Any, Instances]
+) -> Precision:
+    """As :class:`dre_ssod.evaluation.coco.BoxEvaluator` measures it."""
+    boxes = [box for key, one in found.items() for box in instances_to_coco_json(one, key)]
+    truth = coco_truth(records, classes)
+    if not boxes or not truth["annotations"]:
+        nothing = np.full(len(classes), np.nan)
+        return Precision((np.nan,) * 3, nothing, nothing, np.full((101, len(classes)), -1.0))
+    most = max(Counter(box["image_id"] for box in boxes).values())
+    evaluation = evaluate_boxes(truth, boxes, limit=max(most, COCO_DETECTIONS))
+    # (IoUs, recalls, classes): all areas, the largest limit.
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    # A class without an object has no AP.
+    known = 100 * np.where(precision > -1, precision, np.nan)
+    overall = tuple(100 * v if v >= 0 else np.nan for v in map(float, evaluation.stats[:3]))
+    return Precision(
+        (overall[0], overall[1], overall[2]),
+        known.mean(axis=(0, 1)),
+        known[0].mean(axis=0),
+        precision[0],
+    )
+
+
+def _contradictions(
+    run: RunFolder,
+    model: str,
+    iteration: int,
+    row: DatasetRow,
+    tested: ExaminedSet,
+    number_of_sets: int,
+) -> list[str]:
+    """Where data or AP are not those that the run has recorded."""
+    recorded = run.set_of("test", row.name)
+    if recorded is None:
+        return [
+            f"{run.name}: {row.name} is not a set that the run was tested on; its curves are of "
+            "other data than its detections."
+        ]
+    found = []
+    if recorded["content"] != tested.content:
+        found.append(
+            f"{run.name}: {row.name} has changed since the run; its curves are of the former data, "
+            "its detections of the present ones."
+        )
+    dataset = row.name if number_of_sets > 1 else ""
+    series = run.history.find(metric_name(model, dataset, "AP"))
+    known = dict(zip(series.iterations, series.values, strict=True)) if series else {}
+    ap = tested.precision.overall[0]
+    if iteration not in known:
+        found.append(
+            f"{run.name}: the run has not evaluated its {model} at iteration {iteration}, from "
+            "which the detections are: no recorded AP confirms them."
+        )
+    elif not abs(known[iteration] - ap) <= AP_TOLERANCE:
+        found.append(
+            f"{run.name}: AP of the {model} on {row.name} is {ap:.2f} here, but the run recorded "
+            f"{known[iteration]:.2f} at iteration {iteration}: data, program, settings or the "
+            "checkpoint are not those of then."
+        )
+    return found

@@ -1,0 +1,144 @@
+"""What detections of one image have found, missed and invented.
+
+K classes, D detections and G objects of one image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from detectron2.structures import Boxes, Instances, pairwise_iou
+
+from dre_ssod.data.records import corners, is_crowd
+from dre_ssod.evaluation.pseudo_labels import MATCH_IOU, in_crowd, match_best_first
+from dre_ssod.inspection.found import Finding
+
+KINDS = {
+    "missed": ("missed", "no detection has found the object"),
+    "confused": ("wrong class", "the box is right, the class is not"),
+    "misplaced": ("badly placed", f"meets an object of its class, at an IoU below {MATCH_IOU}"),
+    "double": ("double", "on an object that a detection of a higher score has found"),
+    "invented": ("nothing there", "meets no object"),
+}
+"""Kinds of mistakes: what each is called, and what it is."""
+PLACED_FROM = 0.1
+"""IoU with an object of its class from which on a wrong box is badly placed, as in TIDE."""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One mistake.
+
+    Attributes:
+        kind: of :data:`KINDS`.
+        class_index: of the object; of the detection where there is none.
+        detection: number of the detection, None for an object that was missed.
+        object: number of the object, None for what is not there.
+    """
+
+    kind: str
+    class_index: int
+    detection: int | None = None
+    object: int | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Detections of one image against its objects.
+
+    Attributes:
+        detections: of at least the lowest score, on the CPU.
+        objects: annotations in Detectron2's format; crowd regions are none.
+        partner: of each object, the number of the detection that found it, -1 for none.
+        mistakes: the worst first: missed objects, then detections by falling score.
+    """
+
+    detections: Instances
+    objects: Sequence[dict[str, Any]]
+    partner: Sequence[int]
+    mistakes: Sequence[Mistake]
+
+
+def judge(finding: Finding, annotations: Sequence[dict[str, Any]]) -> Judged:
+    """Tell apart what detections have not found, and what they have found besides.
+
+    A detection that found nothing is, in this order: of the wrong class, if it meets an object that
+    nothing found; left out, if it lies in a crowd region of its class; double; badly placed; or of
+    something that is not there.
+
+    Args:
+        annotations: of the image, crowd regions included.
+    """
+    detections = finding.detections
+    classes = detections.pred_classes
+    targets = [int(item["category_id"]) for item in finding.objects]
+    truth = torch.tensor([corners(item) for item in finding.objects]).reshape(-1, 4)
+    overlaps = pairwise_iou(detections.pred_boxes, Boxes(truth))
+    order = detections.scores.argsort(descending=True, stable=True).tolist()
+    left = [number for number in order if number not in finding.partner]
+    free = [number for number, partner in enumerate(finding.partner) if partner < 0]
+    confused = {
+        number: free[place]
+        for number, place in zip(
+            left, match_best_first(overlaps[left][:, free]).tolist(), strict=True
+        )
+        if place >= 0
+    }
+    in_crowds = _in_crowds(detections, annotations)
+    taken = torch.tensor([p >= 0 for p in finding.partner], dtype=torch.bool)
+    same = classes[:, None] == torch.tensor(targets, dtype=torch.int64)[None, :]
+    doubles = (overlaps >= MATCH_IOU) & taken[None, :]
+    near = (overlaps >= PLACED_FROM) & same
+    mistakes = [
+        Mistake("missed", targets[number], object=number)
+        for number in free
+        if number not in confused.values()
+    ]
+    for number in left:
+        if number in confused:
+            partner = confused[number]
+            mistakes.append(Mistake("confused", targets[partner], number, partner))
+        elif not in_crowds[number]:
+            kind = "invented"
+            if doubles[number].any():
+                kind = "double"
+            elif near[number].any():
+                kind = "misplaced"
+            mistakes.append(Mistake(kind, int(classes[number]), number))
+    return Judged(detections, finding.objects, finding.partner, mistakes)
+
+
+def _in_crowds(detections: Instances, annotations: Sequence[dict[str, Any]]) -> list[bool]:
+    """(D,) whether a detection lies in a crowd region of its class."""
+    crowds = [item for item in annotations if is_crowd(item)]
+    regions = Instances(
+        detections.image_size,
+        gt_boxes=Boxes(torch.tensor([corners(item) for item in crowds]).reshape(-1, 4)),
+        gt_classes=torch.tensor([int(item["category_id"]) for item in crowds], dtype=torch.int64),
+    )
+    labels = Instances(
+        detections.image_size, gt_boxes=detections.pred_boxes, gt_classes=detections.pred_classes
+    )
+    found: list[bool] = in_crowd(labels, regions).tolist()
+    return found
+
+
+def confusion(judged: Sequence[Judged], num_classes: int) -> npt.NDArray[np.int64]:
+    """(K + 1, K + 1) counts: rows are objects and, last, nothing; columns detections and, last,
+    none."""
+    counts = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
+    for image in judged:
+        classes = image.detections.pred_classes.tolist()
+        for item, partner in zip(image.objects, image.partner, strict=True):
+            if partner >= 0:
+                counts[int(item["category_id"]), classes[partner]] += 1
+        for mistake in image.mistakes:
+            detected = num_classes if mistake.detection is None else classes[mistake.detection]
+            true = mistake.class_index if mistake.object is not None else num_classes
+            counts[true, detected] += 1
+    return counts
