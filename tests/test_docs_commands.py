@@ -130,7 +130,7 @@ def test_python_runs(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     cv2.imwrite(str(tmp_path / "photo.jpg"), np.zeros((64, 96, 3), np.uint8))
     monkeypatch.chdir(tmp_path)
     for block in blocks(ROOT / document, "python"):
-        # The first is run by tests/deployment/test_onnx_export.py; no test has the second's package.
+        # Run by tests/deployment/test_onnx_export.py; OpenVINO is in no requirements.
         if "onnxruntime" in block or "openvino" in block:
             continue
         names: dict[str, Any] = {}
