@@ -86,8 +86,6 @@ def report(runs: Mapping[str, Path], captions: Mapping[str, str], seed: int) -> 
     students = ", ".join(
         f"{evaluations[name]['student/bbox/AP']:.1f} ({name})" for name in evaluations
     )
-    model = runs["semi-supervised"] / "model_final.pth"
-    config = runs["semi-supervised"] / "config.yaml"
     table = tabulate(rows, headers=["trained on", *METRICS], disable_numparse=True)
     is_sure = "more" if gains[0] > SPREAD else "no more"
     paragraphs = [
@@ -106,8 +104,7 @@ def report(runs: Mapping[str, Path], captions: Mapping[str, str], seed: int) -> 
 {explanation}
 
 What next? Look at some of your images, then make a config for them:
-  python tools/demo.py --config-file {config} --input IMAGES --output pictures \\
-    --opts MODEL.WEIGHTS {model}
+  python tools/demo.py --run {runs["semi-supervised"]} --input IMAGES --output pictures
   python tools/new_config.py --labeled 'coco://labels.json?images=photos' \\
     --unlabeled folder://more_photos --output mine.yaml"""
 

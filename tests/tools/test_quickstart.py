@@ -55,7 +55,7 @@ def test_the_demo_trains_both_draws_and_tabulates(
     for text in ("objects of 8 test images", "4 images without any label", "Seed 5, PyTorch"):
         assert text in plain
     # What is to be typed next.
-    for text in ("tools/new_config.py --labeled", f"--config-file {tmp_path}/seed_5/semi-superv"):
+    for text in ("tools/new_config.py --labeled", f"--run {tmp_path}/seed_5/semi-superv"):
         assert text in plain
     assert "training 100 %: supervised 2/2, semi-supervised 2/2" in shown
     # As before, for the same runs.
