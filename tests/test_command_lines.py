@@ -90,7 +90,7 @@ def test_what_is_missing_ends_the_program(asked: dict[str, Any]) -> None:
     complaints = {name: asked["answers"][f"{name} "] for name in PATHS}
     stopped = {name for name, (code, _, _) in complaints.items() if code == 2}
     assert stopped >= {"tools.convert_dataset", "tools.make_split", "tools.plot_run"}
-    assert all("are required: " in complaints[name][2] for name in stopped)
+    assert all("error: " in complaints[name][2] for name in stopped)
 
 
 @pytest.mark.parametrize(
@@ -120,3 +120,19 @@ def test_a_program_that_is_started_answers_the_same(asked: dict[str, Any]) -> No
     answer = asked["answers"]["tools.make_split --no-such-option"]
     assert [result.returncode, result.stdout] == answer[:2]
     assert result.stderr.splitlines()[-1].endswith(answer[2].splitlines()[-1].partition("error")[2])
+
+
+def test_a_program_that_works_imports_neither_timm_nor_matplotlib_before_it_needs_them() -> None:
+    """Nor is registering the detector left out: ``import dre_ssod`` alone does it."""
+    names = "dre_ssod, dre_ssod.engine.setup, dre_ssod.engine.stages, dre_ssod.launch.program"
+    check = """
+import sys
+import dre_ssod
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
+print("GaussianROIHeads" in ROI_HEADS_REGISTRY, "SemiSupervisedRCNN" in META_ARCH_REGISTRY)
+print("build_timm_fpn_backbone" in BACKBONE_REGISTRY)
+"""
+    result = start(
+        "-c", f"{check}import {names}\nprint({{'timm', 'matplotlib'}} & {{*sys.modules}})"
+    )
+    assert result.stdout.split() == ["True", "True", "True", "set()"], result.stderr

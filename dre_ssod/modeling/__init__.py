@@ -6,6 +6,6 @@ teachers or methods.
 """
 
 from dre_ssod.modeling import rcnn, roi_heads, rpn
-from dre_ssod.modeling.backbones import timm_backbone
+from dre_ssod.modeling.backbones import builders
 
-__all__ = ["rcnn", "roi_heads", "rpn", "timm_backbone"]
+__all__ = ["builders", "rcnn", "roi_heads", "rpn"]

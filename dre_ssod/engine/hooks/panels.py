@@ -11,7 +11,6 @@ from detectron2.utils import comm
 
 from dre_ssod.engine.step import SemiSupervisedStep
 from dre_ssod.inspection.inspect import inspect
-from dre_ssod.inspection.panels import draw_inspection, write_picture
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 
 PANEL_IMAGES = 2
@@ -52,6 +51,9 @@ class PanelHook(HookBase):
             return
         if not comm.is_main_process():
             return
+        # Matplotlib takes as long to import as a small step: most runs draw nothing.
+        from dre_ssod.inspection.panels import draw_inspection, write_picture
+
         found = inspect(
             self._step.teacher,
             self._student,
