@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from detectron2.engine.hooks import PeriodicWriter
-from detectron2.utils.events import EventWriter, JSONWriter, get_event_storage
+from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, get_event_storage
 
 from dre_ssod.engine.metrics import PREFIX
 from dre_ssod.errors import FileError
@@ -97,7 +97,8 @@ class MetricsFile(JSONWriter):
 class ResumingWriter(PeriodicWriter):
     """Writes every 20 iterations and after the last one, over a resume as without it.
 
-    The smoothed figures need those of the last iterations, so a checkpoint holds them.
+    The smoothed figures need those of the last iterations, so a checkpoint holds them. On the
+    console the losses of the first iteration stand too: 20 may take minutes.
     """
 
     def __init__(self, writers: list[EventWriter]) -> None:
@@ -119,6 +120,15 @@ class ResumingWriter(PeriodicWriter):
                 )
         for file, state in zip(self._files, self._loaded["files"], strict=False):
             file.load_state_dict(state)
+
+    def after_step(self) -> None:
+        """Write if it is time."""
+        super().after_step()
+        iteration = self.trainer.iter
+        if iteration == self.trainer.start_iter and (iteration + 1) % WINDOW:
+            for writer in self._writers:
+                if isinstance(writer, CommonMetricPrinter):
+                    writer.write()
 
     def after_train(self) -> None:
         """Write and close all; what fails now does not hide what has ended the run."""

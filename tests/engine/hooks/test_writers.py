@@ -3,12 +3,14 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from detectron2.engine import TrainerBase
-from detectron2.utils.events import EventStorage
+from detectron2.utils.events import CommonMetricPrinter, EventStorage, EventWriter
 
 from dre_ssod.engine.hooks.writers import WINDOW, FigurePrinter, MetricsFile, ResumingWriter
 
@@ -17,11 +19,15 @@ class Run(TrainerBase):
     """Writes figures whose smoothed values need the iterations before them."""
 
     def __init__(
-        self, folder: Path, state: dict[str, Any] | None = None, stop_at: int | None = None
+        self,
+        folder: Path,
+        state: dict[str, Any] | None = None,
+        stop_at: int | None = None,
+        consoles: Sequence[EventWriter] = (),
     ) -> None:
         super().__init__()
         self.stop_at = stop_at
-        self.writer = ResumingWriter([MetricsFile(folder / "metrics.json")])
+        self.writer = ResumingWriter([*consoles, MetricsFile(folder / "metrics.json")])
         if state is not None:
             self.writer.load_state_dict(state)
         self.register_hooks([self.writer])
@@ -50,6 +56,15 @@ def lines(folder: Path) -> list[dict[str, float]]:
     for line in found:
         line.pop("time", None)
     return found
+
+
+@pytest.mark.parametrize(("first", "shown"), [(0, [0, 19, 24]), (19, [19, 24]), (21, [21, 24])])
+def test_the_console_shows_the_first_iteration_at_once(
+    first: int, shown: list[int], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "detectron2"):
+        Run(tmp_path, consoles=[CommonMetricPrinter(25)]).train(first, 25)
+    assert [int(n) for n in re.findall(r"iter: (\d+)", caplog.text)] == shown
 
 
 @pytest.fixture(scope="module")
