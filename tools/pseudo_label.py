@@ -63,6 +63,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         metavar="S",
         help="lowest score of a box that counts for --label-next (default: 0.3)",
     )
+    parser.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="SET",
+        help="list no image of it; may be repeated: labeled and test images",
+    )
     parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values")
     return parser.parse_args(arguments)
@@ -117,8 +124,11 @@ def start(args: argparse.Namespace, until: ExitStack) -> None:
     Args:
         until: no other command may work in the folder until it is closed.
     """
+    from dre_ssod.deployment.label_merge import real_paths
     from dre_ssod.deployment.labeling_job import prepare
 
+    # A set that is not there shows before the work, not after it.
+    real_paths(args.exclude)
     job, cfg = configure(args)
     manifest = prepare(job, cfg, until)
     print(f"{manifest.images:,} images, {len(manifest.offsets):,} chunks", flush=True)
@@ -155,16 +165,24 @@ def work(args: argparse.Namespace) -> None:
 
 def finish(args: argparse.Namespace) -> None:
     """Merge the chunks and say what came out."""
-    from dre_ssod.deployment.label_merge import LABEL_NEXT, RESULT, SKIPPED, merge
+    from dre_ssod.deployment.label_merge import (
+        LABEL_NEXT,
+        LABEL_NEXT_NAMES,
+        RESULT,
+        SKIPPED,
+        merge,
+        real_paths,
+    )
 
     job, cfg = configure(args)
-    summary = merge(job, args.label_next, args.label_next_by)
+    summary = merge(job, args.label_next, args.label_next_by, real_paths(args.exclude))
     print(f"{summary.boxes:,} boxes on {summary.images:,} images: {job.folder / RESULT}")
     if doubt := doubt_of_many(cfg, summary.boxes / max(summary.images, 1), job.min_score):
         print(doubt)
     if summary.skipped:
         print(f"{summary.skipped:,} images could not be read: {job.folder / SKIPPED}")
-    print(f"{summary.listed:,} images to label next: {job.folder / LABEL_NEXT}")
+    names = job.folder / LABEL_NEXT_NAMES
+    print(f"{summary.listed:,} images to label next: {job.folder / LABEL_NEXT}, {names}")
 
 
 def doubt_of_many(cfg: CfgNode, boxes_per_image: float, min_score: float) -> str | None:

@@ -6,11 +6,13 @@ Chunks are read twice and lines written as they come: nothing grows with the num
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from dre_ssod.deployment.label_manifest import open_images
 from dre_ssod.deployment.labeling_job import LabelingJob, chunk_path, open_manifest
 from dre_ssod.deployment.uncertainty import MostUncertain
 from dre_ssod.errors import ConfigError
@@ -18,6 +20,7 @@ from dre_ssod.files import open_whole, write_text
 
 RESULT = "pseudo_labels.json"
 LABEL_NEXT = "label_next.json"
+LABEL_NEXT_NAMES = "label_next.txt"
 SKIPPED = "skipped.jsonl"
 
 
@@ -31,13 +34,16 @@ class MergeSummary:
     listed: int
 
 
-def merge(job: LabelingJob, label_next: int, criterion: str) -> MergeSummary:
-    """Write ``pseudo_labels.json``, ``label_next.json`` and, where images could not be read,
-    ``skipped.jsonl`` in the job's folder.
+def merge(
+    job: LabelingJob, label_next: int, criterion: str, excluded: Collection[str] = ()
+) -> MergeSummary:
+    """Write ``pseudo_labels.json``, ``label_next.json``, its paths as ``label_next.txt`` and, where
+    images could not be read, ``skipped.jsonl`` in the job's folder.
 
     Args:
         label_next: how many images are listed at most.
         criterion: a measure of :func:`dre_ssod.deployment.uncertainty.image_uncertainty`.
+        excluded: real paths of images that are not listed.
 
     Raises:
         ConfigError: if the model has no such measure.
@@ -57,7 +63,9 @@ def merge(job: LabelingJob, label_next: int, criterion: str) -> MergeSummary:
                 continue
             image = {name: line[name] for name in ("id", "file_name", "width", "height")}
             images.write(image)
-            chosen.add(_value(line["uncertainty"], criterion), {**image, **line["uncertainty"]})
+            if not excluded or _real_path(manifest.root, line["file_name"]) not in excluded:
+                value = _value(line["uncertainty"], criterion)
+                chosen.add(value, {**image, **line["uncertainty"]})
         images.close()
         annotations = _Array(out, "annotations")
         for line in _lines(job.folder, len(manifest.offsets)):
@@ -70,7 +78,26 @@ def merge(job: LabelingJob, label_next: int, criterion: str) -> MergeSummary:
     ranked = chosen.ranked()
     listed = json.dumps({"criterion": criterion, "images": ranked}, indent=1)
     write_text(job.folder / LABEL_NEXT, listed)
+    paths = [os.path.join(manifest.root, image["file_name"]) for image in ranked]
+    write_text(job.folder / LABEL_NEXT_NAMES, "".join(f"{path}\n" for path in paths))
     return MergeSummary(images.count, annotations.count, broken, len(ranked))
+
+
+def real_paths(sources: Sequence[str]) -> set[str]:
+    """Of the images of folders or data sets.
+
+    Raises:
+        SourceError: if there is no such source, or no image in it.
+    """
+    return {
+        _real_path(images.root, entry.file_name)
+        for images in map(open_images, sources)
+        for entry in images.entries
+    }
+
+
+def _real_path(root: str, name: str) -> str:
+    return os.path.realpath(os.path.join(root, name))
 
 
 def _value(uncertainty: dict[str, float], criterion: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +22,9 @@ from dre_ssod.data.images import read_image
 from dre_ssod.data.sources.catalog import load_one_labeled
 from dre_ssod.deployment.bulk_labeling import image_line, label_share
 from dre_ssod.deployment.label_manifest import Entry
-from dre_ssod.deployment.label_merge import merge
+from dre_ssod.deployment.label_merge import merge, real_paths
 from dre_ssod.deployment.labeling_job import LabelingJob, chunk_path, prepare
-from dre_ssod.errors import ConfigError, FolderInUseError
+from dre_ssod.errors import ConfigError, FolderInUseError, SourceError
 from tests.factories import BOXES, NUM_CLASSES, SIZE, draw, tiny_cfg, tiny_model
 
 CATEGORIES = [{"id": 10 * (k + 1), "name": f"class{k}"} for k in range(NUM_CLASSES)]
@@ -136,6 +137,26 @@ def test_the_images_to_label_next_are_the_most_uncertain(finished: LabelingJob) 
     ]
     best = max(line["uncertainty"]["both"] for line in lines if "error" not in line)
     assert values[0] == best
+
+
+def test_images_of_excluded_sets_are_not_listed(
+    finished: LabelingJob, images: Path, tmp_path: Path
+) -> None:
+    """By their real paths, whatever way leads to them."""
+    before = (finished.folder / "label_next.txt").read_text().splitlines()
+    listed = json.loads((finished.folder / "label_next.json").read_text())["images"]
+    assert before == [str(images / image["file_name"]) for image in listed]
+    (tmp_path / "labeled").mkdir()
+    (tmp_path / "labeled" / "a.png").symlink_to(before[0])
+    job = replace(finished, folder=shutil.copytree(finished.folder, tmp_path / "job"))
+    merge(job, 3, "both", real_paths([f"folder://{tmp_path}/labeled"]))
+    after = (job.folder / "label_next.txt").read_text().splitlines()
+    assert after[:2] == before[1:]
+    assert len({*after} | {*before}) == 4
+    name = "pseudo_labels.json"
+    assert (job.folder / name).read_bytes() == (finished.folder / name).read_bytes()
+    with pytest.raises(SourceError, match="gone"):
+        real_paths([f"folder://{tmp_path}/gone"])
 
 
 def test_the_result_is_a_dataset(finished: LabelingJob, images: Path) -> None:
