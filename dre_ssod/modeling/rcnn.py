@@ -1,6 +1,7 @@
 """The detector: Detectron2's GeneralizedRCNN with one forward pass for both kinds of images.
 
-And a pair of them, for methods whose detectors label for each other.
+And for methods that need them one with a head for whole images, and pairs whose detectors label for
+each other.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
+from detectron2.layers import get_norm
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.structures import ImageList, Instances
-from torch import Tensor
+from torch import Tensor, nn
 
-from dre_ssod.modeling.student_batch import PairBatch, StudentBatch
+from dre_ssod.modeling.student_batch import Features, PairBatch, StudentBatch
 from dre_ssod.structures import StudentLosses
 from dre_ssod.transfers import filled_like, to_device
 
@@ -102,12 +104,16 @@ class SemiSupervisedRCNN(GeneralizedRCNN):
             batch.method.rpn_weights if batch.method else None,
         )
         labels = cls_labels, box_labels
+        asked = batch.ask, batch.method, weights
+        scores = self.image_scores(features) if batch.method else None
         losses.merge(
-            self.roi_heads.student_losses(
-                features, proposals, targets, *labels, batch.ask, batch.method, weights
-            )
+            self.roi_heads.student_losses(features, proposals, targets, *labels, *asked, scores)
         )
         return losses
+
+    def image_scores(self, features: Features) -> Tensor | None:
+        """(N, K) in (0, 1): which classes N images show; None, since there is no head for it."""
+        return None
 
     @staticmethod
     def scale_sigma(detections: Instances, height: int, width: int) -> None:
@@ -169,6 +175,45 @@ class SemiSupervisedRCNN(GeneralizedRCNN):
         height, width = (square, square) if square > 0 else image.shape[-2:]
         unit = max(constraints.get("size_divisibility", self.backbone.size_divisibility), 1)
         return -(-height // unit) * unit, -(-width // unit) * unit
+
+
+@META_ARCH_REGISTRY.register()
+class ImageClassRCNN(SemiSupervisedRCNN):
+    """A detector with a head that says which classes an image shows, for methods to learn from.
+
+    On the coarsest feature map: two 1x1 convolutions, each with a batch norm, and the mean of the
+    sigmoid over the map. Batch norms take their statistics over all processes.
+    """
+
+    @configurable
+    def __init__(self, *, num_classes: int, **kwargs: Any) -> None:
+        """
+        Args:
+            num_classes: K.
+            kwargs: as for :class:`SemiSupervisedRCNN`.
+        """
+        super().__init__(**kwargs)
+        shapes = self.backbone.output_shape()
+        self._level = max(shapes, key=lambda name: shapes[name].stride)
+        channels = shapes[self._level].channels
+        self.image_head = nn.Sequential(
+            nn.Conv2d(channels, channels, 1, bias=False),
+            get_norm("naiveSyncBN", channels),
+            nn.ReLU(),
+            nn.Conv2d(channels, num_classes, 1, bias=False),
+            get_norm("naiveSyncBN", num_classes),
+        ).to(memory_format=self.memory_format)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        arguments: dict[str, Any] = super().from_config(cfg)
+        arguments["num_classes"] = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+        return arguments
+
+    def image_scores(self, features: Features) -> Tensor:
+        """(N, K) y, in float32: the mean over a feature map of the sigmoid of each class."""
+        scores: Tensor = self.image_head(features[self._level]).float().sigmoid().mean(dim=(2, 3))
+        return scores
 
 
 @META_ARCH_REGISTRY.register()

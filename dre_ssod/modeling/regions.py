@@ -5,7 +5,7 @@ Legend: R regions, K foreground classes (class K is the background), C box codin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -54,6 +54,28 @@ class RegionScores:
         return refined
 
 
+@dataclass(frozen=True)
+class ImageClasses:
+    """Which classes N images show: what a head says, and what their labels say.
+
+    Attributes:
+        scores: (N, K) in (0, 1), with a gradient.
+        present: (N, K) 1 where a label is of the class, else 0.
+    """
+
+    scores: Tensor
+    present: Tensor
+
+    @classmethod
+    def of(cls, scores: Tensor, labels: Sequence[Instances]) -> ImageClasses:
+        """Scores of N images, and the classes of the labels of each."""
+        rows = [
+            torch.zeros_like(row).index_fill(0, found.gt_classes, 1.0)
+            for row, found in zip(scores.detach(), labels, strict=True)
+        ]
+        return cls(scores, torch.stack(rows))
+
+
 Ask = Callable[[list[Boxes]], RegionScores]
 """Asks the teacher about boxes, given per image; rows in the same order."""
 
@@ -70,6 +92,7 @@ class Regions:
         counts: of these regions, over all processes.
         box_divisor: what box losses are divided by, a scalar.
         image_weights: of each image in all means; None: all are 1.
+        image_classes: of the images themselves; None where the detector has no head for it.
     """
 
     predictor: GaussianFastRCNNOutputLayers
@@ -80,6 +103,7 @@ class Regions:
     box_divisor: Tensor
     _ask: Ask | None = None
     image_weights: Tensor | None = None
+    image_classes: ImageClasses | None = None
 
     @cached_property
     def is_foreground(self) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from detectron2.config import CfgNode, configurable
@@ -14,12 +15,8 @@ from torch import Tensor
 from dre_ssod.modeling.box_predictor import BoxPredictions
 from dre_ssod.modeling.counts import RegionCounts, count_regions
 from dre_ssod.modeling.pooling import drop_block, keep_coordinates_exact
-from dre_ssod.modeling.refinement import (
-    PLAIN,
-    Refinement,
-    RefiningFastRCNNOutputLayers,
-)
-from dre_ssod.modeling.regions import Ask, Regions, RegionScores, labeled_losses
+from dre_ssod.modeling.refinement import PLAIN, Refinement, RefiningFastRCNNOutputLayers
+from dre_ssod.modeling.regions import Ask, ImageClasses, Regions, RegionScores, labeled_losses
 from dre_ssod.modeling.student_batch import Features, Losses
 from dre_ssod.structures import StudentLosses
 
@@ -114,6 +111,7 @@ class GaussianROIHeads(StandardROIHeads):
         ask: Ask | None = None,
         method: Losses | None = None,
         weights: Tensor | None = None,
+        image_scores: Tensor | None = None,
     ) -> StudentLosses:
         """Losses of labeled images followed by pseudo-labeled views.
 
@@ -126,10 +124,20 @@ class GaussianROIHeads(StandardROIHeads):
             ask: the teacher's opinion of sampled regions, where the method wants it.
             method: None for :func:`labeled_losses`, without pseudo-labels.
             weights: of each of the other images in their losses; None: all are 1.
+            image_scores: (N, K) of the classes in the images, where the detector has them.
         """
         labeled, cls, box = self.sample_regions(
             features, proposals, labeled_targets, cls_labels, box_labels, ask, weights=weights
         )
+        if image_scores is not None:
+            first = len(labeled_targets)
+            shown = ImageClasses.of(image_scores[:first], labeled_targets)
+            labeled = replace(labeled, image_classes=shown)
+            if cls is not None:
+                shown = ImageClasses.of(image_scores[first:], cls_labels)
+                is_one = box is cls
+                cls = replace(cls, image_classes=shown)
+                box = cls if is_one else box
         return labeled_losses(labeled) if method is None else method.losses(labeled, cls, box)
 
     def sample_regions(

@@ -85,8 +85,9 @@ EXPECTED: dict[str, Expected] = {
         certain={"SSOD.MUM.PROBABILITY": 0.0},
     ),
     "RobustTeacher": Expected(
-        terms=frozenset({"loss_rpn_cls_unsup", "loss_cls_unsup"}),
+        terms=frozenset({"loss_rpn_cls_unsup", "loss_cls_unsup", "loss_image_unsup"}),
         untrained=BOX_LAYERS + VARIANCE,
+        overrides={"MODEL.META_ARCHITECTURE": "ImageClassRCNN"},
         certain={"SSOD.ROBUST_TEACHER.PASTE": 0.0, "SSOD.ROBUST_TEACHER.JITTER_COPIES": 0},
     ),
     "LabelMatch": Expected(),

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
-from dre_ssod.errors import ConfigError
 from dre_ssod.methods.mean_teacher import Clock, MeanTeacher
+from dre_ssod.methods.parts.architecture import require_architecture
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.modeling.student_batch import PairBatch, StudentBatch
 from dre_ssod.structures import TrainingBatch, UnlabeledSample
@@ -38,13 +38,7 @@ class Pair(MeanTeacher):
         Raises:
             ConfigError: which says what to set.
         """
-        if cfg.MODEL.META_ARCHITECTURE != cls.architecture:
-            raise ConfigError(
-                f"SSOD.METHOD {cls.__name__!r} trains a pair of detectors, and "
-                f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE!r}: set it to "
-                f"{cls.architecture!r}, or have configs/methods/{cls.__name__}.yaml among the "
-                "bases of the config"
-            )
+        require_architecture(cfg, cls.__name__, cls.architecture)
 
     def find(
         self, teacher: SemiSupervisedRCNN, samples: Sequence[UnlabeledSample], clock: Clock

@@ -1,15 +1,14 @@
 """Robust Teacher (Li et al., CVIU 2023): labels that correct themselves, and pasted objects.
 
-Unbiased Teacher with three changes:
+Unbiased Teacher with four changes:
 
 - *self-correction*: the teacher looks a second time, at its detections and at jittered copies of
   them, and only what it finds then can become a label;
 - *fallback of tau*: an image in which nothing scores above tau tries the next lower bound, and
   the next, until one leaves a box;
-- *copy-paste*: objects of labeled images are pasted into strong views where no label lies.
-
-Its head for the classes of an image, and with it a rebalanced focal loss, is left out: it moves the
-weight of a class by at most 5 percent.
+- *copy-paste*: objects of labeled images are pasted into strong views where no label lies;
+- *rebalancing*: a head learns which classes an image shows, and classes that it sees less of count
+  more in the focal loss of unlabeled images.
 """
 
 from __future__ import annotations
@@ -18,27 +17,37 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.structures.boxes import pairwise_intersection
+from detectron2.utils import comm
+from fvcore.nn.distributed import differentiable_all_reduce
 from torch import Tensor
+from torch.nn import functional as F
 
 from dre_ssod.methods.mean_teacher import METHODS, Clock
+from dre_ssod.methods.parts.architecture import require_architecture
 from dre_ssod.methods.parts.jitter import jittered
 from dre_ssod.methods.unbiased.unbiased_teacher import UnbiasedTeacher
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
+from dre_ssod.modeling.regions import ImageClasses, Regions
 from dre_ssod.modeling.student_batch import Mixer, StudentBatch
 from dre_ssod.settings import Number, setting
-from dre_ssod.structures import UnlabeledSample
+from dre_ssod.structures import UNSUPERVISED, StudentLosses, UnlabeledSample
 from dre_ssod.teacher import Labels, TeacherPass, observe
 from dre_ssod.transfers import chosen
 
 VIEWS = 2
 """Of each labeled image, the weak one last."""
+IMAGE_TERM = "loss_image"
 
 
 @METHODS.register()
 class RobustTeacher(UnbiasedTeacher):
-    """Unbiased Teacher with corrected labels and pasted objects."""
+    """Unbiased Teacher with corrected labels, pasted objects and rebalanced classes::
+
+    L = L_UnbiasedTeacher + w * (L_image + lambda_u * L_image,u)
+    """
 
     @dataclass(frozen=True)
     class Settings(UnbiasedTeacher.Settings):
@@ -96,6 +105,25 @@ class RobustTeacher(UnbiasedTeacher):
             "Nor if its area inside the view is below this many square pixels.",
             Number(0.0, 1e9),
         )
+        image_weight: float = setting(
+            "SSOD.ROBUST_TEACHER.IMAGE_WEIGHT",
+            0.05,
+            "w: weight of the loss of the head for the classes of an image.",
+            Number(0.0, 1e6, positive=True),
+        )
+        rebalance: float = setting(
+            "SSOD.ROBUST_TEACHER.REBALANCE",
+            0.05,
+            "By how much that head moves the weight of a class in the focal loss, at most.",
+            Number(0.0, 1.0),
+        )
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> RobustTeacher:
+        require_architecture(cfg, cls.__name__, "ImageClassRCNN")
+        found = super().from_config(cfg)
+        assert isinstance(found, cls)
+        return found
 
     def label(
         self, teacher: SemiSupervisedRCNN, samples: Sequence[UnlabeledSample], clock: Clock
@@ -132,6 +160,56 @@ class RobustTeacher(UnbiasedTeacher):
             self.settings.paste_min_visible,
             self.settings.paste_min_area,
         )
+
+    # The head for the classes of an image
+
+    def losses(self, labeled: Regions, cls: Regions | None, box: Regions | None) -> StudentLosses:
+        """Adds L_image, of labeled images and of strong views."""
+        found = super().losses(labeled, cls, box)
+        found.supervised[IMAGE_TERM] = image_loss(classes_of(labeled))
+        if cls is not None:
+            found.unsupervised[IMAGE_TERM + UNSUPERVISED] = image_loss(classes_of(cls))
+        return found
+
+    def unlabeled_losses(self, cls: Regions, box: Regions) -> StudentLosses:
+        """L_roi^focal,u, each region weighted by its class: ``1 / R * sum_i r(c_i) * focal_i``."""
+        weights = class_weights(classes_of(cls).scores, self.settings.rebalance)
+        losses = weights[cls.classes] * self.focal_losses(cls)
+        return StudentLosses(unsupervised={"loss_cls_unsup": cls.mean(losses)})
+
+    def weight(self, term: str, clock: Clock) -> float:
+        weight = super().weight(term, clock)
+        return self.settings.image_weight * weight if term.startswith(IMAGE_TERM) else weight
+
+
+def classes_of(regions: Regions) -> ImageClasses:
+    """What the head says of the images of these regions."""
+    assert regions.image_classes is not None, "checked by from_config"
+    return regions.image_classes
+
+
+def image_loss(images: ImageClasses) -> Tensor:
+    """L_image: the binary cross-entropy of y, the mean over N images and K classes."""
+    with torch.autocast(images.scores.device.type, enabled=False):
+        return F.binary_cross_entropy(images.scores, images.present)
+
+
+def class_weights(scores: Tensor, rebalance: float) -> Tensor:
+    """(K + 1,) r: above 1 for classes that the images show less of, 1 for the background::
+
+        r_c = 1 + rebalance * ((1 - y_c) - mean_k (1 - y_k)),   y = mean over the images
+
+    It has a gradient, as in the code, and is the same on all processes.
+
+    Args:
+        scores: (N, K) y of each image.
+    """
+    shown = scores.mean(dim=0)
+    if comm.get_world_size() > 1:
+        shown = differentiable_all_reduce(shown) / comm.get_world_size()
+    absent = 1.0 - shown
+    moved = 1.0 + rebalance * (absent - absent.mean())
+    return torch.cat([moved, torch.ones_like(moved[:1])])
 
 
 def above_first_bound(found: Instances, bounds: Tensor) -> Instances:

@@ -81,8 +81,11 @@ class UnbiasedTeacher(MeanTeacher):
 
     def focal(self, regions: Regions) -> Tensor:
         """L_roi^focal: ``1 / R * sum_i (1 - p_i)^gamma * -log p_i``."""
-        losses = focal_loss(regions.predictions.logits, regions.classes, self.settings.gamma)
-        return regions.mean(losses)
+        return regions.mean(self.focal_losses(regions))
+
+    def focal_losses(self, regions: Regions) -> Tensor:
+        """(R,) of each region: ``(1 - p_i)^gamma * -log p_i``."""
+        return focal_loss(regions.predictions.logits, regions.classes, self.settings.gamma)
 
     # Following: alpha of the teacher stays, 1 - alpha comes from the student
 

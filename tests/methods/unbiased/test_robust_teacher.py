@@ -1,4 +1,4 @@
-"""Robust Teacher: a second look at jittered boxes, bounds that fall back, and pasted objects."""
+"""Robust Teacher: a second look, bounds that fall back, pasted objects and rebalanced classes."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ from typing import Any
 import pytest
 import torch
 from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.utils.events import EventStorage
 from torch import Tensor
 
-from dre_ssod.methods import Clock
+from dre_ssod.errors import ConfigError
+from dre_ssod.methods import Clock, build_method
 from dre_ssod.methods.unbiased.robust_teacher import (
     Paste,
     RobustTeacher,
     above_first_bound,
+    class_weights,
     fitting_objects,
+    image_loss,
 )
+from dre_ssod.modeling.regions import ImageClasses, Regions
 from dre_ssod.modeling.student_batch import StudentBatch
+from dre_ssod.structures import StudentLosses
 from dre_ssod.teacher import Labels, observe
 from tests.engine.models import opinionated
 from tests.factories import labeled_image, pseudo_labels, tiny_cfg, tiny_model, unlabeled_sample
@@ -206,3 +212,108 @@ def test_objects_are_pasted_in_the_given_share_of_passes() -> None:
     assert _method(paste=1.0).mixer(clock) is not None
     drawn = sum(_method().mixer(clock) is not None for _ in range(500))
     assert drawn / 500 == pytest.approx(0.5, abs=0.07)
+
+
+# The head for the classes of an image
+
+
+def test_the_image_loss_is_the_mean_cross_entropy_over_images_and_classes() -> None:
+    scores = torch.tensor([[0.9, 0.2, 0.5], [0.1, 0.6, 0.5]], requires_grad=True)
+    labels = [pseudo_labels(LABEL), pseudo_labels(())]
+    labels[0].gt_classes = torch.tensor([1])
+    images = ImageClasses.of(scores, labels)
+    assert images.present.tolist() == [[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
+    right = torch.tensor([[0.1, 0.2, 0.5], [0.9, 0.4, 0.5]])
+    torch.testing.assert_close(image_loss(images), -right.log().mean())
+
+
+def test_an_image_that_shows_a_class_twice_shows_it() -> None:
+    labels = [pseudo_labels([*LABEL, *LABEL])]
+    labels[0].gt_classes = torch.tensor([2, 2])
+    assert ImageClasses.of(torch.rand(1, 3), labels).present.tolist() == [[0.0, 0.0, 1.0]]
+
+
+def test_classes_of_which_the_images_show_less_count_more() -> None:
+    scores = torch.tensor([[0.9, 0.3, 0.0], [0.7, 0.1, 0.4]])
+    # 1 - y is 0.2, 0.8 and 0.8, on average 0.6.
+    expected = torch.tensor([1 - 0.05 * 0.4, 1 + 0.05 * 0.2, 1 + 0.05 * 0.2, 1.0])
+    torch.testing.assert_close(class_weights(scores, 0.05), expected)
+
+
+def test_classes_that_are_shown_alike_weigh_alike() -> None:
+    torch.testing.assert_close(class_weights(torch.full((2, 3), 0.4), 0.05), torch.ones(4))
+    torch.testing.assert_close(class_weights(torch.rand(2, 3), 0.0), torch.ones(4))
+
+
+class Watched(RobustTeacher):
+    """Keeps the regions that it is given."""
+
+    def losses(self, labeled: Regions, cls: Regions | None, box: Regions | None) -> StudentLosses:
+        self.labeled, self.cls = labeled, cls
+        return super().losses(labeled, cls, box)
+
+
+@pytest.fixture(scope="module")
+def passed() -> tuple[Any, Watched, StudentLosses]:
+    """A model with such a head, the method, and the losses of two images of each kind."""
+    model = tiny_model(tiny_cfg(**{"MODEL.META_ARCHITECTURE": "ImageClassRCNN"}), spread=0.5)
+    method = Watched(RobustTeacher.Settings())
+    given = Given([pseudo_labels(LABEL), pseudo_labels(())])
+    views = [{"image": unlabeled_sample(n).strong.image} for n in (0, 1)]
+    labels = Labels(given, given, given, None)  # type: ignore[arg-type]
+    batch = StudentBatch([labeled_image(0), labeled_image(1)], views, labels, method)
+    torch.manual_seed(0)
+    with EventStorage():
+        return model, method, model.train()(batch)
+
+
+def test_the_focal_loss_of_unlabeled_images_is_rebalanced_and_no_other(passed: Any) -> None:
+    _, method, losses = passed
+    for regions, found, rebalance in (
+        (method.labeled, losses.supervised["loss_cls"], 0.0),
+        (method.cls, losses.unsupervised["loss_cls_unsup"], 0.05),
+    ):
+        y = method.cls.image_classes.scores.mean(dim=0)
+        r = torch.cat([1 + rebalance * (y.mean() - y), torch.ones(1)])
+        p = regions.predictions.logits.softmax(dim=1)[range(len(regions.classes)), regions.classes]
+        expected = (r[regions.classes] * (1 - p) ** 1.5 * -p.log()).mean()
+        torch.testing.assert_close(found, expected)
+
+
+def test_the_head_sees_each_image_and_its_labels(passed: Any) -> None:
+    _, method, _ = passed
+    assert method.labeled.image_classes.scores.shape == (2, 3)
+    assert method.cls.image_classes.present.sum(dim=1).tolist() == [1.0, 0.0]
+    assert method.cls.image_classes.scores[0].ne(method.cls.image_classes.scores[1]).any()
+
+
+def test_the_head_learns_from_its_loss_and_from_the_weights(passed: Any) -> None:
+    model, _, losses = passed
+    for name in ("loss_image_unsup", "loss_cls_unsup"):
+        model.zero_grad()
+        losses.unsupervised[name].backward(retain_graph=True)
+        assert model.image_head[0].weight.grad.any()
+    assert losses.supervised["loss_image"] > 0.0
+
+
+def test_the_head_changes_no_detection(passed: Any) -> None:
+    model, _, _ = passed
+    image = [{"image": unlabeled_sample(0).weak.image}]
+    model.eval()
+    before = model(image)[0]["instances"].pred_boxes.tensor
+    model.image_head[0].weight.data.zero_()
+    assert torch.equal(model(image)[0]["instances"].pred_boxes.tensor, before)
+
+
+def test_its_losses_have_a_weight_of_their_own() -> None:
+    method = _method(unsup_loss_weight=3.5)
+    clock = Clock(0, 0, 10)
+    assert method.weight("loss_image", clock) == pytest.approx(0.05)
+    assert method.weight("loss_image_unsup", clock) == pytest.approx(0.05 * 3.5)
+    assert method.weight("loss_cls_unsup", clock) == 3.5
+    assert method.weight("loss_cls", clock) == 1.0
+
+
+def test_a_detector_without_the_head_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"ImageClassRCNN.*RobustTeacher\.yaml"):
+        build_method(tiny_cfg(**{"SSOD.METHOD": "RobustTeacher"}))
