@@ -25,7 +25,12 @@ def run_parser(description: str | None) -> argparse.ArgumentParser:
         description: as of :func:`program_parser`.
     """
     parser = program_parser(description)
-    parser.add_argument("--config-file", default="", metavar="FILE", help="YAML file of the run")
+    parser.add_argument(
+        "--config-file",
+        default="",
+        metavar="FILE",
+        help="YAML file of the run; several with commas between them: later ones win",
+    )
     either = parser.add_mutually_exclusive_group()
     either.add_argument(
         "--resume",

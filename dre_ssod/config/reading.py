@@ -24,13 +24,13 @@ def read_config(
     *,
     more_files: Sequence[str] = (),
 ) -> CfgNode:
-    """The default config, changed by a file, by settings and then by the command line.
+    """The default config, changed by files, by settings and then by the command line.
 
     A whole number is taken where a key holds a decimal one.
 
     Args:
-        config_file: YAML, possibly with ``_BASE_``; read without running anything in it. "" for
-            none.
+        config_file: YAML, possibly with ``_BASE_``; read without running anything in it. Several
+            with commas between them: later ones win. "" for none.
         opts: keys and values in turn.
         settings: of a checkpoint, by key.
         more_files: whose keys come over those of the first, each over the one before.
@@ -39,7 +39,7 @@ def read_config(
         ConfigError: naming the file, key and value that cannot be used, and close key names.
     """
     cfg = get_cfg()
-    for file in filter(None, (config_file, *more_files)):
+    for file in (*_files(config_file), *more_files):
         for key, value in leaves(_read_file(file)):
             _set(cfg, key, value, f" (in {file})")
     for key, value in (settings or {}).items():
@@ -68,6 +68,13 @@ def suitable_workers(device: str) -> int:
         return 0
     share = (os.cpu_count() or 1) // torch.cuda.device_count()
     return max(1, min(8, share - 1))
+
+
+def _files(names: str) -> list[str]:
+    """The config files that ``--config-file`` names; a file may have commas in its own name."""
+    if not names or Path(names).is_file():
+        return [names] if names else []
+    return names.split(",")
 
 
 def _read_file(path: str) -> dict[str, Any]:

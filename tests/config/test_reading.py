@@ -44,6 +44,17 @@ def test_a_saved_config_comes_back(tmp_path: Path) -> None:
     assert read_config(file).SSOD.STRONG_VIEW == cfg.SSOD.STRONG_VIEW
 
 
+def test_of_several_files_later_ones_win(tmp_path: Path) -> None:
+    one = write(tmp_path / "1.yaml", "SEED: 1\nSSOD: {EMA: {DECAY: 0.5}}\n")
+    two = write(tmp_path / "2.yaml", "SEED: 2\n")
+    cfg = read_config(f"{one},{two}")
+    assert (cfg.SEED, cfg.SSOD.EMA.DECAY) == (2, 0.5)
+    assert read_config(f"{two},{one}").SEED == 1
+    assert read_config(write(tmp_path / "1,2.yaml", "SEED: 3\n")).SEED == 3
+    with pytest.raises(ConfigError, match=r"'no\.yaml': there is no such file"):
+        read_config(f"{one},no.yaml")
+
+
 def test_the_command_line_wins_and_its_last_word_counts(tmp_path: Path) -> None:
     file = write(tmp_path / "c.yaml", "SEED: 1\nSSOD:\n  EMA:\n    DECAY: 0.5\n")
     cfg = read_config(file, ["SEED", "2", "SEED", "3"])
