@@ -30,7 +30,14 @@ from dre_ssod.teacher import Labels, observe
 
 @METHODS.register()
 class SoftTeacher(MeanTeacher):
-    """A mean teacher with three label sets and soft background."""
+    """A mean teacher with three label sets and soft background::
+
+        L = L_s + alpha * L_u,    alpha: SSOD.UNSUP_LOSS_WEIGHT
+
+    L_u^cls and L_u^reg: :meth:`unlabeled_losses`; the reliability r_j of background:
+    :meth:`region_weights`; box jitter and the regression variance of a box, the paper's sigma-bar
+    and here u: :func:`box_spread` of ``parts/jitter.py``; which box trains what: :meth:`label`.
+    """
 
     @dataclass(frozen=True)
     class Settings(MeanTeacher.Settings):

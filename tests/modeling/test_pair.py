@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from dre_ssod.engine.ema import ModelEMA
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.methods.mean_teacher import MeanTeacher
 from dre_ssod.modeling.rcnn import PairedRCNN, SemiSupervisedRCNN
@@ -45,6 +47,16 @@ def test_each_by_itself_has_the_tensors_of_the_pair(pair: PairedRCNN) -> None:
     assert pair.partner is pair.detectors[1]
     single = tiny_model(tiny_cfg())
     assert single.detectors == (single,)
+
+
+def test_an_average_follows_its_own_student_alone(pair: PairedRCNN) -> None:
+    teacher, student = copy.deepcopy(pair), copy.deepcopy(pair)
+    for parameter in student.partner.parameters():
+        parameter.data += 1.0
+    ModelEMA(teacher, student).update(0.5)
+    for name, parameter in teacher.named_parameters():
+        moved = 0.5 if name.startswith("partner.") else 0.0
+        torch.testing.assert_close(parameter, pair.get_parameter(name) + moved)
 
 
 def test_losses_are_the_sum_of_both(pair: PairedRCNN) -> None:

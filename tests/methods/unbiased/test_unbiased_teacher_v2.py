@@ -11,6 +11,7 @@ from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch import Tensor
 from torch.nn import functional as F
 
+from dre_ssod.data.mappers import UnlabeledPairMapper
 from dre_ssod.errors import ConfigError
 from dre_ssod.methods import Clock, build_method
 from dre_ssod.methods.unbiased.unbiased_teacher_v2 import UnbiasedTeacherV2
@@ -192,6 +193,12 @@ def test_boxes_and_the_rest_have_weights_of_their_own() -> None:
     clock = Clock(0, 0, 1)
     terms = ("loss_box_reg", "loss_box_reg_unsup", "loss_cls_unsup", "loss_rpn_cls_unsup")
     assert [method.weight(term, clock) for term in terms] == [1.0, 1.0, 3.0, 3.0]
+
+
+def test_no_edge_changes_its_place_from_the_teachers_view_to_the_students() -> None:
+    """A flip between the two would exchange the sigmas of left and right."""
+    method = UnbiasedTeacherV2(UnbiasedTeacherV2.Settings())
+    assert isinstance(method.mappers(tiny_cfg())[1], UnlabeledPairMapper)
 
 
 # Objectness
