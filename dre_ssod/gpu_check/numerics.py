@@ -181,7 +181,7 @@ def pooled_features(setting: Setting) -> Iterator[Finding]:
 
     for offset in (0.0, 256.0, 512.0, 1024.0):
         expected = pool(torch.float32, offset)
-        for name in number_formats(setting):
+        for name in BOUNDS:
             found = pool(getattr(torch, name), offset)
             for what, one, other in zip(("features", "gradient"), found, expected, strict=True):
                 error = float((one - other).abs().max() / other.abs().max())

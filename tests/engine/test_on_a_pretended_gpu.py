@@ -12,9 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
+import train_net
 from dre_ssod.benchmark.pretended_gpu import GPU, pretended_gpu
 from dre_ssod.benchmark.waits import Waits
 from dre_ssod.config.checks import check_config
+from dre_ssod.config.reading import read_config
 from dre_ssod.engine.setup import complete
 from dre_ssod.engine.trainer import SSODTrainer
 from tests.factories import BOXES, SIZE, draw, tiny_cfg, tiny_model
@@ -148,3 +150,16 @@ def test_a_tool(name: str, model: list[str], tmp_path: Path) -> None:
     with pretended_gpu() as found, loggers_kept():
         assert tool.run([*words, *options]) == 0
     assert found.of("detectron2") > 0, "it ran on the CPU"
+
+
+def test_an_evaluation_alone(model: list[str], tmp_path: Path) -> None:
+    folder, *options = model
+    cfg = read_config(f"{folder}/config.yaml", options)
+    cfg.SSOD.EVAL_MODEL = "teacher"
+    cfg.OUTPUT_DIR = str(tmp_path)
+    with pretended_gpu() as found, loggers_kept():
+        complete(cfg)
+        check_config(cfg, world_size=1)
+        results = train_net.evaluate(cfg, "")
+    assert found.of("detectron2") > 0, "it ran on the CPU"
+    assert results
