@@ -1,7 +1,7 @@
 """One picture of one or several runs, from their histories.
 
-A run is a color and a marker, a figure of it a line style; where one run is drawn alone, its
-figures have colors too.
+A run is a color and a marker, a figure of it a line style; where one run is drawn alone, colors and
+markers are those of its figures.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#e3
 LineStyle = Literal["-", "--", ":", "-."] | tuple[float, Sequence[float]]
 STYLES: tuple[LineStyle, ...] = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 1, 1, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-"""Of runs, as their colors: not everybody tells these apart."""
+"""Go with the colors: not everybody tells these apart."""
 MARKED_POINTS = 12
 """Of a line, about."""
 COLUMNS = 2
@@ -130,11 +130,11 @@ def draw_runs(runs: Sequence[RunHistory]) -> Figure:
 
 def run_handles(names: Sequence[str]) -> list[Line2D]:
     """What a legend shows of several runs."""
-    return [Line2D([], [], label=name, **run_style(n)) for n, name in enumerate(names)]
+    return [Line2D([], [], label=name, **line_style(n)) for n, name in enumerate(names)]
 
 
-def run_style(number: int) -> dict[str, Any]:
-    """Color and marker of the lines of a run among several."""
+def line_style(number: int) -> dict[str, Any]:
+    """Color and marker of the lines of a run among several, or of a figure of a run alone."""
     return {
         "color": COLORS[number % len(COLORS)],
         "marker": MARKERS[number % len(MARKERS)],
@@ -150,18 +150,16 @@ def draw_panel(axes: Axes, panel: Panel, runs: Sequence[RunHistory]) -> list[Lin
         style = "-" if alone else STYLES[index % len(STYLES)]
         for number, run in enumerate(runs):
             if (series := run.find(key)) is not None:
-                points = len(series.values)
-                look = {"color": COLORS[index % len(COLORS)], "marker": "." if points < 30 else ""}
                 axes.plot(
                     series.iterations,
                     series.values,
                     linestyle=style,
                     linewidth=1.3,
-                    markevery=1 if alone else max(1, points // MARKED_POINTS),
-                    **(look if alone else run_style(number)),
+                    markevery=max(1, len(series.values) // MARKED_POINTS),
+                    **line_style(index if alone else number),
                 )
-        color = COLORS[index % len(COLORS)] if alone else "black"
-        handles.append(Line2D([], [], color=color, linestyle=style, label=label))
+        look = line_style(index) if alone else {"color": "black"}
+        handles.append(Line2D([], [], linestyle=style, label=label, **look))
     axes.set(xlabel="iteration", ylabel=panel.unit)
     axes.set_xlim(left=0)
     if panel.zero:

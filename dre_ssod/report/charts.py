@@ -15,7 +15,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from dre_ssod.evaluation.reliability import LEVELS
-from dre_ssod.inspection.run_plots import Panel, draw_panel, run_handles, run_style
+from dre_ssod.inspection.run_plots import Panel, draw_panel, line_style, run_handles
 from dre_ssod.report.examined import ExaminedRun, ExaminedSet
 from dre_ssod.runs.history import RunHistory
 
@@ -87,7 +87,7 @@ def precision_recall_chart(
                 part.precision.curves[:, class_index],
                 markevery=(5 * number, 20),
                 linewidth=1.3,
-                **run_style(number),
+                **line_style(number),
             )
         axes.set(xlabel="recall", ylabel="precision", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         axes.grid(alpha=0.25)
@@ -108,7 +108,7 @@ def coverage_chart(examined: Sequence[ExaminedRun]) -> Chart:
     def draw(axes: Axes) -> list[Any]:
         axes.plot([0, 1], [0, 1], color="gray", linewidth=1, linestyle="--")
         for number, _, part in known:
-            axes.plot(LEVELS, part.coverage, linewidth=1.3, **run_style(number))
+            axes.plot(LEVELS, part.coverage, linewidth=1.3, **line_style(number))
         axes.text(0.04, 0.9, "sigma too large", color="#595959")
         axes.text(0.6, 0.06, "sigma too small", color="#595959")
         axes.set(xlabel="share that should lie inside", ylabel="share that does")

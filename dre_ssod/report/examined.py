@@ -126,23 +126,17 @@ def examine_run(
     cfg = _configure(run, words)
     detector = load_trained(cfg, model)
     rows = describe_test_sets(cfg)
-    sets, tables = {}, []
-    predicts_sigma = cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE == "kl"
-    replaced = cfg.TEST.RANK_BY_QUALITY or cfg.TEST.VARIANCE_VOTING.ENABLED
-    plain = _configure(run, [*words, *_PLAIN]) if predicts_sigma and replaced else None
-    plain_detector = load_trained(plain, model) if plain else None
-    for row in rows:
-        found = _detect(cfg, detector, row.name, run.name)
-        sets[row.name] = _test_set(cfg, row, found, lowest_score)
-        if predicts_sigma:
-            if plain is not None and plain_detector is not None:
-                found = _detect(plain, plain_detector, row.name, f"{run.name}, sigma")
-            tables += [
-                compare(d[d.scores >= MIN_SCORE], record["annotations"])
-                for record in sets[row.name].records
-                for d in [found[record["image_id"]]]
-            ]
-    table = DetectionTable.concatenate(tables)
+    found = {row.name: _detect(cfg, detector, row.name, run.name) for row in rows}
+    sets = {row.name: _test_set(row, found[row.name], lowest_score) for row in rows}
+    sigma = None
+    if cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE == "kl":
+        if cfg.TEST.RANK_BY_QUALITY or cfg.TEST.VARIANCE_VOTING.ENABLED:
+            # They replace the scores and the boxes that sigma belongs to.
+            plain = _configure(run, [*words, *_PLAIN])
+            detector = load_trained(plain, model)
+            what = f"{run.name}, sigma"
+            found = {row.name: _detect(plain, detector, row.name, what) for row in rows}
+        sigma = _sigma(sets, found)
     notices = [f"{run.name}: detections were made with {' '.join(opts)}."] if opts else []
     for row in rows:
         notices += _contradictions(run, model, checkpoint.iteration, row, sets[row.name], len(rows))
@@ -151,7 +145,7 @@ def examine_run(
         model=model,
         iteration=checkpoint.iteration,
         sets=sets,
-        sigma=reliability(table.residuals[table.ious >= MIN_IOU]) if predicts_sigma else None,
+        sigma=sigma,
         notices=notices,
     )
 
@@ -181,8 +175,22 @@ def _detect(cfg: CfgNode, model: nn.Module, name: str, what: str) -> dict[Any, I
     return found
 
 
+def _sigma(
+    sets: Mapping[str, ExaminedSet], found: Mapping[str, Mapping[Any, Instances]]
+) -> dict[str, Reliability]:
+    """Of the detections of all sets that meet an object."""
+    pairs = [
+        (found[name][record["image_id"]], record["annotations"])
+        for name, part in sets.items()
+        for record in part.records
+    ]
+    tables = [compare(one[one.scores >= MIN_SCORE], truth) for one, truth in pairs]
+    table = DetectionTable.concatenate(tables)
+    return reliability(table.residuals[table.ious >= MIN_IOU])
+
+
 def _test_set(
-    cfg: CfgNode, row: DatasetRow, found: Mapping[Any, Instances], lowest_score: float | None
+    row: DatasetRow, found: Mapping[Any, Instances], lowest_score: float | None
 ) -> ExaminedSet:
     records = load_truth(row.name)
     classes = list(row.classes or ())

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dre_ssod.inspection.run_plots import COLORS, draw_runs
+from dre_ssod.inspection.run_plots import COLORS, MARKERS, draw_runs
 from dre_ssod.runs.history import RunHistory, Series
 
 
@@ -54,3 +54,7 @@ def test_alone_a_runs_figures_have_colors() -> None:
     (axes, _) = draw_runs([history("a", "loss_cls", "loss_rpn_loc")]).axes
     assert [line.get_linestyle() for line in axes.lines] == ["-", "-"]
     assert len({line.get_color() for line in axes.lines}) == 2
+    # And markers, for whom colors say little; the legend shows both.
+    assert [line.get_marker() for line in axes.lines] == list(MARKERS[:2])
+    shown = [line.get_marker() for line in axes.get_legend().get_lines()]
+    assert shown == list(MARKERS[:2])
