@@ -15,7 +15,7 @@
       DRE, tau 0.9: {set: {SSOD.SCORE_THRESHOLD: 0.9}}
 
 A row is made from ``config``, then ``method``, a further file over it, then the ``set`` of the
-table, then its own.
+table, then its own. Rows that name a ``curve`` and their ``x`` on it are drawn as such.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from dre_ssod.config.reading import read_config
 from dre_ssod.errors import UserError
 
 _KEYS = ("title", "text", "config", "set", "folds", "seeds", "reference", "rows")
-_ROW_KEYS = ("config", "method", "set")
+_ROW_KEYS = ("config", "method", "set", "curve", "x")
 
 
 class TableError(UserError):
@@ -76,11 +76,15 @@ class Row:
         name: as shown.
         files: config files, each over the one before.
         opts: keys and values in turn, over the files.
+        curve: name of the curve that it is a point of; "" for none.
+        x: where it stands there, positive.
     """
 
     name: str
     files: tuple[Path, ...]
     opts: tuple[Any, ...]
+    curve: str = ""
+    x: float = 1.0
 
     def config(self) -> CfgNode:
         """The config of its runs, but for what tells them apart.
@@ -229,7 +233,16 @@ def _row(path: Path, name: str, row: Any, table: Mapping[str, Any], opts: Sequen
         name,
         tuple(path.parent / str(file) for file in files if file is not None),
         (*own, *opts),
+        str(row.get("curve", "")),
+        _x(path, name, row),
     )
+
+
+def _x(path: Path, name: str, row: Mapping[Any, Any]) -> float:
+    x = row.get("x", 1.0)
+    if ("curve" in row) != ("x" in row) or type(x) not in (int, float) or x <= 0:
+        raise TableError(f"{path}: row {name!r} needs both a 'curve' and its 'x' above 0, or none")
+    return float(x)
 
 
 def _repeats(path: Path, content: Mapping[str, Any]) -> tuple[Repeat, ...]:

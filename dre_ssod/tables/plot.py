@@ -7,11 +7,28 @@ from collections.abc import Sequence
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dre_ssod.tables.report import MODELS, RowReport
+from dre_ssod.tables.report import MODELS, RowReport, curves_of
 
 COLORS = {"teacher": "#1f77b4", "student": "#ff7f0e"}
 _APART = 0.16
 """Of the points of two models in a row, in rows."""
+
+
+def draw_curves(title: str, rows: Sequence[RowReport]) -> Figure:
+    """Curves of mean AP, one panel for each model, x on a logarithmic axis."""
+    figure = Figure(figsize=(9.0, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(MODELS), sharey=True)
+    for axes, model in zip(panels, MODELS, strict=True):
+        for name, points in curves_of(rows, model).items():
+            axes.plot(*zip(*points, strict=True), "o-", markersize=4, label=name)
+            axes.legend(loc="best", fontsize="small")
+        axes.set_xscale("log")
+        axes.set_title(model, fontsize="medium")
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("AP, percent")
+    figure.suptitle(title, fontsize="medium")
+    return figure
 
 
 def draw_rows(title: str, rows: Sequence[RowReport], metric: str = "AP") -> Figure:

@@ -12,7 +12,7 @@ from tabulate import tabulate
 from dre_ssod.errors import printable
 from dre_ssod.tables.definition import Table, cell_name
 from dre_ssod.tables.filed import Result
-from dre_ssod.tables.statistics import Summary, paired_difference, summarize
+from dre_ssod.tables.statistics import Summary, paired_difference, reached_at, summarize
 
 MODELS = ("teacher", "student")
 METRICS = ("AP", "AP50", "AP75")
@@ -41,6 +41,8 @@ class RowReport:
 
     Attributes:
         name: of the row.
+        curve: that it is a point of; "" for none.
+        x: where it stands there.
         figures: by model and metric.
         per_class: mean AP by model and class.
         costs: means over the runs, by name (see :class:`dre_ssod.tables.filed.Result`).
@@ -49,6 +51,8 @@ class RowReport:
     """
 
     name: str
+    curve: str
+    x: float
     figures: dict[str, dict[str, Figure]]
     per_class: dict[str, dict[str, float]]
     costs: dict[str, float]
@@ -83,7 +87,14 @@ def report_rows(table: Table, found: Mapping[str, Result]) -> list[RowReport]:
         per_class = {model: _per_class(own.values(), model) for model in MODELS}
         commits = sorted({_commit(result) for result in own.values()})
         reports.append(
-            RowReport(name, figures, per_class, _costs(own.values()), commits, missing[name])
+            RowReport(
+                *(name, table.rows[name].curve, table.rows[name].x),
+                figures=figures,
+                per_class=per_class,
+                costs=_costs(own.values()),
+                commits=commits,
+                missing=missing[name],
+            )
         )
     return reports
 
@@ -129,6 +140,10 @@ def as_markdown(table: Table, rows: Sequence[RowReport], level: int = 1) -> str:
         for model in MODELS:
             parts += [f"{model.capitalize()}:", _model_table(table, rows, model)]
         parts += ["Cost:", _cost_table(rows)]
+        saved = _saved_table(rows)
+        parts += (
+            ["Where the first curve reaches the AP of a row of another:", saved] if saved else []
+        )
         classes = _class_table(rows)
         parts += ["AP by class, teacher / student:", classes] if classes else []
         commits = sorted({commit for row in rows for commit in row.commits})
@@ -225,6 +240,33 @@ def _cost_table(rows: Sequence[RowReport]) -> str:
         )
     header = ["row", "seconds per step after the burn-in", "CPU hours per run", "peak memory, MiB"]
     return _pipe(lines, header)
+
+
+def curves_of(rows: Sequence[RowReport], model: str) -> dict[str, list[tuple[float, float]]]:
+    """(x, mean AP) of the rows with results, at rising x, by name of the curve."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for row in sorted(rows, key=lambda row: row.x):
+        summary = row.figures[model]["AP"].summary
+        if row.curve and summary is not None:
+            curves.setdefault(row.curve, []).append((row.x, summary.mean))
+    return curves
+
+
+def _saved_table(rows: Sequence[RowReport]) -> str:
+    """What labels of the first curve a row of another one is worth; "" without curves."""
+    first = next((row.curve for row in rows if row.curve), "")
+    lines = []
+    for row in rows:
+        if row.curve in ("", first):
+            continue
+        cells = []
+        for model in MODELS:
+            summary = row.figures[model]["AP"].summary
+            curve = curves_of(rows, model).get(first, [])
+            x = None if summary is None else reached_at(curve, summary.mean)
+            cells.append("-" if x is None else f"{x:.3g}")
+        lines.append([row.name, f"{row.x:g}", *cells])
+    return _pipe(lines, ["row", "x", *(f"x of {first}, {m}" for m in MODELS)]) if lines else ""
 
 
 def _class_table(rows: Sequence[RowReport]) -> str:

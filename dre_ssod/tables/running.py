@@ -12,7 +12,7 @@ from dre_ssod.files import open_whole, write_text
 from dre_ssod.tables.definition import Cell, Table
 from dre_ssod.tables.filed import file_result, find_results, read_results
 from dre_ssod.tables.plan import Plan, identify, make_plan
-from dre_ssod.tables.plot import draw_rows
+from dre_ssod.tables.plot import draw_curves, draw_rows
 from dre_ssod.tables.processes import Starter
 from dre_ssod.tables.report import as_data, as_markdown, report_rows
 from dre_ssod.tables.schedule import Job, RunFailedError, run_all
@@ -54,7 +54,8 @@ def write_report(table: Table, folder: Path, output: Path) -> str:
     write_text(output / f"{table.name}.md", text)
     write_text(output / f"{table.name}.json", json.dumps(as_data(table, rows), indent=1) + "\n")
     with open_whole(output / f"{table.name}.png") as picture:
-        draw_rows(table.title, rows).savefig(picture, format="png", dpi=110)
+        draw = draw_curves if any(row.curve for row in rows) else draw_rows
+        draw(table.title, rows).savefig(picture, format="png", dpi=110)
     return text
 
 

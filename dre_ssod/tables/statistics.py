@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from scipy.stats import t
 
@@ -54,3 +55,19 @@ def summarize(values: Sequence[float]) -> Summary | None:
 def paired_difference(values: Mapping[str, float], base: Mapping[str, float]) -> Summary | None:
     """Of values by run: the differences over the runs that both have; None without such runs."""
     return summarize([value - base[run] for run, value in values.items() if run in base])
+
+
+def reached_at(curve: Sequence[tuple[float, float]], value: float) -> float | None:
+    """Where a curve first reaches a value, between its points linear in the logarithm of x.
+
+    Args:
+        curve: (x, y) at rising, positive x.
+
+    Returns:
+        x; None where the curve begins above the value, or never reaches it.
+    """
+    for (x, y), (next_x, next_y) in pairwise(curve):
+        if y <= value <= next_y and y < next_y:
+            share = (value - y) / (next_y - y)
+            return x * (next_x / x) ** share
+    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from dre_ssod.tables.filed import (
 )
 from dre_ssod.tables.identity import Identity
 from dre_ssod.tables.plan import identify
-from dre_ssod.tables.plot import draw_rows
+from dre_ssod.tables.plot import draw_curves, draw_rows
 from dre_ssod.tables.report import as_data, as_markdown, report_rows
 from tests.tables.conftest import WriteTable, leave_run
 
@@ -59,6 +60,30 @@ def test_a_table_tells_means_spread_and_paired_differences(
     assert [label.get_text() for label in axes.get_yticklabels()] == ["plain", "DRE"]
     drawn = {tuple(line.get_xdata()) for line in axes.lines}
     assert {AP["plain"], AP["DRE"], (40.0, 43.0, 49.0)} <= drawn
+
+
+def test_curves_are_drawn_and_say_how_many_labels_a_row_saves(
+    write_table: WriteTable, tmp_path: Path
+) -> None:
+    """The first curve has AP 30 at 10 and 40 at 40; the other one 35 at 10: worth 20."""
+    rows = {
+        "base 40": {"curve": "base", "x": 40, "set": {"SOLVER.MAX_ITER": 3}},
+        "base 10": {"curve": "base", "x": 10},
+        "ours 10": {"curve": "ours", "x": 10, "set": {"SOLVER.MAX_ITER": 4}},
+    }
+    table = write_table(rows=rows, folds=[0], reference="")
+    for cell, value in zip(table.cells(), (40.0, 30.0, 35.0), strict=True):
+        folder = tmp_path / cell.name
+        leave_run(folder, {"teacher": value, "student": value})
+        file_result(cell, Identity.of(cell.cfg), folder, tmp_path / "results", "training")
+    found = find_results(read_results(tmp_path / "results"), table.cells())
+    reports = report_rows(table, found)
+    assert re.search(r"\| ours 10 +\| 10 +\| 20 +\| 20 +\|", as_markdown(table, reports))
+    axes = draw_curves(table.title, reports).axes
+    assert [line.get_xydata().tolist() for line in axes[0].lines] == [
+        [[10.0, 30.0], [40.0, 40.0]],
+        [[10.0, 35.0]],
+    ]
 
 
 def test_a_table_says_which_runs_are_missing(write_table: WriteTable, tmp_path: Path) -> None:

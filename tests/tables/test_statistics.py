@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dre_ssod.tables.statistics import paired_difference, summarize
+from dre_ssod.tables.statistics import paired_difference, reached_at, summarize
 
 
 def test_mean_and_deviation() -> None:
@@ -40,3 +40,14 @@ def test_differences_are_of_the_same_run() -> None:
     assert (found.n, found.mean) == (3, pytest.approx(4.0 / 3.0))
     assert found.deviation == pytest.approx((1.0 / 3.0) ** 0.5)
     assert paired_difference(values, {}) is None
+
+
+def test_a_curve_is_read_off_between_its_points_in_the_logarithm_of_x() -> None:
+    curve = [(5.0, 30.0), (20.0, 40.0), (80.0, 44.0)]
+    assert reached_at(curve, 35.0) == pytest.approx(10.0)
+    assert reached_at(curve, 40.0) == pytest.approx(20.0)
+    assert reached_at(curve, 43.0) == pytest.approx(20.0 * 4.0**0.75)
+    assert [reached_at(curve, value) for value in (29.9, 44.1)] == [None, None]
+    # Where it falls, the first time counts.
+    assert reached_at([(1.0, 3.0), (2.0, 1.0), (4.0, 5.0)], 3.0) == pytest.approx(2.0**1.5)
+    assert reached_at([], 3.0) is None
