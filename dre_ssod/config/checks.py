@@ -128,6 +128,7 @@ CHECKS: dict[str, Check] = {
     "SSOD.WARN_NO_PSEUDO_LABELS_ITERS": Number(0, _MANY),
     "SSOD.WARN_PSEUDO_BOX_RATIO": Number(0.0, 1e6),
     "SSOD.PANEL_PERIOD": Number(0, _MANY),
+    "SSOD.TRACKERS": Some(("wandb", "mlflow")),
     "SSOD.EVAL_MODEL": OneOf(("teacher", "student", "both")),
     "TEST.IMS_PER_BATCH": Number(1, 10**6),
     "TEST.VARIANCE_VOTING.SIGMA_T": Number(1e-4, 1e4),

@@ -152,6 +152,10 @@ def _add_loop_keys(cfg: CfgNode) -> None:
     # Every so many iterations, views, pseudo-labels and proposals of two images of the batch are
     # drawn into OUTPUT_DIR/panels and TensorBoard; see docs/visualization.md. 0: never.
     cfg.SSOD.PANEL_PERIOD = 0
+    # Further programs that get the figures of a training, beside metrics.json and TensorBoard:
+    # "wandb" (Weights & Biases), "mlflow". Where to and as whom, their environment says; see
+    # docs/tools.md.
+    cfg.SSOD.TRACKERS = ()
     # Which model is evaluated: "teacher", "student" or "both".
     cfg.SSOD.EVAL_MODEL = "both"
     # Further protocols for test sets in PASCAL VOC's layout, beside COCO-style AP ("bbox"), which

@@ -28,6 +28,7 @@ from dre_ssod.data.splits.files import record_split
 from dre_ssod.engine.hooks.checkpoints import Checkpoints, SaveBeforeEvaluation
 from dre_ssod.engine.hooks.evaluation import BestModel, Evaluation, LaggingTeacher, best_metric_name
 from dre_ssod.engine.hooks.panels import PanelHook
+from dre_ssod.engine.hooks.trackers import build_trackers
 from dre_ssod.engine.hooks.watch import PseudoLabelWatch, box_window
 from dre_ssod.engine.hooks.writers import FigurePrinter, MetricsFile, ResumingWriter
 from dre_ssod.engine.out_of_memory import advice
@@ -245,7 +246,7 @@ class SSODTrainer(DefaultTrainer):
         return [hook for hook in found if hook is not None]
 
     def build_writers(self) -> list[EventWriter]:
-        """Detectron2's console line, metrics.json and TensorBoard, and the line of SSOD figures."""
+        """Detectron2's console line, metrics.json and TensorBoard, SSOD figures, SSOD.TRACKERS."""
         folder = Path(self.cfg.OUTPUT_DIR)
         folder.mkdir(parents=True, exist_ok=True)
         return [
@@ -253,6 +254,7 @@ class SSODTrainer(DefaultTrainer):
             MetricsFile(folder / "metrics.json"),
             TensorboardXWriter(str(folder)),
             FigurePrinter(),
+            *build_trackers(self.cfg),
         ]
 
     def evaluate(self) -> OrderedDict[str, Any]:

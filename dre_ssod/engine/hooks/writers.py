@@ -11,12 +11,11 @@ from typing import IO, Any
 from detectron2.engine.hooks import PeriodicWriter
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, get_event_storage
 
+from dre_ssod.engine.hooks.trackers import WINDOW, Tracker
 from dre_ssod.engine.metrics import PREFIX
 from dre_ssod.errors import FileError
 from dre_ssod.files import naming_failures, set_aside
 
-WINDOW = 20
-"""Iterations over which figures are smoothed, as by Detectron2."""
 TIMES = frozenset({"time", "data_time", "rank_data_time", "eta_seconds"})
 """Figures that depend on the clock."""
 
@@ -104,10 +103,18 @@ class ResumingWriter(PeriodicWriter):
     def __init__(self, writers: list[EventWriter]) -> None:
         super().__init__(writers, period=WINDOW)
         self._files = [writer for writer in writers if isinstance(writer, MetricsFile)]
+        self._trackers = [writer for writer in writers if isinstance(writer, Tracker)]
         self._loaded: dict[str, Any] | None = None
 
     def before_train(self) -> None:
-        """Put the figures of the last iterations back, and the files to the same place."""
+        """Put the figures of the last iterations back, and the files to the same place.
+
+        Raises:
+            ConfigError: if one of SSOD.TRACKERS cannot start.
+        """
+        states = (self._loaded or {}).get("trackers", {})
+        for tracker in self._trackers:
+            tracker.open(states.get(tracker.kind, {}))
         if self._loaded is None:
             # A checkpoint of version 0.1.0 has no such state; its run appends.
             for file in self._files if self.trainer.start_iter == 0 else []:
@@ -151,7 +158,11 @@ class ResumingWriter(PeriodicWriter):
             for name, history in storage.histories().items()
             if name not in TIMES
         }
-        return {"scalars": scalars, "files": [file.state_dict() for file in self._files]}
+        return {
+            "scalars": scalars,
+            "files": [file.state_dict() for file in self._files],
+            "trackers": {tracker.kind: tracker.state_dict() for tracker in self._trackers},
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remember the state until training starts."""
