@@ -14,7 +14,8 @@ import pytest
 from dre_ssod.data.audit.files import LEVELS
 from dre_ssod.data.audit.sets import ROLES
 from dre_ssod.data.conversion.convert import FORMS, IMAGE_MODES
-from dre_ssod.deployment.uncertainty import CRITERIA
+from dre_ssod.deployment.labeling.label_tasks import PROGRAMS
+from dre_ssod.deployment.labeling.uncertainty import CRITERIA
 from dre_ssod.gpu_check.steps import STEPS
 from tests import ROOT
 
@@ -100,6 +101,7 @@ def test_what_is_missing_ends_the_program(asked: dict[str, Any]) -> None:
         ("tools.convert_dataset", tuple(FORMS)),
         ("tools.convert_dataset", IMAGE_MODES),
         ("tools.pseudo_label", CRITERIA),
+        ("tools.pseudo_label", PROGRAMS),
     ],
 )
 def test_choices_are_those_that_the_package_knows(

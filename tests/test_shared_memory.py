@@ -13,8 +13,8 @@ import torch
 
 from dre_ssod import workers
 from dre_ssod.data.sources.catalog import ensure_registered
-from dre_ssod.deployment.bulk_labeling import label_share
-from dre_ssod.deployment.labeling_job import LabelingJob, prepare
+from dre_ssod.deployment.labeling.bulk_labeling import label_share
+from dre_ssod.deployment.labeling.labeling_job import LabelingJob, prepare
 from dre_ssod.engine.training_data import mean_image_bytes
 from dre_ssod.evaluation.evaluators import build_test_loader
 from dre_ssod.workers import fitting

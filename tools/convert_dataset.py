@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write a labeled dataset as COCO JSON, in Ultralytics' YOLO layout or as a PASCAL VOC folder.
+"""Write a labeled dataset as COCO, YOLO or PASCAL VOC, or for Label Studio or CVAT.
 
     python tools/convert_dataset.py 'voc://BCCD?split=train' --val 'voc://BCCD?split=val' \\
         --to yolo --output bccd_yolo
@@ -24,7 +24,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--val", metavar="SOURCE", help="the same, for validation")
     parser.add_argument("--test", metavar="SOURCE", help="the same, for testing")
     parser.add_argument(
-        "--to", required=True, choices=("coco", "yolo", "voc"), help="form of the new dataset"
+        "--to",
+        required=True,
+        choices=("coco", "yolo", "voc", "labelstudio", "cvat"),
+        help="form of the new dataset",
     )
     parser.add_argument(
         "--output", required=True, metavar="DIR", help="for the new dataset: empty, or not there"

@@ -61,7 +61,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 def read_images(cfg: CfgNode, source: str, count: int) -> Iterator[Tensor]:
     """The first images of a source, resized as at test time, on the model's device."""
-    from dre_ssod.deployment.label_manifest import open_images
+    from dre_ssod.deployment.labeling.label_manifest import open_images
     from dre_ssod.deployment.trained_model import InferenceReader
 
     reader = InferenceReader(cfg)

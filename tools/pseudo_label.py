@@ -26,7 +26,7 @@ from dre_ssod_cli.program import run_program
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
-    from dre_ssod.deployment.labeling_job import LabelingJob
+    from dre_ssod.deployment.labeling.labeling_job import LabelingJob
 
 LONGEST_WAIT = timedelta(days=30)
 """For the slowest of several processes."""
@@ -52,9 +52,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument(
         "--label-next-by",
-        choices=("quality", "entropy", "both"),
+        choices=("quality", "entropy", "both", "views"),
         default="both",
-        help="low quality, high entropy, both",
+        help="low quality, high entropy, both, or disagreement about the mirror image, which sees "
+        "missed objects too and takes twice the time",
     )
     parser.add_argument(
         "--label-next-score",
@@ -70,6 +71,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         metavar="SET",
         help="list no image of it; may be repeated: labeled and test images",
     )
+    parser.add_argument(
+        "--tasks",
+        choices=("labelstudio", "cvat"),
+        help="write the listed images as tasks of this program, with the model's boxes to correct",
+    )
     parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values")
     return parser.parse_args(arguments)
@@ -81,7 +87,7 @@ def configure(args: argparse.Namespace) -> tuple[LabelingJob, CfgNode]:
     Raises:
         ConfigError: naming the argument or key that cannot be used.
     """
-    from dre_ssod.deployment.labeling_job import LabelingJob
+    from dre_ssod.deployment.labeling.labeling_job import LabelingJob
     from dre_ssod.deployment.trained_model import check_score, configure_arguments
     from dre_ssod.errors import ConfigError
     from dre_ssod.methods import method_class
@@ -100,7 +106,10 @@ def configure(args: argparse.Namespace) -> tuple[LabelingJob, CfgNode]:
     for name, value, least in counts:
         if value is not None and value < least:
             raise ConfigError(f"--{name} is {value}; it must be at least {least}")
-    if args.label_next_by != "entropy" and cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE != "kl":
+    if (
+        args.label_next_by in ("quality", "both")
+        and cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE != "kl"
+    ):
         raise ConfigError(
             f"--label-next-by {args.label_next_by} needs a model with a variance branch: use "
             "--label-next-by entropy"
@@ -114,6 +123,7 @@ def configure(args: argparse.Namespace) -> tuple[LabelingJob, CfgNode]:
         batch_images=cfg.TEST.IMS_PER_BATCH if args.batch is None else args.batch,
         chunk_images=args.chunk,
         model=args.model,
+        views=args.label_next_by == "views",
     )
     return job, cfg
 
@@ -124,8 +134,8 @@ def start(args: argparse.Namespace, until: ExitStack) -> None:
     Args:
         until: no other command may work in the folder until it is closed.
     """
-    from dre_ssod.deployment.label_merge import real_paths
-    from dre_ssod.deployment.labeling_job import prepare
+    from dre_ssod.deployment.labeling.label_merge import real_paths
+    from dre_ssod.deployment.labeling.labeling_job import prepare
 
     # A set that is not there shows before the work, not after it.
     real_paths(args.exclude)
@@ -139,8 +149,8 @@ def work(args: argparse.Namespace) -> None:
     from detectron2.utils import comm
     from detectron2.utils.logger import setup_logger
 
-    from dre_ssod.deployment.bulk_labeling import label_share
-    from dre_ssod.deployment.labeling_job import open_manifest
+    from dre_ssod.deployment.labeling.bulk_labeling import label_share
+    from dre_ssod.deployment.labeling.labeling_job import open_manifest
     from dre_ssod.deployment.trained_model import device_of
 
     rank = comm.get_rank()
@@ -165,7 +175,7 @@ def work(args: argparse.Namespace) -> None:
 
 def finish(args: argparse.Namespace) -> None:
     """Merge the chunks and say what came out."""
-    from dre_ssod.deployment.label_merge import (
+    from dre_ssod.deployment.labeling.label_merge import (
         LABEL_NEXT,
         LABEL_NEXT_NAMES,
         RESULT,
@@ -173,6 +183,7 @@ def finish(args: argparse.Namespace) -> None:
         merge,
         real_paths,
     )
+    from dre_ssod.deployment.labeling.label_tasks import write_tasks
 
     job, cfg = configure(args)
     summary = merge(job, args.label_next, args.label_next_by, real_paths(args.exclude))
@@ -183,6 +194,8 @@ def finish(args: argparse.Namespace) -> None:
         print(f"{summary.skipped:,} images could not be read: {job.folder / SKIPPED}")
     names = job.folder / LABEL_NEXT_NAMES
     print(f"{summary.listed:,} images to label next: {job.folder / LABEL_NEXT}, {names}")
+    if args.tasks:
+        print(f"as tasks with boxes to correct: {write_tasks(job, args.tasks)}")
 
 
 def doubt_of_many(cfg: CfgNode, boxes_per_image: float, min_score: float) -> str | None:

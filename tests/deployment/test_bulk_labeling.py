@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import json
 import shutil
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from defusedxml.ElementTree import fromstring
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultPredictor
 from detectron2.structures import Boxes, Instances
 from PIL import Image
+from pycocotools.coco import COCO
 
 from dre_ssod.config.keys import get_cfg
 from dre_ssod.data.images import read_image
 from dre_ssod.data.sources.catalog import load_one_labeled
-from dre_ssod.deployment.bulk_labeling import image_line, label_share
-from dre_ssod.deployment.label_manifest import Entry
-from dre_ssod.deployment.label_merge import merge, real_paths
-from dre_ssod.deployment.labeling_job import LabelingJob, chunk_path, prepare
+from dre_ssod.deployment.labeling.bulk_labeling import image_line, label_share
+from dre_ssod.deployment.labeling.corrected_labels import Changes, compare, join
+from dre_ssod.deployment.labeling.label_manifest import Entry
+from dre_ssod.deployment.labeling.label_merge import merge, real_paths
+from dre_ssod.deployment.labeling.label_tasks import write_tasks
+from dre_ssod.deployment.labeling.labeling_job import LabelingJob, chunk_path, prepare
 from dre_ssod.errors import ConfigError, FolderInUseError, SourceError
 from tests.factories import BOXES, NUM_CLASSES, SIZE, draw, tiny_cfg, tiny_model
 
@@ -214,7 +219,7 @@ def test_other_settings_or_other_files_are_refused(
     # A key that a later version adds, at its default.
     defaults = get_cfg()
     defaults.MODEL.NEW_KEY = other.MODEL.NEW_KEY = 3
-    monkeypatch.setattr("dre_ssod.deployment.labeling_job.get_cfg", lambda: defaults)
+    monkeypatch.setattr("dre_ssod.deployment.labeling.labeling_job.get_cfg", lambda: defaults)
     start(finished, other)
     other.MODEL.NEW_KEY = 4
     with pytest.raises(ConfigError, match=r"other settings: MODEL\.NEW_KEY"):
@@ -299,3 +304,61 @@ def test_a_line_without_variance_has_neither_sigma_nor_quality(tmp_path: Path) -
     ]
     assert line["uncertainty"].keys() == {"entropy"}
     assert (line["width"], line["height"]) == (SIZE[1], SIZE[0])
+
+
+def test_tasks_come_back_as_labels_and_say_what_was_right(
+    cfg: CfgNode, images: Path, tmp_path: Path
+) -> None:
+    """The whole loop: the model's boxes as tasks, corrected by hand, joined with older labels."""
+    job = job_in(tmp_path / "job", images, views=True)
+    run(job, cfg)
+    merge(job, 2, "views")
+    listed = json.loads((job.folder / "label_next.json").read_text())
+    assert listed["criterion"] == "views"
+    doubts = [image["views"] for image in listed["images"]]
+    assert len(doubts) == 2
+    assert doubts == sorted(doubts, reverse=True)
+    assert all(0 < doubt <= 1 for doubt in doubts)
+    tasks = json.loads(write_tasks(job, "labelstudio").read_text())
+    assert [task["data"]["uncertainty"] for task in tasks] == doubts
+    assert [task["predictions"][0]["score"] for task in tasks] == [
+        pytest.approx(1 - doubt) for doubt in doubts
+    ]
+    # A person removes the first box of the first image, moves the second, and adds one.
+    corrected = []
+    for task in tasks:
+        results = task["predictions"][0]["result"]
+        assert all(0.4 <= region["score"] <= 1 for region in results)
+        corrected.append({"data": task["data"], "annotations": [{"result": results}]})
+    first = corrected[0]["annotations"][0]["result"]
+    boxes = sum(len(task["annotations"][0]["result"]) for task in corrected)
+    del first[0]
+    first[0]["value"]["width"] *= 0.8
+    value = {**first[0]["value"], "x": 0, "y": 0, "width": 1, "height": 99}
+    first.append({**first[0], "id": "new", "value": value})
+    export = tmp_path / "export.json"
+    export.write_text(json.dumps(corrected), encoding="utf-8")
+    uri = f"labelstudio://{export}?images={images}"
+    suggested = f"coco://{job.folder}/pseudo_labels.json?images={images}"
+    changes = compare(suggested, [uri])
+    assert changes == Changes(2, kept=boxes - 2, moved=1, removed=1, added=1)
+    assert changes.precision == changes.recall == pytest.approx((boxes - 1) / boxes)
+    # The second image came back as it was.
+    joined = join([suggested], [uri], replace=True)
+    assert (len(joined.records), joined.corrected) == (7, 1)
+    assert joined.classes == [category["name"] for category in CATEGORIES]
+    xml = fromstring(write_tasks(job, "cvat").read_bytes())
+    assert [image.get("name") for image in xml.findall("image")] == [
+        image["file_name"] for image in listed["images"]
+    ]
+    assert {box.get("source") for box in xml.iter("box")} == {"auto"}
+
+
+def test_detections_are_a_list_of_results(finished: LabelingJob) -> None:
+    with redirect_stdout(StringIO()):
+        truth = COCO(str(finished.folder / "pseudo_labels.json"))
+        found = truth.loadRes(str(finished.folder / "detections.json"))
+    keys = ("image_id", "category_id", "bbox", "score")
+    assert [[item[key] for key in keys] for item in found.dataset["annotations"]] == [
+        [item[key] for key in keys] for item in result(finished)["annotations"]
+    ]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dre_ssod.data.sources.folder import list_images
-from dre_ssod.deployment.label_manifest import (
+from dre_ssod.deployment.labeling.label_manifest import (
     Entry,
     ImageList,
     Manifest,

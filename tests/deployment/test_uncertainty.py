@@ -4,11 +4,16 @@ import math
 
 import pytest
 import torch
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dre_ssod.deployment.uncertainty import MostUncertain, image_uncertainty
+from dre_ssod.deployment.labeling.uncertainty import (
+    MostUncertain,
+    disagreement,
+    image_uncertainty,
+    mirrored,
+)
 
 
 def found(scores: list[float], quality: list[float] | None = None) -> Instances:
@@ -54,3 +59,33 @@ def test_the_heap_keeps_what_sorting_everything_would(values: list[float], size:
     order = sorted(range(len(values)), key=lambda n: (-values[n], n))
     expected = [n for n in order if values[n] > 0][:size]
     assert [image["id"] for image in heap.ranked()] == expected
+
+
+def look(*found: tuple[list[float], float, int]) -> Instances:
+    """(box, score, class) of each detection on an image of 40 x 100 pixels."""
+    boxes = torch.tensor([box for box, _, _ in found]).reshape(-1, 4)
+    scores = torch.tensor([score for _, score, _ in found])
+    classes = torch.tensor([label for _, _, label in found], dtype=torch.int64)
+    return Instances((40, 100), pred_boxes=Boxes(boxes), scores=scores, pred_classes=classes)
+
+
+def test_two_looks_that_agree_and_that_do_not() -> None:
+    box, other = [0.0, 0.0, 10.0, 10.0], [50.0, 0.0, 60.0, 10.0]
+    one = look((box, 0.9, 0), (other, 0.5, 1))
+    assert disagreement(one, one) == pytest.approx(0.0, abs=1e-6)
+    # What only one of them finds counts with its score: 1 - 2 * 0.9 / (0.9 + 1.4).
+    missed = look((box, 0.9, 0))
+    assert disagreement(one, missed) == disagreement(missed, one)
+    assert disagreement(one, missed) == pytest.approx(1 - 1.8 / 2.3, abs=1e-6)
+    assert disagreement(look(), missed) == 1.0
+    assert disagreement(missed, look((box, 0.9, 1))) == 1.0
+    # IoU 0.8: 1 - 2 * 0.8 * 0.6 / (0.9 + 0.6).
+    moved = look(([0.0, 0.0, 10.0, 8.0], 0.6, 0))
+    assert disagreement(missed, moved) == pytest.approx(1 - 0.96 / 1.5, abs=1e-6)
+    assert disagreement(look(), look()) == 0.0
+
+
+def test_a_mirror_image_is_turned_back() -> None:
+    found = mirrored(look(([10.0, 5.0, 30.0, 25.0], 0.9, 1)))
+    assert found.pred_boxes.tensor.tolist() == [[70.0, 5.0, 90.0, 25.0]]
+    assert (found.scores.tolist(), found.pred_classes.tolist()) == ([pytest.approx(0.9)], [1])

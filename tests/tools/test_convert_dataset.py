@@ -16,7 +16,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
     return write_tiny_dataset(tmp_path_factory.mktemp("data"))
 
 
-@pytest.mark.parametrize("form", ["coco", "yolo", "voc"])
+@pytest.mark.parametrize("form", ["coco", "yolo", "voc", "labelstudio", "cvat"])
 def test_what_it_prints_reads_what_it_wrote(
     tool: ModuleType,
     data: TinyDataset,

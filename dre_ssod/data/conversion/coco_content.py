@@ -72,7 +72,7 @@ def as_coco(name: str, records: Sequence[dict[str, Any]]) -> CocoContent:
     """
     source = _coco_file(name)
     if source is None:
-        return _from_records(records, class_names([name]))
+        return content_of(records, class_names([name]))
     json_file, image_root = source
     content = read_json(json_file)
     content["images"] = sorted(content["images"], key=lambda image: image["id"])
@@ -153,7 +153,8 @@ def _coco_file(name: str) -> tuple[Path, Path] | None:
     return (source.json_file, source.image_root) if isinstance(source, CocoSource) else None
 
 
-def _from_records(records: Sequence[dict[str, Any]], classes: Sequence[str]) -> CocoContent:
+def content_of(records: Sequence[dict[str, Any]], classes: Sequence[str]) -> CocoContent:
+    """Records of any datasets in COCO's form, numbered from 1; see :func:`as_coco`."""
     root, names = relative_names([record["file_name"] for record in records])
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []

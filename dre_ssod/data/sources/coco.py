@@ -63,7 +63,8 @@ class CocoSource:
         return self._records(content, remarks)
 
     def labeled(self, remarks: Remarks) -> list[dict[str, Any]]:
-        """Records in Detectron2's format, with the ``area`` of each object that has a mask.
+        """Records in Detectron2's format, with the ``area`` of each object that has a mask, and the
+        ``score`` of a model's.
 
         Masks and key points themselves are not read.
 
@@ -94,6 +95,8 @@ class CocoSource:
             area = None if without_areas else _possible_area(item, remarks)
             if has_mask and area is not None:
                 annotation["area"] = float(area)
+            if is_number(item.get("score")):
+                annotation["score"] = float(item["score"])
             by_id[item["image_id"]]["annotations"].append(annotation)
         return records
 

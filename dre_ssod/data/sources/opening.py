@@ -15,6 +15,7 @@ from dre_ssod.data.sources.programs.labelme import read_labelme
 from dre_ssod.data.sources.programs.labels import Options, ProgramSource, Reader
 from dre_ssod.data.sources.programs.via import read_via
 from dre_ssod.data.sources.programs.voc_files import read_voc_files
+from dre_ssod.data.sources.programs.yolo_files import has_splits, read_yolo_files
 from dre_ssod.data.sources.uri import (
     DatasetURI,
     datasets_root,
@@ -65,9 +66,7 @@ def open_source(name: str) -> Source:
     if uri.scheme == "voc":
         return _voc_source(uri)
     if uri.scheme == "yolo":
-        uri.allow(required=["split"], optional=["classes", "outside"])
-        classes, outside = uri.class_list(), uri.allows_outside()
-        return YoloSource(name, find_any(uri.path, uri), uri.value("split"), classes, outside)
+        return _yolo_source(uri)
     if uri.scheme in PROGRAMS:
         return _program_source(uri, *PROGRAMS[uri.scheme])
     if uri.scheme == "folder":
@@ -99,6 +98,19 @@ def _voc_source(uri: DatasetURI) -> Source:
     folder = find_folder(uri.value("annotations"), uri) if "annotations" in uri.query else root
     options = Options(classes, first_pixel=first)
     return ProgramSource(uri.text, read_voc_files, folder, root, options)
+
+
+def _yolo_source(uri: DatasetURI) -> Source:
+    uri.allow(optional=["split", "classes", "outside", "empty"])
+    place, classes = find_any(uri.path, uri), uri.class_list()
+    # Whoever has splits must say which one.
+    if "split" in uri.query or has_splits(place):
+        uri.allow(required=["split"], optional=["classes", "outside"])
+        return YoloSource(uri.text, place, uri.value("split"), classes, uri.allows_outside())
+    uri.allow(optional=["classes", "empty"])
+    root = place if place.is_dir() else place.parent
+    looked_at = uri.one_of("empty", ("unlabeled", "labeled")) == "labeled"
+    return ProgramSource(uri.text, read_yolo_files, root, root, Options(classes, looked_at))
 
 
 def _sample_source(uri: DatasetURI) -> Source:

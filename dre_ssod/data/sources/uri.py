@@ -22,7 +22,8 @@ from dre_ssod.errors import SourceError
 URI_FORMS = {
     "coco": "coco://annotations.json?images=DIR[&outside=allow]",
     "voc": "voc://ROOT?split=train[&classes=A,B,C] or voc://IMAGES[?annotations=DIR][&classes=A,B,C]",
-    "yolo": "yolo://ROOT?split=train[&classes=A,B,C][&outside=allow]",
+    "yolo": "yolo://ROOT?split=train[&classes=A,B,C][&outside=allow] or "
+    "yolo://ROOT[?classes=A,B,C][&empty=labeled]",
     "labelstudio": "labelstudio://export.json?images=DIR[&classes=A,B,C]",
     "cvat": "cvat://annotations.xml?images=DIR[&classes=A,B,C][&empty=labeled]",
     "labelme": "labelme://DIR?images=DIR[&classes=A,B,C]",

@@ -89,12 +89,12 @@ class YoloSource:
         for path, record in labels.items():
             record["annotations"] = [
                 {
-                    "bbox": _to_pixels(fractions, record["width"], record["height"]),
+                    "bbox": to_pixels(fractions, record["width"], record["height"]),
                     "bbox_mode": BoxMode.XYXY_ABS,
                     "category_id": index,
                     "iscrowd": 0,
                 }
-                for index, fractions in _read_labels(path, classes, points, remarks)
+                for index, fractions in read_labels(path, classes, points, remarks)
             ]
         return records
 
@@ -117,7 +117,7 @@ def _label_files(records: list[dict[str, Any]], root: Path) -> dict[Path, dict[s
     """
     found: dict[Path, dict[str, Any]] = {}
     for record in records:
-        path = _label_file(Path(record["file_name"]), root)
+        path = label_file(Path(record["file_name"]), root)
         if path in found:
             raise SourceError(
                 f"{path}: belongs to two images, {found[path]['file_name']} and "
@@ -127,8 +127,8 @@ def _label_files(records: list[dict[str, Any]], root: Path) -> dict[Path, dict[s
     return found
 
 
-def _label_file(image: Path, root: Path) -> Path:
-    """With the path's last ``images`` made ``labels``; beside the image if there is none."""
+def label_file(image: Path, root: Path) -> Path:
+    """Where an image's labels are: its path's last ``images`` made ``labels``, else beside it."""
     inside = image.is_relative_to(root)
     parts = list(image.relative_to(root).parts if inside else image.parts)
     for index in range(len(parts) - 2, -1, -1):
@@ -205,7 +205,7 @@ def _normal(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _read_labels(
+def read_labels(
     path: Path, classes: int, points: int, remarks: Remarks
 ) -> list[tuple[int, Corners]]:
     """Class index and corners, as fractions of the image's size, of each line; none if no file."""
@@ -266,7 +266,7 @@ def _number(text: str, where: str) -> float:
     return value
 
 
-def _to_pixels(corners: Corners, width: int, height: int) -> list[float]:
+def to_pixels(corners: Corners, width: int, height: int) -> list[float]:
     """Rounded to a millionth of a pixel, which gives back whole pixels as they were written."""
     sides = (width, height, width, height)
     return [round(corner * side, 6) for corner, side in zip(corners, sides, strict=True)]

@@ -76,7 +76,7 @@ class YoloLayout:
             SourceError: if there are no names, or they contradict each other.
         """
         origin = self.config or self.root / "classes.txt"
-        found = self._config_classes() if self.config else _read_class_file(origin)
+        found = self._config_classes() if self.config else read_class_file(origin)
         if found and chosen and list(chosen) != found:
             raise SourceError(
                 f"{origin}: the classes are {show_names(found)}, but classes= says "
@@ -260,7 +260,8 @@ def _check_events(text: str) -> None:
             raise ValueError(f"lists and mappings are nested more than {_DEEPEST} deep")
 
 
-def _read_class_file(path: Path) -> list[str]:
+def read_class_file(path: Path) -> list[str]:
+    """The names in a file with one per line; empty without the file."""
     if not path.is_file():
         return []
     lines = [line.strip() for line in read_lines(path)]

@@ -161,7 +161,7 @@ def test_the_yolo_layout_is_that_of_ultralytics(voc: str, tmp_path: Path) -> Non
 
 def test_difficult_objects_stay_marked_in_coco_and_voc(voc: str, tmp_path: Path) -> None:
     convert({"train": voc}, "coco", tmp_path / "coco")
-    path = tmp_path / "coco" / "annotations" / "train.json"
+    path = tmp_path / "coco" / "annotations" / "instances_train.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     assert [item["difficult"] for item in content["annotations"]] == [0, 1, 0, 0, 0, 0, 0]
     [result] = convert({"train": voc}, "voc", tmp_path / "voc")

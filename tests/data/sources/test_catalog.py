@@ -106,7 +106,7 @@ def test_paths_with_special_characters_are_percent_encoded(
         ("coco://nowhere.json?images=a", r"no file 'nowhere\.json'; tried"),
         ("voc://nowhere?split=train", "no folder 'nowhere'; tried"),
         ("yolo://nowhere?split=train", "no file or folder 'nowhere'; tried"),
-        ("yolo://nowhere", "the key 'split' is missing; write yolo://ROOT"),
+        ("yolo://nowhere", "no file or folder 'nowhere'; tried"),
         ("voc://nowhere?split=train&outside=allow", "unknown key 'outside'; valid: split, annotat"),
         ("sample://train", "unknown part 'train'; valid: labeled, unlabeled, val"),
         ("sample://val?seed=-1", "seed must be an integer from 0, is '-1'"),

@@ -1,6 +1,6 @@
 """Detections of a trained model over any number of images, for the chunks of a job.
 
-What stands on disk is in :mod:`dre_ssod.deployment.labeling_job`.
+What stands on disk is in :mod:`dre_ssod.deployment.labeling.labeling_job`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,14 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from dre_ssod.data.images import ImageError
-from dre_ssod.deployment.label_manifest import Entry, Manifest
-from dre_ssod.deployment.labeling_job import LabelingJob, chunk_path, open_manifest
+from dre_ssod.deployment.labeling.label_manifest import Entry, Manifest
+from dre_ssod.deployment.labeling.labeling_job import LabelingJob, chunk_path, open_manifest
+from dre_ssod.deployment.labeling.uncertainty import (
+    VIEWS,
+    disagreement,
+    image_uncertainty,
+    mirrored,
+)
 from dre_ssod.deployment.trained_model import (
     PIXEL_DIGITS,
     Category,
@@ -29,7 +35,6 @@ from dre_ssod.deployment.trained_model import (
     as_boxes,
     load_trained,
 )
-from dre_ssod.deployment.uncertainty import image_uncertainty
 from dre_ssod.files import write_text
 from dre_ssod.workers import fitting, image_bytes, tend
 
@@ -109,6 +114,7 @@ def _label(
         for batch in loader:
             readable = [image for image in batch if "error" not in image]
             outputs = iter(model(readable) if readable else [])
+            again = iter(model(list(map(_mirror, readable))) if readable and job.views else [])
             for image in batch:
                 entry: Entry = image["entry"]
                 if "error" in image:
@@ -117,24 +123,37 @@ def _label(
                     yield image["chunk"], {**line, "error": image["error"]}
                 else:
                     found = next(outputs)["instances"].to("cpu")
-                    yield image["chunk"], image_line(entry, found, job)
+                    other = next(again)["instances"].to("cpu") if job.views else None
+                    yield image["chunk"], image_line(entry, found, job, other)
 
 
-def image_line(entry: Entry, found: Instances, job: LabelingJob) -> dict[str, Any]:
+def _mirror(image: dict[str, Any]) -> dict[str, Any]:
+    return {**image, "image": image["image"].flip(-1)}
+
+
+def image_line(
+    entry: Entry, found: Instances, job: LabelingJob, other: Instances | None = None
+) -> dict[str, Any]:
     """What is kept of one image: its size, its boxes and how uncertain the model is.
 
     Args:
         found: detections in the image's own frame.
+        other: those in the mirror image, in its frame; only if they are to be compared.
     """
     height, width = found.image_size
     sure = found[found.scores >= job.min_score]
+    counted = found[found.scores >= job.uncertain_score]
+    uncertainty = image_uncertainty(counted)
+    if other is not None:
+        second = mirrored(other[other.scores >= job.uncertain_score])
+        uncertainty[VIEWS] = disagreement(counted, second)
     return {
         "id": entry.image_id,
         "file_name": entry.file_name,
         "width": width,
         "height": height,
         "boxes": _annotations(sure, job.categories),
-        "uncertainty": image_uncertainty(found[found.scores >= job.uncertain_score]),
+        "uncertainty": uncertainty,
     }
 
 

@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from dre_ssod.deployment.label_manifest import open_images
-from dre_ssod.deployment.labeling_job import LabelingJob, chunk_path, open_manifest
-from dre_ssod.deployment.uncertainty import MostUncertain
+from dre_ssod.deployment.labeling.label_manifest import open_images
+from dre_ssod.deployment.labeling.labeling_job import LabelingJob, chunk_path, open_manifest
+from dre_ssod.deployment.labeling.uncertainty import MostUncertain
 from dre_ssod.errors import ConfigError
 from dre_ssod.files import open_whole, write_text
 
 RESULT = "pseudo_labels.json"
+DETECTIONS = "detections.json"
+"""The same boxes as a list of results, as pycocotools' ``loadRes`` takes it."""
 LABEL_NEXT = "label_next.json"
 LABEL_NEXT_NAMES = "label_next.txt"
 SKIPPED = "skipped.jsonl"
@@ -37,12 +39,12 @@ class MergeSummary:
 def merge(
     job: LabelingJob, label_next: int, criterion: str, excluded: Collection[str] = ()
 ) -> MergeSummary:
-    """Write ``pseudo_labels.json``, ``label_next.json``, its paths as ``label_next.txt`` and, where
-    images could not be read, ``skipped.jsonl`` in the job's folder.
+    """Write ``pseudo_labels.json``, ``detections.json``, ``label_next.json``, its paths as
+    ``label_next.txt`` and, where images could not be read, ``skipped.jsonl`` in the job's folder.
 
     Args:
         label_next: how many images are listed at most.
-        criterion: a measure of :func:`dre_ssod.deployment.uncertainty.image_uncertainty`.
+        criterion: a measure of :func:`dre_ssod.deployment.labeling.uncertainty.image_uncertainty`.
         excluded: real paths of images that are not listed.
 
     Raises:
@@ -52,11 +54,15 @@ def merge(
     manifest = open_manifest(job.folder)
     chosen = MostUncertain(label_next)
     header = {"description": "pseudo-labels", "source": job.source, "images_in": manifest.root}
-    with open_whole(job.folder / RESULT) as out, open_whole(job.folder / SKIPPED) as skipped:
+    with (
+        open_whole(job.folder / RESULT) as out,
+        open_whole(job.folder / DETECTIONS) as found,
+        open_whole(job.folder / SKIPPED) as skipped,
+    ):
         out.write(b'{"info": %b,\n"categories": %b' % (_json(header), _json(job.categories)))
-        images = _Array(out, "images")
+        images = _Array(out, b',\n"images": [')
         broken = 0
-        for line in _lines(job.folder, len(manifest.offsets)):
+        for line in lines(job.folder, len(manifest.offsets)):
             if "error" in line:
                 broken += 1
                 skipped.write(_json(line) + b"\n")
@@ -67,12 +73,16 @@ def merge(
                 value = _value(line["uncertainty"], criterion)
                 chosen.add(value, {**image, **line["uncertainty"]})
         images.close()
-        annotations = _Array(out, "annotations")
-        for line in _lines(job.folder, len(manifest.offsets)):
+        annotations, detections = _Array(out, b',\n"annotations": ['), _Array(found, b"[")
+        for line in lines(job.folder, len(manifest.offsets)):
             for box in line.get("boxes", ()):
                 annotations.write({"id": annotations.count + 1, "image_id": line["id"], **box})
+                result = {key: box[key] for key in ("category_id", "bbox", "score")}
+                detections.write({"image_id": line["id"], **result})
         annotations.close()
+        detections.close()
         out.write(b"}\n")
+        found.write(b"\n")
     if broken == 0:
         (job.folder / SKIPPED).unlink()
     ranked = chosen.ranked()
@@ -113,19 +123,20 @@ def _json(content: Any) -> bytes:
     return json.dumps(content).encode()
 
 
-def _lines(folder: Path, chunks: int) -> Iterator[dict[str, Any]]:
+def lines(folder: Path, chunks: int) -> Iterator[dict[str, Any]]:
+    """What the finished chunks hold, one image after the other."""
     for number in range(chunks):
         with chunk_path(folder, number).open(encoding="utf-8") as file:
             yield from map(json.loads, file)
 
 
 class _Array:
-    """A further member of a JSON object, an array, written one entry a line."""
+    """An array of JSON, written one entry a line."""
 
-    def __init__(self, file: IO[bytes], name: str) -> None:
+    def __init__(self, file: IO[bytes], opening: bytes) -> None:
         self.file = file
         self.count = 0
-        file.write(b",\n%b: [" % _json(name))
+        file.write(opening)
 
     def write(self, entry: dict[str, Any]) -> None:
         self.file.write((b",\n" if self.count else b"\n") + _json(entry))

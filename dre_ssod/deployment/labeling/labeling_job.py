@@ -18,7 +18,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from dre_ssod.config.keys import get_cfg
-from dre_ssod.deployment.label_manifest import Manifest, open_images
+from dre_ssod.deployment.labeling.label_manifest import Manifest, open_images
 from dre_ssod.deployment.trained_model import Category, device_of
 from dre_ssod.errors import ConfigError
 from dre_ssod.files import clear_partial, final_name, write_text
@@ -51,6 +51,7 @@ class LabelingJob:
         batch_images: images of a forward pass.
         chunk_images: images of a file.
         model: "teacher" or "student".
+        views: whether each image is looked at a second time, mirrored.
     """
 
     folder: Path
@@ -61,6 +62,7 @@ class LabelingJob:
     batch_images: int
     chunk_images: int
     model: str = "teacher"
+    views: bool = False
 
     def settings(self, cfg: CfgNode) -> dict[str, Any]:
         """All that the result depends on, by name, as JSON keeps it.
@@ -85,6 +87,7 @@ class LabelingJob:
             "chunk_images": self.chunk_images,
             # As for a key of the config: a job of before the choice is one of the teacher.
             **({} if self.model == "teacher" else {"model": self.model}),
+            **({"views": True} if self.views else {}),
             **keys,
         }
         as_read: dict[str, Any] = json.loads(json.dumps(settings))

@@ -1,0 +1,118 @@
+"""What a form makes of the parts of a dataset, before anything is written."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dre_ssod.data.sources.folder import is_image_name
+from dre_ssod.errors import SourceError
+
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+@dataclass
+class Converted:
+    """A dataset that was written.
+
+    Attributes:
+        split: its part of the new dataset: "train", "val" or "test".
+        uri: what it is read by.
+        images, boxes: how many were written.
+        lost: what the form has no place for, and how many boxes that concerns.
+    """
+
+    split: str
+    uri: str
+    images: int = 0
+    boxes: int = 0
+    lost: dict[str, int] = field(default_factory=dict)
+
+    def lose(self, what: str) -> None:
+        """Count a box that lost something, or was lost."""
+        self.lost[what] = self.lost.get(what, 0) + 1
+
+
+@dataclass(frozen=True)
+class Part:
+    """A dataset to be written: its part of the new one, its name, its records."""
+
+    split: str
+    name: str
+    records: list[dict[str, Any]]
+
+    @property
+    def files(self) -> list[str]:
+        """The images."""
+        return [os.path.abspath(record["file_name"]) for record in self.records]
+
+    def start(self, uri: str) -> Converted:
+        """Its result before a box is written."""
+        dropped = sum(len(record.get("dropped_boxes", ())) for record in self.records)
+        lost = {"objects left out that do not count: see the warnings above": dropped}
+        return Converted(self.split, uri, len(self.records), lost=lost if dropped else {})
+
+
+@dataclass
+class Plan:
+    """What is to be written. Names are relative to the output.
+
+    Attributes:
+        results: one per part.
+        texts: the text files.
+        pictures: the image that each image file is made from.
+    """
+
+    results: list[Converted] = field(default_factory=list)
+    texts: dict[str, str] = field(default_factory=dict)
+    pictures: dict[str, str] = field(default_factory=dict)
+
+
+def check_xml_names(classes: Iterable[str], program: str) -> None:
+    """Check that XML can hold the names of classes as they are.
+
+    Raises:
+        SourceError: if not.
+    """
+    for text in classes:
+        if text != text.strip() or not is_xml(text):
+            raise SourceError(f"the class {text!r} cannot be written as {program}: rename it")
+
+
+def is_xml(text: str) -> bool:
+    """Whether XML has all the characters of a text."""
+    return not _NOT_XML.search(text)
+
+
+def different_names(files: Sequence[str]) -> list[str]:
+    """File names that differ without their extensions; numbered where the files' own do not.
+
+    Raises:
+        SourceError: for a file that would not be taken as an image.
+    """
+    names = [os.path.basename(file) for file in files]
+    for name, file in zip(names, files, strict=True):
+        if not is_image_name(name.lstrip(".")):
+            raise SourceError(
+                f"{file}: YOLO and VOC folders do not take this extension: convert it"
+            )
+    # Some file systems take upper and lower case for the same.
+    stems = {Path(name).stem.lower() for name in names}
+    if len(stems) == len(names) and not any(name.startswith(".") for name in names):
+        return names
+    digits = len(str(len(names)))
+    return [f"{index:0{digits}}_{name}" for index, name in enumerate(names, start=1)]
+
+
+def names_in_order(files: Sequence[str]) -> list[str]:
+    """Different file names that stand in the order of the files when they are sorted."""
+    names = different_names(files)
+    if names == sorted(names) == sorted(names, key=lambda text: Path(text).stem):
+        return names
+    digits = len(str(len(names)))
+    own = [os.path.basename(file) for file in files]
+    return [f"{index:0{digits}}_{text}" for index, text in enumerate(own, start=1)]

@@ -1,0 +1,197 @@
+"""Labels that come back from a person: joined with the old ones, and compared with a model's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.structures import Boxes, pairwise_iou
+
+from dre_ssod.data.records import corners, objects_of
+from dre_ssod.data.sources.catalog import class_names, load_one_labeled
+from dre_ssod.data.sources.names import show_names
+from dre_ssod.errors import SourceError
+from dre_ssod.evaluation.pseudo_labels import match_best_first
+
+KEPT_IOU = 0.95
+"""From this overlap on a person has left a suggested box where it was."""
+_SAME = 0.5
+"""Pixels by which forms of one and the same label may differ, since some round."""
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Labels of several sources.
+
+    Attributes:
+        records: the old ones first, one for each image.
+        classes: names in the order of their indices.
+        corrected: how many records are new, or replaced an old one.
+    """
+
+    records: list[Record]
+    classes: list[str]
+    corrected: int
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a person made of the boxes that a model had suggested.
+
+    Attributes:
+        images: corrected images that the model had suggestions for.
+        kept: suggested boxes that stayed, up to an overlap of ``KEPT_IOU``.
+        moved: those that stayed with other edges, from an IoU of 0.5 on.
+        renamed: those that were given another class.
+        removed: those that are gone.
+        added: boxes that had not been suggested.
+    """
+
+    images: int = 0
+    kept: int = 0
+    moved: int = 0
+    renamed: int = 0
+    removed: int = 0
+    added: int = 0
+
+    @property
+    def precision(self) -> float:
+        """Share of the suggested boxes that were right, at IoU 0.5; NaN without any."""
+        suggested = self.kept + self.moved + self.renamed + self.removed
+        return (self.kept + self.moved) / suggested if suggested else float("nan")
+
+    @property
+    def recall(self) -> float:
+        """Share of the objects that had been suggested rightly; NaN without any."""
+        objects = self.kept + self.moved + self.renamed + self.added
+        return (self.kept + self.moved) / objects if objects else float("nan")
+
+
+def join(old: Sequence[str], corrected: Sequence[str], replace: bool) -> Joined:
+    """All labels of these sets, each image once; the same image is the same file.
+
+    Args:
+        old, corrected: names or URIs. The classes are those of the first; the others may have a
+            part of them, in any order.
+        replace: whether labels of ``corrected`` replace different ones of ``old``.
+
+    Raises:
+        SourceError: if a set cannot be read or has a class of its own, or two label an image
+            differently.
+    """
+    names = [*old, *corrected]
+    classes = class_names(names[:1])
+    joined: dict[str, tuple[str, Record]] = {}
+    new = set()
+    for number, name in enumerate(names):
+        is_new = number >= len(old)
+        for record in _in_classes(name, classes):
+            place = os.path.realpath(record["file_name"])
+            before = joined.get(place)
+            if before is not None and _same(before[1], record):
+                continue
+            if before is not None and not (replace and is_new and place not in new):
+                raise SourceError(
+                    f"{record['file_name']}: {before[0]} has {_count(before[1])} on it, {name} "
+                    f"{_count(record)}, and they differ. Take the image out of one of them"
+                    + (", or let the corrected ones count by --replace" if is_new else "")
+                )
+            joined[place] = (name, record)
+            if is_new:
+                new.add(place)
+    return Joined([record for _, record in joined.values()], classes, len(new))
+
+
+def compare(suggested: str, corrected: Sequence[str]) -> Changes:
+    """What became of a model's boxes in the corrected sets.
+
+    Args:
+        suggested: the model's boxes, by name or URI.
+
+    Raises:
+        SourceError: if a set cannot be read or has a class of its own.
+    """
+    classes = class_names([suggested])
+    boxes = {os.path.realpath(r["file_name"]): r for r in _in_classes(suggested, classes)}
+    counts = dict.fromkeys(("images", "kept", "moved", "renamed", "removed", "added"), 0)
+    for record in (record for name in corrected for record in _in_classes(name, classes)):
+        model = boxes.get(os.path.realpath(record["file_name"]))
+        if model is not None:
+            for what, count in _changes(objects_of(model), objects_of(record)).items():
+                counts[what] += count
+            counts["images"] += 1
+    return Changes(**counts)
+
+
+def _changes(suggested: list[Record], objects: list[Record]) -> dict[str, int]:
+    """Counts of one image: first boxes of the right class are matched, then the rest of any."""
+    suggested = sorted(suggested, key=lambda item: -item.get("score", 0.0))
+    overlaps = pairwise_iou(_boxes(suggested), _boxes(objects))
+    same = torch.tensor(
+        [[a["category_id"] == b["category_id"] for b in objects] for a in suggested]
+    ).reshape(overlaps.shape)
+    found = match_best_first(overlaps * same)
+    matched = found >= 0
+    rest = overlaps.clone()
+    rest[matched] = 0.0
+    rest[:, found[matched]] = 0.0
+    renamed = int((match_best_first(rest) >= 0).sum())
+    hits = int(matched.sum())
+    rows = torch.arange(len(found))[matched]
+    kept = int((overlaps[rows, found[matched]] >= KEPT_IOU).sum())
+    return {
+        "kept": kept,
+        "moved": hits - kept,
+        "renamed": renamed,
+        "removed": len(suggested) - hits - renamed,
+        "added": len(objects) - hits - renamed,
+    }
+
+
+def _boxes(items: Iterable[Record]) -> Boxes:
+    return Boxes(
+        torch.tensor([corners(item) for item in items], dtype=torch.float64).reshape(-1, 4)
+    )
+
+
+def _in_classes(name: str, classes: Sequence[str]) -> list[Record]:
+    """The records of a set, with the class indices of ``classes``."""
+    own = class_names([name])
+    unknown = [text for text in own if text not in classes]
+    if unknown:
+        raise SourceError(
+            f"{name}: the classes {show_names(unknown)} are not among {show_names(list(classes))}. "
+            "Rename them; for further classes, write them into the old set first"
+        )
+    order = [classes.index(text) for text in own]
+    return [
+        {
+            **record,
+            "annotations": [
+                {**item, "category_id": order[item["category_id"]]}
+                for item in record["annotations"]
+            ],
+        }
+        for record in load_one_labeled(name)
+    ]
+
+
+def _same(first: Record, second: Record) -> bool:
+    """Whether two records have the same objects, up to what forms round."""
+    tables = []
+    for record in (first, second):
+        rows = sorted((item["category_id"], *corners(item)) for item in record["annotations"])
+        tables.append(np.array(rows, dtype=np.float64).reshape(-1, 5))
+    one, other = tables
+    return one.shape == other.shape and bool((abs(one - other) <= _SAME).all())
+
+
+def _count(record: Record) -> str:
+    count = len(record["annotations"])
+    return f"{count} object" + "s" * (count != 1)

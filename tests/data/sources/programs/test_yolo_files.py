@@ -1,0 +1,96 @@
+"""YOLO's label files without splits, in the folders of the programs that write them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dre_ssod.data.remarks import Remarks
+from dre_ssod.data.sources.catalog import class_names, load_one_labeled, load_unlabeled
+from dre_ssod.errors import SourceError
+from tests.data.written_sets import boxes_of
+
+Writer = Callable[..., Path]
+
+LINE = "1 0.5 0.5 0.5 0.25\n"
+"""(50, 37.5, 150, 62.5) on an image of 200 x 100 pixels."""
+BOX = (1, (50.0, 37.5, 150.0, 62.5))
+
+
+def write(root: Path, write_image: Writer, *images: str, **texts: str) -> None:
+    """Images, and text files by their names with "__" for "/" and "_" for "."."""
+    for name in images:
+        write_image(root / f"{name}.png", (200, 100))
+    for name, text in texts.items():
+        path = root / name.replace("__", "/").replace("_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def read(uri: str) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
+    remarks = Remarks()
+    return load_one_labeled(uri, remarks), dict(remarks.items)
+
+
+@pytest.mark.parametrize("where", ["", "labels__"])
+def test_images_without_a_label_file_are_unlabeled(
+    tmp_path: Path, write_image: Writer, where: str
+) -> None:
+    folder = "images/" if where else ""
+    texts = {f"{where}a_txt": LINE, f"{where}b_txt": "", f"{where}classes_txt": "cat\ndog\n"}
+    write(tmp_path, write_image, *(f"{folder}{name}" for name in "abc"), **texts)
+    records, remarks = read(f"yolo://{tmp_path}")
+    assert class_names([f"yolo://{tmp_path}"]) == ["cat", "dog"]
+    assert [record["image_id"] for record in records] == [f"{folder}{n}.png" for n in "ab"]
+    assert boxes_of(records) == [[BOX], []]
+    assert remarks == {"unlabeled-image": [f"{folder}c.png"]}
+    assert len(load_unlabeled([f"yolo://{tmp_path}"])) == 3
+
+
+def test_darknet_lists_every_image(tmp_path: Path, write_image: Writer) -> None:
+    data = "classes = 2\nnames = data/obj.names\ntrain = data/train.txt\nbackup = backup/\n"
+    files = {"obj_data": data, "obj_names": "cat\ndog\n", "train_txt": "data/obj/a.png\n"}
+    write(tmp_path, write_image, "obj/a", "obj/b", **files, obj__a_txt=LINE, obj__b_txt="")
+    records, _ = read(f"yolo://{tmp_path}")
+    assert boxes_of(records) == [[BOX]]
+    looked_at, remarks = read(f"yolo://{tmp_path}?empty=labeled")
+    assert boxes_of(looked_at) == [[BOX], []]
+    assert not remarks
+
+
+def test_a_yaml_file_without_splits_gives_the_classes(tmp_path: Path, write_image: Writer) -> None:
+    texts = {"data_yaml": "names: [cat, dog]\nnc: 2\n", "labels__a_txt": LINE}
+    write(tmp_path, write_image, "images/a", **texts, labels__gone_txt=LINE)
+    records, remarks = read(f"yolo://{tmp_path}")
+    assert boxes_of(records) == [[BOX]]
+    assert remarks == {"labels-alone": [str(tmp_path / "labels" / "gone.txt")]}
+
+
+def test_what_is_missing_is_named(tmp_path: Path, write_image: Writer) -> None:
+    write(tmp_path, write_image, "a", a_txt=LINE)
+    with pytest.raises(SourceError, match=r"classes\.txt: gives no class names"):
+        read(f"yolo://{tmp_path}")
+    records, _ = read(f"yolo://{tmp_path}?classes=cat,dog")
+    assert boxes_of(records) == [[BOX]]
+    write(tmp_path, write_image, classes_txt="cat\ndog\n")
+    with pytest.raises(SourceError, match="the classes are 'cat', 'dog', but classes= says 'dog'"):
+        read(f"yolo://{tmp_path}?classes=dog")
+    (tmp_path / "a.txt").unlink()
+    with pytest.raises(SourceError, match=r"none of its 1 images has a label file, beside it or"):
+        read(f"yolo://{tmp_path}")
+    write(tmp_path, write_image, obj_data="names = ../obj.names\n")
+    with pytest.raises(SourceError, match=r"obj\.data: names: '\.\./obj\.names' is outside"):
+        read(f"yolo://{tmp_path}")
+
+
+def test_a_set_with_splits_needs_one(tmp_path: Path, write_image: Writer) -> None:
+    for name, content in (("x", "images/train/a"), ("y", "val/images/a")):
+        write(tmp_path / name, write_image, content)
+        with pytest.raises(SourceError, match="the key 'split' is missing"):
+            read(f"yolo://{tmp_path / name}")
+    write(tmp_path / "z", write_image, data_yaml="train: images\nnames: [cat]\n")
+    with pytest.raises(SourceError, match="the key 'split' is missing"):
+        read(f"yolo://{tmp_path / 'z'}/data.yaml")

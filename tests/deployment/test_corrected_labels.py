@@ -1,0 +1,82 @@
+"""Labels that come back: joined by file, contradictions named, changes counted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dre_ssod.deployment.labeling.corrected_labels import Changes, compare, join
+from dre_ssod.errors import SourceError
+from tests.data.written_sets import boxes_of
+
+Box = tuple[int, float, float, float, float]
+"""Class, x, y, width, height."""
+
+
+def write(root: Path, name: str, boxes: dict[str, Sequence[Box]], classes: str = "ab") -> str:
+    """A COCO file with boxes by image; the URI."""
+    (root / "photos").mkdir(exist_ok=True)
+    content: dict[str, list[dict[str, object]]] = {"images": [], "annotations": []}
+    for number, (image, entries) in enumerate(boxes.items()):
+        Image.new("RGB", (100, 80)).save(root / "photos" / f"{image}.png")
+        size = {"width": 100, "height": 80}
+        content["images"].append({"id": number, "file_name": f"{image}.png", **size})
+        for label, *box in entries:
+            known = {"id": len(content["annotations"]) + 1, "image_id": number}
+            content["annotations"].append({**known, "category_id": label, "bbox": box})
+    content["categories"] = [{"id": n, "name": text} for n, text in enumerate(classes)]
+    (root / f"{name}.json").write_text(json.dumps(content))
+    return f"coco://{root}/{name}.json?images={root}/photos"
+
+
+A, B = (0, 10.0, 10.0, 20.0, 20.0), (1, 50.0, 40.0, 30.0, 30.0)
+
+
+def test_sets_are_joined_by_file_in_the_classes_of_the_first(tmp_path: Path) -> None:
+    old = write(tmp_path, "old", {"1": [A], "2": [B]})
+    # The same classes in another order, one image that both have, within what rounding does.
+    again = (1, 10.25, 10.0, 20.0, 20.0)
+    new = write(tmp_path, "new", {"1": [again], "3": [(0, *B[1:]), again]}, classes="ba")
+    joined = join([old], [new], replace=False)
+    assert joined.classes == ["a", "b"]
+    assert [Path(record["file_name"]).stem for record in joined.records] == ["1", "2", "3"]
+    assert boxes_of(joined.records)[2] == [
+        (1, (50, 40, 80, 70)),
+        (0, (10.25, 10, 30.25, 30)),
+    ]
+    assert joined.corrected == 1
+
+
+def test_contradictions_are_named(tmp_path: Path) -> None:
+    old = write(tmp_path, "old", {"1": [A]})
+    new = write(tmp_path, "new", {"1": [A, B]})
+    other = write(tmp_path, "other", {"1": []})
+    with pytest.raises(SourceError, match=r"1\.png: .*old\.json.* has 1 object on it, .*new\.json"):
+        join([old], [new], replace=False)
+    joined = join([old], [new], replace=True)
+    assert (len(joined.records[0]["annotations"]), joined.corrected) == (2, 1)
+    with pytest.raises(SourceError, match=r"has 2 objects on it, .*other\.json.* 0 objects"):
+        join([old], [new, other], replace=True)
+    with pytest.raises(SourceError, match=r"differ\. Take the image out of one of them$"):
+        join([old, other], [new], replace=True)
+    strange = write(tmp_path, "strange", {"2": [A]}, classes="ac")
+    with pytest.raises(SourceError, match=r"strange.*: the classes 'c' are not among 'a', 'b'"):
+        join([old], [strange], replace=False)
+
+
+def test_what_became_of_a_models_boxes(tmp_path: Path) -> None:
+    gone, renamed = (0, 0.0, 0.0, 5.0, 5.0), (0, 70.0, 0.0, 20.0, 20.0)
+    model = write(tmp_path, "model", {"1": [A, B, gone, renamed], "2": [A]})
+    moved, added = (1, 53.0, 40.0, 27.0, 30.0), (0, 0.0, 60.0, 10.0, 10.0)
+    new = write(tmp_path, "new", {"1": [A, moved, (1, *renamed[1:]), added], "3": [A]})
+    changes = compare(model, [new])
+    assert changes == Changes(images=1, kept=1, moved=1, renamed=1, removed=1, added=1)
+    assert (changes.precision, changes.recall) == (0.5, 0.5)
+    empty = compare(model, [write(tmp_path, "none", {"3": []})])
+    assert empty == Changes()
+    assert empty.precision != empty.precision
+    assert empty.recall != empty.recall

@@ -1,0 +1,28 @@
+"""The tool, from two sets to one file that a training reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from dre_ssod.data.sources.catalog import load_one_labeled
+from tests.tiny_dataset import write_tiny_dataset
+
+
+def test_it_prints_what_reads_the_joined_labels(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_tiny_dataset(tmp_path / "data")
+    output = tmp_path / "round 2.json"
+    words = ["--old", data.labeled, "--corrected", data.labeled, "--suggested", data.labeled]
+    assert tool.run([*words, "--output", str(output)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "8 images with 24 boxes, 0 of them new or changed:"
+    assert [len(record["annotations"]) for record in load_one_labeled(said[1].strip())] == [3] * 8
+    assert "24 kept, 0 moved, 0 given another class, 0 removed; 0 added" in said[2]
+    assert "Precision 1.00, recall 1.00" in said[2]
+    assert said[1].strip() in said[4]
+    assert tool.run([*words, "--output", str(output)]) == 2
+    assert "exists; choose another name" in " ".join(capsys.readouterr().err.split())
