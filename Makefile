@@ -36,6 +36,7 @@ help:
 	@echo "make venv    create $(VENV) with everything pinned; every target below does so first"
 	@echo "make demo    train the quickstart on the built-in sample set, evaluate, draw, print a table, write a report"
 	@echo "make test    run the whole test suite, but for the slow part: ARGS=\"-m slow\" kills runs over and over"
+	@echo "               and runs every command in README and docs"
 	@echo "               COVERAGE=yes: and what it reaches, processes that it starts included; twice as slow"
 	@echo "make lint    ruff check, ruff format --check, mypy"
 	@echo "make format  let ruff rewrite the code"
