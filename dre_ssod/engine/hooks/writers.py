@@ -132,7 +132,9 @@ class ResumingWriter(PeriodicWriter):
         """Write if it is time."""
         super().after_step()
         iteration = self.trainer.iter
-        if iteration == self.trainer.start_iter and (iteration + 1) % WINDOW:
+        # Where it is written anyway, at the end of a window or of the run, once is enough.
+        is_written = (iteration + 1) % WINDOW == 0 or iteration == self.trainer.max_iter - 1
+        if iteration == self.trainer.start_iter and not is_written:
             for writer in self._writers:
                 if isinstance(writer, CommonMetricPrinter):
                     writer.write()
