@@ -24,10 +24,11 @@ def write_world(root: Path) -> None:
     names = [{"id": number, "name": name} for number, name in enumerate(CELLS, start=1)]
     _write_coco(root / "labels.json", root / "photos", "a", 12, names)
     _write_coco(root / "val.json", root / "photos", "v", 4, names)
-    _write_coco(root / "round_2.json", root / "more_photos", "m", 6, names)
-    # Images without labels beside them.
     _write_coco(root / "hidden.json", root / "more_photos", "n", 6, names)
+    # Corrected by hand, out of the pseudo-labeled photos.
+    _write_coco(root / "corrected.json", root / "photos", "m", 2, names)
     _write_annotations(root / "annots", sorted((root / "photos").glob("a*")), CELLS)
+    _write_label_studio(root / "export.json", ["m00001.jpg", "m00002.jpg"])
     data = root / "datasets"
     _write_coco(data / "VOC07small/train.json", data / "VOC07small/images", "s", 12, names)
     counts = {"train": 60, "val": 4, "test": 6}
@@ -67,6 +68,24 @@ def _write_coco(
     content = {"images": images, "annotations": annotations, "categories": categories}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(content), encoding="utf-8")
+
+
+def _write_label_studio(file: Path, images: Sequence[str]) -> None:
+    """An export as JSON, with an object of each class in every image."""
+    results = [
+        {
+            "type": "rectanglelabels",
+            "original_width": SIZE[1],
+            "original_height": SIZE[0],
+            "value": {"x": 10, "y": 20, "width": 30, "height": 40, "rectanglelabels": [name]},
+        }
+        for name in CELLS
+    ]
+    tasks = [
+        {"id": number, "data": {"image": f"photos/{name}"}, "annotations": [{"result": results}]}
+        for number, name in enumerate(images, start=1)
+    ]
+    file.write_text(json.dumps(tasks), encoding="utf-8")
 
 
 def _write_voc(root: Path, counts: dict[str, int], classes: Sequence[str]) -> None:

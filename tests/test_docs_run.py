@@ -23,6 +23,7 @@ NOT_RUN = {
     "torchrun": "processes of a launcher: tests/launch",
     "--num-machines": "several machines: tests/launch",
     "tools/run_table.py": "whole trainings: tests/tools/test_run_table.py has a small table",
+    "('wandb',)": "a service: tests/engine/hooks/test_trackers.py",
     "tools/gpu_check.py": "a GPU: tests/tools/test_gpu_check.py has its dry run",
 }
 TRAIN2017 = "datasets/coco/annotations/instances_train2017"
@@ -106,6 +107,8 @@ def test_every_command_runs(
         ["train_net.py", "--config-file", *words.split(), "OUTPUT_DIR", f"output/{folder}"]
         for folder, words in runs.items()
     ]
+    labeling = "tools/pseudo_label.py --run output/run --input photos --output labeled"
+    before.append(labeling.split())
     for line in [*before, *(line for _, line in LINES)]:
         start = next((n for n, word in enumerate(line) if word.endswith(".py")), None)
         if start is None or tuple(line) in done or NOT_RUN.keys() & {*line}:
