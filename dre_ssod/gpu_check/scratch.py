@@ -67,6 +67,8 @@ def paper_cfg(setting: Setting, overrides: Mapping[str, Any] | None = None) -> C
         **RANDOM_WEIGHTS,
         "DATASETS.TRAIN": (labeled,),
         "DATASETS.UNLABELED": (unlabeled,),
+        # The same images serve as both.
+        "DATASETS.UNLABELED_OVERLAP": True,
         "DATALOADER.FILTER_EMPTY_ANNOTATIONS": False,
         "SEED": 1,
     }

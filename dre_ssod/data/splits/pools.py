@@ -159,7 +159,8 @@ def _others(name: str, known: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     if not others:
         raise SourceError(
             f"{name}: all of its {len(records)} images are in DATASETS.TRAIN or DATASETS.TEST as "
-            "well, so none is left to be used without labels; name other images"
+            "well, so none is left to be used without labels; name other images, or set "
+            "DATASETS.UNLABELED_OVERLAP True to use labeled ones both ways"
         )
     if len(others) < len(records):
         left_out = len(records) - len(others)
