@@ -77,6 +77,8 @@ class StepParts:
         with torch.no_grad():
             given = self.step.method.student_batch(self.step.teacher, self.batch, self._clock)
         self._all_labeled = _all_labeled(given)
+        while not self.step.method.is_warm:
+            self.whole()
 
     def _matching_threshold(self) -> float:
         boxes = sum(len(image["instances"]) for image in self.batch.labeled)

@@ -36,15 +36,17 @@ class SafeCheckpointer(DetectionCheckpointer):
     """
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Write ``name``.pth, and then name it in ``last_checkpoint``.
+        """Write ``name``.pth, and then name it in ``last_checkpoint``: the first process does.
+
+        Called on all of them, since they may have to bring together what each knows.
 
         Raises:
             CheckpointError: if it cannot be written; earlier files are untouched.
         """
-        if not self.save_dir or not self.save_to_disk:
-            return
         content = {"model": self.model.state_dict()}
         content |= {key: item.state_dict() for key, item in self.checkpointables.items()}
+        if not self.save_dir or not self.save_to_disk:
+            return
         path = Path(self.save_dir) / f"{name}.pth"
         self.logger.info("Saving checkpoint to %s", path)
         with telling_what_stays(), open_whole(path) as file:

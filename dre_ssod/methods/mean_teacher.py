@@ -299,8 +299,17 @@ class MeanTeacher:
         Not called for a step that is skipped because it is not finite.
         """
 
+    @property
+    def is_warm(self) -> bool:
+        """Whether a step does all that it will ever do; False while it has too little to look back
+        on. A benchmark waits for it."""
+        return True
+
     def state_dict(self) -> dict[str, Any]:
-        """What steps have changed: tensors, numbers, texts and plain containers."""
+        """What steps have changed: tensors, numbers, texts and plain containers.
+
+        Asked for on all processes at once; that of the first one is written.
+        """
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -1,31 +1,40 @@
 """MixPL, Mixed Pseudo Labels (Chen et al., 2023): pseudo-mixup and pseudo-mosaic.
 
 A mean teacher labels weak views. The student does not learn from their strong views as they are.
-Each is mixed up with another one, so that an object that the teacher missed is blurred::
+Each is mixed up with an older one, so that an object that the teacher missed is blurred::
 
     x = 1/2 x_i + 1/2 x_j          labels of both
 
-and four of them, reduced, make one more image, a mosaic, so that small objects are common. The
+and four older ones, reduced, make one more image, a mosaic, so that small objects are common. The
 losses of the mosaic weigh half of those of the mixed views together.
 
-What is mixed are the strong views of one pass: the loader draws them by (seed, position), so that a
-resumed run mixes what it would have mixed.
+Each process keeps its newest strong views, as they were before they were mixed, with the labels of
+their step. The oldest of these are partners, the newest tiles of the mosaic. Until there are enough
+of them the student learns from the views of its step alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from detectron2.structures import ImageList, Instances
 from torch import Tensor
 
 from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher
+from dre_ssod.methods.parts.older_views import OlderView, OlderViews
 from dre_ssod.methods.parts.placing import Mixture, Piece, draw_integer, draw_rectangles
+from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.modeling.student_batch import Mixer, StudentBatch
 from dre_ssod.settings import Number, Numbers, setting
+from dre_ssod.structures import TrainingBatch
+from dre_ssod.transfers import to_device
+
+TILES = 4
+"""Of a mosaic."""
 
 
 @METHODS.register()
@@ -39,6 +48,13 @@ class MixPL(MeanTeacher):
             0.7,
             "tau: from this foreground score on a detection of the teacher becomes a pseudo-label.",
             Number(0.0, 1.0),
+        )
+        older_views: int = setting(
+            "SSOD.MIXPL.OLDER_VIEWS",
+            8,
+            "Strong views of earlier steps that a process keeps to mix with; at least as many as "
+            "it draws in a step.",
+            Number(1, 1000),
         )
         mosaic_weight: float = setting(
             "SSOD.MIXPL.MOSAIC_WEIGHT",
@@ -92,9 +108,32 @@ class MixPL(MeanTeacher):
             Number(0.0, 1e6, positive=True),
         )
 
-    def mixer(self, clock: Clock) -> PseudoMix:
-        """Pseudo-mixup and pseudo-mosaic."""
-        return PseudoMix(self.settings)
+    def __init__(self, settings: Any) -> None:
+        super().__init__(settings)
+        self._older = OlderViews(settings.older_views)
+
+    def student_batch(
+        self, teacher: SemiSupervisedRCNN, batch: TrainingBatch, clock: Clock
+    ) -> StudentBatch:
+        """As a mean teacher's, with pseudo-mixup and pseudo-mosaic."""
+        given = super().student_batch(teacher, batch, clock)
+        assert isinstance(given, StudentBatch), "a mean teacher has one student"
+        if given.labels is None:
+            return given
+        return replace(given, mixer=PseudoMix(self.settings, self._older, teacher.preprocess_image))
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether there are views to mix with."""
+        return self._older.are_enough
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"older_views": self._older.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        # Earlier checkpoints have none: views gather again.
+        if state:
+            self._older.load_state_dict(state["older_views"])
 
     def decay(self, clock: Clock) -> float | None:
         """At every third iteration 1 - max(1 - DECAY, gamma / (gamma + t)); a burn-in copies."""
@@ -108,37 +147,50 @@ class MixPL(MeanTeacher):
 
 
 class PseudoMix(Mixer):
-    """Mixes up every strong view with another one, and adds a mosaic of four."""
+    """Mixes up every strong view with an older one, and adds a mosaic of four.
 
-    def __init__(self, settings: MixPL.Settings) -> None:
+    Without enough older views there are the strong views alone, erased.
+    """
+
+    def __init__(
+        self,
+        settings: MixPL.Settings,
+        older: OlderViews,
+        preprocess: Callable[[list[dict[str, Any]]], ImageList],
+    ) -> None:
+        """
+        Args:
+            older: of the steps before; takes in those of this one.
+            preprocess: what the detector does to dicts with ``image`` before it looks at them.
+        """
         self._settings = settings
+        self._older = older
+        self._preprocess = preprocess
+        self._partners: Sequence[OlderView] = ()
         self._mixtures: Sequence[Mixture] = ()
         self._weights: Tensor | None = None
 
     def images(self, images: ImageList, batch: StudentBatch) -> ImageList:
         """The labeled images, the N strong views mixed up, and the mosaic."""
         first = len(batch.labeled)
-        height, width = images.tensor.shape[-2:]
+        padded = int(images.tensor.shape[-2]), int(images.tensor.shape[-1])
         views = [Piece.whole(number, image) for number, image in enumerate(list(images)[first:])]
-        order = torch.randperm(len(views)).tolist()
-        partners = dict(zip(order, [*order[1:], order[0]], strict=True))
-        mixed = [
-            self._mix_up(view, views[partners[view.source]], (height, width)) for view in views
-        ]
-        if self._settings.mosaic_weight > 0.0:
-            order = torch.randperm(len(views)).tolist()
-            four = [views[order[place % len(order)]] for place in range(4)]
-            mixed.append(self._mosaic(four, max(height, width)))
+        mixed = (
+            self._mix(views, padded) if self._older.suffice_for(len(views)) else self._alone(views)
+        )
         canvases, self._mixtures = zip(*mixed, strict=True)
         sizes = images.image_sizes[:first] + [mixture.size for mixture in self._mixtures]
-        return ImageList(stack([*images.tensor[:first], *canvases], (height, width)), sizes)
+        return ImageList(stack([*images.tensor[:first], *canvases], padded), sizes)
 
     def labels(self, labels: list[Instances], batch: StudentBatch) -> list[Instances]:
         """The union of the labels of a mixture's pieces, and with it which losses count."""
         most = self._settings.max_erased
-        found = [mixture.labels(labels, most) for mixture in self._mixtures]
+        device = labels[0].gt_classes.device
+        known = [*labels, *(to_device(view.labels, device) for view in self._partners)]
+        found = [mixture.labels(known, most) for mixture in self._mixtures]
         self._weights = self._balance([len(boxes) > 0 for boxes in found], len(labels))
-        self._weights = self._weights.to(labels[0].gt_classes.device, non_blocking=True)
+        self._weights = self._weights.to(device, non_blocking=True)
+        self._older.add([view["image"] for view in batch.strong], labels)
         return found
 
     def weights(self) -> Tensor | None:
@@ -159,6 +211,24 @@ class PseudoMix(Mixer):
             ]
         )
 
+    def _alone(self, views: Sequence[Piece]) -> list[tuple[Tensor, Mixture]]:
+        """Views as they are, erased."""
+        erased = [self._erase(view) for view in views]
+        return [(piece.image, Mixture(piece.size, [piece])) for piece in erased]
+
+    def _mix(self, views: Sequence[Piece], padded: tuple[int, int]) -> list[tuple[Tensor, Mixture]]:
+        """The N views, each mixed up with one of the N oldest, and a mosaic of the newest."""
+        oldest = _shuffled(self._older.views[: len(views)])
+        newest = _shuffled(self._older.views[-TILES:]) if self._settings.mosaic_weight > 0.0 else []
+        self._partners = [*oldest, *newest]
+        older = [
+            Piece.whole(number, self._preprocess([{"image": view.image}])[0])
+            for number, view in enumerate(self._partners, start=len(views))
+        ]
+        partners, tiles = older[: len(views)], older[len(views) :]
+        mixed = [self._mix_up(*pair, padded) for pair in zip(views, partners, strict=True)]
+        return [*mixed, self._mosaic(tiles, max(padded))] if tiles else mixed
+
     def _mix_up(self, view: Piece, other: Piece, batch: tuple[int, int]) -> tuple[Tensor, Mixture]:
         """Half of a view and half of another one, fitted into the batch and flipped."""
         pieces = [self._erase(view), self._erase(other.fitted(*batch).flipped())]
@@ -173,12 +243,14 @@ class PseudoMix(Mixer):
         return canvas, Mixture((height, width), placed)
 
     def _mosaic(self, views: list[Piece], longest: int) -> tuple[Tensor, Mixture]:
-        """Four views, fitted into tiles and flipped, whose inner corners meet in the middle."""
+        """Views, fitted into four tiles and flipped, whose inner corners meet in the middle."""
         low, high = (round(share * longest) for share in self._settings.mosaic_sides)
         height, width = (draw_integer(max(low, 1), max(high, 1)) for _ in range(2))
         canvas = views[0].image.new_zeros(len(views[0].image), 2 * height, 2 * width)
         placed = []
-        for place, view in enumerate(views):
+        # Where fewer are kept than there are tiles, some are seen again.
+        for place in range(TILES):
+            view = views[place % len(views)]
             piece = self._erase(view.fitted(height, width).flipped())
             left = width if place % 2 else width - piece.size[1]
             top = height if place // 2 else height - piece.size[0]
@@ -188,6 +260,10 @@ class PseudoMix(Mixer):
     def _erase(self, piece: Piece) -> Piece:
         count, largest = self._settings.erase_count, self._settings.erase_size
         return piece.painted_over(draw_rectangles(piece.size, count, largest))
+
+
+def _shuffled(views: Sequence[OlderView]) -> list[OlderView]:
+    return [views[place] for place in torch.randperm(len(views)).tolist()]
 
 
 def stack(images: list[Tensor], batch: tuple[int, int]) -> Tensor:

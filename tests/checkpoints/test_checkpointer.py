@@ -20,8 +20,10 @@ class Counter:
 
     def __init__(self, count: int) -> None:
         self.count = count
+        self.asked = 0
 
     def state_dict(self) -> dict[str, int]:
+        self.asked += 1
         return {"count": self.count}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -64,6 +66,15 @@ def test_both_models_and_the_trainer_come_back(tmp_path: Path) -> None:
         "last_checkpoint",
         "model_0000007.pth",
     ]
+
+
+def test_other_processes_are_asked_for_their_state_and_write_nothing(tmp_path: Path) -> None:
+    trainer = Counter(7)
+    checkpointer = saver(tmp_path, linear(1.0), linear(2.0), trainer)
+    checkpointer.save_to_disk = False
+    checkpointer.save("model_0000007", iteration=7)
+    assert trainer.asked == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_failed_save_names_the_file_and_leaves_the_one_before(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ EXPECTED: dict[str, Expected] = {
     "LabelMatch": Expected(),
     "RPLLike": Expected(overrides={"SSOD.RPL_LIKE.SCORE_THRESHOLD": 0.2}),
     "MixPL": Expected(
-        overrides={"SSOD.MIXPL.SCORE_THRESHOLD": 0.2},
+        overrides={"SSOD.MIXPL.SCORE_THRESHOLD": 0.2, "SSOD.MIXPL.OLDER_VIEWS": 2},
         certain={"SSOD.MIXPL.ERASE_COUNT": (0, 0)},
         not_union=MIXES,
     ),
@@ -201,6 +201,8 @@ def trainer_of(name: str, data: TinyDataset, folder: Path, **overrides: Any) -> 
     trainer.student.load_state_dict(student.state_dict())
     trainer.teacher.load_state_dict(teacher.state_dict())
     trainer._trainer.iter = trainer.cfg.SSOD.BURN_IN_ITERS
+    while not trainer.method.is_warm:
+        losses_of(trainer, batch_of(trainer, trainer.cfg.SSOD.BURN_IN_ITERS))
     return trainer
 
 

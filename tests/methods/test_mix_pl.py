@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.utils import comm
 from torch import Tensor
 
+from dre_ssod.engine.step import SemiSupervisedStep
 from dre_ssod.methods import Clock
+from dre_ssod.methods.mean_teacher import MeanTeacher
 from dre_ssod.methods.mix_pl import MixPL, PseudoMix, stack
+from dre_ssod.methods.parts.older_views import OlderViews
 from dre_ssod.modeling.student_batch import StudentBatch
+from tests.engine.steps import SAMPLE_ALL, make_trainer, run
 from tests.engine.steps import batch as make_batch
-from tests.engine.steps import make_trainer, run
 from tests.factories import labeled_image
 
 SIZE = (64, 96)
@@ -42,17 +50,41 @@ def _labels(views: int) -> list[Instances]:
     return found
 
 
-def _batch(labeled: int = 1) -> StudentBatch:
-    return StudentBatch([labeled_image(n) for n in range(labeled)])
+def _image(color: int, size: tuple[int, int] = SIZE) -> Tensor:
+    return torch.full((3, *size), color, dtype=torch.uint8)
+
+
+def _older(views: int, kept: int = 8) -> OlderViews:
+    """Older view number n is of color n + 11 and shows an object of class n + 10."""
+    older = OlderViews(kept)
+    labels = _labels(views)
+    images = [_image(n + 11, found.image_size) for n, found in enumerate(labels)]
+    for found in labels:
+        found.gt_classes += 10
+    older.add(images, labels)
+    return older
+
+
+def _unchanged(views: list[dict[str, Any]]) -> ImageList:
+    return ImageList.from_tensors([view["image"].float() for view in views], 32)
+
+
+def _batch(views: int = 0) -> StudentBatch:
+    strong = [{"image": _image(number + 1)} for number in range(views)]
+    return StudentBatch([labeled_image(0)], strong)
+
+
+def _mixer(older: OlderViews, **settings: Any) -> PseudoMix:
+    return PseudoMix(replace(MixPL.Settings(), **{**PLAIN, **settings}), older, _unchanged)
 
 
 def _mixed(
     views: int, seed: int = 0, **settings: Any
 ) -> tuple[PseudoMix, ImageList, list[Instances]]:
-    mixer = PseudoMix(replace(MixPL.Settings(), **{**PLAIN, **settings}))
+    mixer = _mixer(_older(6, kept=6), **settings)
     torch.manual_seed(seed)
-    images = mixer.images(_images(views), _batch())
-    return mixer, images, mixer.labels(_labels(views), _batch())
+    images = mixer.images(_images(views), _batch(views))
+    return mixer, images, mixer.labels(_labels(views), _batch(views))
 
 
 def _mean_at(image: Tensor, box: Tensor) -> float:
@@ -61,7 +93,7 @@ def _mean_at(image: Tensor, box: Tensor) -> float:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_every_view_is_mixed_with_another_one_and_both_keep_their_labels(seed: int) -> None:
+def test_every_view_is_mixed_with_one_of_the_oldest_and_both_keep_their_labels(seed: int) -> None:
     _, images, labels = _mixed(3, seed, mosaic_weight=0.0)
     assert len(images) == 4
     assert torch.equal(images.tensor[0], torch.full((3, *SIZE), 100.0))
@@ -69,7 +101,6 @@ def test_every_view_is_mixed_with_another_one_and_both_keep_their_labels(seed: i
     for number, found in enumerate(labels):
         own, other = found.gt_classes.tolist()
         assert own == number
-        assert other != number
         partners.append(other)
         assert images.image_sizes[1 + number] == found.image_size
         # Half of each where both lie, and half of one where the other does not.
@@ -82,7 +113,16 @@ def test_every_view_is_mixed_with_another_one_and_both_keep_their_labels(seed: i
             for value, b in zip((own, other), box, strict=True)
         )
         assert image[0].sum().item() == pytest.approx(total, rel=1e-4)
-    assert sorted(partners) == [0, 1, 2]
+    # Of the six that are kept, the three oldest, each once.
+    assert sorted(partners) == [10, 11, 12]
+
+
+def test_partners_come_in_any_order() -> None:
+    orders = {
+        tuple(found.gt_classes[1].item() for found in _mixed(2, seed, mosaic_weight=0.0)[2])
+        for seed in range(20)
+    }
+    assert orders == {(10, 11), (11, 10)}
 
 
 def test_the_partner_fills_the_batch_and_the_canvas_holds_both() -> None:
@@ -95,15 +135,19 @@ def test_the_partner_fills_the_batch_and_the_canvas_holds_both() -> None:
         assert found.image_size[1] <= SIZE[1]
 
 
-def test_a_view_without_another_one_is_mixed_with_itself() -> None:
-    _, images, (found,) = _mixed(1, mosaic_weight=0.0)
-    # Flipped, but it is of one color: the image itself, with doubled labels.
+def test_a_view_mixed_with_itself_is_itself_with_doubled_labels() -> None:
+    older = OlderViews(1)
+    older.add([_image(1)], _labels(1))
+    mixer = _mixer(older, mosaic_weight=0.0)
+    images = mixer.images(_images(1), _batch(1))
+    (found,) = mixer.labels(_labels(1), _batch(1))
+    # Flipped, but it is of one color.
     assert torch.equal(images.tensor[1], _images(1).tensor[1])
     assert found.gt_classes.tolist() == [0, 0]
     assert torch.equal(*found.gt_boxes.tensor)
 
 
-@pytest.mark.parametrize("views", [1, 3, 4, 6])
+@pytest.mark.parametrize("views", [1, 4])
 def test_a_mosaic_has_four_tiles_that_meet_in_the_middle(views: int) -> None:
     _, images, labels = _mixed(views, mosaic_sides=(0.25, 0.5))
     assert len(images) == 1 + views + 1
@@ -113,8 +157,8 @@ def test_a_mosaic_has_four_tiles_that_meet_in_the_middle(views: int) -> None:
     assert 48 <= width <= 96
     assert found.image_size == (height, width)
     classes = found.gt_classes.tolist()
-    assert len(classes) == 4
-    assert len(set(classes)) == min(views, 4)
+    # The newest four of the six that are kept.
+    assert sorted(classes) == [12, 13, 14, 15]
     # The corner of each tile that touches the middle.
     corners = ((2, 3), (0, 3), (2, 1), (0, 1))
     for box, number, corner in zip(found.gt_boxes.tensor, classes, corners, strict=True):
@@ -136,7 +180,15 @@ def test_a_mosaic_may_make_the_batch_grow_to_what_the_backbone_takes() -> None:
     assert same.sum() == 600
 
 
-def test_pieces_are_erased_anew_in_every_mixture() -> None:
+def test_a_mosaic_of_fewer_views_than_tiles_shows_some_again() -> None:
+    mixer = _mixer(_older(3, kept=3))
+    mixer.images(_images(2), _batch(2))
+    *_, found = mixer.labels(_labels(2), _batch(2))
+    assert len(found) == 4
+    assert set(found.gt_classes.tolist()) == {10, 11, 12}
+
+
+def test_pieces_are_erased_in_every_mixture() -> None:
     _, images, _ = _mixed(2, erase_count=(5, 5), erase_size=0.5)
     assert (images.tensor[1] != images.tensor[2]).any()
     assert (images[1][0] == 0.0).any()
@@ -159,59 +211,152 @@ def test_the_mean_of_all_images_is_that_of_the_views_plus_half_the_mosaic() -> N
     torch.testing.assert_close((weights * losses).mean(), expected)
 
 
-def test_one_view_without_a_label_silences_all_views_and_none_the_mosaic() -> None:
-    mixer = PseudoMix(replace(MixPL.Settings(), erase_count=(0, 0)))
-    torch.manual_seed(0)
-    mixer.images(_images(4), _batch())
-    # Only one of four views has a label: two mixtures do not, and the mosaic does.
-    labels = _labels(4)
-    labels[1:] = [found[:0] for found in labels[1:]]
-    found = mixer.labels(labels, _batch())
-    assert sum(len(boxes) == 0 for boxes in found) == 2
+def _without_labels(views: int, labeled: Collection[int]) -> list[Instances]:
+    """Labels of these views alone."""
+    return [
+        found if number in labeled else found[:0] for number, found in enumerate(_labels(views))
+    ]
+
+
+def _weights(older: Collection[int], newer: Collection[int], **settings: Any) -> list[float]:
+    """Of two views and their mosaic, given which of four older and of two new views are labeled."""
+    kept = OlderViews(4)
+    kept.add([_image(0)] * 4, _without_labels(4, older))
+    mixer = _mixer(kept, **settings)
+    mixer.images(_images(2), _batch(2))
+    mixer.labels(_without_labels(2, newer), _batch(2))
     weights = mixer.weights()
     assert weights is not None
-    assert weights[:4].tolist() == [0.0] * 4
-    assert weights[4].item() == 2.5
-    mixer.labels([boxes[:0] for boxes in labels], _batch())
-    silent = mixer.weights()
-    assert silent is not None
-    assert silent.tolist() == [0.0] * 5
+    found: list[float] = weights.tolist()
+    return found
+
+
+def test_one_view_without_a_label_silences_all_views_and_none_the_mosaic() -> None:
+    # One of the two views has neither a label nor a partner with one: the two oldest have none.
+    assert _weights(older=(3,), newer=(0,)) == [0.0, 0.0, 1.5]
+    assert _weights(older=(), newer=(0, 1)) == [1.5, 1.5, 0.0]
+    assert _weights(older=(), newer=()) == [0.0, 0.0, 0.0]
 
 
 def test_a_partners_label_opens_the_gate() -> None:
-    mixer = PseudoMix(replace(MixPL.Settings(), erase_count=(0, 0), mosaic_weight=0.0))
-    torch.manual_seed(0)
-    mixer.images(_images(2), _batch())
-    labels = _labels(2)
-    labels[1] = labels[1][:0]
-    mixer.labels(labels, _batch())
-    weights = mixer.weights()
-    assert weights is not None
-    assert weights.tolist() == [1.0, 1.0]
+    assert _weights(older=(0, 1), newer=(), mosaic_weight=0.0) == [1.0, 1.0]
 
 
 def test_without_the_gate_losses_count_whatever_is_labeled() -> None:
-    mixer = PseudoMix(replace(MixPL.Settings(), require_labels=False, **PLAIN))
-    mixer.images(_images(4), _batch())
-    mixer.labels([found[:0] for found in _labels(4)], _batch())
-    weights = mixer.weights()
-    assert weights is not None
-    assert (weights > 0).all()
+    assert _weights(older=(), newer=(), require_labels=False) == [1.5, 1.5, 1.5]
+
+
+def _trainer(method: MeanTeacher, steps: int = 1, lr: float = 1.0) -> SemiSupervisedStep:
+    trainer = make_trainer([make_batch(n, unlabeled=2) for n in range(steps)], lr, SAMPLE_ALL)
+    trainer.method = method
+    return trainer
+
+
+def _settings(**settings: Any) -> MixPL.Settings:
+    chosen = {"score_threshold": 0.3, "unsup_loss_weight": 2.0, **settings}
+    return replace(MixPL.Settings(), **chosen)
 
 
 def _step(**settings: Any) -> dict[str, Tensor]:
-    trainer = make_trainer([make_batch(0, unlabeled=2)], lr=1.0)
-    trainer.method = MixPL(replace(MixPL.Settings(), **settings))
+    trainer = _trainer(MixPL(_settings(**settings)))
     run(trainer)
     return dict(trainer.model.state_dict())
 
 
 def test_a_gated_step_teaches_what_labels_alone_teach() -> None:
     # Every label counts as erased, so there is none.
-    silent = _step(max_erased=0.0, unsup_loss_weight=2.0)
+    silent = _step(max_erased=0.0)
     weightless = _step(max_erased=0.0, unsup_loss_weight=0.0)
     for name, tensor in silent.items():
         torch.testing.assert_close(tensor, weightless[name])
+
+
+# Views of the steps before
+
+
+def test_until_there_are_enough_older_views_it_is_a_mean_teacher_on_erased_views() -> None:
+    plain = MeanTeacher(MeanTeacher.Settings(score_threshold=0.3, unsup_loss_weight=2.0))
+    expected = run(_trainer(plain))
+    assert expected["loss_cls_unsup"] > 0.0
+    found = run(_trainer(MixPL(_settings(**PLAIN))))
+    for name, value in expected.items():
+        if "loss" in name:
+            assert found[name] == pytest.approx(value, rel=1e-5), name
+    erased = run(_trainer(MixPL(_settings(erase_count=(19, 19), erase_size=0.5, max_erased=2.0))))
+    assert erased["loss_cls_unsup"] != expected["loss_cls_unsup"]
+
+
+def test_partners_are_two_steps_old_and_tiles_one() -> None:
+    """With as many views in a step as half of those that are kept, as in the code: 4 and 8."""
+    older = OlderViews(8)
+    classes = []
+    for step in range(4):
+        labels = _labels(4)
+        for found in labels:
+            found.gt_classes.fill_(step)
+        mixer = _mixer(older)
+        mixer.images(_images(4), _batch(4))
+        classes.append([found.gt_classes.tolist() for found in mixer.labels(labels, _batch(4))])
+    assert classes[0] == [[0]] * 4
+    assert classes[1] == [[1]] * 4
+    assert classes[2] == [[2, 0]] * 4 + [[1, 1, 1, 1]]
+    assert classes[3] == [[3, 1]] * 4 + [[2, 2, 2, 2]]
+
+
+def test_as_many_views_are_kept_as_a_step_has() -> None:
+    older = _older(2, kept=3)
+    assert not older.are_enough
+    older.add([_image(7)] * 5, _labels(5))
+    assert [view.image[0, 0, 0].item() for view in older.views] == [7] * 5
+    assert older.suffice_for(5)
+    assert not older.suffice_for(6)
+    older.add([_image(8)], _labels(1))
+    assert [view.image[0, 0, 0].item() for view in older.views] == [7, 7, 8]
+
+
+def test_views_are_kept_as_they_were_before_they_were_mixed() -> None:
+    trainer = _trainer(MixPL(_settings(older_views=4)), steps=3, lr=0.0)
+    run(trainer, iterations=range(3))
+    (views,) = trainer.method.state_dict()["older_views"]["processes"]
+    strong = [
+        sample.strong.image for n in (1, 2) for sample in make_batch(n, unlabeled=2).unlabeled
+    ]
+    assert all(torch.equal(view["image"], image) for view, image in zip(views, strong, strict=True))
+    assert any(len(view["boxes"]) for view in views)
+
+
+def _save_and_load(rank: int, folder: str) -> None:
+    """Two processes save what they have, and each finds it again."""
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", world_size=2, rank=rank
+    )
+    older = OlderViews(2)
+    older.add([_image(10 + rank)] * 2, _labels(2))
+    state = older.state_dict()
+    if rank == 0:
+        torch.save(state, f"{folder}/state.pth")
+    dist.barrier()
+    saved = torch.load(f"{folder}/state.pth", weights_only=True)
+    resumed = OlderViews(2)
+    resumed.load_state_dict(saved)
+    for view, own in zip(resumed.views, older.views, strict=True):
+        assert torch.equal(view.image, own.image)
+        assert torch.equal(view.labels.gt_boxes.tensor, own.labels.gt_boxes.tensor)
+        assert torch.equal(view.labels.gt_classes, own.labels.gt_classes)
+    dist.destroy_process_group()
+
+
+def test_a_checkpoint_has_the_views_of_all_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mp.start_processes(_save_and_load, (str(tmp_path),), 2, start_method="fork")
+    saved = torch.load(tmp_path / "state.pth", weights_only=True)
+    # With another number of processes, each takes the views of one of those before.
+    for rank, color in ((0, 10), (1, 11), (2, 10)):
+        monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
+        older = OlderViews(2)
+        older.load_state_dict(saved)
+        assert [view.image[0, 0, 0].item() for view in older.views] == [color, color]
 
 
 # Following

@@ -72,9 +72,8 @@ class Checkpoints(HookBase):
             self._signals.exit_if_stopped()
 
     def _save(self) -> None:
-        if comm.is_main_process():
-            iteration = self.trainer.iter
-            self._checkpointer.save(_name(iteration), iteration=iteration)
+        iteration = self.trainer.iter
+        self._checkpointer.save(_name(iteration), iteration=iteration)
 
     def _name_and_clear(self, iteration: int) -> None:
         """Give the checkpoint of an iteration the further names it has earned, remove old ones."""
