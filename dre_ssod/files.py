@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
+import math
 import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,15 +93,20 @@ def naming_failures(path: Path) -> Iterator[None]:
         raise FileError(_describe(path, error)) from error
 
 
-def clear_partial(folder: Path, is_meant: Callable[[str], object]) -> None:
-    """Remove what killed writes left in a folder that nobody else writes to.
+def clear_partial(
+    folder: Path, is_meant: Callable[[str], object], older_than: float = -math.inf
+) -> None:
+    """Remove what killed writes left in a folder.
 
     Args:
         is_meant: tells for the name of a file whether its rests go.
+        older_than: seconds since the last byte was written, more than any file takes that is being
+            written; without, nobody else may write to the folder.
     """
     for path in folder.glob(f"*{PARTIAL}"):
-        if is_meant(final_name(path)):
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if is_meant(final_name(path)) and time.time() - path.stat().st_mtime > older_than:
+                path.unlink()
 
 
 def final_name(path: Path) -> str:

@@ -85,6 +85,51 @@ def taking_turns(path: Path) -> Iterator[None]:
         yield
 
 
+class Claims:
+    """Numbered pieces of work that several processes share, each taken by one of them at a time.
+
+    Piece n is byte n of a lock file: what a process has ends with it, however it ends, and on
+    another machine as soon as the file server notices. Use as a context manager.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """
+        Args:
+            path: of the lock file, in a folder that exists; opened once per process, see ``_held``.
+        """
+        with naming_failures(path):
+            self._file = path.open("a", encoding="utf-8")
+        self._path = path
+        self.note: str | None = None
+        """What the user should know about the locks, once the first was asked for."""
+
+    def __enter__(self) -> Claims:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def take(self, number: int) -> bool:
+        """Whether this process has the piece now, and no other; True where nobody can know."""
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+        except (BlockingIOError, PermissionError):
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            self.note = (
+                f"The file system of {self._path.parent} has no locks ({error.strerror}): several "
+                "processes may do the same work, to the same result."
+            )
+        return True
+
+    def give_back(self, number: int) -> None:
+        """Let others take a piece."""
+        with contextlib.suppress(OSError):
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, number)
+
+
 def now() -> str:
     """Local time with its offset from UTC, to the second (ISO 8601)."""
     return datetime.now().astimezone().isoformat(timespec="seconds")

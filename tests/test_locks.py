@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dre_ssod.errors import FileError, FolderInUseError
-from dre_ssod.locks import holding, taking_turns
+from dre_ssod.locks import Claims, holding, taking_turns
 
 
 def _hold(path: Path, told: Connection) -> None:
@@ -98,6 +98,11 @@ def test_a_file_system_without_locks_is_said(
         assert "has no locks (No locks available)" in note
     with taking_turns(tmp_path / "turns"):
         pass
+    with Claims(tmp_path / "claims") as claims:
+        assert claims.note is None
+        assert claims.take(3)
+        assert "has no locks (No locks available): several processes may" in (claims.note or "")
+        claims.give_back(3)
 
 
 def test_a_lock_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -124,3 +129,26 @@ def test_processes_that_take_turns_lose_nothing(tmp_path: Path) -> None:
     for process in started:
         process.join()
     assert path.read_text() == "600"
+
+
+def _first_free(path: Path) -> int:
+    """Which of three pieces another process gets."""
+    child = os.fork()
+    if child == 0:
+        with Claims(path) as claims:
+            os._exit(next((number for number in range(3) if claims.take(number)), 3))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_piece_of_work_is_one_processs_until_given_back(tmp_path: Path) -> None:
+    path = tmp_path / "claims"
+    with Claims(path) as claims:
+        assert claims.take(0)
+        assert claims.take(1)
+        assert _first_free(path) == 2
+        claims.give_back(0)
+        assert _first_free(path) == 0
+        assert claims.take(0)
+        assert claims.take(2)
+        assert _first_free(path) == 3
+    assert _first_free(path) == 0

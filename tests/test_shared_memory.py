@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +12,7 @@ import torch
 
 from dre_ssod import workers
 from dre_ssod.data.sources.catalog import ensure_registered
-from dre_ssod.deployment.labeling.bulk_labeling import label_share
+from dre_ssod.deployment.labeling.bulk_labeling import label_missing
 from dre_ssod.deployment.labeling.labeling_job import LabelingJob, prepare
 from dre_ssod.engine.training_data import mean_image_bytes
 from dre_ssod.evaluation.evaluators import build_test_loader
@@ -100,7 +99,7 @@ def test_evaluations_and_labeling_take_no_more_either(
     for batch, few in ((1, False), (1000, True)):
         job = LabelingJob(tmp_path / f"job{batch}", more, categories, 0.4, 0.3, batch, 2)
         caplog.clear()
-        with ExitStack() as until, caplog.at_level(logging.WARNING, "dre_ssod"):
-            prepare(job, cfg, until)
-            assert sum(label_share(job, cfg)) == 4
+        with caplog.at_level(logging.WARNING, "dre_ssod"):
+            prepare(job, cfg)
+            assert sum(label_missing(job, cfg)) == 4
         assert ("2 loading processes need" in caplog.text) == few

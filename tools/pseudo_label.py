@@ -3,8 +3,8 @@
 
     python tools/pseudo_label.py --run output/run --input photos --output labeled
 
-Interrupted? The same command continues where it stopped. --num-gpus N and torchrun share the
-work among processes.
+Interrupted? The same command continues where it stopped. Started again beside the first, on any
+machine that shares the folders, it takes part in the work.
 """
 
 from __future__ import annotations
@@ -14,11 +14,9 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from datetime import timedelta
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dre_ssod_cli.parsers import add_model_options, program_parser
 from dre_ssod_cli.program import run_program
@@ -27,9 +25,6 @@ if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
     from dre_ssod.deployment.labeling.labeling_job import LabelingJob
-
-LONGEST_WAIT = timedelta(days=30)
-"""For the slowest of several processes."""
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -128,41 +123,39 @@ def configure(args: argparse.Namespace) -> tuple[LabelingJob, CfgNode]:
     return job, cfg
 
 
-def start(args: argparse.Namespace, until: ExitStack) -> None:
-    """Write the list of images, or find the one of the interrupted job.
-
-    Args:
-        until: no other command may work in the folder until it is closed.
-    """
-    from dre_ssod.deployment.labeling.label_merge import real_paths
+def start(args: argparse.Namespace) -> dict[str, Any]:
+    """Write the list of images, or find the one of the job that is there; gives its last merge."""
+    from dre_ssod.deployment.labeling.label_merge import last_merge, real_paths
     from dre_ssod.deployment.labeling.labeling_job import prepare
 
     # A set that is not there shows before the work, not after it.
     real_paths(args.exclude)
     job, cfg = configure(args)
-    manifest = prepare(job, cfg, until)
+    manifest = prepare(job, cfg)
     print(f"{manifest.images:,} images, {len(manifest.offsets):,} chunks", flush=True)
+    return last_merge(job.folder)
 
 
-def work(args: argparse.Namespace) -> None:
-    """Label this process's share."""
-    from detectron2.utils import comm
+def work(args: argparse.Namespace, rank: int) -> None:
+    """Label what nobody else does; returns once all is labeled."""
     from detectron2.utils.logger import setup_logger
 
-    from dre_ssod.deployment.labeling.bulk_labeling import label_share
+    from dre_ssod.deployment.labeling.bulk_labeling import label_missing
     from dre_ssod.deployment.labeling.labeling_job import open_manifest
     from dre_ssod.deployment.trained_model import device_of
 
-    rank = comm.get_rank()
-    setup_logger(name="dre_ssod", distributed_rank=rank)
+    # torchrun starts processes that know nothing of each other.
+    rank = int(os.environ.get("LOCAL_RANK", rank))
+    sharers = int(os.environ.get("LOCAL_WORLD_SIZE", args.num_gpus))
+    setup_logger(name="dre_ssod")
     job, cfg = configure(args)
-    device = device_of(cfg, int(os.environ.get("LOCAL_RANK", rank)))
+    device = device_of(cfg, rank)
     if device != cfg.MODEL.DEVICE:
         print(f"process {rank} uses {device}", flush=True)
     cfg.MODEL.DEVICE = device
     total = open_manifest(job.folder).images
     done, begin = 0, time.monotonic()
-    for images in label_share(job, cfg, rank, comm.get_world_size()):
+    for images in label_missing(job, cfg, sharers):
         done += images
         speed = done / (time.monotonic() - begin)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -173,20 +166,33 @@ def work(args: argparse.Namespace) -> None:
         )
 
 
-def finish(args: argparse.Namespace) -> None:
-    """Merge the chunks and say what came out."""
+def finish(args: argparse.Namespace, before: dict[str, Any]) -> None:
+    """Merge the chunks, if no other process has since ``before``, and say what came out."""
     from dre_ssod.deployment.labeling.label_merge import (
         LABEL_NEXT,
         LABEL_NEXT_NAMES,
         RESULT,
         SKIPPED,
         merge,
+        merge_since,
+        note_merge,
         real_paths,
     )
-    from dre_ssod.deployment.labeling.label_tasks import write_tasks
+    from dre_ssod.deployment.labeling.label_tasks import tasks_path, write_tasks
+    from dre_ssod.deployment.labeling.labeling_job import LOCK
+    from dre_ssod.locks import taking_turns
 
     job, cfg = configure(args)
-    summary = merge(job, args.label_next, args.label_next_by, real_paths(args.exclude))
+    arguments = {
+        name: getattr(args, name) for name in ("label_next", "label_next_by", "exclude", "tasks")
+    }
+    with taking_turns(job.folder / LOCK):
+        summary = merge_since(job.folder, before, arguments)
+        if summary is None:
+            summary = merge(job, args.label_next, args.label_next_by, real_paths(args.exclude))
+            if args.tasks:
+                write_tasks(job, args.tasks)
+            note_merge(job.folder, arguments, summary)
     print(f"{summary.boxes:,} boxes on {summary.images:,} images: {job.folder / RESULT}")
     if doubt := doubt_of_many(cfg, summary.boxes / max(summary.images, 1), job.min_score):
         print(doubt)
@@ -195,7 +201,7 @@ def finish(args: argparse.Namespace) -> None:
     names = job.folder / LABEL_NEXT_NAMES
     print(f"{summary.listed:,} images to label next: {job.folder / LABEL_NEXT}, {names}")
     if args.tasks:
-        print(f"as tasks with boxes to correct: {write_tasks(job, args.tasks)}")
+        print(f"as tasks with boxes to correct: {tasks_path(job.folder, args.tasks)}")
 
 
 def doubt_of_many(cfg: CfgNode, boxes_per_image: float, min_score: float) -> str | None:
@@ -218,57 +224,20 @@ def doubt_of_many(cfg: CfgNode, boxes_per_image: float, min_score: float) -> str
     )
 
 
-@contextmanager
-def torchrun_processes() -> Iterator[None]:
-    """The process group that torchrun describes; hardly more than barriers goes through it."""
-    import torch.distributed as dist
-
-    from dre_ssod.launch.processes import join_process_group
-
-    join_process_group("gloo", LONGEST_WAIT)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
-
-
-def run_under_torchrun(args: argparse.Namespace) -> None:
-    """All three steps, the first and the last by process 0 alone."""
-    from detectron2.utils import comm
-
-    from dre_ssod.errors import ConfigError
-
-    if args.num_gpus != 1:
-        raise ConfigError("--num-gpus is given, but torchrun has started the processes")
-    with torchrun_processes(), ExitStack() as until:
-        args.run = comm.all_gather(args.run)[0]
-        if comm.is_main_process():
-            start(args, until)
-        comm.synchronize()
-        work(args)
-        comm.synchronize()
-        if comm.is_main_process():
-            finish(args)
-
-
 def main(args: argparse.Namespace) -> None:
     """Start, work in one or several processes, finish."""
     from detectron2.utils.logger import setup_logger
 
-    from dre_ssod.launch.program import launch_processes
+    from dre_ssod.launch.program import launch_apart
     from dre_ssod.runs.detector import find_checkpoint
 
     # All processes label with the same file, also while a training writes further ones.
     args.run = str(find_checkpoint(Path(args.run))) if args.run else ""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        run_under_torchrun(args)
-        return
     args.num_machines, args.machine_rank, args.dist_url = 1, 0, "auto"
     setup_logger(name="dre_ssod")
-    with ExitStack() as until:
-        start(args, until)
-        launch_processes(work, args)
-        finish(args)
+    before = start(args)
+    launch_apart(work, args)
+    finish(args, before)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -14,7 +14,6 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from types import FrameType
 from typing import Any
 
@@ -125,8 +124,9 @@ def is_lost_process(error: BaseException | None) -> bool:
     )
 
 
-def join_process_group(backend: str, timeout: timedelta) -> None:
+def _join_process_group(backend: str) -> None:
     """Make the processes that torchrun started one group."""
+    timeout = DEFAULT_TIMEOUT
     store, rank, world_size = next(rendezvous("env://", timeout=timeout))
     # The agent's store outlives a restart: under the names of dead processes, the new ones would
     # wait for them.
@@ -143,7 +143,7 @@ def _join_torchrun(on_gpus: bool) -> None:
                 f"has {torch.cuda.device_count()} GPU(s)"
             )
         torch.cuda.set_device(local_rank)
-    join_process_group(_backend(on_gpus), DEFAULT_TIMEOUT)
+    _join_process_group(_backend(on_gpus))
     comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
     comm.synchronize()
 

@@ -6,13 +6,16 @@ import argparse
 import logging
 import os
 import re
+import signal
 import socket
 import sys
 import textwrap
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from multiprocessing import get_context
+from multiprocessing.connection import wait
 from typing import Any
 
 import torch
@@ -21,13 +24,21 @@ from dre_ssod.allocator import keep_freed_memory
 from dre_ssod.config.reading import read_config
 from dre_ssod.errors import ConfigError, UserError, printable
 from dre_ssod.launch.log_file import writes_a_file
-from dre_ssod.launch.processes import ADVICE_FOR_KILLED, is_lost_process, is_torchrun, launch
+from dre_ssod.launch.processes import (
+    ADVICE_FOR_KILLED,
+    is_lost_process,
+    is_torchrun,
+    launch,
+    passing_signals_on,
+)
+from dre_ssod.launch.signals import exit_code
 from dre_ssod.launch.streams import (
     PIPE_CODE,
     losing_output_quietly,
     reader_is_gone,
     showing_all_names,
 )
+from dre_ssod.workers import after_parent
 
 USER_ERROR_CODE = 2
 """Exit code of a program that its user's input stopped; argparse ends with the same."""
@@ -35,6 +46,8 @@ PATIENCE = 10.0
 """Seconds that a process waits for its end after another one of its run has died."""
 TRACEBACK_VARIABLE = "DRE_SSOD_TRACEBACK"
 """Environment variable: 1 prints the traceback of user errors, too."""
+
+logger = logging.getLogger(__name__)
 
 # FloatingPointError: losses that are not finite, named by the training step.
 _EXPECTED = (UserError, OSError, FloatingPointError, torch.OutOfMemoryError)
@@ -97,6 +110,56 @@ def launch_processes(main: Callable[[argparse.Namespace], Any], args: argparse.N
         if reported is not None and reported.value:
             sys.exit(USER_ERROR_CODE)
         raise
+
+
+def launch_apart(main: Callable[..., Any], args: argparse.Namespace) -> None:
+    """Run ``main(args, rank)`` in ``args.num_gpus`` processes that do not need each other.
+
+    One that ends early is named, and the others continue.
+
+    Args:
+        main: of one process.
+        args: as of :func:`launch_processes`.
+
+    Raises:
+        ConfigError: if the arguments cannot be used on this machine, or the config not be read.
+        SystemExit: if no process came to its end, with the code of the first one.
+    """
+    check_arguments(args, read_config(args.config_file, args.opts).MODEL.DEVICE)
+    if args.num_gpus == 1:
+        main(args, 0)
+        return
+    context = get_context("spawn")
+    reported = context.Value("b", 0)
+    started = [
+        context.Process(target=_run_alone, args=(partial(main, rank=rank), args, reported))
+        for rank in range(args.num_gpus)
+    ]
+    codes = []
+    with passing_signals_on():
+        for process in started:
+            process.start()
+        running: dict[Any, int] = {p.sentinel: number for number, p in enumerate(started)}
+        while running:
+            for sentinel in wait(list(running)):
+                number = running.pop(sentinel)
+                started[number].join()
+                code = started[number].exitcode or 0
+                if code < 0:
+                    name = signal.Signals(-code).name
+                    logger.warning("Process %d was ended by %s.", number, name)
+                codes.append(code if code >= 0 else exit_code(-code))
+    if 0 not in codes:
+        sys.exit(codes[0])
+
+
+def _run_alone(main: Callable[..., Any], args: argparse.Namespace, reported: Any) -> None:
+    """One of the processes of :func:`launch_apart`."""
+    # The starting process passes signals on: once.
+    os.setpgrp()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    after_parent(lambda: os._exit(1))
+    _run_process(main, args, reported)
 
 
 def _run_process(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import shutil
-from contextlib import ExitStack, redirect_stdout
+import signal
+from contextlib import redirect_stdout
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -23,13 +26,21 @@ from pycocotools.coco import COCO
 from dre_ssod.config.keys import get_cfg
 from dre_ssod.data.images import read_image
 from dre_ssod.data.sources.catalog import load_one_labeled
-from dre_ssod.deployment.labeling.bulk_labeling import image_line, label_share
+from dre_ssod.deployment.labeling import bulk_labeling
+from dre_ssod.deployment.labeling.bulk_labeling import image_line, label_missing
 from dre_ssod.deployment.labeling.corrected_labels import Changes, compare, join
 from dre_ssod.deployment.labeling.label_manifest import Entry
-from dre_ssod.deployment.labeling.label_merge import merge, real_paths
+from dre_ssod.deployment.labeling.label_merge import (
+    last_merge,
+    merge,
+    merge_since,
+    note_merge,
+    real_paths,
+)
 from dre_ssod.deployment.labeling.label_tasks import write_tasks
-from dre_ssod.deployment.labeling.labeling_job import LabelingJob, chunk_path, prepare
-from dre_ssod.errors import ConfigError, FolderInUseError, SourceError
+from dre_ssod.deployment.labeling.labeling_job import LabelingJob, prepare
+from dre_ssod.errors import ConfigError, SourceError
+from dre_ssod.locks import Claims
 from tests.factories import BOXES, NUM_CLASSES, SIZE, draw, tiny_cfg, tiny_model
 
 CATEGORIES = [{"id": 10 * (k + 1), "name": f"class{k}"} for k in range(NUM_CLASSES)]
@@ -63,19 +74,16 @@ def job_in(folder: Path, images: Path, **changes: Any) -> LabelingJob:
     return replace(job, **changes)
 
 
-def start(job: LabelingJob, cfg: CfgNode) -> None:
-    with ExitStack() as until:
-        prepare(job, cfg, until)
+def run(job: LabelingJob, cfg: CfgNode) -> dict[str, bytes]:
+    """A whole job; the bytes of its results by name."""
+    prepare(job, cfg)
+    list(label_missing(job, cfg))
+    return merged(job)
 
 
-def run(job: LabelingJob, cfg: CfgNode, processes: int = 1) -> dict[str, bytes]:
-    """A whole job, its processes one after the other; the bytes of its results by name."""
-    start(job, cfg)
-    for rank in range(processes):
-        list(label_share(job, cfg, rank, processes))
+def merged(job: LabelingJob) -> dict[str, bytes]:
     merge(job, 3, "both")
-    names = ("pseudo_labels.json", "label_next.json", "skipped.jsonl")
-    return {n: (job.folder / n).read_bytes() for n in names if (job.folder / n).exists()}
+    return read(job)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +91,11 @@ def finished(cfg: CfgNode, images: Path, tmp_path_factory: pytest.TempPathFactor
     job = job_in(tmp_path_factory.mktemp("work") / "job", images)
     run(job, cfg)
     return job
+
+
+def read(job: LabelingJob) -> dict[str, bytes]:
+    names = ("pseudo_labels.json", "label_next.json", "skipped.jsonl")
+    return {n: (job.folder / n).read_bytes() for n in names if (job.folder / n).exists()}
 
 
 def result(job: LabelingJob) -> dict[str, Any]:
@@ -170,28 +183,110 @@ def test_the_result_is_a_dataset(finished: LabelingJob, images: Path) -> None:
     assert count == len(result(finished)["annotations"])
 
 
-@pytest.mark.parametrize("processes", [1, 3])
 def test_an_interrupted_job_gives_the_identical_files(
-    finished: LabelingJob, cfg: CfgNode, images: Path, tmp_path: Path, processes: int
+    finished: LabelingJob, cfg: CfgNode, images: Path, tmp_path: Path
 ) -> None:
     job = job_in(tmp_path / "job", images)
-    start(job, cfg)
-    next(label_share(job, cfg))
-    # What a process leaves that is killed while it writes.
-    chunk_path(job.folder, 2).with_name("000002.jsonl.partial").write_text('{"id": 7, "fi')
-    assert [p.name for p in (job.folder / "chunks").glob("*.jsonl")] == ["000000.jsonl"]
-    before = chunk_path(job.folder, 0).stat().st_mtime_ns
-    for name, content in run(job, cfg, processes).items():
-        expected = (finished.folder / name).read_bytes()
-        assert content == expected, name
-    assert chunk_path(job.folder, 0).stat().st_mtime_ns == before
+    prepare(job, cfg)
+    next(label_missing(job, cfg))
+    (path,) = (job.folder / "chunks").glob("*.jsonl")
+    # What processes leave that are killed while they write, and one that is at it.
+    partial = [path.with_name(f"00000{n}.jsonl.0123abcd.partial") for n in range(2)]
+    for rest in partial:
+        rest.write_text('{"id": 7, "fi')
+    os.utime(partial[0], (0, 0))
+    before = path.stat().st_mtime_ns
+    assert run(job, cfg) == read(finished)
+    assert path.stat().st_mtime_ns == before
+    assert [rest.exists() for rest in partial] == [False, True]
+
+
+class Claimer:
+    """A process that has claimed a chunk and does not get on with it."""
+
+    def __init__(self, job: LabelingJob, chunk: int) -> None:
+        reading, writing = os.pipe()
+        self._process = os.fork()
+        if self._process == 0:
+            with Claims(job.folder / ".chunks.lock") as claims:
+                os.write(writing, b"y" if claims.take(chunk) else b"n")
+                signal.pause()
+        assert os.read(reading, 1) == b"y"
+
+    def kill(self) -> None:
+        os.kill(self._process, signal.SIGKILL)
+        os.waitpid(self._process, 0)
+
+
+def test_the_chunk_of_a_killed_process_is_taken_over(
+    finished: LabelingJob,
+    cfg: CfgNode,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the others, which do not touch it before."""
+    waited: list[float] = []
+    job = job_in(tmp_path / "job", images)
+    prepare(job, cfg)
+    claimer = Claimer(job, 1)
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 2:
+            claimer.kill()
+
+    monkeypatch.setattr(bulk_labeling.time, "sleep", wait)
+    assert sorted(label_missing(job, cfg)) == [2, 3, 3]
+    assert waited == [1.0, 1.0]
+    assert merged(job) == read(finished)
+
+
+def test_the_chunk_of_a_process_that_hangs_is_labeled_again(
+    finished: LabelingJob,
+    cfg: CfgNode,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bulk_labeling, "PATIENCE", 0.0)
+    job = job_in(tmp_path / "job", images)
+    prepare(job, cfg)
+    claimer = Claimer(job, 1)
+    try:
+        assert run(job, cfg) == read(finished)
+    finally:
+        claimer.kill()
+
+
+def test_processes_that_come_at_any_time_share_a_job(
+    finished: LabelingJob, cfg: CfgNode, images: Path, tmp_path: Path
+) -> None:
+    """Nothing is labeled twice while claims are seen."""
+    job = job_in(tmp_path / "job", images, chunk_images=1)
+    prepare(job, cfg)
+    first = label_missing(job, cfg)
+    counts = [next(first)]
+    context = multiprocessing.get_context("fork")
+    counted = context.Value("i", 0)
+
+    def join() -> None:
+        counted.value = sum(label_missing(job, cfg))
+
+    later = context.Process(target=join)
+    later.start()
+    counts += list(first)
+    later.join()
+    assert later.exitcode == 0
+    assert sum(counts) + counted.value == 8
+    assert merged(job) == read(finished)
 
 
 def test_a_job_interrupted_before_its_list_was_whole_starts_anew(
     finished: LabelingJob, cfg: CfgNode, images: Path, tmp_path: Path
 ) -> None:
     job = job_in(tmp_path / "job", images)
-    start(job, cfg)
+    prepare(job, cfg)
     (job.folder / "settings.json").unlink()
     (job.folder / "chunks").rmdir()
     (job.folder / "manifest.jsonl").write_text("[1")
@@ -207,57 +302,61 @@ def test_other_settings_or_other_files_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pytest.raises(ConfigError, match="other settings: min_score, batch_images"):
-        start(replace(finished, min_score=0.9, batch_images=2), cfg)
+        prepare(replace(finished, min_score=0.9, batch_images=2), cfg)
     other = cfg.clone()
     other.MODEL.ROI_HEADS.NMS_THRESH_TEST = 0.3
     with pytest.raises(ConfigError, match=r"other settings: MODEL\.ROI_HEADS\.NMS_THRESH_TEST"):
-        start(finished, other)
+        prepare(finished, other)
     other = cfg.clone()
     other.DATALOADER.NUM_WORKERS = 2
     other.SOLVER.MAX_ITER = 7
-    start(finished, other)
+    prepare(finished, other)
     # A key that a later version adds, at its default.
     defaults = get_cfg()
     defaults.MODEL.NEW_KEY = other.MODEL.NEW_KEY = 3
     monkeypatch.setattr("dre_ssod.deployment.labeling.labeling_job.get_cfg", lambda: defaults)
-    start(finished, other)
+    prepare(finished, other)
     other.MODEL.NEW_KEY = 4
     with pytest.raises(ConfigError, match=r"other settings: MODEL\.NEW_KEY"):
-        start(finished, other)
+        prepare(finished, other)
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(ConfigError, match="is not empty and holds no job"):
-        start(job_in(tmp_path, images), cfg)
+        prepare(job_in(tmp_path, images), cfg)
 
 
-def test_a_folder_belongs_to_one_command_at_a_time(
+def test_one_of_the_processes_of_a_job_merges(
     finished: LabelingJob, cfg: CfgNode, images: Path, tmp_path: Path
 ) -> None:
-    for job in (finished, job_in(tmp_path / "job", images)):
-        with ExitStack() as until:
-            prepare(job, cfg, until)
-            with pytest.raises(FolderInUseError, match=r"is in use: process \d+ of the machine"):
-                start(job, cfg)
-        start(job, cfg)
+    """The others, which began before that, are told what came out; other arguments are another."""
+    folder = shutil.copytree(finished.folder, tmp_path / "job")
+    before = last_merge(folder)
+    assert merge_since(folder, before, {"label_next": 3}) is None
+    summary = merge(replace(finished, folder=folder), 3, "both")
+    note_merge(folder, {"label_next": 3}, summary)
+    assert merge_since(folder, before, {"label_next": 3}) == summary
+    assert merge_since(folder, before, {"label_next": 4}) is None
+    # One that begins now does it again.
+    assert merge_since(folder, last_merge(folder), {"label_next": 3}) is None
 
 
 @pytest.mark.parametrize("text", ["", "[]", "[" * 100_000, '{"manifest": 3}', '{"manifest": {}}'])
 def test_damaged_settings_are_named(cfg: CfgNode, images: Path, tmp_path: Path, text: str) -> None:
     job = job_in(tmp_path / "job", images)
-    start(job, cfg)
+    prepare(job, cfg)
     path = job.folder / "settings.json"
     if text.startswith("{"):
         path.write_text(json.dumps({**json.loads(path.read_text()), **json.loads(text)}))
     else:
         path.write_text(text)
     with pytest.raises(ConfigError, match=r"settings\.json is damaged: .* another --output"):
-        start(job, cfg)
+        prepare(job, cfg)
 
 
 def test_workers_and_a_missing_chunk(
     finished: LabelingJob, cfg: CfgNode, images: Path, tmp_path: Path
 ) -> None:
     job = job_in(tmp_path / "job", images)
-    start(job, cfg)
+    prepare(job, cfg)
     with pytest.raises(FileNotFoundError):
         merge(job, 3, "both")
     assert not (job.folder / "pseudo_labels.json").exists()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import glob
 import importlib
 import json
 import multiprocessing
@@ -34,7 +35,7 @@ class Ending:
         program: a module; its ``run`` takes the words.
         words: its command line.
         method: by which Python starts its processes: fork, spawn or forkserver.
-        sign: a file that the program writes while its own processes work.
+        sign: pattern of a file that the program writes while its own processes work.
         processes: how many there are then, the program included.
         send: number of the signal that the program is then sent; 0 lets it end by itself.
         to_group: whether its processes get the signal as well, as by Ctrl-C.
@@ -136,7 +137,7 @@ class _Running:
         return Outcome(self._code, list(left.values()), self._output.decode())
 
     def _works(self) -> bool:
-        if self._ending.sign and not Path(self._ending.sign).exists():
+        if self._ending.sign and not glob.glob(self._ending.sign):
             return False
         return len(_session(self._process)) >= self._ending.processes
 

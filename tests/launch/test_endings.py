@@ -87,7 +87,7 @@ class Programs:
         torch.save({"model": tiny_model(cfg).state_dict()}, self._folder / "model.pth")
         words = f"--config-file {config} --input {self._folder}/many --classes a,b,c --chunk 1"
         words += f" --output {run}/labels MODEL.WEIGHTS {self._folder}/model.pth"
-        sign = f"{run}/labels/chunks/000000.jsonl"
+        sign = f"{run}/labels/chunks/*.jsonl"
         return Ending("tools.pseudo_label", words.split(), method, sign, 2, signal.SIGKILL)
 
     def checking(self, method: str) -> Ending:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import threading
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -31,7 +34,7 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [*words.split(), "TEST.DETECTIONS_PER_IMAGE", "20"]
 
 
-def test_two_processes_write_what_one_writes(
+def test_processes_of_which_one_is_killed_write_what_one_writes(
     tool: ModuleType,
     arguments: list[str],
     tmp_path: Path,
@@ -46,9 +49,17 @@ def test_two_processes_write_what_one_writes(
     assert len(content["images"]) == 5
     assert [c["name"] for c in content["categories"]] == ["a", "b", "c"]
     assert min(a["score"] for a in content["annotations"]) >= 0.4
-    assert tool.run(["--output", str(two), "--num-gpus", "2", *arguments]) == 0
+    threading.Thread(target=_kill_the_third).start()
+    assert tool.run(["--output", str(two), "--num-gpus", "3", *arguments]) == 0
+    assert "Process 2 was ended by SIGKILL." in "".join(capsys.readouterr())
     for name in ("pseudo_labels.json", "label_next.json"):
         assert (one / name).read_bytes() == (two / name).read_bytes()
+
+
+def _kill_the_third() -> None:
+    while len(children := multiprocessing.active_children()) < 3:
+        time.sleep(0.01)
+    max(children, key=lambda child: child.pid or 0).kill()
 
 
 @pytest.mark.parametrize(("options", "batch"), [([], 3), (["--batch", "2"], 2)])

@@ -8,20 +8,28 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import random
+import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.evaluation import inference_context
 from detectron2.structures import Instances
-from detectron2.utils import comm
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from dre_ssod.data.images import ImageError
 from dre_ssod.deployment.labeling.label_manifest import Entry, Manifest
-from dre_ssod.deployment.labeling.labeling_job import LabelingJob, chunk_path, open_manifest
+from dre_ssod.deployment.labeling.labeling_job import (
+    CHUNKS,
+    CLAIMS,
+    LabelingJob,
+    chunk_path,
+    open_manifest,
+)
 from dre_ssod.deployment.labeling.uncertainty import (
     VIEWS,
     disagreement,
@@ -36,48 +44,104 @@ from dre_ssod.deployment.trained_model import (
     load_trained,
 )
 from dre_ssod.files import write_text
+from dre_ssod.locks import Claims
 from dre_ssod.workers import fitting, image_bytes, tend
 
 logger = logging.getLogger(__name__)
 
 
-def label_share(
-    job: LabelingJob, cfg: CfgNode, rank: int = 0, world_size: int = 1
-) -> Iterator[int]:
-    """Label the chunks of one process; gives the number of images of each as it is finished.
+POLL_SECONDS = 1.0
+PATIENCE = 600.0
+"""Seconds without a finished chunk after which a process labels what another one has claimed."""
+
+
+def label_missing(job: LabelingJob, cfg: CfgNode, sharers: int = 1) -> Iterator[int]:
+    """Label chunks until all are there; gives the number of images of each as it is finished.
+
+    Chunks are claimed one after the other, so that any number of processes may do this, come later
+    and be killed: a claim ends with its process. Of one that hangs, or on a machine whose file
+    server has not noticed its end, chunks are labeled again after ``PATIENCE``. A chunk that two
+    processes label is the same twice.
 
     Args:
-        rank, world_size: this process takes every ``world_size``-th chunk. Which ones does not
-            depend on what others have finished, so none is left out or labeled twice.
+        sharers: processes that label on this machine.
     """
     manifest = open_manifest(job.folder)
-    own = range(rank, len(manifest.offsets), world_size)
-    share = [number for number in own if not chunk_path(job.folder, number).exists()]
-    if not share:
+    there = {path.name for path in (job.folder / CHUNKS).iterdir()}
+    paths = [chunk_path(job.folder, number) for number in range(len(manifest.offsets))]
+    missing = [number for number, path in enumerate(paths) if path.name not in there]
+    # In an order of its own, not that of SEED: processes seldom ask for the same, and where locks
+    # don't reach from machine to machine they seldom do the same.
+    random.SystemRandom().shuffle(missing)
+    if not missing:
         return
-    model = load_trained(cfg, job.model)
-    # InferenceReader gives numbers of 32 bits.
-    size = 4 * image_bytes(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
-    batch_bytes = job.batch_images * size
-    loader = DataLoader(
-        _Images(manifest, InferenceReader(cfg)),
-        batch_sampler=_Batches(manifest, share, job.batch_images),
-        num_workers=fitting(cfg.DATALOADER.NUM_WORKERS, batch_bytes, comm.get_local_size()),
-        collate_fn=list,
-        pin_memory=cfg.MODEL.DEVICE.startswith("cuda"),
-    )
-    lines = _label(model, tend(loader), job)
-    for number, group in itertools.groupby(lines, key=lambda item: item[0]):
-        content = [line for _, line in group]
-        text = "".join(json.dumps(line) + "\n" for line in content)
-        write_text(chunk_path(job.folder, number), text)
-        yield len(content)
+    label = _Labeling(job, cfg, manifest, sharers)
+    last = time.monotonic()
+    with Claims(job.folder / CLAIMS) as claims:
+        while missing:
+            hanging = time.monotonic() - last >= PATIENCE
+            chunks = iter(missing[:1]) if hanging else _claimed(missing, paths, claims)
+            for number, lines in label(chunks):
+                write_text(paths[number], "".join(json.dumps(line) + "\n" for line in lines))
+                claims.give_back(number)
+                yield len(lines)
+            left = [number for number in missing if not paths[number].exists()]
+            if len(left) < len(missing):
+                last = time.monotonic()
+                if left:
+                    logger.info("Waiting for %d chunks that other processes label.", len(left))
+            elif left:
+                time.sleep(POLL_SECONDS)
+            missing = left
+
+
+def _claimed(missing: Sequence[int], paths: Sequence[Path], claims: Claims) -> Iterator[int]:
+    """Those of the missing chunks that nobody else has, claimed as they are asked for."""
+    for number in missing:
+        known = claims.note
+        if claims.take(number):
+            if claims.note != known:
+                logger.warning("%s", claims.note)
+            if paths[number].exists():
+                claims.give_back(number)
+            else:
+                yield number
+
+
+class _Labeling:
+    """The model and how its images are read, for any number of rounds."""
+
+    def __init__(self, job: LabelingJob, cfg: CfgNode, manifest: Manifest, sharers: int) -> None:
+        self.job, self.manifest = job, manifest
+        self.images = _Images(manifest, InferenceReader(cfg))
+        self.model = load_trained(cfg, job.model)
+        # InferenceReader gives numbers of 32 bits.
+        size = 4 * image_bytes(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+        self.workers = fitting(cfg.DATALOADER.NUM_WORKERS, job.batch_images * size, sharers)
+        self.pin_memory = cfg.MODEL.DEVICE.startswith("cuda")
+
+    def __call__(self, chunks: Iterator[int]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+        """The number and the lines of each chunk; the next one is asked for while one is read."""
+        first = next(chunks, None)
+        if first is None:
+            return
+        chunks = itertools.chain([first], chunks)
+        loader = DataLoader(
+            self.images,
+            batch_sampler=_Batches(self.manifest, chunks, self.job.batch_images),
+            num_workers=self.workers,
+            collate_fn=list,
+            pin_memory=self.pin_memory,
+        )
+        lines = _label(self.model, tend(loader), self.job)
+        for number, group in itertools.groupby(lines, key=lambda item: item[0]):
+            yield number, [line for _, line in group]
 
 
 class _Batches:
     """Batches of (chunk, image), never across two chunks; one chunk's names are held at a time."""
 
-    def __init__(self, manifest: Manifest, chunks: Sequence[int], size: int) -> None:
+    def __init__(self, manifest: Manifest, chunks: Iterator[int], size: int) -> None:
         self.manifest = manifest
         self.chunks = chunks
         self.size = size

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+import secrets
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from dre_ssod.data.text_files import read_json
 from dre_ssod.deployment.labeling.label_manifest import open_images
 from dre_ssod.deployment.labeling.labeling_job import LabelingJob, chunk_path, open_manifest
 from dre_ssod.deployment.labeling.uncertainty import MostUncertain
@@ -24,6 +26,8 @@ DETECTIONS = "detections.json"
 LABEL_NEXT = "label_next.json"
 LABEL_NEXT_NAMES = "label_next.txt"
 SKIPPED = "skipped.jsonl"
+MERGED = ".merged.json"
+"""Says which of the processes of a job has merged last, with what arguments."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,32 @@ def merge(
     paths = [os.path.join(manifest.root, image["file_name"]) for image in ranked]
     write_text(job.folder / LABEL_NEXT_NAMES, "".join(f"{path}\n" for path in paths))
     return MergeSummary(images.count, annotations.count, broken, len(ranked))
+
+
+def note_merge(folder: Path, arguments: Mapping[str, Any], summary: MergeSummary) -> None:
+    """Tell processes that wait to merge that it is done."""
+    note = {"by": secrets.token_hex(8), "arguments": arguments, "summary": asdict(summary)}
+    write_text(folder / MERGED, json.dumps(note))
+
+
+def last_merge(folder: Path) -> dict[str, Any]:
+    """What :func:`note_merge` has written last; empty before."""
+    path = folder / MERGED
+    return read_json(path) if path.exists() else {}
+
+
+def merge_since(
+    folder: Path, before: Mapping[str, Any], arguments: Mapping[str, Any]
+) -> MergeSummary | None:
+    """The summary of a merge with these arguments that another process has made meanwhile.
+
+    Args:
+        before: :func:`last_merge` when this process began.
+    """
+    note = last_merge(folder)
+    if not note or note == before or note["arguments"] != arguments:
+        return None
+    return MergeSummary(**note["summary"])
 
 
 def real_paths(sources: Sequence[str]) -> set[str]:

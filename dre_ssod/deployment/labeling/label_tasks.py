@@ -41,8 +41,8 @@ def write_tasks(job: LabelingJob, program: str) -> Path:
     classes = [category["name"] for category in job.categories]
     check_xml_names(classes, program)
     records = _records(job, [image["id"] for image in listed["images"]])
+    path = tasks_path(job.folder, program)
     if program == "cvat":
-        path = job.folder / "tasks.xml"
         write_text(path, cvat_xml(((r["name"], r) for r in records), classes))
         return path
     tasks = []
@@ -52,10 +52,14 @@ def write_tasks(job: LabelingJob, program: str) -> Path:
         # Where names are complete, the root of the file system is what Label Studio serves.
         address = local_address(record["name"].lstrip(os.sep))
         tasks.append(label_studio_task(record, address, classes, {"uncertainty": doubt}))
-    path = job.folder / "tasks.json"
     write_text(path, json.dumps(tasks, indent=1) + "\n")
     write_text(job.folder / CONFIG, label_studio_config(classes))
     return path
+
+
+def tasks_path(folder: Path, program: str) -> Path:
+    """The file that :func:`write_tasks` writes."""
+    return folder / ("tasks.xml" if program == "cvat" else "tasks.json")
 
 
 def _records(job: LabelingJob, ids: list[int | str]) -> list[dict[str, Any]]:

@@ -2,15 +2,14 @@
 
 Its folder holds ``settings.json``, ``manifest.jsonl`` and ``chunks/000000.jsonl`` and so on, one
 line per image. A chunk is written whole, so a job that was interrupted continues with the chunks
-that are missing, with any number of processes, and its result is the same to the last byte.
+that are missing. Any number of processes may work in the folder at a time, on any machines that
+share it, come later and be killed: the result is the same to the last byte.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,20 +21,22 @@ from dre_ssod.deployment.labeling.label_manifest import Manifest, open_images
 from dre_ssod.deployment.trained_model import Category, device_of
 from dre_ssod.errors import ConfigError
 from dre_ssod.files import clear_partial, final_name, write_text
-from dre_ssod.locks import holding
+from dre_ssod.locks import taking_turns
 from dre_ssod.runs.resuming import settings_of
 
 SETTINGS = "settings.json"
 MANIFEST = "manifest.jsonl"
 CHUNKS = "chunks"
+CLAIMS = ".chunks.lock"
 LOCK = ".labeling.lock"
+"""Held to start a job and to merge its chunks."""
+REST_SECONDS = 3600.0
+"""Age from which a file that is not whole is what a killed process left."""
 _UNRELATED = (
     *("VERSION", "SEED", "DATALOADER.", "SOLVER.", "TEST.EVAL_PERIOD", "MODEL.WEIGHTS"),
     "TEST.IMS_PER_BATCH",
 )
 """Keys of training alone, and keys for which a job has settings of its own."""
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -94,45 +95,52 @@ class LabelingJob:
         return as_read
 
 
-def prepare(job: LabelingJob, cfg: CfgNode, until: ExitStack) -> Manifest:
-    """Start a job or take up an interrupted one; for one process, before the others begin.
-
-    Args:
-        until: this process has the folder for itself until it is closed.
+def prepare(job: LabelingJob, cfg: CfgNode) -> Manifest:
+    """Start a job, or join the one that others have started; processes wait for each other here.
 
     Raises:
-        FolderInUseError: if another command is at work in the folder.
         ConfigError: if the folder holds another job or anything else.
         SourceError: if there are no images.
     """
     settings = job.settings(cfg)
     path = job.folder / SETTINGS
-    if path.exists():
-        saved = _read_settings(job.folder)
-        names = [name for name in settings | saved if name != "manifest"]
-        changed = [name for name in names if saved.get(name) != settings.get(name)]
-        if changed:
-            raise ConfigError(
-                f"{job.folder} holds a job with other settings: {', '.join(changed)}. Choose "
-                "another --output, or repeat the command with which the job was started."
-            )
-        _hold(job.folder, until)
-        (job.folder / CHUNKS).mkdir(exist_ok=True)
-        clear_partial(job.folder / CHUNKS, lambda _: True)
-        return open_manifest(job.folder)
     # What a job leaves that was interrupted before its list of images was whole.
     unfinished = (MANIFEST, SETTINGS, LOCK)
-    if job.folder.exists() and any(final_name(p) not in unfinished for p in job.folder.iterdir()):
+    if (
+        job.folder.exists()
+        and not path.exists()
+        and any(final_name(p) not in unfinished for p in job.folder.iterdir())
+        # Another process may have started the job meanwhile.
+        and not path.exists()
+    ):
         raise ConfigError(f"{job.folder} is not empty and holds no job: choose another --output")
     job.folder.mkdir(parents=True, exist_ok=True)
-    _hold(job.folder, until)
-    clear_partial(job.folder, lambda _: True)
-    images = open_images(job.source)
-    manifest = Manifest.write(job.folder / MANIFEST, images, job.chunk_images)
-    # Last, so that a folder with settings has a whole manifest.
-    write_text(path, json.dumps({**settings, "manifest": manifest.as_dict()}, indent=1))
-    (job.folder / CHUNKS).mkdir()
-    return manifest
+    with taking_turns(job.folder / LOCK):
+        if path.exists():
+            _compare(job.folder, settings)
+        else:
+            images = open_images(job.source)
+            manifest = Manifest.write(job.folder / MANIFEST, images, job.chunk_images)
+            # Last, so that a folder with settings has a whole manifest.
+            content = {**settings, "manifest": manifest.as_dict()}
+            write_text(path, json.dumps(content, indent=1))
+        (job.folder / CHUNKS).mkdir(exist_ok=True)
+        for folder in (job.folder, job.folder / CHUNKS):
+            clear_partial(folder, lambda _: True, REST_SECONDS)
+        return open_manifest(job.folder)
+
+
+def _compare(folder: Path, settings: dict[str, Any]) -> None:
+    saved = _read_settings(folder)
+    names = [name for name in settings | saved if name != "manifest"]
+    changed = [name for name in names if saved.get(name) != settings.get(name)]
+    if changed:
+        model = " (--run names another model, or a later checkpoint than that of the start)"
+        listed = ", ".join(n + model if n == "weights_sha256" else n for n in changed)
+        raise ConfigError(
+            f"{folder} holds a job with other settings: {listed}. Choose another --output, or "
+            "repeat the command with which the job was started."
+        )
 
 
 def open_manifest(folder: Path) -> Manifest:
@@ -142,11 +150,6 @@ def open_manifest(folder: Path) -> Manifest:
         return Manifest.from_dict(folder / MANIFEST, settings["manifest"])
     except (KeyError, TypeError) as error:
         raise _damaged(folder / SETTINGS) from error
-
-
-def _hold(folder: Path, until: ExitStack) -> None:
-    if note := until.enter_context(holding(folder / LOCK)):
-        logger.warning("%s", note)
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
