@@ -79,6 +79,7 @@ CHECKS: dict[str, Check] = {
     "MODEL.ROI_BOX_HEAD.NAME": _part(ROI_BOX_HEAD_REGISTRY),
     "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": OneOf(("kl", "smooth_l1")),
     "MODEL.ROI_BOX_HEAD.BETA_NLL": Number(0.0, 1.0),
+    "MODEL.ROI_BOX_HEAD.SIGMA_SCALE": Number(0.0, 100.0, positive=True),
     "MODEL.ROI_BOX_HEAD.DROP_BLOCK": Number(0.0, 0.5),
     "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE": OneOf((False,)),
     "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": OneOf((False,)),

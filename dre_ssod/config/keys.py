@@ -70,6 +70,10 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # sigma^(2 beta), taken as a constant (beta-NLL of Seitzer et al., 2022). 0: the paper's loss.
     # 1: boxes get smooth L1's gradient whatever their variance, and the best variance is the same.
     cfg.MODEL.ROI_BOX_HEAD.BETA_NLL = 0.0
+    # c: in evaluation, use and whatever a teacher says, c * sigma stands for sigma (alpha + 2 log c
+    # for alpha), in s_loc too; the losses of labeled images keep sigma. It corrects a sigma that is
+    # too small or too large: tools/analyze_localization.py measures which c does. 1: the paper's.
+    cfg.MODEL.ROI_BOX_HEAD.SIGMA_SCALE = 1.0
 
     # The variance branch predicts z with sigma = sigmoid(z), in (0, 1), as Unbiased Teacher v2 has
     # it, in place of alpha = log(sigma^2).

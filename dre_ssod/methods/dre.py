@@ -9,23 +9,30 @@ section 3.4).
 Weights never carry a gradient, and a loss is never divided by their sum: a batch of unreliable
 regions is meant to teach less.
 
-What else the variance may do is off by default: weigh more sharply (:func:`emphasized`), and place
-and choose the pseudo-labels (``modeling/refinement.py``).
+What else may be done is off by default: weigh more sharply (:func:`emphasized`) or relative to the
+batch (:func:`relative`), place and choose the pseudo-labels by the variance
+(``modeling/refinement.py``), and bound their scores by class (``parts/score_ranks.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dre_ssod.methods.mean_teacher import METHODS, MeanTeacher
+from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher
+from dre_ssod.methods.parts.score_ranks import RankSettings, RankThresholds
+from dre_ssod.modeling.counts import shared_mean
+from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.modeling.refinement import Refinement
 from dre_ssod.modeling.regions import Regions, RegionScores
 from dre_ssod.settings import Number, OneOf, setting
-from dre_ssod.structures import Mean, StudentLosses
+from dre_ssod.structures import Mean, StudentLosses, UnlabeledSample
+from dre_ssod.teacher import Labels, observe
+from dre_ssod.transfers import chosen
 
 
 @METHODS.register()
@@ -39,7 +46,7 @@ class DRE(MeanTeacher):
     """
 
     @dataclass(frozen=True)
-    class Settings(MeanTeacher.Settings):
+    class Settings(RankSettings, MeanTeacher.Settings):
         ler: bool = setting(
             "SSOD.LER.ENABLED",
             True,
@@ -66,6 +73,12 @@ class DRE(MeanTeacher):
             "1 is the paper's.",
             Number(0.0, 100.0),
         )
+        relative_weights: bool = setting(
+            "SSOD.RELATIVE_WEIGHTS",
+            False,
+            "The weights of foreground regions, s_loc in eq. 11 and s_fg in eq. 14, are divided by "
+            "their mean over the batch: they prefer some regions, and no longer turn a loss down.",
+        )
         label_ranking: bool = setting(
             "SSOD.LABELS.RANK_BY_QUALITY",
             False,
@@ -79,16 +92,46 @@ class DRE(MeanTeacher):
             "TEST.VARIANCE_VOTING does at test time; 0: they stay.",
             Number(0.0, 1e4),
         )
+        label_share: float = setting(
+            "SSOD.LABELS.RANK_SHARE",
+            0.0,
+            "In place of tau, class c is bound by the score at rank n * b_c * RANK_SHARE, as in "
+            "LabelMatch: n images, b_c labeled boxes of c per labeled image. 0: tau; 1: as many "
+            "labels as expected. SSOD.LABELMATCH.MIN_SCORE and WINDOW apply.",
+            Number(0.0, 1.0),
+        )
 
     variance_keys = (
         *("SSOD.LER.ENABLED", "SSOD.PRC.ENABLED"),
         *("SSOD.LABELS.RANK_BY_QUALITY", "SSOD.LABELS.VOTING_SIGMA_T"),
     )
 
+    def __init__(self, settings: Any) -> None:
+        super().__init__(settings)
+        self._ranks = RankThresholds(settings, settings.score_threshold)
+
     @property
     def refinement(self) -> Refinement:
         """What the settings say."""
         return Refinement(self.settings.label_ranking, self.settings.label_voting or None)
+
+    def label(
+        self, teacher: SemiSupervisedRCNN, samples: Sequence[UnlabeledSample], clock: Clock
+    ) -> Labels:
+        """Detections with a score of at least tau, or of the rank's by ``SSOD.LABELS.RANK_SHARE``.
+
+        Ranked by quality, what has a rank is score times s_loc; tau, which stands in for the
+        threshold while no rank is known, then is out of reach.
+        """
+        share = self.settings.label_share
+        if not share:
+            return super().label(teacher, samples, clock)
+        seen = observe(teacher, samples, self.settings.min_score, self.refinement)
+        num_classes: int = teacher.roi_heads.num_classes
+        self._ranks.count(seen.detections, num_classes, clock.iteration)
+        bounds = self._ranks.at(share, num_classes).to(teacher.device, non_blocking=True)
+        labels = [chosen(f, f.gt_scores >= bounds[f.gt_classes]) for f in seen.detections]
+        return Labels.single(seen.carry(labels), seen.score)
 
     def unlabeled_losses(self, cls: Regions, box: Regions) -> StudentLosses:
         """L_u^reg (eq. 11) and L_u^cls (eq. 14)::
@@ -96,19 +139,19 @@ class DRE(MeanTeacher):
             L_u^reg = 1 / N * sum_j s_j^loc * L_smoothL1(t_j^e, t_j^u)
             L_u^cls = 1 / N_fg * sum_i s_i^fg * L_CE(p_i, c_i) + 1 / N_bg * sum_j s_j^bg * L_CE(...)
 
-        What box losses are divided by, N, is said by ``SSOD.BOX_LOSS_NORMALIZER``.
+        What box losses are divided by, N, is said by ``SSOD.BOX_LOSS_NORMALIZER``. With
+        ``SSOD.RELATIVE_WEIGHTS``, s_j^loc and s_i^fg are those of :func:`relative`.
         """
         figures = {}
         box_losses = box.smooth_l1().sum(dim=1)
-        if self.settings.ler:
-            quality = box.matched("gt_localization_quality").detach()
-            s_loc = emphasized(quality, self.settings.quality_power, _best_quality(box))
-            box_losses = s_loc * box_losses
+        s_loc = self.box_weights(box)
+        if s_loc is not None:
             figures["ler_weight"] = Mean.of(s_loc, box.is_foreground)
+            box_losses = self._relative(s_loc, box) * box_losses
         cls_losses = cls.cross_entropy()
         weights = self.region_weights(cls)
         if weights is not None:
-            cls_losses = weights * cls_losses
+            cls_losses = self._relative(weights, cls) * cls_losses
             figures["prc_weight_fg"] = Mean.of(weights, cls.is_foreground)
             figures["prc_weight_bg"] = Mean.of(weights, ~cls.is_foreground)
         separate = self.settings.cls_normalizer == "separate"
@@ -118,12 +161,40 @@ class DRE(MeanTeacher):
         }
         return StudentLosses(unsupervised=losses, figures=figures)
 
+    def box_weights(self, box: Regions) -> Tensor | None:
+        """s_loc of eq. 11; None where LER is off."""
+        if not self.settings.ler:
+            return None
+        quality = box.matched("gt_localization_quality").detach()
+        return emphasized(quality, self.settings.quality_power, _best_quality(box))
+
     def region_weights(self, cls: Regions) -> Tensor | None:
         """s_fg and s_bg of eq. 12 and 13; None where PRC is off."""
         if not self.settings.prc:
             return None
         power, best = self.settings.quality_power, _best_quality(cls)
         return reliability(cls.teacher, cls.is_foreground, lambda s: emphasized(s, power, best))
+
+    def study(self, labeled: Sequence[dict[str, Any]], num_classes: int) -> None:
+        if self.settings.label_share:
+            self._ranks.study(labeled, num_classes)
+
+    def tally(self) -> Mapping[str, Tensor]:
+        return self._ranks.tally()
+
+    def learn(self, totals: Mapping[str, Tensor]) -> None:
+        self._ranks.learn(totals)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._ranks.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._ranks.load_state_dict(state)
+
+    def _relative(self, weights: Tensor, regions: Regions) -> Tensor:
+        if not self.settings.relative_weights:
+            return weights
+        return relative(weights, regions.is_foreground)
 
 
 def emphasized(quality: Tensor, power: float, best: float) -> Tensor:
@@ -137,6 +208,19 @@ def emphasized(quality: Tensor, power: float, best: float) -> Tensor:
         best: s_max.
     """
     return best * (quality / best).pow(power)
+
+
+def relative(weights: Tensor, is_foreground: Tensor) -> Tensor:
+    """``s_i / (1 / N_fg * sum_j s_j)`` for foreground regions, whose mean weight then is 1.
+
+    As weights they say which regions matter more, not how much all of them do. The sum runs over
+    the foreground regions of all processes, which all must call this; other weights stay.
+
+    Args:
+        weights: (R,), without gradient.
+        is_foreground: (R,) bool.
+    """
+    return torch.where(is_foreground, weights / shared_mean(weights, is_foreground), weights)
 
 
 def _best_quality(regions: Regions) -> float:

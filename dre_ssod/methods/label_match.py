@@ -1,8 +1,7 @@
 """LabelMatch (Chen et al., CVPR 2022): labels by rank within the class, and a band of doubt.
 
-Labeled and unlabeled images show the same things equally often. So a class gets as many
-pseudo-labels as its share in the labeled set says, whatever its scores are: the threshold of class
-c is a score at a rank. With b_c labeled boxes of class c per labeled image and n unlabeled images::
+A class gets as many labels as the labeled images let expect (``parts/score_ranks.py``), of two
+kinds. With b_c labeled boxes of class c per labeled image and n unlabeled images::
 
     low(c)  = score at rank n * b_c          high(c) = score at rank n * b_c * alpha
 
@@ -23,9 +22,8 @@ from detectron2.structures.boxes import matched_pairwise_iou
 from torch import Tensor
 
 from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher
-from dre_ssod.methods.parts.labeled_classes import boxes_per_image
 from dre_ssod.methods.parts.per_label import mean_per_label
-from dre_ssod.methods.parts.score_ranks import ScoreRanks, count_scores
+from dre_ssod.methods.parts.score_ranks import RankSettings, RankThresholds
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.modeling.regions import Regions
 from dre_ssod.settings import Number, setting
@@ -36,31 +34,15 @@ from dre_ssod.transfers import chosen
 
 @METHODS.register()
 class LabelMatch(MeanTeacher):
-    """Thresholds by rank, soft targets for what is uncertain, and mining.
-
-    The ranks are those of the scores that the teacher gives while it labels. As long as a rank is
-    below 1, because few images have been seen, tau stands in for the threshold.
-    """
+    """Thresholds by rank, soft targets for what is uncertain, and mining."""
 
     @dataclass(frozen=True)
-    class Settings(MeanTeacher.Settings):
+    class Settings(RankSettings, MeanTeacher.Settings):
         reliable_share: float = setting(
             "SSOD.LABELMATCH.RELIABLE_SHARE",
             0.2,
             "alpha: the best share of the expected labels of a class, which are reliable.",
             Number(0.0, 1.0),
-        )
-        min_score: float = setting(
-            "SSOD.LABELMATCH.MIN_SCORE",
-            0.05,
-            "Lowest score of any label, whatever its rank.",
-            Number(0.0, 1.0),
-        )
-        window: int = setting(
-            "SSOD.LABELMATCH.WINDOW",
-            12800,
-            "The ranks are those among the scores of the newest one to two times as many images.",
-            Number(1, 10**9),
         )
         temperature: float = setting(
             "SSOD.LABELMATCH.TEMPERATURE",
@@ -84,32 +66,14 @@ class LabelMatch(MeanTeacher):
 
     def __init__(self, settings: Any) -> None:
         super().__init__(settings)
-        self._ranks: ScoreRanks | None = None
-        self._boxes_per_image = torch.zeros(0)
-        # Of the pass that is under way: its iteration, counts by class, and images.
-        self._iteration = -1
-        self._counts: Tensor | None = None
-        self._images = 0
+        self._ranks = RankThresholds(settings, settings.score_threshold)
 
     # Labels
 
-    def study(self, labeled: Sequence[dict[str, Any]], num_classes: int) -> None:
-        """Count b_c, the boxes of each class per labeled image; at least one in all of them."""
-        self._boxes_per_image = boxes_per_image(labeled, num_classes)
-        self._ranks = ScoreRanks(num_classes, self.settings.window)
-
     def thresholds(self, num_classes: int) -> tuple[Tensor, Tensor]:
         """high(c) and low(c), (K,) each."""
-        tau = torch.full((num_classes,), self.settings.score_threshold)
-        if self._ranks is None:
-            return tau, tau
-        high, low = (
-            self._ranks.thresholds(share * self._boxes_per_image)
-            for share in (self.settings.reliable_share, 1.0)
-        )
-        high = torch.where(high.isnan(), tau, high).clamp(min=self.settings.min_score)
-        low = torch.where(low.isnan(), tau, low).clamp(min=self.settings.min_score)
-        return high, torch.minimum(low, high)
+        high = self._ranks.at(self.settings.reliable_share, num_classes)
+        return high, torch.minimum(self._ranks.at(1.0, num_classes), high)
 
     def label(
         self, teacher: SemiSupervisedRCNN, samples: Sequence[UnlabeledSample], clock: Clock
@@ -121,7 +85,7 @@ class LabelMatch(MeanTeacher):
         """
         seen = observe(teacher, samples, self.settings.min_score)
         num_classes: int = teacher.roi_heads.num_classes
-        self._count(seen.detections, num_classes, clock)
+        self._ranks.count(seen.detections, num_classes, clock.iteration)
         bounds = torch.stack(self.thresholds(num_classes)).to(teacher.device, non_blocking=True)
         labels = [_select(found, *bounds) for found in seen.detections]
         return Labels.single(seen.carry(labels), seen.score)
@@ -170,40 +134,20 @@ class LabelMatch(MeanTeacher):
 
     # What it learns of the data
 
-    def _count(self, detections: Sequence[Instances], num_classes: int, clock: Clock) -> None:
-        """Count the scores of a pass.
-
-        A step that came to nothing and whoever else asks for labels between two steps leave counts
-        behind: those of another iteration are dropped.
-        """
-        if clock.iteration != self._iteration:
-            self._iteration, self._counts, self._images = clock.iteration, None, 0
-        scores, classes = (
-            torch.cat([found.get(name) for found in detections])
-            for name in ("gt_scores", "gt_classes")
-        )
-        counts = count_scores(scores, classes, num_classes)
-        self._counts = counts if self._counts is None else self._counts + counts
-        self._images += len(detections)
+    def study(self, labeled: Sequence[dict[str, Any]], num_classes: int) -> None:
+        self._ranks.study(labeled, num_classes)
 
     def tally(self) -> Mapping[str, Tensor]:
-        """Scores by class and bin, and images, of the step; nothing during the burn-in."""
-        if self._ranks is None or self._counts is None:
-            return {}
-        counts, self._counts = self._counts, None
-        images = torch.full((1,), float(self._images), device=counts.device)
-        return {"scores": counts, "images": images}
+        return self._ranks.tally()
 
     def learn(self, totals: Mapping[str, Tensor]) -> None:
-        if self._ranks is not None and totals:
-            self._ranks.add(totals["scores"], totals["images"].item())
+        self._ranks.learn(totals)
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self._ranks is None else self._ranks.state_dict()
+        return self._ranks.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if self._ranks is not None and state:
-            self._ranks.load_state_dict(state)
+        self._ranks.load_state_dict(state)
 
 
 def sharpen(probabilities: Tensor, temperature: float) -> Tensor:

@@ -257,6 +257,10 @@ class MeanTeacher:
         """(R,) weight in [0, 1] of each region in the classification loss; None where all are 1."""
         return None
 
+    def box_weights(self, box: Regions) -> Tensor | None:
+        """(R,) weight of each foreground region in the box loss; None where all are 1."""
+        return None
+
     def weight(self, term: str, clock: Clock) -> float:
         """What a loss is multiplied by in the total loss (eq. 3), by its name."""
         return float(self.settings.unsup_loss_weight) if term.endswith(UNSUPERVISED) else 1.0

@@ -5,6 +5,7 @@ Shapes: R regions, K foreground classes, C = K box codings a region, or 1 if cla
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -47,6 +48,7 @@ class GaussianFastRCNNOutputLayers(FastRCNNOutputLayers):
         rescale_quality: bool = False,
         bounded_sigma: bool = False,
         beta_nll: float = 0.0,
+        sigma_scale: float = 1.0,
         **kwargs: Any,
     ) -> None:
         """
@@ -57,10 +59,12 @@ class GaussianFastRCNNOutputLayers(FastRCNNOutputLayers):
             bounded_sigma: the branch predicts z with sigma = sigmoid(z), in (0, 1), in place of
                 alpha; detections then carry the ``coded_sigma`` (R, 4) of their offsets.
             beta_nll: see :func:`dre_ssod.modeling.gaussian.kl_regression_loss`.
+            sigma_scale: what sigma is multiplied by in eval mode, and so whatever a teacher says.
             kwargs: as for Detectron2's ``FastRCNNOutputLayers``.
         """
         super().__init__(input_shape, **kwargs)
         self.beta_nll = beta_nll
+        self.sigma_scale = sigma_scale
         self.log_variance_range = log_variance_range
         self.rescale_quality = rescale_quality
         self.bounded_sigma = bounded_sigma
@@ -83,6 +87,7 @@ class GaussianFastRCNNOutputLayers(FastRCNNOutputLayers):
         arguments["rescale_quality"] = cfg.SSOD.RESCALE_LOCALIZATION_QUALITY
         arguments["bounded_sigma"] = head.BOUNDED_SIGMA
         arguments["beta_nll"] = head.BETA_NLL
+        arguments["sigma_scale"] = head.SIGMA_SCALE
         return arguments
 
     def forward(self, x: Tensor) -> BoxPredictions:
@@ -94,6 +99,8 @@ class GaussianFastRCNNOutputLayers(FastRCNNOutputLayers):
         alpha = alpha.clamp(*self.log_variance_range)
         if self.bounded_sigma:
             alpha = 2.0 * F.logsigmoid(alpha)
+        if not self.training and self.sigma_scale != 1.0:
+            alpha = alpha + 2.0 * math.log(self.sigma_scale)
         return BoxPredictions(logits, deltas, alpha)
 
     def of_class(self, per_class: Tensor, classes: Tensor) -> Tensor:

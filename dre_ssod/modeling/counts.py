@@ -57,3 +57,14 @@ def shared_sum(values: Tensor) -> Tensor:
     if comm.get_world_size() > 1:
         dist.all_reduce(total)
     return total.clamp(min=1.0) / comm.get_world_size()
+
+
+def shared_mean(values: Tensor, chosen: Tensor) -> Tensor:
+    """The mean over all processes of those (R,) values that (R,) booleans choose, without gradient.
+
+    At least 1e-6, to divide by; all processes must call this.
+    """
+    sums = torch.stack([torch.where(chosen, values, 0.0).sum(), chosen.sum()]).detach()
+    if comm.get_world_size() > 1:
+        dist.all_reduce(sums)
+    return (sums[0] / sums[1].clamp(min=1.0)).clamp(min=1e-6)

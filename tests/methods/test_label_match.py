@@ -93,7 +93,7 @@ def test_boxes_are_counted_per_labeled_image_and_class() -> None:
     method = _method()
     method.study([_record(0, 0, 1), _record(0, crowd=2), _record()], 3)
     # Class 2 has no object: it counts as one in all images.
-    torch.testing.assert_close(method._boxes_per_image, torch.tensor([1.0, 1 / 3, 1 / 3]))
+    torch.testing.assert_close(method._ranks._boxes_per_image, torch.tensor([1.0, 1 / 3, 1 / 3]))
 
 
 def test_thresholds_are_scores_at_the_ranks_of_the_labeled_classes() -> None:

@@ -242,3 +242,23 @@ def test_rescaled_quality_reaches_scores_and_detections() -> None:
 def test_without_variance_there_is_no_quality_to_score() -> None:
     plain = _predictor(tiny_cfg(**{LOSS_TYPE: "smooth_l1"}))
     assert _scores(plain, plain(_features())).quality(torch.zeros(REGIONS).long()) is None
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_the_scale_of_sigma_is_that_of_what_is_said_and_not_of_what_is_trained(
+    agnostic: bool,
+) -> None:
+    options = {AGNOSTIC: agnostic}
+    plain = _predictor(tiny_cfg(**options), spread=0.3)
+    scaled = _predictor(tiny_cfg(**options, **{"MODEL.ROI_BOX_HEAD.SIGMA_SCALE": 1.5}))
+    scaled.load_state_dict(plain.state_dict())
+    trained, said = scaled(_features()), scaled.eval()(_features())
+    assert torch.equal(trained.log_variance, plain(_features()).log_variance)
+    assert torch.equal(trained.deltas, said.deltas)
+    torch.testing.assert_close(said.log_variance.exp(), 1.5**2 * trained.log_variance.exp())
+    [before], [after] = (
+        predictor.eval().inference(predictor.eval()(_features()), _proposals((REGIONS,)))[0]
+        for predictor in (plain, scaled)
+    )
+    torch.testing.assert_close(after.pred_boxes_sigma, 1.5 * before.pred_boxes_sigma)
+    assert (after.localization_quality < before.localization_quality).all()

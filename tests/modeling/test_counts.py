@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, multiprocessing
 
-from dre_ssod.modeling.counts import RegionCounts, count_regions
+from dre_ssod.modeling.counts import RegionCounts, count_regions, shared_mean
 
 K = 3
 RANK_LABELS = (
@@ -49,14 +49,19 @@ def test_each_process_gets_its_share_of_the_global_counts(tmp_path: Path) -> Non
     # Over both processes: labeled 7 = 3 + 4, unlabeled 6 = 0 (counted as 1) + 6; halved.
     expected = torch.tensor([[3.5, 1.5, 2.0], [3.0, 0.5, 3.0]])
     for rank in range(2):
-        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), expected)
+        counts, mean = torch.load(tmp_path / f"{rank}.pt")
+        torch.testing.assert_close(counts, expected)
+        # 1 and 2 of the first process, 6 of the second.
+        assert mean.item() == 3.0
 
 
 def _count_on(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
     groups = count_regions(*RANK_LABELS[rank], num_classes=K)
     result: Tensor = torch.tensor([_values(counts) for counts in groups])
-    torch.save(result, Path(folder) / f"{rank}.pt")
+    values, chosen = ((1.0, 2.0, 9.0), (1, 1, 0)) if rank == 0 else ((6.0, 9.0), (1, 0))
+    mean = shared_mean(torch.tensor(values), torch.tensor(chosen) > 0)
+    torch.save((result, mean), Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -67,3 +72,9 @@ def test_the_average_over_processes_is_the_loss_of_one() -> None:
     share = union.foreground / 2
     averaged = sum(rank_errors.sum() / share for rank_errors in errors) / 2
     assert float(averaged) == pytest.approx(torch.cat(errors).mean().item())
+
+
+def test_a_mean_of_nothing_can_be_divided_by() -> None:
+    nothing = torch.zeros(2, dtype=torch.bool)
+    assert shared_mean(torch.ones(2), nothing).item() > 0.0
+    assert not shared_mean(torch.ones(2, requires_grad=True), ~nothing).requires_grad

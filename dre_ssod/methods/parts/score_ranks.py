@@ -1,11 +1,25 @@
-"""The score at a rank within its class, from counts of what a teacher has seen."""
+"""The score at a rank within its class, from counts of what a teacher has seen.
+
+LabelMatch (Chen et al., CVPR 2022) makes thresholds of it. Labeled and unlabeled images show the
+same things equally often. So a class gets as many pseudo-labels as its share in the labeled set
+says, whatever its scores are. With b_c labeled boxes of class c per labeled image and n unlabeled
+images::
+
+    t(c) = score at rank n * b_c * share
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from detectron2.structures import Instances
 from torch import Tensor
+
+from dre_ssod.methods.parts.labeled_classes import boxes_per_image
+from dre_ssod.settings import Number, setting
 
 BINS = 1024
 """Scores are counted in bins of equal width; as a power of two it makes their edges exact."""
@@ -65,3 +79,90 @@ class ScoreRanks:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._counts, self._images = state["counts"].clone(), state["images"].clone()
+
+
+@dataclass(frozen=True)
+class RankSettings:
+    """Keys of a method that has such thresholds."""
+
+    min_score: float = setting(
+        "SSOD.LABELMATCH.MIN_SCORE",
+        0.05,
+        "Lowest score of any label, whatever its rank.",
+        Number(0.0, 1.0),
+    )
+    window: int = setting(
+        "SSOD.LABELMATCH.WINDOW",
+        12800,
+        "The ranks are those among the scores of the newest one to two times as many images.",
+        Number(1, 10**9),
+    )
+
+
+class RankThresholds:
+    """The ranks are those of the scores that the teacher gives while it labels.
+
+    As long as a rank is below 1, because few images have been seen, tau stands in for the
+    threshold. A method hands on to it what it has to study, tally, learn and keep.
+    """
+
+    def __init__(self, settings: RankSettings, tau: float) -> None:
+        self._settings = settings
+        self._tau = tau
+        self._ranks: ScoreRanks | None = None
+        self._boxes_per_image = torch.zeros(0)
+        # Of the pass that is under way: its iteration, counts by class, and images.
+        self._iteration = -1
+        self._counts: Tensor | None = None
+        self._images = 0
+
+    def study(self, labeled: Sequence[dict[str, Any]], num_classes: int) -> None:
+        """Count b_c, the boxes of each class per labeled image; at least one in all of them."""
+        self._boxes_per_image = boxes_per_image(labeled, num_classes)
+        self._ranks = ScoreRanks(num_classes, self._settings.window)
+
+    def at(self, share: float, num_classes: int) -> Tensor:
+        """t(c), (K,), by the share of the expected labels that is wanted."""
+        tau = torch.full((num_classes,), self._tau)
+        if self._ranks is None:
+            return tau
+        found = self._ranks.thresholds(share * self._boxes_per_image)
+        return torch.where(found.isnan(), tau, found).clamp(min=self._settings.min_score)
+
+    def count(self, detections: Sequence[Instances], num_classes: int, iteration: int) -> None:
+        """Count the scores of a pass.
+
+        A step that came to nothing and whoever else asks for labels between two steps leave counts
+        behind: those of another iteration are dropped.
+        """
+        if iteration != self._iteration:
+            self._iteration, self._counts, self._images = iteration, None, 0
+        scores, classes = (
+            torch.cat([found.get(name) for found in detections])
+            for name in ("gt_scores", "gt_classes")
+        )
+        counts = count_scores(scores, classes, num_classes)
+        self._counts = counts if self._counts is None else self._counts + counts
+        self._images += len(detections)
+
+    def tally(self) -> Mapping[str, Tensor]:
+        """Scores by class and bin, and images, of the step; nothing during the burn-in."""
+        if self._ranks is None or self._counts is None:
+            return {}
+        counts, self._counts = self._counts, None
+        images = torch.full((1,), float(self._images), device=counts.device)
+        return {"scores": counts, "images": images}
+
+    def learn(self, totals: Mapping[str, Tensor]) -> None:
+        """Take in what :meth:`tally` gave, summed over all processes."""
+        if self._ranks is not None and totals:
+            self._ranks.add(totals["scores"], totals["images"].item())
+
+    def state_dict(self) -> dict[str, Any]:
+        """What steps have changed."""
+        return {} if self._ranks is None else self._ranks.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`."""
+        if self._ranks is not None and state:
+            self._ranks.load_state_dict(state)
