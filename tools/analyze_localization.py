@@ -6,7 +6,10 @@
 
 Runs a trained model over DATASETS.TEST and writes localization.json and localization.png: the true
 IoU of the detections against their foreground score and against s_loc; whether the predicted sigma
-of the edges is the true one; the AP of the detections ranked by score, by s_loc and by the product.
+of the edges is the true one, and which MODEL.ROI_BOX_HEAD.SIGMA_SCALE would make it so; precision,
+recall and IoU by quarter of s_loc; how far apart the weights of LER and PRC would lie; the AP of
+the detections ranked by score, by s_loc and by the product. With --min-score SSOD.SCORE_THRESHOLD
+the detections are what become pseudo-labels.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from dre_ssod_cli.program import run_program
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
-    from dre_ssod.evaluation.localization import SetReport
+    from dre_ssod.evaluation.localization import Quarter, SetReport, Spread
     from dre_ssod.evaluation.reliability import Reliability
 
 MIN_IOU = 0.5
@@ -88,8 +91,10 @@ def tables_of(
     reports: dict[str, SetReport],
     sigma: dict[str, Reliability],
     rankings: dict[str, dict[str, dict[str, float | None]]],
+    by_quality: list[Quarter],
+    weights: dict[str, Spread],
 ) -> str:
-    """Correlations, reliability of sigma and AP by ranking, as three tables."""
+    """Correlations, sigma, AP by ranking, quarters of s_loc and weights, as five tables."""
     from tabulate import tabulate
 
     from dre_ssod.evaluation.ranking import METRICS
@@ -109,10 +114,18 @@ def tables_of(
         for dataset, found in rankings.items()
         for criterion, figures in found.items()
     ]
+    parts = [
+        [rank, *(number(v) if isinstance(v, float | None) else v for v in asdict(part).values())]
+        for rank, part in enumerate(by_quality, start=1)
+    ]
+    spreads = [[name, part.n, *map(number, list(asdict(part).values())[1:])]
+               for name, part in weights.items()]  # fmt: skip
     tables = (
         (correlations, ["detections", "n", "IoU against", "Spearman", "Pearson"]),
         (edges, ["edge", "n", "mean z", "RMS z", "miscalibration"]),
         (precisions, ["dataset", "ranked by", *METRICS]),
+        (parts, ["quarter", "n", "s_loc", "precision", "recall", "mean IoU"]),
+        (spreads, ["weight", "n", "mean", "deviation", "5 %", "95 %"]),
     )
     return "\n\n".join(
         tabulate(rows, headers=headers, disable_numparse=True) for rows, headers in tables
@@ -121,8 +134,10 @@ def tables_of(
 
 def main(args: argparse.Namespace) -> None:
     """Run, analyze, write, print."""
+    from dre_ssod.data.records import objects_of
+    from dre_ssod.data.sources.catalog import load_one_labeled
     from dre_ssod.deployment.trained_model import load_trained
-    from dre_ssod.evaluation.localization import analyze
+    from dre_ssod.evaluation.localization import Spread, analyze, quarters
     from dre_ssod.evaluation.localization_data import collect
     from dre_ssod.evaluation.reliability import LEVELS, reliability
     from dre_ssod.files import open_whole, write_text
@@ -132,6 +147,14 @@ def main(args: argparse.Namespace) -> None:
     table, rankings = collect(cfg, load_trained(cfg, args.model), args.min_score)
     reports = analyze(table, args.min_score, MIN_IOU)
     sigma = reliability(table.residuals[table.ious >= MIN_IOU])
+    records = [record for name in cfg.DATASETS.TEST for record in load_one_labeled(name)]
+    by_quality = quarters(table, sum(len(objects_of(record)) for record in records), MIN_IOU)
+    weights = {
+        "s_loc (LER)": Spread.of(table.qualities),
+        "score * s_loc (PRC)": Spread.of(table.scores * table.qualities),
+    }
+    ratio = sigma["all"].deviation
+    scale = None if ratio is None else cfg.MODEL.ROI_BOX_HEAD.SIGMA_SCALE * ratio
     folder = Path(cfg.OUTPUT_DIR)
     content = {
         "weights": cfg.MODEL.WEIGHTS,
@@ -143,12 +166,17 @@ def main(args: argparse.Namespace) -> None:
         "coverage_levels": LEVELS,
         "sigma": {name: asdict(part) for name, part in sigma.items()},
         "rankings": rankings,
+        "sigma_scale": scale,
+        "quarters": [asdict(part) for part in by_quality],
+        "weight_spreads": {name: asdict(part) for name, part in weights.items()},
     }
     write_text(folder / "localization.json", json.dumps(content, indent=2) + "\n")
     figure = draw_analysis(table, reports, sigma, rankings, args.min_score, MIN_IOU)
     with open_whole(folder / "localization.png") as picture:
         figure.savefig(picture, format="png")
-    print(tables_of(reports, sigma, rankings))
+    print(tables_of(reports, sigma, rankings, by_quality, weights))
+    if scale is not None:
+        print(f"\nRMS z is 1 on these images with MODEL.ROI_BOX_HEAD.SIGMA_SCALE {scale:.2f}")
     print(
         f"all: score >= {args.min_score}; matched, and edges: those with IoU >= {MIN_IOU} to an "
         "object of their class. z: (predicted - true edge) / sigma. AP: over all detections. "

@@ -83,6 +83,48 @@ class SetReport:
     localization_quality: Correlation
 
 
+@dataclass(frozen=True)
+class Spread:
+    """How far (N,) weights lie apart; None without any.
+
+    Attributes:
+        low, high: the 5th and the 95th percentile.
+    """
+
+    n: int
+    mean: float | None
+    deviation: float | None
+    low: float | None
+    high: float | None
+
+    @classmethod
+    def of(cls, values: FloatArray) -> Spread:
+        """Of finite (N,) values."""
+        if len(values) == 0:
+            return cls(0, None, None, None, None)
+        low, high = np.percentile(values, [5, 95])
+        return cls(len(values), float(values.mean()), float(values.std()), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Quarter:
+    """A quarter of the detections, as they are ordered by s_loc.
+
+    Attributes:
+        n: number of detections.
+        quality: their mean s_loc.
+        precision: share of them that overlap an object of their class from the bound on.
+        recall: number of those over the number of objects; the four quarters' sum is the whole's.
+        mean_iou: true IoU of all of them.
+    """
+
+    n: int
+    quality: float
+    precision: float
+    recall: float | None
+    mean_iou: float
+
+
 def match(
     boxes: FloatArray, classes: IntArray, gt_boxes: FloatArray, gt_classes: IntArray
 ) -> tuple[FloatArray, FloatArray]:
@@ -147,6 +189,30 @@ def report(table: DetectionTable) -> SetReport:
         score=correlate(table.scores, table.ious),
         localization_quality=correlate(table.qualities, table.ious),
     )
+
+
+def quarters(table: DetectionTable, objects: int, min_iou: float = 0.5) -> list[Quarter]:
+    """Detections by quarter of s_loc, the lowest first; no quarter is empty, so fewer of a few.
+
+    Args:
+        objects: number of annotated objects, crowds left out.
+        min_iou: lowest true IoU of a right detection.
+    """
+    parts = np.array_split(np.argsort(table.qualities, kind="stable"), 4)
+    found = []
+    for rows in parts:
+        if len(rows):
+            right = table.ious[rows] >= min_iou
+            found.append(
+                Quarter(
+                    n=len(rows),
+                    quality=float(table.qualities[rows].mean()),
+                    precision=float(right.mean()),
+                    recall=float(right.sum()) / objects if objects else None,
+                    mean_iou=float(table.ious[rows].mean()),
+                )
+            )
+    return found
 
 
 def analyze(

@@ -10,9 +10,11 @@ import pytest
 from dre_ssod.evaluation.localization import (
     Correlation,
     DetectionTable,
+    Spread,
     analyze,
     correlate,
     match,
+    quarters,
     report,
 )
 
@@ -153,3 +155,25 @@ def test_no_images_make_an_empty_table() -> None:
     table = DetectionTable.concatenate([])
     assert len(table) == 0
     assert analyze(table)["all"].score == UNDEFINED
+
+
+def test_quarters_of_quality_restated() -> None:
+    qualities = np.array([0.4, 0.1, 0.3, 0.2, 0.45])
+    ious = np.array([0.9, 0.2, 0.5, 0.8, 0.7])
+    table = DetectionTable(np.full(5, 0.9), qualities, ious, np.zeros((5, 4)))
+    found = quarters(table, objects=8)
+    # In order of quality the IoUs are 0.2, 0.8, 0.5, 0.9, 0.7; the first quarter has two of five.
+    assert [part.n for part in found] == [2, 1, 1, 1]
+    assert [part.quality for part in found] == pytest.approx([0.15, 0.3, 0.4, 0.45])
+    assert [part.precision for part in found] == [0.5, 1.0, 1.0, 1.0]
+    assert [part.recall for part in found] == [1 / 8] * 4
+    assert [part.mean_iou for part in found] == pytest.approx([0.5, 0.5, 0.9, 0.7])
+    assert quarters(table, objects=0)[0].recall is None
+    assert quarters(table.rows(np.zeros(5, dtype=bool)), objects=8) == []
+
+
+def test_a_spread_restated() -> None:
+    values = np.arange(101.0)
+    deviation = float(np.sqrt(np.mean((values - 50.0) ** 2)))
+    assert Spread.of(values) == Spread(101, 50.0, deviation, 5.0, 95.0)
+    assert Spread.of(np.zeros(0)) == Spread(0, None, None, None, None)

@@ -112,6 +112,10 @@ def test_writes_json_and_picture_and_prints_the_table(
         assert -1 <= whole[criterion]["pearson"] <= 1
     assert content["sigma"]["all"]["n"] == 4 * matched["n"]
     assert set(content["rankings"][dataset]) == {"score", "s_loc", "score * s_loc"}
+    assert sum(part["n"] for part in content["quarters"]) == whole["n"]
+    assert content["weight_spreads"]["s_loc (LER)"]["n"] == whole["n"]
+    # The edges whose residuals are known tell what sigma wants to be multiplied by.
+    assert content["sigma_scale"] == content["sigma"]["all"]["deviation"]
     picture = np.asarray(Image.open(folder / "localization.png").convert("RGB"))
     assert picture.shape[1] > 1000
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 100
