@@ -47,6 +47,17 @@ def map_boxes(boxes: Tensor, matrix: Tensor) -> Tensor:
     return hull.to(boxes.dtype)
 
 
+def clip_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """(R, 4) boxes inside an image of (height, width).
+
+    Detectron2's ``Boxes.clip`` looks whether all are finite, for which the host waits for a GPU.
+    """
+    height, width = size
+    x1, y1, x2, y2 = boxes.unbind(1)
+    columns = x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)
+    return torch.stack(columns, dim=1)
+
+
 def align_boxes(
     boxes: Sequence[Tensor], sources: Sequence[View], targets: Sequence[View]
 ) -> list[Tensor]:

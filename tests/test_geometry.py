@@ -18,12 +18,13 @@ from detectron2.data.transforms import (
     TransformList,
     VFlipTransform,
 )
+from detectron2.structures import Boxes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from dre_ssod.data.views.geometric import rotation, shear, translation
-from dre_ssod.geometry import align_boxes, map_boxes, relative_matrix
+from dre_ssod.geometry import align_boxes, clip_boxes, map_boxes, relative_matrix
 from dre_ssod.structures import View
 
 IDENTITY = torch.eye(3, dtype=torch.float64)
@@ -238,3 +239,13 @@ def test_no_boxes_stay_no_boxes(shape: tuple[int, ...]) -> None:
     mapped = map_boxes(torch.zeros(shape), torch.from_numpy(rotation(10.0)))
     assert mapped.shape == (0, 4)
     assert mapped.dtype == torch.float32
+
+
+def test_boxes_are_clipped_as_detectron2_does() -> None:
+    boxes = torch.tensor(
+        [[-5.0, 2.0, 30.0, 90.0], [3.0, -4.0, 120.0, 8.0], [200.0, 70.0, 210.0, 80.0]]
+    )
+    expected = Boxes(boxes.clone())
+    expected.clip((64, 96))
+    assert torch.equal(clip_boxes(boxes, (64, 96)), expected.tensor)
+    assert clip_boxes(boxes[:0], (64, 96)).shape == (0, 4)

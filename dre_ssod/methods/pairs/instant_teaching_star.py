@@ -32,6 +32,7 @@ from dre_ssod.data.mappers import (
     UnlabeledMapper,
     UnlabeledViews,
 )
+from dre_ssod.geometry import clip_boxes
 from dre_ssod.methods.instant_teaching import InstantTeaching
 from dre_ssod.methods.mean_teacher import METHODS, Clock
 from dre_ssod.methods.pairs.pair import Found, Pair
@@ -142,10 +143,8 @@ def rectified(
 def _averaged(
     own: Candidates, probabilities: Tensor, said: Tensor, refined: Tensor, *, final: bool
 ) -> Candidates:
-    boxes = Boxes(refined)
-    boxes.clip(own.size)
     mean = Candidates(own.size, own.boxes, (own.probabilities + probabilities) / 2.0)
     before, after = own.best()[0], mean.best()[0] if final else said
     total = (before + after)[:, None]
-    moved = (before[:, None] * own.boxes + after[:, None] * boxes.tensor) / total
+    moved = (before[:, None] * own.boxes + after[:, None] * clip_boxes(refined, own.size)) / total
     return Candidates(own.size, moved, mean.probabilities)

@@ -7,6 +7,7 @@ from detectron2.layers import cat
 from detectron2.structures import Boxes
 from torch import Tensor
 
+from dre_ssod.geometry import clip_boxes
 from dre_ssod.teacher import TeacherPass
 
 
@@ -46,9 +47,7 @@ def box_spread(seen: TeacherPass, times: int, scale: float) -> list[Tensor]:
     refined = seen.rescore([Boxes(boxes) for boxes in copies]).refined(of_copies)
     spreads = []
     for boxes, sample in zip(refined.split([len(c) for c in copies]), seen.samples, strict=True):
-        clipped = Boxes(boxes)
-        clipped.clip(sample.weak.size)
-        by_label = clipped.tensor.unflatten(0, (-1, times))
+        by_label = clip_boxes(boxes, sample.weak.size).unflatten(0, (-1, times))
         mean = by_label.mean(dim=1)
         sides = (mean[:, 2:] - mean[:, :2]).clamp(min=1.0).repeat(1, 2)
         squares = (by_label - mean[:, None]).square().sum(dim=1)

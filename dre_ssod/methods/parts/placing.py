@@ -15,7 +15,7 @@ from detectron2.structures.boxes import pairwise_intersection
 from torch import Tensor
 from torch.nn import functional as F
 
-from dre_ssod.geometry import map_boxes
+from dre_ssod.geometry import clip_boxes, map_boxes
 from dre_ssod.transfers import chosen
 
 MIN_SIDE = 1.0
@@ -86,8 +86,7 @@ class Piece:
         Those that have left the canvas go, and those of which at least ``max_erased`` of the area
         is painted over; where rectangles overlap, their areas add up.
         """
-        boxes = Boxes(map_boxes(found.gt_boxes.tensor, self.matrix))
-        boxes.clip(size)
+        boxes = Boxes(clip_boxes(map_boxes(found.gt_boxes.tensor, self.matrix), size))
         erased = Boxes(self.erased.to(boxes.device, non_blocking=True))
         hidden = pairwise_intersection(boxes, erased).sum(dim=1)
         kept = boxes.nonempty(MIN_SIDE) & (hidden < max_erased * boxes.area())

@@ -25,6 +25,7 @@ from fvcore.nn.distributed import differentiable_all_reduce
 from torch import Tensor
 from torch.nn import functional as F
 
+from dre_ssod.geometry import clip_boxes
 from dre_ssod.methods.mean_teacher import METHODS, Clock
 from dre_ssod.methods.parts.architecture import require_architecture
 from dre_ssod.methods.parts.jitter import jittered
@@ -35,7 +36,7 @@ from dre_ssod.modeling.student_batch import Mixer, StudentBatch
 from dre_ssod.settings import Number, setting
 from dre_ssod.structures import UNSUPERVISED, StudentLosses, UnlabeledSample
 from dre_ssod.teacher import Labels, TeacherPass, observe
-from dre_ssod.transfers import chosen
+from dre_ssod.transfers import HostCopy, to_device
 
 VIEWS = 2
 """Of each labeled image, the weak one last."""
@@ -131,8 +132,9 @@ class RobustTeacher(UnbiasedTeacher):
         """What a second look finds, from the first bound on that leaves a box in the image."""
         seen = observe(teacher, samples, self.settings.min_score)
         bounds = self.bounds().to(teacher.device, non_blocking=True)
-        labels = [above_first_bound(found, bounds) for found in self.corrected(seen)]
-        return Labels.single(seen.carry(labels), seen.score)
+        corrected = self.corrected(seen)
+        are_labels = torch.cat([above_first_bound(found.gt_scores, bounds) for found in corrected])
+        return Labels.single(seen.carry(corrected, are_labels), seen.score)
 
     def corrected(self, seen: TeacherPass) -> list[Instances]:
         """Detections among the teacher's detections and their jittered copies, as proposals."""
@@ -140,9 +142,8 @@ class RobustTeacher(UnbiasedTeacher):
         candidates = []
         for found, sample in zip(seen.detections, seen.samples, strict=True):
             boxes = found.gt_boxes.tensor
-            moved = Boxes(torch.cat([boxes, jittered(boxes, copies, scale).reshape(-1, 4)]))
-            moved.clip(sample.weak.size)
-            candidates.append(moved)
+            moved = torch.cat([boxes, jittered(boxes, copies, scale).reshape(-1, 4)])
+            candidates.append(Boxes(clip_boxes(moved, sample.weak.size)))
         return seen.detect_again(candidates, self.settings.min_score)
 
     def bounds(self) -> Tensor:
@@ -212,19 +213,18 @@ def class_weights(scores: Tensor, rebalance: float) -> Tensor:
     return torch.cat([moved, torch.ones_like(moved[:1])])
 
 
-def above_first_bound(found: Instances, bounds: Tensor) -> Instances:
-    """Detections that score above the first bound which leaves at least one; else none.
+def above_first_bound(scores: Tensor, bounds: Tensor) -> Tensor:
+    """(R,) bool: the detections above the first bound which leaves at least one; else none.
 
     Args:
-        found: of one image, with ``gt_scores``.
+        scores: (R,) of one image.
         bounds: highest first.
     """
-    if len(found) == 0:
-        return found
-    leaves_one = found.gt_scores.max() > bounds
-    # argmax gives the first of those that are equal.
-    bound = torch.where(leaves_one.any(), bounds[leaves_one.float().argmax()], torch.inf)
-    return chosen(found, found.gt_scores > bound)
+    is_above = scores[:, None] > bounds
+    leaves_one = is_above.any(dim=0)
+    # The first of the bounds that leave one.
+    is_first = leaves_one & (leaves_one.cumsum(dim=0) == 1)
+    return (is_above & is_first).any(dim=1)
 
 
 class Paste(Mixer):
@@ -247,10 +247,14 @@ class Paste(Mixer):
         assert batch.labels is not None, "there are strong views, so there are labels"
         first = len(batch.labeled)
         self._pasted = []
-        for view, labels in enumerate(batch.labels.cls.instances()):
+        views = batch.labels.cls.instances()
+        boxes = HostCopy(torch.cat([labels.gt_boxes.tensor for labels in views])).read()
+        split = boxes.split([len(labels) for labels in views])
+        for view, (labels, own) in enumerate(zip(views, split, strict=True)):
             weak = VIEWS * (view % (first // VIEWS)) + VIEWS - 1
             objects = batch.labeled[weak]["instances"]
-            chosen = fitting_objects(objects, labels.to("cpu"), *self._bounds)
+            on_host = Instances(labels.image_size, gt_boxes=Boxes(own))
+            chosen = fitting_objects(objects, on_host, *self._bounds)
             for x1, y1, x2, y2 in chosen.gt_boxes.tensor.round().long().tolist():
                 pixels = images.tensor[weak, :, y1:y2, x1:x2]
                 images.tensor[first + view, :, y1:y2, x1:x2] = pixels
@@ -263,7 +267,7 @@ class Paste(Mixer):
         for own, pasted in zip(labels, self._pasted, strict=True):
             device = own.gt_classes.device
             found = Instances(own.image_size, gt_boxes=own.gt_boxes, gt_classes=own.gt_classes)
-            merged.append(Instances.cat([found, pasted.to(device)]))
+            merged.append(Instances.cat([found, to_device(pasted, device)]))
         return merged
 
 
@@ -278,7 +282,7 @@ def fitting_objects(
 
     Args:
         objects: ``gt_boxes`` and ``gt_classes`` of a labeled image.
-        labels: pseudo-labels of the view; without any, nothing is pasted.
+        labels: ``gt_boxes`` of the view's pseudo-labels; without any, nothing is pasted.
         max_cover: largest share of a label that an object may cover.
         min_visible: smallest share of an object inside the view.
         min_area: in square pixels, inside the view.

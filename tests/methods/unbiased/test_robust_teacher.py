@@ -111,10 +111,9 @@ def test_bounds_fall_from_seven_tenths_to_a_third() -> None:
 def test_the_first_bound_that_leaves_a_box_counts(
     scores: tuple[float, ...], kept: tuple[float, ...]
 ) -> None:
-    found = pseudo_labels([LABEL[0]] * len(scores))
-    found.gt_scores = torch.tensor(scores)
-    labels = above_first_bound(found, _method().bounds())
-    assert labels.gt_scores.tolist() == pytest.approx(kept)
+    found = torch.tensor(scores)
+    chosen = found[above_first_bound(found, _method().bounds())]
+    assert chosen.tolist() == pytest.approx(kept)
 
 
 def test_labels_are_corrected_and_bounded_image_by_image() -> None:
@@ -123,7 +122,7 @@ def test_labels_are_corrected_and_bounded_image_by_image() -> None:
     method = _method(jitter_copies=0)
     labels = method.label(teacher, samples, Clock(0, 0, 10)).cls.origin
     corrected = method.corrected(observe(teacher, samples, 0.05))
-    expected = [above_first_bound(found, method.bounds()) for found in corrected]
+    expected = [found[above_first_bound(found.gt_scores, method.bounds())] for found in corrected]
     assert _equal(list(labels), expected)
     assert all(len(found) > 0 for found in labels)
 
