@@ -1,4 +1,4 @@
-"""The errors that a user can put right; programs print them without a traceback."""
+"""The errors that a user can put right, printed without a traceback; and how texts are shown."""
 
 from __future__ import annotations
 
@@ -44,3 +44,9 @@ def printable(text: str) -> str:
         character if character.isprintable() or character in "\n\t" else repr(character)[1:-1]
         for character in text
     )
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things for a message: "1 image", "2,000 images", "3 boxes"."""
+    ending = "" if number == 1 else "es" if noun.endswith("x") else "s"
+    return f"{number:,} {noun}{ending}"

@@ -10,6 +10,7 @@ The source and --val, --test become the parts train, val and test of the new dat
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -44,12 +45,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     """Convert and print."""
     from dre_ssod.data.conversion.convert import convert
+    from dre_ssod.errors import counted
 
     named = {"train": args.source, "val": args.val, "test": args.test}
     sources = {split: source for split, source in named.items() if source is not None}
     for part in convert(sources, args.to, Path(args.output), args.images):
-        print(f"{part.split}: {part.images} images with {part.boxes} boxes, to be read as")
-        print(f"  {part.uri}")
+        counts = f"{counted(part.images, 'image')} with {counted(part.boxes, 'box')}"
+        print(f"{part.split}: {counts}, to be read as")
+        # A shell would take the & of some for itself.
+        print(f"  {shlex.quote(part.uri)}")
         for what, count in part.lost.items():
             print(f"  {count} {what}")
 

@@ -78,6 +78,7 @@ def run_on_images(args: argparse.Namespace) -> tuple[Results, int]:
 
     from dre_ssod.data.images import ImageError
     from dre_ssod.deployment.demo import find_images, plan_outputs, run_on_image
+    from dre_ssod.errors import counted
 
     images = find_images(args.input)
     pictures: list[Path | None] = [None] * len(images)
@@ -93,7 +94,8 @@ def run_on_images(args: argparse.Namespace) -> tuple[Results, int]:
         except ImageError as error:
             skipped += 1
             tqdm.write(f"skipped: {error}", file=sys.stderr)
-    print(f"{len(results)} detections on {len(images) - skipped} images, {skipped} skipped")
+    seen = counted(len(images) - skipped, "image")
+    print(f"{counted(len(results), 'detection')} on {seen}, {skipped:,} skipped")
     if args.output is not None:
         print(f"Pictures: {args.output}")
     return results, skipped

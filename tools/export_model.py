@@ -104,12 +104,13 @@ def check(
 ) -> None:
     """Say by how much an exported model differs, and refuse it if that is too much."""
     from dre_ssod.deployment.export import ExportError, largest_differences
+    from dre_ssod.errors import counted
 
     worst, detections, count = largest_differences(model, exported, images)
     shown = ", ".join(f"{field} {value:.2g}" for field, value in worst.items())
     print(
-        f"{name} against eager, {count} images, {detections} detections; largest difference: "
-        f"{shown}"
+        f"{name} against eager, {counted(count, 'image')}, {counted(detections, 'detection')}; "
+        f"largest difference: {shown}"
     )
     over = [f"{field} {value:.3g}" for field, value in worst.items() if not value <= tolerance]
     if over:

@@ -102,7 +102,8 @@ def choose(args: argparse.Namespace, records: Sequence[NamedRecord]) -> Split:
 def main(args: argparse.Namespace) -> None:
     """Choose, write, print."""
     from dre_ssod.data.conversion.coco_content import coco_uri, write_split
-    from dre_ssod.data.sources.catalog import class_names, load_named
+    from dre_ssod.data.remarks import Remarks
+    from dre_ssod.data.sources.catalog import class_names, load_named, load_unlabeled
     from dre_ssod.data.splits.counts import hold_out, objects_by_class
     from dre_ssod.errors import printable
 
@@ -111,8 +112,11 @@ def main(args: argparse.Namespace) -> None:
     held_out = set() if args.val is None else hold_out(records, args.val, args.fold or 0)
     split = choose(args, [entry for entry in records if entry[0] not in held_out])
     image_root = write_split(args.source, records, split, output, held_out)
+    # Sources without splits have images that nobody has labeled, and that no record stands for.
+    loose = len(load_unlabeled([args.source], Remarks())) - len(records)
+    unlabeled = split.total - len(split.labeled_ids) + loose
     print(
-        f"{len(split.labeled_ids)} labeled, {split.total - len(split.labeled_ids)} unlabeled and "
+        f"{len(split.labeled_ids)} labeled, {unlabeled} unlabeled and "
         f"{len(held_out)} test images, SHA-256 of the labeled {split.sha256}"
     )
     objects = objects_by_class(records, set(split.labeled_ids), class_names([args.source]))
@@ -121,11 +125,11 @@ def main(args: argparse.Namespace) -> None:
     print("Train with it by")
     keys = {"TRAIN": "labeled", "UNLABELED": "unlabeled", "TEST": "val"}
     parts = {key: output / f"{part}.json" for key, part in keys.items()}
-    words = [
-        f"DATASETS.{key} \"('{coco_uri(path, image_root)}',)\""
-        for key, path in parts.items()
-        if path.exists()
-    ]
+    uris = {key: coco_uri(path, image_root) for key, path in parts.items() if path.exists()}
+    if loose:
+        # All of its images, of which training leaves the labeled and the measured ones out.
+        uris["UNLABELED"] = args.source
+    words = [f"DATASETS.{key} \"('{uri}',)\"" for key, uri in uris.items()]
     print(f"  {' '.join(words)} {NO_FURTHER_DRAW} DATASETS.SPLIT_FILE ''")
     if not held_out:
         split_file = shlex.quote(str(output / "split.json"))

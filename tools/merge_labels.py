@@ -46,7 +46,7 @@ def main(args: argparse.Namespace) -> None:
     from dre_ssod.data.conversion.coco_content import coco_uri, content_of
     from dre_ssod.data.records import objects_of
     from dre_ssod.deployment.labeling.corrected_labels import compare, join
-    from dre_ssod.errors import ConfigError
+    from dre_ssod.errors import ConfigError, counted
     from dre_ssod.files import write_text
 
     if args.output.exists():
@@ -57,11 +57,12 @@ def main(args: argparse.Namespace) -> None:
     write_text(args.output, json.dumps(merged.content) + "\n")
     boxes = sum(len(objects_of(record)) for record in joined.records)
     uri = coco_uri(args.output, merged.image_root)
-    counts = f"{len(joined.records)} images with {boxes} boxes"
+    counts = f"{counted(len(joined.records), 'image')} with {counted(boxes, 'box')}"
     print(f"{counts}, {joined.corrected} of them new or changed:\n  {uri}")
     if changes is not None:
+        seen = counted(changes.images, "corrected image")
         print(
-            f"On {changes.images} corrected images the model's boxes: {changes.kept} kept, "
+            f"On {seen} the model's boxes: {changes.kept} kept, "
             f"{changes.moved} moved, {changes.renamed} given another class, {changes.removed} "
             f"removed; {changes.added} added. Precision {changes.precision:.2f}, recall "
             f"{changes.recall:.2f} at IoU 0.5."

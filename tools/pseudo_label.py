@@ -127,12 +127,14 @@ def start(args: argparse.Namespace) -> dict[str, Any]:
     """Write the list of images, or find the one of the job that is there; gives its last merge."""
     from dre_ssod.deployment.labeling.label_merge import last_merge, real_paths
     from dre_ssod.deployment.labeling.labeling_job import prepare
+    from dre_ssod.errors import counted
 
     # A set that is not there shows before the work, not after it.
     real_paths(args.exclude)
     job, cfg = configure(args)
     manifest = prepare(job, cfg)
-    print(f"{manifest.images:,} images, {len(manifest.offsets):,} chunks", flush=True)
+    chunks = counted(len(manifest.offsets), "chunk")
+    print(f"{counted(manifest.images, 'image')}, {chunks}", flush=True)
     return last_merge(job.folder)
 
 
@@ -180,6 +182,7 @@ def finish(args: argparse.Namespace, before: dict[str, Any]) -> None:
     )
     from dre_ssod.deployment.labeling.label_tasks import tasks_path, write_tasks
     from dre_ssod.deployment.labeling.labeling_job import LOCK
+    from dre_ssod.errors import counted
     from dre_ssod.locks import taking_turns
 
     job, cfg = configure(args)
@@ -193,13 +196,15 @@ def finish(args: argparse.Namespace, before: dict[str, Any]) -> None:
             if args.tasks:
                 write_tasks(job, args.tasks)
             note_merge(job.folder, arguments, summary)
-    print(f"{summary.boxes:,} boxes on {summary.images:,} images: {job.folder / RESULT}")
+    found = f"{counted(summary.boxes, 'box')} on {counted(summary.images, 'image')}"
+    print(f"{found}: {job.folder / RESULT}")
     if doubt := doubt_of_many(cfg, summary.boxes / max(summary.images, 1), job.min_score):
         print(doubt)
     if summary.skipped:
-        print(f"{summary.skipped:,} images could not be read: {job.folder / SKIPPED}")
+        print(f"{counted(summary.skipped, 'image')} could not be read: {job.folder / SKIPPED}")
     names = job.folder / LABEL_NEXT_NAMES
-    print(f"{summary.listed:,} images to label next: {job.folder / LABEL_NEXT}, {names}")
+    listed = counted(summary.listed, "image")
+    print(f"{listed} to label next: {job.folder / LABEL_NEXT}, {names}")
     if args.tasks:
         print(f"as tasks with boxes to correct: {tasks_path(job.folder, args.tasks)}")
 

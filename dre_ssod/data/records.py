@@ -7,8 +7,10 @@ A record is the dict of one image with ``file_name`` and ``image_id``; of a labe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -94,3 +96,18 @@ def make_table(records: Sequence[dict[str, Any]]) -> BoxTable:
         category=np.array([item["category_id"] for item in items], dtype=np.int64),
         crowd=np.array([is_crowd(item) for item in items], dtype=np.bool_),
     )
+
+
+def identify_files() -> Callable[[str], str]:
+    """What tells whether two names are of one image file: its real path, whatever links lead to it.
+
+    The function resolves each folder once: keep it for one look at the files, which may change.
+    """
+    real_folder = lru_cache(None)(os.path.realpath)
+
+    def identify(name: str) -> str:
+        if os.path.islink(name):
+            return os.path.realpath(name)
+        return os.path.join(real_folder(os.path.dirname(name)), os.path.basename(name))
+
+    return identify

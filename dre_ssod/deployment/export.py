@@ -153,6 +153,8 @@ def about_input(cfg: CfgNode) -> dict[str, Any]:
         "channels": cfg.INPUT.FORMAT,
         "short_side": cfg.INPUT.MIN_SIZE_TEST,
         "longest_side": cfg.INPUT.MAX_SIZE_TEST,
+        "resize": "to the short side, or to the longest where that would be exceeded, by bilinear "
+        "interpolation with antialiasing, as Pillow's; another one gives other boxes",
     }
 
 
@@ -161,6 +163,7 @@ def save_torchscript(traced: Traced, path: Path, cfg: CfgNode, class_names: list
     with open_whole(path) as file:
         torch.jit.save(traced.module, file)
     content = {
+        "load": "import torchvision before torch.jit.load: the model uses its NMS",
         "input": about_input(cfg),
         "outputs": list(traced.outputs),
         "frame": "boxes (x1, y1, x2, y2) and sigma in pixels of the input image",

@@ -78,8 +78,8 @@ class BoxEvaluator(DatasetEvaluator):
     def evaluate(self) -> dict[str, Any] | None:
         """Percentages under the key: ``METRICS`` and ``AP-<class>``; None beside rank 0.
 
-        Empty for a set without objects, of which detections are only written; NaN where nothing
-        was detected.
+        Empty for a set without objects, of which detections are only written. Where nothing was
+        detected, all is 0, but NaN for classes and sizes without an object.
         """
         gathered = comm.gather(self._found, dst=0)
         if not comm.is_main_process():
@@ -93,10 +93,9 @@ class BoxEvaluator(DatasetEvaluator):
             logger.info("Annotations are not available for evaluation.")
             return {}
         if not found:
-            logger.warning("Nothing was detected: there is no AP.")
-            return {self._key: dict.fromkeys(METRICS, float("nan"))}
+            logger.warning("Nothing was detected.")
         logger.info("Evaluating %d detections with faster-coco-eval", len(found))
-        most = max(Counter(item["image_id"] for item in found).values())
+        most = max(Counter(item["image_id"] for item in found).values(), default=0)
         evaluation = evaluate_boxes(self._truth, found, limit=max(most, COCO_DETECTIONS))
         return {self._key: self._figures(evaluation)}
 
@@ -166,7 +165,7 @@ def evaluate_boxes(
     Args:
         truth: content of an annotation file. Nothing in it is changed, and the ids of its objects
             do not matter.
-        detections: entries in COCO's format for results, at least one.
+        detections: entries in COCO's format for results.
         image_ids: the images that count; None for all.
         limit: detections per image and class that count, those of the highest scores.
 

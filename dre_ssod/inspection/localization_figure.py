@@ -147,7 +147,7 @@ def _draw_residuals(
             )
     axes.set_title(
         f"Is sigma right? Matched detections (n = {sigma['x1'].n:,})\n"
-        "narrower than the Gaussian: sigma too large",
+        "a curve narrower than the Gaussian would mean: sigma too large",
         fontsize=10,
     )
     axes.set(xlabel="(predicted − true edge) / sigma", ylabel="density")

@@ -26,7 +26,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 MARKED_POINTS = 12
 """Of a line, about."""
 COLUMNS = 2
-PANEL_SIZE = (6.4, 3.3)
+PANEL_SIZE = (7.2, 3.3)
 """In inches."""
 
 
@@ -117,7 +117,14 @@ def draw_runs(runs: Sequence[RunHistory]) -> Figure:
     grid = list(figure.subplots(rows, COLUMNS, squeeze=False).flat)
     for axes, panel in zip(grid, shown, strict=False):
         axes.set_title(panel.title)
-        axes.legend(handles=draw_panel(axes, panel, runs), fontsize=8)
+        # Beside the curves, which may be anywhere.
+        axes.legend(
+            handles=draw_panel(axes, panel, runs),
+            fontsize=8,
+            loc="upper left",
+            bbox_to_anchor=(1.0, 1.0),
+            frameon=False,
+        )
     for axes in grid[len(shown) :]:
         axes.set_axis_off()
     if len(runs) > 1:

@@ -125,7 +125,7 @@ def facts(run: RunFolder) -> dict[str, str]:
     found = {
         "Method": run.method,
         "Model": _model_name(run.settings),
-        "Iterations": f"{run.history.iterations + 1} of {run.settings['SOLVER.MAX_ITER']}",
+        "Iterations": f"{run.history.iterations} of {run.settings['SOLVER.MAX_ITER']}",
         "Images of a batch": run.settings["SOLVER.IMS_PER_BATCH"],
         "Learning rate": run.settings["SOLVER.BASE_LR"],
         "Seed": str(last["seed"]),

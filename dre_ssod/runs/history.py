@@ -53,8 +53,8 @@ class RunHistory:
 
     @property
     def iterations(self) -> int:
-        """The last iteration with any figure."""
-        return max((s.iterations[-1] for s in self.series.values()), default=0)
+        """How many are done at the last figure; they are numbered from 0."""
+        return max((s.iterations[-1] + 1 for s in self.series.values()), default=0)
 
     def find(self, name: str) -> Series | None:
         """A series by its name; None if the run has none."""

@@ -253,12 +253,16 @@ def test_detections_are_filed_with_the_ids_of_the_annotation_file(
     assert evaluator.evaluate() == results
 
 
-def test_no_detection_gives_nan(tmp_path: Path) -> None:
+def test_no_detection_gives_0_where_there_are_objects(tmp_path: Path) -> None:
     truth, _ = scene()
     evaluator = evaluator_of(coco_set(tmp_path, truth))
     figures = evaluate_with(evaluator, {image["id"]: [] for image in truth["images"]})["bbox"]
-    assert len(figures) == 6
-    assert all(map(math.isnan, figures.values()))
+    # The figures that any detections of it have, at 0.
+    expected = evaluate_with(evaluator, seen_by(truth))["bbox"]
+    assert figures.keys() == expected.keys()
+    for name, value in figures.items():
+        assert math.isnan(value) if math.isnan(expected[name]) else value == 0.0
+    assert figures["AP"] == 0.0
 
 
 def test_a_set_without_annotations_gives_detections_and_no_figures(tmp_path: Path) -> None:

@@ -90,9 +90,9 @@ def test_the_table_has_last_and_best(tmp_path: Path) -> None:
     header, rows = comparison(read_runs([tmp_path / name for name in "abc"]))
     assert header[3:] == ["AP", "AP50", "AP75", "best AP", "at", "precision"]
     assert rows == [
-        ["a", "teacher", 20, 30.0, 60.0, None, 40.0, 10, 0.5],
-        ["a", "student", 20, 41.0, None, None, 41.0, 10, 0.5],
-        ["b", "teacher, set", 5, 7.0, None, None, 7.0, 5, None],
-        ["c", "not evaluated", 5, None, None, None, None, None, None],
+        ["a", "teacher", 21, 30.0, 60.0, None, 40.0, 10, 0.5],
+        ["a", "student", 21, 41.0, None, None, 41.0, 10, 0.5],
+        ["b", "teacher, set", 6, 7.0, None, None, 7.0, 5, None],
+        ["c", "not evaluated", 6, None, None, None, None, None, None],
     ]
     assert metric_name("teacher", "set", "AP") == "teacher/set/bbox/AP"

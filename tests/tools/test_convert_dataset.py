@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from types import ModuleType
 
@@ -32,7 +33,8 @@ def test_what_it_prints_reads_what_it_wrote(
         f"{part}: 8 images with 24 boxes, to be read as" for part in ("train", "test")
     ]
     for line in lines[1::2]:
-        records = load_one_labeled(line.strip())
+        [uri] = shlex.split(line)
+        records = load_one_labeled(uri)
         assert [len(record["annotations"]) for record in records] == [3] * 8
 
 

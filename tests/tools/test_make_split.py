@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 from dre_ssod.config.reading import read_config
+from dre_ssod.data.conversion.convert import convert
 from dre_ssod.data.sources.catalog import load_named, load_unlabeled
 from dre_ssod.data.splits.files import load_split
 from dre_ssod.data.splits.pools import build_pools
@@ -175,3 +176,22 @@ def test_options_that_contradict_each_other_are_refused(
         tool.run(["coco_2017_train", "--output", "out", *options])
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_images_that_nobody_has_labeled_are_unlabeled(
+    tool: ModuleType, data: TinyDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a folder without splits, as a labeling program leaves it."""
+    voc, images = tmp_path / "voc", tmp_path / "voc" / "JPEGImages"
+    convert({"train": data.labeled}, "voc", voc)
+    for name in ("1", "5"):
+        (voc / "Annotations" / f"{name}.xml").unlink()
+    source = f"voc://{images}?annotations={voc / 'Annotations'}"
+    assert tool.run([source, "--val", "2", "--output", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "4 labeled, 2 unlabeled and 2 test images" in printed
+    [hint] = [shlex.split(line) for line in printed.splitlines() if line.startswith("  DATASETS")]
+    cfg = read_config("", hint)
+    pools = build_pools(cfg.DATASETS.TRAIN, cfg.DATASETS.UNLABELED, test=cfg.DATASETS.TEST)
+    assert {Path(record["file_name"]).stem for record in pools.unlabeled} == {"1", "5"}
+    assert len(pools.labeled) == 4

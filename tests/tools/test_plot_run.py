@@ -20,7 +20,7 @@ def test_a_picture_and_a_table(
     table = (tmp_path / "out" / "runs.md").read_text()
     assert table in capsys.readouterr().out
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
-    assert rows[2][:4] == ["one", "teacher", "9", "12.35"]
+    assert rows[2][:4] == ["one", "teacher", "10", "12.35"]
     assert rows[3][3:6] == ["23.46", "", ""]
     with Image.open(tmp_path / "out" / "runs.png") as picture:
         assert len(picture.convert("L").getcolors() or []) > 20

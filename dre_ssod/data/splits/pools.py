@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
-from dre_ssod.data.records import objects_of
+from dre_ssod.data.records import identify_files, objects_of
 from dre_ssod.data.remarks import Remarks
 from dre_ssod.data.sources.catalog import (
     NamedRecord,
@@ -23,7 +21,7 @@ from dre_ssod.data.sources.catalog import (
 from dre_ssod.data.splits.files import load_split
 from dre_ssod.data.splits.split import Split, draw_split
 from dre_ssod.data.usable import why_no_boxes
-from dre_ssod.errors import SourceError
+from dre_ssod.errors import SourceError, counted
 
 logger = logging.getLogger(__name__)
 
@@ -124,10 +122,10 @@ def build_pools(
         ),
     )
     logger.info(
-        "%d labeled images with %d boxes, %d unlabeled images",
-        len(pools.labeled),
-        sum(len(objects_of(record)) for record in pools.labeled),
-        len(pools.unlabeled),
+        "%s with %s, %s",
+        counted(len(pools.labeled), "labeled image"),
+        counted(sum(len(objects_of(record)) for record in pools.labeled), "box"),
+        counted(len(pools.unlabeled), "unlabeled image"),
     )
     return pools
 
@@ -136,16 +134,9 @@ def without_known(
     records: Sequence[dict[str, Any]], known: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """The records whose image file is none of those of ``known``, whatever links lead to it."""
-    real_folder = lru_cache(None)(os.path.realpath)
-
-    def place(record: dict[str, Any]) -> str:
-        file = record["file_name"]
-        if os.path.islink(file):
-            return os.path.realpath(file)
-        return os.path.join(real_folder(os.path.dirname(file)), os.path.basename(file))
-
-    taken = set(map(place, known))
-    return [record for record in records if place(record) not in taken]
+    identify = identify_files()
+    taken = {identify(record["file_name"]) for record in known}
+    return [record for record in records if identify(record["file_name"]) not in taken]
 
 
 def _others(name: str, known: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

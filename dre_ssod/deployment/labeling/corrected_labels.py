@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +10,10 @@ import numpy as np
 import torch
 from detectron2.structures import Boxes, pairwise_iou
 
-from dre_ssod.data.records import corners, objects_of
+from dre_ssod.data.records import corners, identify_files, objects_of
 from dre_ssod.data.sources.catalog import class_names, load_one_labeled
 from dre_ssod.data.sources.names import show_names
-from dre_ssod.errors import SourceError
+from dre_ssod.errors import SourceError, counted
 from dre_ssod.evaluation.pseudo_labels import match_best_first
 
 KEPT_IOU = 0.95
@@ -87,12 +86,13 @@ def join(old: Sequence[str], corrected: Sequence[str], replace: bool) -> Joined:
     """
     names = [*old, *corrected]
     classes = class_names(names[:1])
+    identify = identify_files()
     joined: dict[str, tuple[str, Record]] = {}
     new = set()
     for number, name in enumerate(names):
         is_new = number >= len(old)
         for record in _in_classes(name, classes):
-            place = os.path.realpath(record["file_name"])
+            place = identify(record["file_name"])
             before = joined.get(place)
             if before is not None and _same(before[1], record):
                 continue
@@ -118,10 +118,11 @@ def compare(suggested: str, corrected: Sequence[str]) -> Changes:
         SourceError: if a set cannot be read or has a class of its own.
     """
     classes = class_names([suggested])
-    boxes = {os.path.realpath(r["file_name"]): r for r in _in_classes(suggested, classes)}
+    identify = identify_files()
+    boxes = {identify(r["file_name"]): r for r in _in_classes(suggested, classes)}
     counts = dict.fromkeys(("images", "kept", "moved", "renamed", "removed", "added"), 0)
     for record in (record for name in corrected for record in _in_classes(name, classes)):
-        model = boxes.get(os.path.realpath(record["file_name"]))
+        model = boxes.get(identify(record["file_name"]))
         if model is not None:
             for what, count in _changes(objects_of(model), objects_of(record)).items():
                 counts[what] += count
@@ -193,5 +194,4 @@ def _same(first: Record, second: Record) -> bool:
 
 
 def _count(record: Record) -> str:
-    count = len(record["annotations"])
-    return f"{count} object" + "s" * (count != 1)
+    return counted(len(record["annotations"]), "object")

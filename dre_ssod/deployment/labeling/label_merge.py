@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from dre_ssod.data.records import identify_files
 from dre_ssod.data.text_files import read_json
 from dre_ssod.deployment.labeling.label_manifest import open_images
 from dre_ssod.deployment.labeling.labeling_job import LabelingJob, chunk_path, open_manifest
@@ -56,7 +57,7 @@ def merge(
         FileNotFoundError: if a chunk is missing.
     """
     manifest = open_manifest(job.folder)
-    chosen = MostUncertain(label_next)
+    chosen, identify = MostUncertain(label_next), identify_files()
     header = {"description": "pseudo-labels", "source": job.source, "images_in": manifest.root}
     with (
         open_whole(job.folder / RESULT) as out,
@@ -73,7 +74,8 @@ def merge(
                 continue
             image = {name: line[name] for name in ("id", "file_name", "width", "height")}
             images.write(image)
-            if not excluded or _real_path(manifest.root, line["file_name"]) not in excluded:
+            file = os.path.join(manifest.root, line["file_name"])
+            if not excluded or identify(file) not in excluded:
                 value = _value(line["uncertainty"], criterion)
                 chosen.add(value, {**image, **line["uncertainty"]})
         images.close()
@@ -129,15 +131,12 @@ def real_paths(sources: Sequence[str]) -> set[str]:
     Raises:
         SourceError: if there is no such source, or no image in it.
     """
+    identify = identify_files()
     return {
-        _real_path(images.root, entry.file_name)
+        identify(os.path.join(images.root, entry.file_name))
         for images in map(open_images, sources)
         for entry in images.entries
     }
-
-
-def _real_path(root: str, name: str) -> str:
-    return os.path.realpath(os.path.join(root, name))
 
 
 def _value(uncertainty: dict[str, float], criterion: str) -> float:
