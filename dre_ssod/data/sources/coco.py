@@ -13,6 +13,7 @@ from detectron2.structures import BoxMode
 from dre_ssod.data.remarks import Remarks
 from dre_ssod.data.sources.folder import remark_if_hidden
 from dre_ssod.data.sources.names import check_class_name
+from dre_ssod.data.sources.recognizing import advice, scheme_of_json, scheme_of_text
 from dre_ssod.data.sources.uri import join_inside
 from dre_ssod.data.text_files import is_integer, is_number, read_json
 from dre_ssod.errors import SourceError
@@ -163,11 +164,18 @@ def _has_mask(item: dict[str, Any], remarks: Remarks) -> bool:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    content = read_json(path)
-    if not isinstance(content, dict):
+    try:
+        content = read_json(path)
+    except SourceError as error:
+        text = path.read_text("utf-8", errors="replace") if path.is_file() else ""
+        if (scheme := scheme_of_text(text)) is None:
+            raise
+        raise SourceError(f"{error}{advice(scheme)}") from error
+    scheme = scheme_of_json(content)
+    if not isinstance(content, dict) or scheme is not None:
         raise SourceError(
             f"{path}: holds a {type(content).__name__}; a COCO file is an object with the lists "
-            "'images', 'annotations' and 'categories'"
+            f"'images', 'annotations' and 'categories'{advice(scheme)}"
         )
     return content
 

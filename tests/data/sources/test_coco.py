@@ -334,3 +334,31 @@ def test_what_is_written_is_read_back(
         image_id: [(CLASSES[category], box) for category, box in entries]
         for image_id, entries in boxes.items()
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ('<?xml version="1.0"?><annotations><version>1.1</version></annotations>', "cvat://"),
+        ("<annotation><filename>a.jpg</filename></annotation>", "voc://"),
+        ('[{"id": 1, "data": {"image": "a.jpg"}, "annotations": []}]', "labelstudio://"),
+        ('[{"id": 1, "image": "a.jpg", "annotation_id": 3}]', "labelstudio://"),
+        ('{"version": "5", "shapes": [], "imagePath": "a.jpg"}', "labelme://"),
+        ('{"a.jpg12": {"filename": "a.jpg", "size": 12, "regions": []}}', "via://"),
+        ('{"_via_img_metadata": {"a": {"filename": "a.jpg", "regions": {}}}}', "via://"),
+    ],
+)
+def test_a_file_of_another_program_is_recognized(tmp_path: Path, text: str, form: str) -> None:
+    path = tmp_path / "labels.json"
+    path.write_text(text)
+    with pytest.raises(SourceError, match=f"looks like one for {form}"):
+        CocoSource("set", path, tmp_path).labeled(Remarks())
+
+
+@pytest.mark.parametrize("text", ["[1]", "[]", "{}", '{"a": 1}', "<html>", "3"])
+def test_nothing_is_said_of_what_is_not_recognized(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "labels.json"
+    path.write_text(text)
+    with pytest.raises(SourceError) as error:
+        CocoSource("set", path, tmp_path).labeled(Remarks())
+    assert "looks like" not in str(error.value)
