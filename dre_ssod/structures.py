@@ -145,8 +145,8 @@ class StudentLosses:
     """Losses of one forward pass and the figures that explain them.
 
     Attributes:
-        supervised: terms of L_s (eq. 1) and the RPN's, by name.
-        unsupervised: terms of L_u (eq. 2) and the RPN's, before beta, their names ending in
+        supervised: terms of L_s (DRE's eq. 1) and the RPN's, by name.
+        unsupervised: terms of L_u (DRE's eq. 2) and the RPN's, before beta, their names ending in
             ``UNSUPERVISED``; empty without unlabeled images.
         figures: detached diagnostics by name.
     """
@@ -177,7 +177,7 @@ class StudentLosses:
             self.figures[name] = Mean(own.total + mean.total, own.count + mean.count)
 
     def total(self, weight: Weight) -> Tensor:
-        """L = L_s + beta * L_u (eq. 3), a scalar.
+        """L = L_s + beta * L_u (DRE's eq. 3), a scalar.
 
         Args:
             weight: of a term by its name: 1, or beta.
@@ -191,5 +191,5 @@ T = TypeVar("T", Tensor, float)
 
 
 def weighted(terms: Mapping[str, T], weight: Weight) -> list[T]:
-    """The summands of eq. 3."""
+    """The summands of DRE's eq. 3."""
     return [weight(name) * value for name, value in terms.items()]

@@ -117,8 +117,8 @@ def _add_method_keys(cfg: CfgNode) -> None:
     # alpha = log(sigma^2) is clamped to this range. sigma is in units of the coded box offsets.
     cfg.SSOD.LOG_VARIANCE_RANGE = (-7.0, 7.0)
 
-    # What eq. 10 and 11 are divided by: "sampled" (all sampled proposals, as Detectron2 and
-    # MMDetection do) or "foreground" (N_fg, the literal equation).
+    # What DRE's eq. 10 and 11, and all methods' box losses, are divided by: "sampled" (all sampled
+    # proposals, as Detectron2 and MMDetection do) or "foreground" (N_fg, the literal equation).
     cfg.SSOD.BOX_LOSS_NORMALIZER = "sampled"
 
 

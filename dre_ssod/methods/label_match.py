@@ -34,7 +34,13 @@ from dre_ssod.transfers import chosen
 
 @METHODS.register()
 class LabelMatch(MeanTeacher):
-    """Thresholds by rank, soft targets for what is uncertain, and mining."""
+    """Thresholds by rank, soft targets for what is uncertain, and mining.
+
+    The paper's adaptive label-distribution-aware confidence thresholds (ACT): :meth:`thresholds`;
+    proposal self-assignment: :meth:`unlabeled_losses`; reliable pseudo-label mining:
+    :meth:`promoted`. lambda_u, the rate of the teacher and the burn-in are those of the data's
+    config, the published ones in ``configs/published/Base-LabelMatch-COCO.yaml``.
+    """
 
     @dataclass(frozen=True)
     class Settings(RankSettings, MeanTeacher.Settings):
@@ -96,7 +102,10 @@ class LabelMatch(MeanTeacher):
         """Hard targets for reliable labels and the background, soft ones in between::
 
         L_u^cls = 1 / N * (sum_hard L_CE(p_i, c_i) - sum_soft sum_c p_i^T(c) log p_i(c))
-        L_u^reg = 1 / N * sum_reliable L_smoothL1(t_i^e, t_i^u)
+        L_u^reg = 1 / N * sum_hard L_smoothL1(t_i^e, t_i^u)
+
+        Hard: regions of reliable labels, of mined ones and, for classes, background. p_i^T: the
+        teacher's opinion of region i itself, sharpened ("proposal self-assignment").
         """
         promoted = self.promoted(cls)
         hard = _is_reliable(cls) | promoted
@@ -116,7 +125,10 @@ class LabelMatch(MeanTeacher):
         )
 
     def promoted(self, cls: Regions) -> Tensor:
-        """(R,) whether a region's label is uncertain and mining takes it for reliable."""
+        """(R,) whether a region's label is uncertain and mining takes it for reliable.
+
+        The paper's "reliable pseudo-label mining".
+        """
         scores, classes = cls.teacher, cls.classes.clamp(max=cls.predictor.num_classes - 1)
         # One column where no image has a label.
         labels = Boxes(cls.matched("gt_weak_box").view(len(classes), -1).expand(-1, 4))

@@ -53,10 +53,10 @@ class Clock:
 
 
 def ema_decay(step: int, maximum: float) -> float:
-    """Decay of EMA step ``step`` (from 0): min(maximum, 1 - 1 / (step + 1)), section 3.1.
+    """Decay of EMA step ``step`` (from 0): min(maximum, 1 - 1 / (step + 1)).
 
     The first step copies the student; until the bound is reached the teacher is the plain mean of
-    the students so far.
+    the students so far. (DRE, section 3.1.)
     """
     return min(maximum, 1.0 - 1.0 / (step + 1))
 
@@ -87,7 +87,8 @@ class MeanTeacher:
         unsup_loss_weight: float = setting(
             "SSOD.UNSUP_LOSS_WEIGHT",
             4.0,
-            "beta of eq. 3: weight of all unsupervised losses.",
+            "Weight of all unsupervised losses: beta of DRE's eq. 3, Soft Teacher's alpha, "
+            "Unbiased Teacher's lambda_u.",
             Number(0.0, 1e6),
         )
         ema_decay: float = setting(
@@ -237,7 +238,7 @@ class MeanTeacher:
         return losses
 
     def unlabeled_losses(self, cls: Regions, box: Regions) -> StudentLosses:
-        """Terms of L_u (eq. 2) and the figures that explain them: here Faster R-CNN's own."""
+        """Terms of L_u (DRE's eq. 2) and the figures that explain them: here Faster R-CNN's own."""
         return StudentLosses(
             unsupervised={
                 "loss_cls_unsup": cls.mean(cls.cross_entropy()),
@@ -262,7 +263,7 @@ class MeanTeacher:
         return None
 
     def weight(self, term: str, clock: Clock) -> float:
-        """What a loss is multiplied by in the total loss (eq. 3), by its name."""
+        """What a loss is multiplied by in the total loss (DRE's eq. 3), by its name."""
         return float(self.settings.unsup_loss_weight) if term.endswith(UNSUPERVISED) else 1.0
 
     # 5. Following

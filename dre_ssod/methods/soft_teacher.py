@@ -4,8 +4,8 @@ Each loss has labels of its own. Boxes that the teacher is sure of train the RPN
 boxes that it puts at the same place again when they are jittered train the boxes. And since no set
 of labels is complete, what lies outside of them is background only as far as the teacher says so.
 
-The equations' names are ours; where paper and public code differ, the code is followed (see
-``docs/methods.md``).
+Equation numbers are the paper's, by memory of it; w and u are names of ours. Where paper and public
+code differ, the code is followed: "differs" below, and in ``docs/methods.md``.
 """
 
 from __future__ import annotations
@@ -30,13 +30,18 @@ from dre_ssod.teacher import Labels, observe
 
 @METHODS.register()
 class SoftTeacher(MeanTeacher):
-    """A mean teacher with three label sets and soft background::
+    """A mean teacher with three label sets and soft background.
 
-        L = L_s + alpha * L_u,    alpha: SSOD.UNSUP_LOSS_WEIGHT
-
-    L_u^cls and L_u^reg: :meth:`unlabeled_losses`; the reliability r_j of background:
-    :meth:`region_weights`; box jitter and the regression variance of a box, the paper's sigma-bar
-    and here u: :func:`box_spread` of ``parts/jitter.py``; which box trains what: :meth:`label`.
+    ======= ===============================================================================
+    eq. 1   L = L_s + alpha * L_u: ``StudentLosses.total``; alpha: ``SSOD.UNSUP_LOSS_WEIGHT``
+    eq. 2   L_s: :func:`dre_ssod.modeling.regions.labeled_losses`
+    eq. 3   L_u = L_u^cls + L_u^reg: :meth:`unlabeled_losses`; differs, a mean over regions
+    eq. 4-5 L_u^cls, the weight w_j out of r_j: :meth:`unlabeled_losses`; differs in its divisor;
+            the reliability r_j of background: :meth:`region_weights`
+    eq. 6-7 sigma-bar, the spread u of jittered boxes: :func:`box_spread`; differs in its unit
+    labels  which box trains what, by three thresholds: :meth:`label`
+    EMA     ``SSOD.EMA.DECAY`` of :class:`MeanTeacher`, 0.999, from a copy at its first step
+    ======= ===============================================================================
     """
 
     @dataclass(frozen=True)
@@ -59,10 +64,10 @@ class SoftTeacher(MeanTeacher):
             "A candidate with a score above it trains the classes.",
             Number(0.0, 1.0),
         )
-        box_spread: float = setting(
+        max_spread: float = setting(
             "SSOD.SOFT_TEACHER.BOX_SPREAD",
             0.02,
-            "A candidate with a spread u below it trains the boxes, whatever its score.",
+            "Bound of the spread u: a candidate below it trains the boxes, whatever its score.",
             Number(0.0, 1e6),
         )
         jitters: int = setting(
@@ -74,7 +79,8 @@ class SoftTeacher(MeanTeacher):
         jitter_scale: float = setting(
             "SSOD.SOFT_TEACHER.JITTER_SCALE",
             0.06,
-            "Deviation of the jitter of an edge, as a fraction of the box's side.",
+            "Deviation of the normal jitter of an edge, as a fraction of the box's side. The "
+            "paper's is uniform within as much.",
             Number(0.0, 1.0),
         )
 
@@ -87,7 +93,7 @@ class SoftTeacher(MeanTeacher):
         """Candidates, and which of them each loss learns from.
 
         ``score > rpn_score``, ``score > cls_score`` and, with the spread u of box jitter,
-        ``u < box_spread``. The detection itself is the label, not the mean of its jittered boxes.
+        ``u < max_spread``. The detection itself is the label, not the mean of its jittered boxes.
         """
         seen = observe(teacher, samples, above(self.settings.score_threshold))
         spreads = box_spread(seen, self.settings.jitters, self.settings.jitter_scale)
@@ -97,18 +103,21 @@ class SoftTeacher(MeanTeacher):
         cls = rpn = seen.carry(seen.detections, scores > self.settings.cls_score)
         if self.settings.rpn_score != self.settings.cls_score:
             rpn = seen.carry(seen.detections, scores > self.settings.rpn_score)
-        box = seen.carry(seen.detections, cat(spreads) < self.settings.box_spread)
+        box = seen.carry(seen.detections, cat(spreads) < self.settings.max_spread)
         return Labels(rpn, cls, box, seen.score)
 
     # Losses
 
     def unlabeled_losses(self, cls: Regions, box: Regions) -> StudentLosses:
-        """L_u^cls and L_u^reg, with w_i = 1 for foreground and r_j, below, for background::
+        """L_u^cls and L_u^reg, with w_i = 1 for foreground and r_i, below, for background::
 
             L_u^cls = sum_i w_i * L_CE(p_i, c_i) / max(sum_i w_i, 1)
             L_u^reg = 1 / R * sum_i L_1(t_i, t_i^g)
 
-        Both sums of the former run over all processes.
+        Both sums of the former run over all processes. The paper has the mean over foreground plus
+        the background's sum with w_j = r_j / sum_k r_k (eq. 4 and 5), the code this one mean. R is
+        the number of sampled regions (``SSOD.BOX_LOSS_NORMALIZER``). L_1 is the base config's:
+        smooth L1 with a beta of 0 in ``configs/methods/SoftTeacher.yaml``.
         """
         weights = self.region_weights(cls)
         cls_loss = (weights * cls.cross_entropy()).sum() / shared_sum(weights)

@@ -191,5 +191,5 @@ class GaussianROIHeads(StandardROIHeads):
 
     def _box_divisor(self, counts: RegionCounts) -> Tensor:
         # Dividing by all sampled regions gives each foreground region the same pull, however many
-        # there are (see FastRCNNOutputLayers.box_reg_loss); eq. 10 and 11 say N_fg.
+        # there are (see FastRCNNOutputLayers.box_reg_loss); DRE's eq. 10 and 11 say N_fg.
         return counts.sampled if self.box_loss_normalizer == "sampled" else counts.foreground

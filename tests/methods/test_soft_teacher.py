@@ -155,14 +155,14 @@ def _label(run: Any, samples: Any, **settings: Any) -> Any:
 def test_each_loss_has_the_labels_of_its_own_bound(data: TinyDataset, tmp_path: Path) -> None:
     run = trainer_of(NAME, data, tmp_path)
     samples = [unlabeled_sample(3, weak=affine(), strong=affine())]
-    every = {"score_threshold": 0.2, "rpn_score": 0.2, "cls_score": 0.2, "box_spread": 1e6}
+    every = {"score_threshold": 0.2, "rpn_score": 0.2, "cls_score": 0.2, "max_spread": 1e6}
     (candidates,) = _label(run, samples, **every).box.origin
     assert len(candidates) > 4
     score = candidates.gt_scores.sort().values[len(candidates) // 2].item()
     rpn_score = candidates.gt_scores.sort().values[len(candidates) // 4].item()
     bound = candidates.gt_box_spread.sort().values[len(candidates) // 2].item()
     labels = _label(
-        run, samples, score_threshold=0.2, rpn_score=rpn_score, cls_score=score, box_spread=bound
+        run, samples, score_threshold=0.2, rpn_score=rpn_score, cls_score=score, max_spread=bound
     )
     for name, chosen in (
         ("rpn", candidates.gt_scores > rpn_score),
@@ -212,7 +212,7 @@ def test_noise_is_drawn_for_every_step_and_the_same_for_one_seed(
 ) -> None:
     run = trainer_of(NAME, data, tmp_path)
     samples = batch_of(run, run.cfg.SSOD.BURN_IN_ITERS).unlabeled
-    settings = {"score_threshold": 0.2, "box_spread": 1e6}
+    settings = {"score_threshold": 0.2, "max_spread": 1e6}
 
     def spreads(seed: int) -> Tensor:
         method = SoftTeacher(SoftTeacher.Settings(**settings))

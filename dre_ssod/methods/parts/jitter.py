@@ -31,9 +31,9 @@ def jittered(boxes: Tensor, times: int, scale: float) -> Tensor:
 def box_spread(seen: TeacherPass, times: int, scale: float) -> list[Tensor]:
     """How far apart the teacher puts a detection when asked about jittered copies of its box.
 
-    Soft Teacher's regression variance, sigma-bar: the standard deviation of each coordinate k of
-    the N refined boxes b_n, with mean m, relative to the side s_k of m along which it lies (at
-    least a pixel), in place of the paper's (h + w) / 2; the mean of the four::
+    Soft Teacher's regression variance, sigma-bar (its eq. 6 and 7): the standard deviation of each
+    coordinate k of the N refined boxes b_n, with mean m, relative to the side s_k of m along which
+    it lies (at least a pixel), in place of the paper's (h + w) / 2; the mean of the four::
 
         u = 1/4 * sum_k sigma_k / s_k,   sigma_k^2 = 1 / (N - 1) * sum_n (b_nk - m_k)^2
 

@@ -33,6 +33,10 @@ class UnbiasedTeacher(MeanTeacher):
     """Classification alone is learned from pseudo-labels::
 
     L = L_rpn^cls + L_rpn^reg + L_roi^focal + L_roi^reg + lambda_u (L_rpn^cls,u + L_roi^focal,u)
+
+    lambda_u: ``SSOD.UNSUP_LOSS_WEIGHT``, alpha of the teacher: ``SSOD.EMA.DECAY``, burn-in:
+    ``SSOD.BURN_IN_ITERS``; the published ones (4, 0.9996, 2000) are in
+    ``configs/published/Base-UnbiasedTeacher-COCO.yaml``.
     """
 
     @dataclass(frozen=True)
