@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
+import train_net
 from tests import ROOT
 from tests.bad_config_inputs import ARGUMENTS
 from tests.bad_input import CONFIG, BadInput, Outcome, run_in, slug
 from tests.bad_inputs import BAD_INPUTS, DOCUMENT, document, write_bad_files
+from tests.forks import fork_processes_of_runs, run_forked, run_script
 
 
 @pytest.fixture(scope="module")
@@ -69,23 +69,9 @@ def test_the_document_shows_what_the_programs_say(
     assert DOCUMENT.read_text(encoding="utf-8") == document([outcome_of(c) for c in BAD_INPUTS])
 
 
-def start(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run the program as a user does."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", str(ROOT / "train_net.py"), *words],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
 def test_the_program_itself_prints_one_paragraph(folder: Path) -> None:
     case = next(case for case in ARGUMENTS if case.mistake == "a mistyped key")
-    result = start(folder, *case.command())
+    result = run_script(ROOT / "train_net.py", case.command(), folder)
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr.startswith("error: there is no config key 'SSOD.SCORE_TRESHOLD'")
@@ -105,17 +91,16 @@ def test_the_program_itself_prints_one_paragraph(folder: Path) -> None:
     ids=["before", "during"],
 )
 def test_two_processes_stop_together_and_say_it_once(
-    folder: Path, words: str, message: str
+    folder: Path, words: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A source that is missing, and an image that only one of the processes draws at first."""
     if torch.cuda.is_available():
         pytest.skip("--num-gpus 2 takes the GPUs where there are some")
+    fork_processes_of_runs(monkeypatch)
     output = f"runs/two_{slug(message)[:20]}"
-    result = start(
-        folder,
-        *("--config-file", CONFIG, "--num-gpus", "2", "--dist-url", "auto"),
-        *("OUTPUT_DIR", output, *shlex.split(words)),
-    )
+    command = ["--config-file", CONFIG, "--num-gpus", "2", "--dist-url", "auto"]
+    command += ["OUTPUT_DIR", output, *shlex.split(words)]
+    result = run_forked(lambda: sys.exit(train_net.run(command)), folder=folder)
     assert result.returncode == 2, result.stderr[-3000:]
     assert "Traceback" not in result.stdout + result.stderr
     text = " ".join(result.stderr.split())

@@ -17,21 +17,12 @@ from detectron2.engine import default_argument_parser
 import train_net
 from dre_ssod.errors import ConfigError, SourceError
 from tests import ROOT
+from tests.forks import fork_processes_of_runs, run_forked
 from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run, write_tiny_dataset
 
 
 def arguments(*words: object) -> argparse.Namespace:
     return default_argument_parser().parse_args(list(map(str, words)))
-
-
-def run(*words: object) -> subprocess.CompletedProcess[str]:
-    """Run the program as a user does."""
-    command = [sys.executable, "-W", "ignore", str(ROOT / "train_net.py"), *map(str, words)]
-    # PYTHONPATH: also where the package is not installed. One thread: faster for tiny images.
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
 
 
 @pytest.fixture(autouse=True)
@@ -58,8 +49,13 @@ def config(data: TinyDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(config: Path) -> Path:
-    """The folder of a finished run."""
-    result = run("--config-file", config)
+    """The folder of a finished run, started as a user does."""
+    command = [sys.executable, "-W", "ignore", ROOT / "train_net.py", "--config-file", config]
+    # PYTHONPATH: also where the package is not installed. One thread: faster for tiny images.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return config.parent / "run"
 
@@ -97,14 +93,16 @@ def test_eval_only_of_a_file_without_student(
         train_net.main(arguments(*common, *opts, "SSOD.EVAL_MODEL", "student"))
 
 
-def test_two_processes_go_on_where_one_stopped(config: Path, trained: Path) -> None:
+def test_two_processes_go_on_where_one_stopped(
+    config: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """--num-gpus 2 on a machine without a GPU, --resume and an override at once."""
     if torch.cuda.is_available():
         pytest.skip("--num-gpus 2 takes the GPUs where there are some")
-    result = run(
-        *("--config-file", config, "--num-gpus", 2, "--dist-url", "auto", "--resume"),
-        *("SOLVER.MAX_ITER", 5, "SSOD.EVAL_MODEL", "teacher"),
-    )
+    fork_processes_of_runs(monkeypatch)
+    words = ["--config-file", str(config), "--num-gpus", "2", "--dist-url", "auto", "--resume"]
+    words += ["SOLVER.MAX_ITER", "5", "SSOD.EVAL_MODEL", "teacher"]
+    result = run_forked(lambda: sys.exit(train_net.run(words)), folder=config.parent)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     assert "Starting training from iteration 3" in result.stdout
     content = torch.load(trained / "model_final.pth", weights_only=True)

@@ -102,7 +102,8 @@ def live(
         Exit codes of its processes; minus the number of the signal where one killed it.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    # The last two are imported when a run needs them; each life would.
+    context.set_forkserver_preload([__name__, "timm", "torch.utils.tensorboard"])
     meeting = f"file://{folder.parent}/{uuid.uuid4().hex}"
     started = [
         context.Process(target=_live, args=(data, folder, life, rank, meeting))

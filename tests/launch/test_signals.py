@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
-import subprocess
-import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
+from dre_ssod.launch import signals
 from dre_ssod.launch.processes import passing_signals_on
 from dre_ssod.launch.signals import SIGNALS, SignalRequests, exit_code
-from tests import ROOT
+from tests.forks import run_forked
 
 NONE = (False, False, False, False)
 
@@ -121,45 +124,36 @@ def test_outside_the_main_thread_nothing_is_caught(caplog: pytest.LogCaptureFixt
     assert found == [before]
 
 
-WAITING = """
-import ctypes, os, signal, sys, time
-from dre_ssod.launch import signals
-signals.PATIENCE = float(sys.argv[1])
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
-with signals.SignalRequests().caught():
-    os.kill(os.getpid(), getattr(signal, sys.argv[2]))
-    # A library that waits for an event; it comes back to no handler.
-    if sys.argv[3] == "library":
-        ctypes.CDLL(None).poll(None, 0, -1)
-    else:
-        time.sleep(float(sys.argv[3]))
-"""
+def _wait(patience: float, sent: signal.Signals, waits: float | None) -> None:
+    """A step that waits for some seconds, or for a library that comes back to no handler."""
+    signals.PATIENCE = patience
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    with SignalRequests().caught():
+        os.kill(os.getpid(), sent)
+        if waits is None:
+            ctypes.CDLL(None).poll(None, 0, -1)
+        else:
+            time.sleep(waits)
 
 
+@pytest.mark.timeout(50)
 @pytest.mark.parametrize(
     ("patience", "sent", "waits", "code"),
     [
-        ("0.2", "SIGTERM", "60", 143),
-        ("0.2", "SIGHUP", "60", 129),
-        ("0.2", "SIGINT", "library", 130),
+        (0.2, signal.SIGTERM, 60.0, 143),
+        (0.2, signal.SIGHUP, 60.0, 129),
+        (0.2, signal.SIGINT, None, 130),
         # A request to save is none to stop, and a step that ends in time ends the run itself.
-        ("0.2", "SIGUSR1", "1", 0),
-        ("60", "SIGTERM", "0", 0),
+        (0.2, signal.SIGUSR1, 1.0, 0),
+        (60.0, signal.SIGTERM, 0.0, 0),
     ],
 )
 def test_a_step_that_never_ends_is_no_reason_to_stay(
-    patience: str, sent: str, waits: str, code: int
+    patience: float, sent: signal.Signals, waits: float | None, code: int, tmp_path: Path
 ) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", WAITING, patience, sent, waits],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
+    done = run_forked(_wait, patience, sent, waits, folder=tmp_path)
     assert done.returncode == code
-    told = f"error: {sent} came 0.2 seconds ago" in done.stderr
+    told = f"error: {sent.name} came 0.2 seconds ago" in done.stderr
     assert told == (code != 0)
     assert "Traceback" not in done.stderr
 

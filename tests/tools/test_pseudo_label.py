@@ -15,6 +15,7 @@ from PIL import Image
 
 from dre_ssod.runs.detector import entry_for_weights
 from tests.factories import BOXES, SIZE, draw, tiny_cfg, tiny_model
+from tests.forks import fork_processes_of_runs
 from tests.tiny_dataset import write_tiny_dataset
 
 
@@ -39,7 +40,9 @@ def test_processes_of_which_one_is_killed_write_what_one_writes(
     arguments: list[str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    fork_processes_of_runs(monkeypatch)
     one, two = tmp_path / "one", tmp_path / "two"
     assert tool.run(["--output", str(one), *arguments]) == 0
     shown = capsys.readouterr().out
