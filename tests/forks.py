@@ -79,7 +79,8 @@ def _redirected(main: Callable[[], object], stdout: int, stderr: int) -> None:
     # What pytest has not written yet is written by pytest.
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 1)
-    sys.__stdout__.flush()  # type: ignore[union-attr]
+    assert sys.__stdout__ is not None
+    sys.__stdout__.flush()
     os.dup2(stdout, 1)
     os.dup2(stderr, 2)
     print_as_programs_do(main)

@@ -16,7 +16,7 @@ batch (:func:`relative`), place and choose the pseudo-labels by the variance
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher
-from dre_ssod.methods.parts.score_ranks import RankSettings, RankThresholds
+from dre_ssod.methods.parts.score_ranks import LearnsRanks, RankSettings, RankThresholds
 from dre_ssod.modeling.counts import shared_mean
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.modeling.refinement import Refinement
@@ -36,7 +36,7 @@ from dre_ssod.transfers import chosen
 
 
 @METHODS.register()
-class DRE(MeanTeacher):
+class DRE(LearnsRanks, MeanTeacher):
     """The paper's method: a mean teacher with LER and PRC, each of which can be switched off.
 
     Losses of labeled images are the head's own (:func:`labeled_losses`). With
@@ -177,19 +177,7 @@ class DRE(MeanTeacher):
 
     def study(self, labeled: Sequence[dict[str, Any]], num_classes: int) -> None:
         if self.settings.label_share:
-            self._ranks.study(labeled, num_classes)
-
-    def tally(self) -> Mapping[str, Tensor]:
-        return self._ranks.tally()
-
-    def learn(self, totals: Mapping[str, Tensor]) -> None:
-        self._ranks.learn(totals)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self._ranks.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._ranks.load_state_dict(state)
+            super().study(labeled, num_classes)
 
     def _relative(self, weights: Tensor, regions: Regions) -> Tensor:
         if not self.settings.relative_weights:

@@ -12,7 +12,7 @@ mining finds that the teacher is sure of them all the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher
 from dre_ssod.methods.parts.per_label import mean_per_label
-from dre_ssod.methods.parts.score_ranks import RankSettings, RankThresholds
+from dre_ssod.methods.parts.score_ranks import LearnsRanks, RankSettings, RankThresholds
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.modeling.regions import Regions
 from dre_ssod.settings import Number, setting
@@ -33,7 +33,7 @@ from dre_ssod.transfers import chosen
 
 
 @METHODS.register()
-class LabelMatch(MeanTeacher):
+class LabelMatch(LearnsRanks, MeanTeacher):
     """Thresholds by rank, soft targets for what is uncertain, and mining.
 
     The paper's adaptive label-distribution-aware confidence thresholds (ACT): :meth:`thresholds`;
@@ -143,23 +143,6 @@ class LabelMatch(MeanTeacher):
     def decay(self, clock: Clock) -> float:
         """The same from the first iteration on; a burn-in ends with a copy."""
         return 0.0 if self.ema_step(clock) == 0 else float(self.settings.ema_decay)
-
-    # What it learns of the data
-
-    def study(self, labeled: Sequence[dict[str, Any]], num_classes: int) -> None:
-        self._ranks.study(labeled, num_classes)
-
-    def tally(self) -> Mapping[str, Tensor]:
-        return self._ranks.tally()
-
-    def learn(self, totals: Mapping[str, Tensor]) -> None:
-        self._ranks.learn(totals)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self._ranks.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._ranks.load_state_dict(state)
 
 
 def sharpen(probabilities: Tensor, temperature: float) -> Tensor:

@@ -218,18 +218,20 @@ class Claimer:
         os.waitpid(self._process, 0)
 
 
+@pytest.fixture
+def prepared(cfg: CfgNode, images: Path, tmp_path: Path) -> LabelingJob:
+    """A job of which no chunk is labeled yet."""
+    job = job_in(tmp_path / "job", images)
+    prepare(job, cfg)
+    return job
+
+
 def test_the_chunk_of_a_killed_process_is_taken_over(
-    finished: LabelingJob,
-    cfg: CfgNode,
-    images: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    finished: LabelingJob, prepared: LabelingJob, cfg: CfgNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the others, which do not touch it before."""
     waited: list[float] = []
-    job = job_in(tmp_path / "job", images)
-    prepare(job, cfg)
-    claimer = Claimer(job, 1)
+    claimer = Claimer(prepared, 1)
 
     def wait(seconds: float) -> None:
         waited.append(seconds)
@@ -237,24 +239,18 @@ def test_the_chunk_of_a_killed_process_is_taken_over(
             claimer.kill()
 
     monkeypatch.setattr(bulk_labeling.time, "sleep", wait)
-    assert sorted(label_missing(job, cfg)) == [2, 3, 3]
+    assert sorted(label_missing(prepared, cfg)) == [2, 3, 3]
     assert waited == [1.0, 1.0]
-    assert merged(job) == read(finished)
+    assert merged(prepared) == read(finished)
 
 
 def test_the_chunk_of_a_process_that_hangs_is_labeled_again(
-    finished: LabelingJob,
-    cfg: CfgNode,
-    images: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    finished: LabelingJob, prepared: LabelingJob, cfg: CfgNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bulk_labeling, "PATIENCE", 0.0)
-    job = job_in(tmp_path / "job", images)
-    prepare(job, cfg)
-    claimer = Claimer(job, 1)
+    claimer = Claimer(prepared, 1)
     try:
-        assert run(job, cfg) == read(finished)
+        assert run(prepared, cfg) == read(finished)
     finally:
         claimer.kill()
 

@@ -103,7 +103,7 @@ class RankThresholds:
     """The ranks are those of the scores that the teacher gives while it labels.
 
     As long as a rank is below 1, because few images have been seen, tau stands in for the
-    threshold. A method hands on to it what it has to study, tally, learn and keep.
+    threshold.
     """
 
     def __init__(self, settings: RankSettings, tau: float) -> None:
@@ -166,3 +166,24 @@ class RankThresholds:
         """Inverse of :meth:`state_dict`."""
         if self._ranks is not None and state:
             self._ranks.load_state_dict(state)
+
+
+class LearnsRanks:
+    """Base of a method, before its other one, that keeps such thresholds in ``_ranks``."""
+
+    _ranks: RankThresholds
+
+    def study(self, labeled: Sequence[dict[str, Any]], num_classes: int) -> None:
+        self._ranks.study(labeled, num_classes)
+
+    def tally(self) -> Mapping[str, Tensor]:
+        return self._ranks.tally()
+
+    def learn(self, totals: Mapping[str, Tensor]) -> None:
+        self._ranks.learn(totals)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._ranks.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._ranks.load_state_dict(state)
