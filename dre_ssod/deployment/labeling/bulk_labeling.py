@@ -43,6 +43,7 @@ from dre_ssod.deployment.trained_model import (
     as_boxes,
     load_trained,
 )
+from dre_ssod.errors import counted
 from dre_ssod.files import write_text
 from dre_ssod.locks import Claims
 from dre_ssod.workers import fitting, image_bytes, tend
@@ -89,7 +90,8 @@ def label_missing(job: LabelingJob, cfg: CfgNode, sharers: int = 1) -> Iterator[
             if len(left) < len(missing):
                 last = time.monotonic()
                 if left:
-                    logger.info("Waiting for %d chunks that other processes label.", len(left))
+                    waiting = counted(len(left), "chunk")
+                    logger.info("Waiting for %s that other processes label.", waiting)
             elif left:
                 time.sleep(POLL_SECONDS)
             missing = left
