@@ -42,6 +42,12 @@ class Result:
     origin: dict[str, Any]
     cost: dict[str, float | None]
 
+    @property
+    def device(self) -> str:
+        """What trained it: the name of a GPU, or "CPU"."""
+        machine = self.origin.get("machine") or {}
+        return str(machine.get("gpu") or machine.get("device", "unknown")).replace("cpu", "CPU")
+
     def figure(self, model: str, metric: str) -> float | None:
         """A figure of the first test set, in percent; None if there is none."""
         return self._found(model).get("metrics", {}).get(metric)

@@ -16,7 +16,12 @@ from dre_ssod.tables.statistics import Summary, paired_difference, reached_at, s
 
 MODELS = ("teacher", "student")
 METRICS = ("AP", "AP50", "AP75")
-_HOUR = 3600.0
+_COSTS = {
+    "seconds per step after the burn-in": ("step_seconds", 1.0),
+    "CPU hours per run": ("cpu_seconds", 3600.0),
+    "peak memory, MiB": ("peak_mib", 1.0),
+}
+"""Columns: name and unit of a cost."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,8 @@ class RowReport:
         x: where it stands there.
         figures: by model and metric.
         per_class: mean AP by model and class.
-        costs: means over the runs, by name (see :class:`dre_ssod.tables.filed.Result`).
+        costs: means over the runs, by device that trained them and name (see
+            :class:`dre_ssod.tables.filed.Result`).
         commits: of the program in those runs; "changed" behind one whose files were not its own.
         missing: runs without a result.
     """
@@ -55,7 +61,7 @@ class RowReport:
     x: float
     figures: dict[str, dict[str, Figure]]
     per_class: dict[str, dict[str, float]]
-    costs: dict[str, float]
+    costs: dict[str, dict[str, float]]
     commits: list[str]
     missing: list[str]
 
@@ -91,7 +97,7 @@ def report_rows(table: Table, found: Mapping[str, Result]) -> list[RowReport]:
                 *(name, table.rows[name].curve, table.rows[name].x),
                 figures=figures,
                 per_class=per_class,
-                costs=_costs(own.values()),
+                costs=_costs_by_device(own.values()),
                 commits=commits,
                 missing=missing[name],
             )
@@ -172,6 +178,13 @@ def _per_class(results: Iterable[Result], model: str) -> dict[str, float]:
     return {name: sum(found) / len(found) for name, found in values.items()}
 
 
+def _costs_by_device(results: Iterable[Result]) -> dict[str, dict[str, float]]:
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(result.device, []).append(result)
+    return {device: _costs(groups[device]) for device in sorted(groups)}
+
+
 def _costs(results: Iterable[Result]) -> dict[str, float]:
     values: dict[str, list[float]] = {}
     for result in results:
@@ -227,19 +240,17 @@ def difference_text(summary: Summary | None) -> str:
 
 
 def _cost_table(rows: Sequence[RowReport]) -> str:
-    lines = []
-    for row in rows:
-        step, cpu, peak = (row.costs.get(k) for k in ("step_seconds", "cpu_seconds", "peak_mib"))
-        lines.append(
-            [
-                row.name,
-                "-" if step is None else f"{step:.2f}",
-                "-" if cpu is None else f"{cpu / _HOUR:.2f}",
-                "-" if peak is None else f"{peak:.0f}",
-            ]
-        )
-    header = ["row", "seconds per step after the burn-in", "CPU hours per run", "peak memory, MiB"]
-    return _pipe(lines, header)
+    """A line for each row and device; devices are not averaged."""
+    lines = [
+        [row.name, device, *(_scaled(costs.get(name), scale) for name, scale in _COSTS.values())]
+        for row in rows
+        for device, costs in row.costs.items()
+    ]
+    return _pipe(lines, ["row", "trained on", *_COSTS])
+
+
+def _scaled(value: float | None, scale: float) -> str:
+    return "-" if value is None else f"{value / scale:.{0 if value / scale >= 100.0 else 2}f}"
 
 
 def curves_of(rows: Sequence[RowReport], model: str) -> dict[str, list[tuple[float, float]]]:

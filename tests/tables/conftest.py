@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -37,7 +38,11 @@ def write_table(tmp_path: Path) -> WriteTable:
 
 
 def leave_run(
-    folder: Path, ap: Mapping[str, float], kind: str = "training", classes: float = 50.0
+    folder: Path,
+    ap: Mapping[str, float],
+    kind: str = "training",
+    classes: float = 50.0,
+    machine: Mapping[str, str] = MappingProxyType({"device": "cpu"}),
 ) -> None:
     """What a finished run leaves that a table reads.
 
@@ -60,7 +65,7 @@ def leave_run(
     start = {
         "kind": kind,
         "precision": "float32",
-        "machine": {"host": "h"},
+        "machine": dict(machine),
         "versions": {"torch": "2"},
         "git": {"commit": "0123456789abcdef", "dirty": False},
     }

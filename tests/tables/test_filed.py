@@ -100,6 +100,24 @@ def test_a_table_says_which_runs_are_missing(write_table: WriteTable, tmp_path: 
     assert len(draw_rows(table.title, report_rows(table, {})).axes[0].lines) == 2
 
 
+def test_costs_of_two_devices_are_not_averaged(write_table: WriteTable, tmp_path: Path) -> None:
+    table = write_table(rows={"plain": {}}, folds=[0, 1, 2])
+    places = [({"device": "cpu"}, 2.0), ({"device": "cpu"}, 4.0)]
+    places += [({"device": "cuda", "gpu": "GPU X"}, 0.5)]
+    for cell, (machine, seconds) in zip(table.cells(), places, strict=True):
+        folder = tmp_path / cell.name
+        leave_run(folder, {"teacher": 40.0, "student": 40.0}, machine=machine)
+        line = {"iteration": 30, "time": seconds, "total_loss": 1.0}
+        (folder / "metrics.json").write_text(json.dumps(line) + "\n")
+        lives = [{"cpu_seconds": 360.0, "peak_mib": 1000.0}]
+        (folder / "cost.json").write_text(json.dumps({"lives": lives}))
+        file_result(cell, Identity.of(cell.cfg), folder, tmp_path / "results", "training")
+    found = find_results(read_results(tmp_path / "results"), table.cells())
+    text = as_markdown(table, report_rows(table, found))
+    assert re.search(r"\| plain +\| CPU +\| 3\.00 +\| 0\.10 +\| 1000 ", text)
+    assert re.search(r"\| plain +\| GPU X +\| 0\.50 +\| 0\.10 +\| 1000 ", text)
+
+
 def test_changed_settings_find_no_old_result(write_table: WriteTable, tmp_path: Path) -> None:
     file_all(write_table, tmp_path)
     results = read_results(tmp_path / "results")
