@@ -81,24 +81,29 @@ def trace(model: nn.Module, image: Tensor) -> Traced:
     Raises:
         ExportError: if the model detects nothing on the image, so that parts would not be traced.
     """
-
-    with torch.no_grad(), warnings.catch_warnings():
-        # Many are of what a trace may freeze; the comparison with the eager model decides that.
-        warnings.simplefilter("ignore")
+    with torch.no_grad():
         (found,) = eager_detections(model, [{"image": image}])
-        if len(found) == 0:
-            raise ExportError(
-                "the model detects nothing on the image that it is traced on: give --images with "
-                "objects, or lower MODEL.ROI_HEADS.SCORE_THRESH_TEST"
-            )
-        adapter = TracingAdapter(model, [{"image": image}], detect_traceably)
-        module = torch.jit.trace(adapter, adapter.flattened_inputs, check_trace=False)
+    if len(found) == 0:
+        raise ExportError(
+            "the model detects nothing on the image that it is traced on: give --images with "
+            "objects, or lower MODEL.ROI_HEADS.SCORE_THRESH_TEST"
+        )
+    module = record(model, image)
     # What is checked is what will be loaded from a file.
     buffer = io.BytesIO()
     torch.jit.save(module, buffer)
     buffer.seek(0)
     loaded = torch.jit.load(buffer, map_location=image.device)
     return Traced(loaded, (*sorted(found.get_fields()), "image_size"))
+
+
+def record(model: nn.Module, image: Tensor) -> torch.jit.ScriptModule:
+    """What the model computes on an image, as it is before it is saved."""
+    with torch.no_grad(), warnings.catch_warnings():
+        # Many are of what a trace may freeze; the comparison with the eager model decides that.
+        warnings.simplefilter("ignore")
+        adapter = TracingAdapter(model, [{"image": image}], detect_traceably)
+        return torch.jit.trace(adapter, adapter.flattened_inputs, check_trace=False)
 
 
 class Exported(Protocol):

@@ -98,7 +98,7 @@ def _exported(setting: Setting, config: list[str], model: list[str]) -> Iterator
 def _tool(setting: Setting, name: str, words: list[str]) -> Iterator[Finding]:
     code, output = _run(setting, words)
     if code:
-        yield Fact(f"output of {name}", "\n    ".join(["", *output.splitlines()[-15:]]))
+        yield Fact(f"output of {name}", "\n    ".join(["", *output.splitlines()[-60:]]))
     yield Goal(f"exit code of {name}", code, 0)
 
 

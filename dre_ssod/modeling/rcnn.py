@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import get_norm
+from detectron2.layers import get_norm, shapes_to_tensor
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dre_ssod.modeling.student_batch import Features, PairBatch, StudentBatch
 from dre_ssod.structures import StudentLosses
@@ -54,9 +55,29 @@ class SemiSupervisedRCNN(GeneralizedRCNN):
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalize, pad and batch, in the model's memory layout."""
-        images = super().preprocess_image(batched_inputs)
+        if torch.jit.is_tracing():  # type: ignore[attr-defined]
+            (inputs,) = batched_inputs
+            images = self._traced_image(inputs["image"])
+        else:
+            images = super().preprocess_image(batched_inputs)
         images.tensor = images.tensor.contiguous(memory_format=self.memory_format)
         return images
+
+    def _traced_image(self, image: Tensor) -> ImageList:
+        """What Detectron2 makes of one image (3, H, W), for any device that loads the trace.
+
+        Detectron2 rounds a tensor of sizes that a trace keeps on the CPU by constants that go to
+        the GPU with the weights. Single numbers may meet wherever they are.
+        """
+        constraints = self.backbone.padding_constraints
+        divisor = constraints.get("size_divisibility", self.backbone.size_divisibility) or 1
+        height, width = image.shape[-2:]
+        padding = []
+        for side in (width, height):
+            least = constraints.get("square_size", 0) or side
+            padding += [0, least + -least % divisor - side]
+        image = (self._move_to_current_device(image) - self.pixel_mean) / self.pixel_std
+        return ImageList(F.pad(image, padding)[None], [shapes_to_tensor([height, width])])
 
     def _move_to_current_device(self, x: Tensor) -> Tensor:
         if torch.jit.is_tracing():  # type: ignore[attr-defined]

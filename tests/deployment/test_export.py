@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.engine import DefaultPredictor
+from detectron2.modeling import GeneralizedRCNN
 from torch import Tensor
+from torchvision.ops import box_iou
 
 import dre_ssod
 from dre_ssod.deployment.export import (
@@ -17,6 +19,7 @@ from dre_ssod.deployment.export import (
     Traced,
     eager_detections,
     largest_differences,
+    record,
     save_safetensors,
     save_torchscript,
     save_weights,
@@ -24,6 +27,7 @@ from dre_ssod.deployment.export import (
 )
 from dre_ssod.deployment.trained_model import load_trained
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
+from tests.deployment.traced_devices import mixed_devices
 from tests.factories import BOXES, SIZE, draw, tiny_cfg, tiny_model
 
 PACKAGE = Path(dre_ssod.__file__).parent
@@ -79,6 +83,25 @@ def test_nothing_in_the_trace_is_tied_to_the_device_it_was_made_on(transform: st
     ]
     assert len(made) > 10
     assert [place for place in made if str(PACKAGE) in place] == []
+
+
+def test_a_trace_mixes_no_devices_wherever_it_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its constants go with the weights, while sizes of images stay on the CPU."""
+    overrides = {"TEST.VARIANCE_VOTING.ENABLED": True, "TEST.RANK_BY_QUALITY": True}
+    model = model_with(**overrides)
+    assert mixed_devices(record(model, images()[0]).inlined_graph) == []
+    # As Detectron2 pads an image, and with a vote that is kept where it was traced.
+    with monkeypatch.context() as planted:
+        planted.setattr(SemiSupervisedRCNN, "preprocess_image", GeneralizedRCNN.preprocess_image)
+        (found,) = mixed_devices(record(model, images()[0]).inlined_graph)
+    assert "aten::add at" in found
+    assert "image_list.py" in found
+    with monkeypatch.context() as planted:
+        planted.setattr(
+            "dre_ssod.modeling.refinement.box_iou", lambda a, b: box_iou(a, b).to("cpu")
+        )
+        found_there = mixed_devices(record(model, images()[0]).inlined_graph)
+    assert any("refinement.py" in place for place in found_there)
 
 
 def _is_device(value: torch.Value) -> bool:
