@@ -14,7 +14,7 @@ import pytest
 from dre_ssod.data.audit.files import LEVELS
 from dre_ssod.data.audit.sets import ROLES
 from dre_ssod.data.conversion.convert import FORMS, IMAGE_MODES
-from dre_ssod.deployment.labeling.label_tasks import PROGRAMS
+from dre_ssod.deployment.labeling.label_tasks import FORMS as TASKS
 from dre_ssod.deployment.labeling.uncertainty import CRITERIA
 from dre_ssod.gpu_check.steps import STEPS
 from tests import ROOT
@@ -101,7 +101,7 @@ def test_what_is_missing_ends_the_program(asked: dict[str, Any]) -> None:
         ("tools.convert_dataset", tuple(FORMS)),
         ("tools.convert_dataset", IMAGE_MODES),
         ("tools.pseudo_label", CRITERIA),
-        ("tools.pseudo_label", PROGRAMS),
+        ("tools.pseudo_label", TASKS),
     ],
 )
 def test_choices_are_those_that_the_package_knows(

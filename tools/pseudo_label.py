@@ -68,8 +68,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument(
         "--tasks",
-        choices=("labelstudio", "cvat"),
-        help="write the listed images as tasks of this program, with the model's boxes to correct",
+        choices=("labelstudio", "cvat", "coco", "yolo", "voc"),
+        help="write the listed images for this program, or in this form, with the model's boxes to "
+        "correct",
     )
     parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values")
@@ -193,7 +194,7 @@ def finish(args: argparse.Namespace, before: dict[str, Any]) -> None:
         summary = merge_since(job.folder, before, arguments)
         if summary is None:
             summary = merge(job, args.label_next, args.label_next_by, real_paths(args.exclude))
-            if args.tasks:
+            if args.tasks and summary.listed:
                 write_tasks(job, args.tasks)
             note_merge(job.folder, arguments, summary)
     found = f"{counted(summary.boxes, 'box')} on {counted(summary.images, 'image')}"
@@ -205,7 +206,7 @@ def finish(args: argparse.Namespace, before: dict[str, Any]) -> None:
     names = job.folder / LABEL_NEXT_NAMES
     listed = counted(summary.listed, "image")
     print(f"{listed} to label next: {job.folder / LABEL_NEXT}, {names}")
-    if args.tasks:
+    if args.tasks and summary.listed:
         print(f"as tasks with boxes to correct: {tasks_path(job.folder, args.tasks)}")
 
 

@@ -447,6 +447,34 @@ def test_tasks_come_back_as_labels_and_say_what_was_right(
         image["file_name"] for image in listed["images"]
     ]
     assert {box.get("source") for box in xml.iter("box")} == {"auto"}
+    _check_folders_of_tasks(job, images, suggested, [image["id"] for image in listed["images"]])
+
+
+def _check_folders_of_tasks(
+    job: LabelingJob, images: Path, suggested: str, ids: list[int | str]
+) -> None:
+    """Of two listed images: COCO, YOLO and VOC have the model's boxes, in the order of the list."""
+    found = {record["image_id"]: record for record in load_one_labeled(suggested)}
+    same = Changes(2, kept=sum(len(found[image]["annotations"]) for image in ids))
+    uris = {
+        "coco": f"coco://{write_tasks(job, 'coco')}?images={images}",
+        "yolo": f"yolo://{write_tasks(job, 'yolo')}?split=train",
+        "voc": f"voc://{write_tasks(job, 'voc')}?split=train&classes=class0,class1,class2",
+    }
+    for form, uri in uris.items():
+        assert compare(suggested, [uri]) == same, form
+        files = [os.path.realpath(record["file_name"]) for record in load_one_labeled(uri)]
+        assert files == [os.path.realpath(found[image]["file_name"]) for image in ids], form
+    scores = [[item["score"] for item in r["annotations"]] for r in load_one_labeled(uris["coco"])]
+    assert scores == [[item["score"] for item in found[image]["annotations"]] for image in ids]
+    # Somebody corrects labels where they are: the same list leaves them, another one comes beside.
+    voc = write_tasks(job, "voc")
+    corrected = next((voc / "Annotations").glob("*.xml"))
+    corrected.write_text("<corrected/>")
+    assert write_tasks(job, "voc") == voc
+    merge(job, 1, "views")
+    assert write_tasks(job, "voc") != voc
+    assert corrected.read_text() == "<corrected/>"
 
 
 def test_detections_are_a_list_of_results(finished: LabelingJob) -> None:

@@ -1,14 +1,18 @@
-"""The images to label next as tasks of a labeling program, with the model's boxes to correct."""
+"""The images to label next as a labeling program takes them, with the model's boxes to correct."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from detectron2.structures import BoxMode
 
+from dre_ssod.data.conversion.coco_content import coco_uri, relative_names
+from dre_ssod.data.conversion.convert import convert
 from dre_ssod.data.conversion.plan import check_xml_names
 from dre_ssod.data.conversion.programs import (
     cvat_xml,
@@ -21,56 +25,110 @@ from dre_ssod.deployment.labeling.label_merge import LABEL_NEXT, lines
 from dre_ssod.deployment.labeling.labeling_job import LabelingJob, open_manifest
 from dre_ssod.files import write_text
 
-PROGRAMS = ("labelstudio", "cvat")
+FORMS = ("labelstudio", "cvat", "coco", "yolo", "voc")
 CONFIG = "label_config.xml"
 """Label Studio's labeling interface."""
+_FILES = {"labelstudio": "tasks.json", "cvat": "tasks.xml", "coco": "tasks_coco.json"}
+
+Line = dict[str, Any]
+"""What a chunk holds of an image."""
 
 
-def write_tasks(job: LabelingJob, program: str) -> Path:
-    """Write the images that ``merge`` has listed, the one that is most worth it first.
+def write_tasks(job: LabelingJob, form: str) -> Path:
+    """Write the images that ``merge`` has listed, at least one, the most worth it first.
+
+    A file is written again with every list. A folder, in which labels may be corrected right where
+    they are, belongs to one list: what is there stays as it is, and another list gets its own.
 
     Args:
-        program: of ``PROGRAMS``. For Label Studio each task has its ``uncertainty`` as a column,
+        form: of ``FORMS``. For Label Studio each task has its ``uncertainty`` as a column,
             its boxes as a prediction with a score per box and 1 - uncertainty as its own, and
             ``label_config.xml`` is written beside; images are served from the folder they are in.
+            YOLO and VOC folders have links to the images.
 
     Raises:
-        SourceError: if XML cannot hold the name of a class or an image.
+        SourceError: if the form cannot hold the name of a class or an image.
     """
     listed = read_json(job.folder / LABEL_NEXT)
+    images = _listed_lines(job, [image["id"] for image in listed["images"]])
+    path = tasks_path(job.folder, form)
+    if form == "labelstudio":
+        _write_label_studio(job, images, [image[listed["criterion"]] for image in listed["images"]])
+    elif form == "cvat":
+        classes = [category["name"] for category in job.categories]
+        check_xml_names(classes, form)
+        records = _records(job, images)
+        write_text(path, cvat_xml(((record["name"], record) for record in records), classes))
+    else:
+        uri = _write_coco(job, images)
+        if form != "coco" and not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            convert({"train": uri}, form, path, images="link")
+    return path
+
+
+def tasks_path(folder: Path, form: str) -> Path:
+    """The file or folder that :func:`write_tasks` writes."""
+    if form in _FILES:
+        return folder / _FILES[form]
+    digest = hashlib.sha256((folder / LABEL_NEXT).read_bytes()).hexdigest()
+    return folder / "tasks" / f"{form}_{digest[:8]}"
+
+
+def _write_label_studio(job: LabelingJob, images: Sequence[Line], doubts: Sequence[float]) -> None:
     classes = [category["name"] for category in job.categories]
-    check_xml_names(classes, program)
-    records = _records(job, [image["id"] for image in listed["images"]])
-    path = tasks_path(job.folder, program)
-    if program == "cvat":
-        write_text(path, cvat_xml(((r["name"], r) for r in records), classes))
-        return path
+    check_xml_names(classes, "labelstudio")
     tasks = []
-    for image, record in zip(listed["images"], records, strict=True):
-        doubt = image[listed["criterion"]]
+    for record, doubt in zip(_records(job, images), doubts, strict=True):
         record["prediction_score"] = round(1.0 - doubt, 6)
         # Where names are complete, the root of the file system is what Label Studio serves.
         address = local_address(record["name"].lstrip(os.sep))
         tasks.append(label_studio_task(record, address, classes, {"uncertainty": doubt}))
-    write_text(path, json.dumps(tasks, indent=1) + "\n")
+    write_text(tasks_path(job.folder, "labelstudio"), json.dumps(tasks, indent=1) + "\n")
     write_text(job.folder / CONFIG, label_studio_config(classes))
-    return path
 
 
-def tasks_path(folder: Path, program: str) -> Path:
-    """The file that :func:`write_tasks` writes."""
-    return folder / ("tasks.xml" if program == "cvat" else "tasks.json")
+def _write_coco(job: LabelingJob, images: Sequence[Line]) -> str:
+    """Write the images, numbered in their order, as a COCO file; returns its URI."""
+    root = open_manifest(job.folder).root
+    names = [line["file_name"] for line in images]
+    folder, names = (Path(root), names) if root else relative_names(names)
+    boxes = [(number, box) for number, line in enumerate(images, 1) for box in line["boxes"]]
+    content = {
+        "images": [
+            {"id": number, "file_name": name, "width": line["width"], "height": line["height"]}
+            for number, (name, line) in enumerate(zip(names, images, strict=True), 1)
+        ],
+        "annotations": [
+            {"id": identifier, "image_id": number, **box}
+            for identifier, (number, box) in enumerate(boxes, 1)
+        ],
+        "categories": job.categories,
+    }
+    path = tasks_path(job.folder, "coco")
+    write_text(path, json.dumps(content) + "\n")
+    return coco_uri(path, folder)
 
 
-def _records(job: LabelingJob, ids: list[int | str]) -> list[dict[str, Any]]:
-    """Records of the images with these ids, in their order; ``name`` is the one in its folder."""
-    manifest = open_manifest(job.folder)
+def _listed_lines(job: LabelingJob, ids: Sequence[int | str]) -> list[Line]:
+    """What was found in the images with these ids, in their order."""
+    wanted = set(ids)
+    chunks = len(open_manifest(job.folder).offsets)
+    found = {line["id"]: line for line in lines(job.folder, chunks) if line["id"] in wanted}
+    return [found[identifier] for identifier in ids]
+
+
+def _records(job: LabelingJob, images: Sequence[Line]) -> list[dict[str, Any]]:
+    """Records of the images; ``name`` is the one in the job's list."""
+    root = open_manifest(job.folder).root
     index = {category["id"]: number for number, category in enumerate(job.categories)}
-    rank = {identifier: number for number, identifier in enumerate(ids)}
-    found: list[dict[str, Any]] = [{}] * len(ids)
-    for line in lines(job.folder, len(manifest.offsets)):
-        if line["id"] in rank:
-            annotations = [
+    return [
+        {
+            "name": line["file_name"],
+            "file_name": os.path.join(root, line["file_name"]),
+            "width": line["width"],
+            "height": line["height"],
+            "annotations": [
                 {
                     "bbox": box["bbox"],
                     "bbox_mode": BoxMode.XYWH_ABS,
@@ -78,12 +136,7 @@ def _records(job: LabelingJob, ids: list[int | str]) -> list[dict[str, Any]]:
                     "score": box["score"],
                 }
                 for box in line["boxes"]
-            ]
-            found[rank[line["id"]]] = {
-                "name": line["file_name"],
-                "file_name": os.path.join(manifest.root, line["file_name"]),
-                "width": line["width"],
-                "height": line["height"],
-                "annotations": annotations,
-            }
-    return found
+            ],
+        }
+        for line in images
+    ]
