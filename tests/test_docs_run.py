@@ -23,6 +23,7 @@ NOT_RUN = {
     "torchrun": "processes of a launcher: tests/launch",
     "--num-machines": "several machines: tests/launch",
     "tools/run_table.py": "whole trainings: tests/tools/test_run_table.py has a small table",
+    "tools/simulate_labeling.py": "trainings: tests/tools/test_simulate_labeling.py has tiny ones",
     "('wandb',)": "a service: tests/engine/hooks/test_trackers.py",
     "tools/gpu_check.py": "a GPU: tests/tools/test_gpu_check.py has its dry run",
 }
