@@ -131,7 +131,7 @@ def test_each_way_gets_the_truth_of_what_it_chose_and_no_more(
     assert found["ap"]["views"] == {"fold 0": 34.5}
     # Other settings are other results.
     assert tool.run([*words, *NEXT, "SOLVER.BASE_LR", "0.1"]) == 2
-    assert "holds results of other settings: opts." in capsys.readouterr().err
+    assert "holds results of other settings: opts." in _said(capsys)
 
 
 def test_ways_must_choose_as_many(

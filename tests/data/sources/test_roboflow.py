@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import supervision
 import yaml
+from PIL import Image
 
 from dre_ssod.data.records import corners
 from dre_ssod.data.sources.catalog import class_names, load_one_labeled
@@ -21,16 +22,18 @@ TRUTH = {
 
 
 @pytest.fixture
-def dataset() -> supervision.DetectionDataset:
-    images = {name: np.full((61, 97, 3), 90, np.uint8) for name in TRUTH}
+def dataset(tmp_path: Path) -> supervision.DetectionDataset:
+    images = {name: str(tmp_path / name) for name in TRUTH}
+    for path in images.values():
+        Image.new("RGB", (97, 61)).save(path)
     found = {
-        name: supervision.Detections(
+        images[name]: supervision.Detections(
             xyxy=np.array([box for _, box in objects], np.float32).reshape(-1, 4),
             class_id=np.array([number for number, _ in objects], int),
         )
         for name, objects in TRUTH.items()
     }
-    return supervision.DetectionDataset(CLASSES, images, found)
+    return supervision.DetectionDataset(CLASSES, [*images.values()], found)
 
 
 def check(uri: str) -> None:
@@ -44,21 +47,20 @@ def check(uri: str) -> None:
             assert corners(item) == pytest.approx(box, abs=0.01)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_its_yolo_export(dataset: supervision.DetectionDataset, tmp_path: Path) -> None:
+    root = tmp_path / "export"
     for part in ("train", "valid"):
-        folder = tmp_path / part
-        dataset.as_yolo(str(folder / "images"), str(folder / "labels"), str(tmp_path / "data.yaml"))
-    described = yaml.safe_load((tmp_path / "data.yaml").read_text())
+        folder = root / part
+        dataset.as_yolo(str(folder / "images"), str(folder / "labels"), str(root / "data.yaml"))
+    described = yaml.safe_load((root / "data.yaml").read_text())
     described |= {"train": "../train/images", "val": "../valid/images"}
     described["roboflow"] = {"project": "cells", "version": 1, "license": "CC BY 4.0"}
-    (tmp_path / "data.yaml").write_text(yaml.safe_dump(described))
-    check(f"yolo://{tmp_path}?split=train")
-    check(f"yolo://{tmp_path}?split=val")
+    (root / "data.yaml").write_text(yaml.safe_dump(described))
+    check(f"yolo://{root}?split=train")
+    check(f"yolo://{root}?split=val")
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_its_coco_export(dataset: supervision.DetectionDataset, tmp_path: Path) -> None:
-    folder = tmp_path / "train"
+    folder = tmp_path / "export" / "train"
     dataset.as_coco(str(folder), str(folder / "_annotations.coco.json"))
     check(f"coco://{folder}/_annotations.coco.json?images={folder}")
