@@ -128,6 +128,7 @@ CHECKS: dict[str, Check] = {
     "SSOD.STRONG_VIEW.ERASE_SIZE": Numbers(0.0, 1.0, fewest=2, most=2, rising="weakly"),
     "SSOD.WARN_NO_PSEUDO_LABELS_ITERS": Number(0, _MANY),
     "SSOD.WARN_PSEUDO_BOX_RATIO": Number(0.0, 1e6),
+    "SSOD.WARN_CLASS_SHARE": Number(0.0, 1.0),
     "SSOD.PANEL_PERIOD": Number(0, _MANY),
     "SSOD.TRACKERS": Some(("wandb", "mlflow")),
     "SSOD.EVAL_MODEL": OneOf(("teacher", "student", "both")),

@@ -153,6 +153,9 @@ def _add_loop_keys(cfg: CfgNode) -> None:
     # Warn when an unlabeled image has more than this many times the boxes of a labeled image, over
     # 200 iterations, or a quarter of those after the burn-in where these are fewer; 0: never.
     cfg.SSOD.WARN_PSEUDO_BOX_RATIO = 2.0
+    # Warn when a class has less than this share of the pseudo-labels that its labels suggest, over
+    # as many iterations; 0: never.
+    cfg.SSOD.WARN_CLASS_SHARE = 0.1
     # Every so many iterations, views, pseudo-labels and proposals of two images of the batch are
     # drawn into OUTPUT_DIR/panels and TensorBoard; see docs/visualization.md. 0: never.
     cfg.SSOD.PANEL_PERIOD = 0

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from detectron2.structures import Instances
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
@@ -17,6 +18,30 @@ from dre_ssod.structures import Mean, StudentLosses, Weight, weighted
 
 PREFIX = "ssod/"
 """What the names of figures begin with in the event storage."""
+
+
+@dataclass
+class ClassCounts:
+    """Pseudo-boxes of each class that this process has seen since it began.
+
+    Attributes:
+        images: with pseudo-labels, or with none of them but a teacher who looked.
+        boxes: (K,), on the device: whoever reads them waits for it.
+    """
+
+    images: int
+    boxes: Tensor
+
+    @classmethod
+    def none(cls, num_classes: int, device: torch.device) -> ClassCounts:
+        """Nothing yet."""
+        return cls(0, torch.zeros(num_classes, device=device))
+
+    def add(self, labels: Sequence[Instances]) -> None:
+        """Count the labels of some images."""
+        self.images += len(labels)
+        for found in labels:
+            self.boxes.index_add_(0, found.gt_classes, torch.ones_like(found.gt_scores))
 
 
 class StepMetrics:

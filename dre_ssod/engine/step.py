@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from dre_ssod.engine.ema import ModelEMA
-from dre_ssod.engine.metrics import PREFIX, StepMetrics, StepTotals
+from dre_ssod.engine.metrics import PREFIX, ClassCounts, StepMetrics, StepTotals
 from dre_ssod.engine.nonfinite import NonfiniteGuard
 from dre_ssod.engine.precision import autocast_dtype
 from dre_ssod.engine.running_statistics import RunningStatistics
@@ -103,6 +103,7 @@ class SemiSupervisedStep(SimpleTrainer):
         # The last micro-batch of the newest step, for hooks that show it.
         self.last_batch: TrainingBatch | None = None
         self.device = next(student.parameters()).device
+        self.pseudo_boxes = ClassCounts.none(teacher.roi_heads.num_classes, self.device)
         self.grad_scaler = torch.amp.GradScaler(
             self.device.type, enabled=settings.autocast_dtype == torch.float16
         )
@@ -183,7 +184,9 @@ class SemiSupervisedStep(SimpleTrainer):
         given = self.method.student_batch(self.teacher, batch, self.clock)
         losses: StudentLosses = self.model(given)
         if given.labels is not None:
-            figures |= _pseudo_label_figures(given.labels.cls.instances(), self.device)
+            pseudo_labels = given.labels.cls.instances()
+            figures |= _pseudo_label_figures(pseudo_labels, self.device)
+            self.pseudo_boxes.add(pseudo_labels)
         losses.merge(StudentLosses(figures=figures))
         return losses
 

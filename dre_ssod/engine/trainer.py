@@ -29,7 +29,7 @@ from dre_ssod.engine.hooks.checkpoints import Checkpoints, SaveBeforeEvaluation
 from dre_ssod.engine.hooks.evaluation import BestModel, Evaluation, LaggingTeacher, best_metric_name
 from dre_ssod.engine.hooks.panels import PanelHook
 from dre_ssod.engine.hooks.trackers import build_trackers
-from dre_ssod.engine.hooks.watch import PseudoLabelWatch, box_window
+from dre_ssod.engine.hooks.watch import ClassWatch, PseudoLabelWatch, box_window
 from dre_ssod.engine.hooks.writers import FigurePrinter, MetricsFile, ResumingWriter
 from dre_ssod.engine.out_of_memory import advice
 from dre_ssod.engine.precision import announce, name_of
@@ -44,6 +44,7 @@ from dre_ssod.evaluation.evaluators import (
 from dre_ssod.evaluation.pseudo_labels import PseudoLabelProbe
 from dre_ssod.launch.log_file import FILE_ONLY
 from dre_ssod.methods import build_method
+from dre_ssod.methods.parts.labeled_classes import boxes_per_image
 from dre_ssod.runs.contents import check_resumed
 from dre_ssod.runs.detector import categories_of
 from dre_ssod.runs.results import record_results
@@ -226,6 +227,14 @@ class SSODTrainer(DefaultTrainer):
             window=box_window(cfg.SOLVER.MAX_ITER - cfg.SSOD.BURN_IN_ITERS),
             threshold_key=self.method.threshold_key(),
         )
+        classes = ClassWatch(
+            self._trainer.pseudo_boxes,
+            self.pools.classes,
+            boxes_per_image(self.pools.labeled, len(self.pools.classes)),
+            cfg.SSOD.WARN_CLASS_SHARE,
+            window=box_window(cfg.SOLVER.MAX_ITER - cfg.SSOD.BURN_IN_ITERS),
+            threshold_key=self.method.threshold_key(),
+        )
         # What ends an iteration whose weights are saved.
         self._finishing: list[HookBase] = [
             evaluation,
@@ -238,7 +247,7 @@ class SSODTrainer(DefaultTrainer):
         found = [
             hooks.IterationTimer(),
             hooks.LRScheduler(),
-            watch if self.method.uses_unlabeled else None,
+            *([watch, classes] if self.method.uses_unlabeled else []),
             panels if self.method.uses_unlabeled and cfg.SSOD.PANEL_PERIOD else None,
             SaveBeforeEvaluation(evaluation, self._checkpoints),
             *self._finishing,

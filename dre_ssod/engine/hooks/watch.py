@@ -1,14 +1,18 @@
-"""Warnings about pseudo-labels while a run trains: none for long, or far too many."""
+"""Warnings about pseudo-labels while a run trains: none, none of a class, or far too many."""
 
 from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from detectron2.engine import HookBase
+from torch import Tensor
 
-from dre_ssod.engine.metrics import PREFIX
+from dre_ssod.engine.metrics import PREFIX, ClassCounts
+from dre_ssod.errors import printable
 
 logger = logging.getLogger(__name__)
 
@@ -16,6 +20,10 @@ BOX_WINDOW = 200
 """Iterations over which pseudo-boxes are compared with labeled boxes, in a run long enough."""
 _LEAST = 10
 """Iterations of which fewer say nothing: a warning would come of a single batch."""
+_FEWEST = 20.0
+"""Boxes of a class that must be expected before their absence says something."""
+_NAMED = 10
+"""Classes that a warning names."""
 
 
 def box_window(iterations: int) -> int:
@@ -100,3 +108,75 @@ class PseudoLabelWatch(HookBase):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._silence = state_dict["silence"]
+
+
+class ClassWatch(HookBase):
+    """Warns when a class that the labels show has next to no pseudo-labels; for the main process.
+
+    Objects without a label teach that they are background, the more so the less the few that have
+    one count. Mean AP tells it late, and of many classes not at all.
+    """
+
+    def __init__(
+        self,
+        counts: ClassCounts,
+        names: Sequence[str],
+        expected: Tensor,
+        least_share: float,
+        window: int = BOX_WINDOW,
+        threshold_key: str = "SSOD.SCORE_THRESHOLD",
+    ) -> None:
+        """
+        Args:
+            counts: what the steps count.
+            names: of the K classes.
+            expected: (K,) boxes of each class per labeled image.
+            least_share: ``SSOD.WARN_CLASS_SHARE``; 0: never warn.
+            window: iterations with pseudo-labels that are counted together; a class is named once.
+            threshold_key: of the method's score threshold.
+        """
+        self._counts = counts
+        self._names = list(names)
+        self._expected = expected
+        self._least_share = least_share
+        self._window = window
+        self._threshold_key = threshold_key
+        self._iterations = 0
+        self._images = counts.images
+        self._boxes = torch.zeros_like(expected)
+        self._told: set[str] = set()
+
+    def after_step(self) -> None:
+        if not self._least_share or self._counts.images == self._images:
+            return
+        self._iterations += 1
+        if self._iterations % self._window == 0:
+            self._compare()
+
+    def _compare(self) -> None:
+        boxes = self._counts.boxes.to("cpu", copy=True)
+        images = self._counts.images - self._images
+        found, expected = boxes - self._boxes, self._expected * images
+        self._boxes, self._images = boxes, self._counts.images
+        rare = (expected >= _FEWEST) & (found < self._least_share * expected)
+        lines = {
+            self._names[k]: f"{printable(self._names[k])} {found[k]:.0f} of {expected[k]:.0f}"
+            for k in rare.nonzero().flatten().tolist()
+            if self._names[k] not in self._told
+        }
+        self._told |= lines.keys()
+        if lines:
+            shown = [*lines.values()][:_NAMED]
+            more = f" and {len(lines) - _NAMED} more classes" if len(lines) > _NAMED else ""
+            logger.warning(
+                "Next to no pseudo-labels of some classes, over %d iterations: %s%s, where the "
+                "labeled images would suggest as many. Less than SSOD.WARN_CLASS_SHARE %g of "
+                "them: their other objects teach that they are background. Lower %s, choose by "
+                "rank (SSOD.LABELS.RANK_SHARE of DRE, or LabelMatch), or raise "
+                "SSOD.BURN_IN_ITERS so that the teacher knows the class before it labels.",
+                self._window,
+                ", ".join(shown),
+                more,
+                self._least_share,
+                self._threshold_key,
+            )

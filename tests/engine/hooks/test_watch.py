@@ -5,10 +5,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 from detectron2.engine import TrainerBase
+from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 
-from dre_ssod.engine.hooks.watch import PseudoLabelWatch, box_window
+from dre_ssod.engine.hooks.watch import ClassWatch, PseudoLabelWatch, box_window
+from dre_ssod.engine.metrics import ClassCounts
 from dre_ssod.engine.unreadable import FEW_IMAGES, UnreadableImages
 from dre_ssod.errors import UserError
 from dre_ssod.structures import ImageFailure, TrainingBatch
@@ -150,3 +153,56 @@ def test_a_short_run_compares_its_boxes_sooner(iterations: int, window: int) -> 
 def test_zero_switches_both_off(caplog: pytest.LogCaptureFixture) -> None:
     watch = PseudoLabelWatch(0, 0.0, window=2)
     assert not warnings(watch, [(0.0, 1.0)] * 10 + [(99.0, 1.0)] * 10, caplog)
+
+
+class Counting(TrainerBase):
+    """Counts pseudo-labels of the given classes on one image of each step; None: a burn-in."""
+
+    def __init__(self, classes: list[list[int] | None], num_classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+        self.counts = ClassCounts.none(num_classes, torch.device("cpu"))
+
+    def run_step(self) -> None:
+        found = self.classes[self.iter]
+        if found is not None:
+            kinds = torch.tensor(found, dtype=torch.int64)
+            self.counts.add([Instances((8, 8), gt_classes=kinds, gt_scores=torch.ones(len(kinds)))])
+
+
+def class_warnings(
+    classes: list[list[int] | None], share: float, window: int, expected: list[float], caplog: Any
+) -> list[str]:
+    run = Counting(classes, len(expected))
+    names = [f"class {k}" for k in range(len(expected))]
+    watch = ClassWatch(run.counts, names, torch.tensor(expected), share, window, "SSOD.X.TAU")
+    run.register_hooks([watch])
+    caplog.clear()
+    run.train(0, len(classes))
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_a_class_without_pseudo_labels_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Class 1 has 1 of 30, then 0; class 2 is too rare for its absence to say anything."""
+    steps: list[list[int] | None] = [None] * 7 + [[0, 0, 1], *([[0, 0]] * 29)]
+    found = class_warnings(steps, 0.1, 10, [2.0, 3.0, 0.1], caplog)
+    assert len(found) == 1
+    assert "class 1 1 of 30, where" in found[0]
+    assert "class 0" not in found[0]
+    assert "class 2" not in found[0]
+    assert "over 10 iterations" in found[0]
+    assert "Lower SSOD.X.TAU" in found[0]
+
+
+def test_a_class_that_is_lost_later_is_named_then(caplog: pytest.LogCaptureFixture) -> None:
+    steps: list[list[int] | None] = [[0, 1]] * 20 + [[0]] * 20
+    assert len(class_warnings(steps, 0.1, 20, [1.0, 1.0], caplog)) == 1
+    # A tenth of what is expected is enough.
+    enough: list[list[int] | None] = [[0, 1], *([[0]] * 9)] * 4
+    assert not class_warnings(enough, 0.1, 20, [1.0, 1.0], caplog)
+    assert not class_warnings(steps, 0.0, 20, [1.0, 1.0], caplog)
+
+
+def test_of_many_classes_ten_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    (found,) = class_warnings([[]] * 10, 0.1, 10, [2.0] * 12, caplog)
+    assert "class 9 0 of 20 and 2 more classes" in found
