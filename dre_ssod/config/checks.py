@@ -160,6 +160,7 @@ def check_config(cfg: CfgNode, world_size: int) -> None:
     _check_sizes(cfg)
     _check_split(cfg, values)
     method = method_class(cfg)
+    _check_architecture(cfg, method)
     _check_variance(cfg, values, method)
     if method.uses_unlabeled:
         _check_burn_in(cfg)
@@ -218,6 +219,22 @@ def _check_split(cfg: CfgNode, values: Mapping[str, Any]) -> None:
                 f"{unset:g} while DATASETS.SPLIT_FILE is {cfg.DATASETS.SPLIT_FILE!r}: either the "
                 "file says which images are labeled, or a draw by percent and fold does",
             )
+
+
+def _check_architecture(cfg: CfgNode, method: type[MeanTeacher]) -> None:
+    given, name = cfg.MODEL.META_ARCHITECTURE, method.__name__
+    if given == method.architecture:
+        return
+    valid = f"{method.architecture!r} with the method {name}"
+    if method.architecture != MeanTeacher.architecture:
+        refuse(cfg, "MODEL.META_ARCHITECTURE", f"{valid}, as configs/methods/{name}.yaml has it")
+    users = [other for other, found in METHODS if found.architecture == given]
+    refuse(
+        cfg,
+        "MODEL.META_ARCHITECTURE",
+        f"{valid}, which has no losses for the parts of another"
+        + (f"; this one is for {' and '.join(users)}" if users else ""),
+    )
 
 
 def _check_variance(cfg: CfgNode, values: Mapping[str, Any], method: type[MeanTeacher]) -> None:

@@ -123,6 +123,8 @@ class MeanTeacher:
             "weighed by how well the boxes that the student predicts for it agree with it.",
         )
 
+    architecture: ClassVar[str] = "SemiSupervisedRCNN"
+    """The ``MODEL.META_ARCHITECTURE`` that it trains; of another one parts would never learn."""
     uses_unlabeled: ClassVar[bool] = True
     """Whether unlabeled images are loaded at all."""
     rpn_weights: ClassVar[str | None] = None

@@ -8,6 +8,7 @@ from dre_ssod.config.checks import CHECKS as TABLE
 from dre_ssod.config.checks import check_config
 from dre_ssod.config.keys import get_cfg
 from dre_ssod.errors import ConfigError
+from dre_ssod.methods import METHODS
 from dre_ssod.settings import Number, Numbers, OneOf, Registered
 
 # Of several kinds, each with its own bounds.
@@ -143,6 +144,30 @@ def test_an_unknown_part_names_the_registered_ones(key: str) -> None:
     assert message.startswith(f"{key} is 'polar'; it must be one of ")
     for name, _ in CHECKS[key].registry:
         assert repr(name) in message
+
+
+@pytest.mark.parametrize("name", [name for name, _ in METHODS])
+@pytest.mark.parametrize("given", sorted({method.architecture for _, method in METHODS}))
+def test_a_method_trains_its_own_architecture_alone(name: str, given: str) -> None:
+    needed = METHODS.get(name).architecture
+    opts = ("SSOD.METHOD", name, "MODEL.META_ARCHITECTURE", given)
+    if given == needed:
+        check(*opts)
+        return
+    message = refusal(*opts)
+    assert f"MODEL.META_ARCHITECTURE is {given!r}; it must be {needed!r}" in message
+    assert f"the method {name}" in message
+    # What to do: the file that has it, or the methods that do train the given one.
+    special = needed != "SemiSupervisedRCNN"
+    users = [other for other, method in METHODS if method.architecture == given]
+    for advice in [f"configs/methods/{name}.yaml"] if special else users:
+        assert advice in message
+
+
+def test_an_architecture_without_losses_of_unlabeled_images_is_refused() -> None:
+    for opts in ((), ("SSOD.ENABLED", False)):
+        message = refusal("MODEL.META_ARCHITECTURE", "GeneralizedRCNN", *opts)
+        assert "it must be 'SemiSupervisedRCNN'" in message
 
 
 def test_either_box_transform_can_be_chosen() -> None:

@@ -89,7 +89,6 @@ class ISMTLike(Pair):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> ISMTLike:
-        cls.check_architecture(cfg)
         labeled, unlabeled = cfg.SSOD.LABELED_TO_UNLABELED
         images = cfg.SOLVER.IMS_PER_BATCH * unlabeled // (labeled + unlabeled)
         return cls(read_settings(cfg, cls.Settings), images)

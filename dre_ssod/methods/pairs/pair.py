@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
-from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
 from dre_ssod.methods.mean_teacher import Clock, MeanTeacher
-from dre_ssod.methods.parts.architecture import require_architecture
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.modeling.student_batch import PairBatch, StudentBatch
 from dre_ssod.structures import TrainingBatch, UnlabeledSample
@@ -23,22 +21,7 @@ Found = tuple[TeacherPass, Sequence[Instances]]
 class Pair(MeanTeacher):
     """Base of methods of a pair: the first detector is the one that is tested and looked at."""
 
-    architecture: ClassVar[str] = "PairedRCNN"
-    """The ``MODEL.META_ARCHITECTURE`` that it needs."""
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> MeanTeacher:
-        cls.check_architecture(cfg)
-        return super().from_config(cfg)
-
-    @classmethod
-    def check_architecture(cls, cfg: CfgNode) -> None:
-        """Refuse a model that is no pair.
-
-        Raises:
-            ConfigError: which says what to set.
-        """
-        require_architecture(cfg, cls.__name__, cls.architecture)
+    architecture = "PairedRCNN"
 
     def find(
         self, teacher: SemiSupervisedRCNN, samples: Sequence[UnlabeledSample], clock: Clock

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from detectron2.config import CfgNode
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.structures.boxes import pairwise_intersection
 from detectron2.utils import comm
@@ -27,7 +26,6 @@ from torch.nn import functional as F
 
 from dre_ssod.geometry import clip_boxes
 from dre_ssod.methods.mean_teacher import METHODS, Clock
-from dre_ssod.methods.parts.architecture import require_architecture
 from dre_ssod.methods.parts.jitter import jittered
 from dre_ssod.methods.unbiased.unbiased_teacher import UnbiasedTeacher
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
@@ -119,12 +117,7 @@ class RobustTeacher(UnbiasedTeacher):
             Number(0.0, 1.0),
         )
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> RobustTeacher:
-        require_architecture(cfg, cls.__name__, "ImageClassRCNN")
-        found = super().from_config(cfg)
-        assert isinstance(found, cls)
-        return found
+    architecture = "ImageClassRCNN"
 
     def label(
         self, teacher: SemiSupervisedRCNN, samples: Sequence[UnlabeledSample], clock: Clock
@@ -185,7 +178,7 @@ class RobustTeacher(UnbiasedTeacher):
 
 def classes_of(regions: Regions) -> ImageClasses:
     """What the head says of the images of these regions."""
-    assert regions.image_classes is not None, "checked by from_config"
+    assert regions.image_classes is not None, "checked by check_config"
     return regions.image_classes
 
 

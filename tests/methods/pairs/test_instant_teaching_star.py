@@ -11,11 +11,10 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from dre_ssod.errors import ConfigError
-from dre_ssod.methods import Clock, build_method
+from dre_ssod.methods import Clock
 from dre_ssod.methods.pairs.instant_teaching_star import Candidates, rectified
 from dre_ssod.modeling.student_batch import PairBatch
-from tests.factories import NUM_CLASSES, SIZE, tiny_cfg
+from tests.factories import NUM_CLASSES, SIZE
 from tests.methods.every import batch_of, swapped, trainer_of
 from tests.tiny_dataset import TinyDataset, write_tiny_dataset
 
@@ -150,9 +149,3 @@ def test_each_detector_has_views_labels_and_mixtures_of_its_own(
         [sample.strong.size for sample in batch.unlabeled],
         [sample.for_second().strong.size for sample in batch.unlabeled],
     ]
-
-
-def test_one_detector_is_refused() -> None:
-    cfg = tiny_cfg(**{"SSOD.METHOD": NAME})
-    with pytest.raises(ConfigError, match=r"configs/methods/InstantTeachingStar\.yaml"):
-        build_method(cfg)

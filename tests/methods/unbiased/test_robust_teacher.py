@@ -11,8 +11,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor
 
-from dre_ssod.errors import ConfigError
-from dre_ssod.methods import Clock, build_method
+from dre_ssod.methods import Clock
 from dre_ssod.methods.unbiased.robust_teacher import (
     Paste,
     RobustTeacher,
@@ -311,8 +310,3 @@ def test_its_losses_have_a_weight_of_their_own() -> None:
     assert method.weight("loss_image_unsup", clock) == pytest.approx(0.05 * 3.5)
     assert method.weight("loss_cls_unsup", clock) == 3.5
     assert method.weight("loss_cls", clock) == 1.0
-
-
-def test_a_detector_without_the_head_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"ImageClassRCNN.*RobustTeacher\.yaml"):
-        build_method(tiny_cfg(**{"SSOD.METHOD": "RobustTeacher"}))
