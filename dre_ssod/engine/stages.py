@@ -1,7 +1,7 @@
 """What a run makes before it starts: pseudo-labels that are stored, where its method wants them.
 
 First a detector is trained on the labeled images alone, by the same config; it has a folder of its
-own. Then it labels the unlabeled images as they are, in chunks. Both continue where they stopped.
+own. Then it labels the unlabeled images, in chunks. Both continue where they stopped.
 """
 
 from __future__ import annotations
@@ -46,9 +46,10 @@ def store_labels(cfg: CfgNode) -> None:
 
     All processes must call this.
     """
-    path = method_class(cfg).stored_labels(cfg)
-    if path is None or path.is_file():
+    wanted = method_class(cfg).stored_labels(cfg)
+    if wanted is None or wanted.path.is_file():
         return
+    path = wanted.path
     first = labeled_stage(cfg, path.parent / "supervised")
     logger.info(
         "No labels are stored yet: training on labeled images alone, in %s", first.OUTPUT_DIR
@@ -57,7 +58,8 @@ def store_labels(cfg: CfgNode) -> None:
     trainer.resume_or_load(resume=True)
     trainer.train()
     pools = load_pools(cfg)
-    label_images(trainer.student, pools.unlabeled, cfg, path.parent)
+    mapper = EvaluationMapper(wanted.short_side, cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.FORMAT)
+    label_images(trainer.student, pools.unlabeled, mapper, path.parent)
     comm.synchronize()
     if comm.is_main_process():
         merge_chunks(path, len(pools.unlabeled), pools.classes)
@@ -81,14 +83,13 @@ def labeled_stage(cfg: CfgNode, folder: Path) -> CfgNode:
 
 @torch.no_grad()
 def label_images(
-    model: nn.Module, records: Sequence[dict[str, Any]], cfg: CfgNode, folder: Path
+    model: nn.Module, records: Sequence[dict[str, Any]], mapper: EvaluationMapper, folder: Path
 ) -> None:
-    """Detections on images at their own size, in a file for each chunk of them.
+    """Detections on images, in a file for each chunk of them.
 
     Every process takes each chunk whose number it has modulo the number of processes, unless its
     file is there.
     """
-    mapper = EvaluationMapper(0, cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.FORMAT)
     model.eval()
     for number in range(comm.get_rank(), _chunks(len(records)), comm.get_world_size()):
         path = _chunk(folder, number)

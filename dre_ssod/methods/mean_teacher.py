@@ -38,6 +38,19 @@ METHODS.__doc__ = "Semi-supervised methods, by the name that SSOD.METHOD gives."
 
 
 @dataclass(frozen=True)
+class StoredLabels:
+    """Pseudo-labels that are made before a run starts.
+
+    Attributes:
+        path: of their file.
+        short_side: shorter side, in pixels, of the images that are labeled; 0: their own.
+    """
+
+    path: Path
+    short_side: int
+
+
+@dataclass(frozen=True)
 class Clock:
     """All that a schedule may depend on.
 
@@ -156,8 +169,8 @@ class MeanTeacher:
     # 1. Images and views
 
     @classmethod
-    def stored_labels(cls, cfg: CfgNode) -> Path | None:
-        """The file of pseudo-labels that the run must make before it starts; None: none."""
+    def stored_labels(cls, cfg: CfgNode) -> StoredLabels | None:
+        """The pseudo-labels that the run must make before it starts; None: none."""
         return None
 
     def prepare(self, pools: Pools) -> Pools:

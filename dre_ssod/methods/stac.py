@@ -1,7 +1,7 @@
 """STAC (Sohn et al., 2020): self-training with labels that are made once.
 
 1. A detector is trained on labeled images alone.
-2. It labels the unlabeled images, as they are: no view, no resizing.
+2. It labels the unlabeled images, without any view.
 3. Another one is trained from the start, on labels and on those pseudo-labels, on strong views.
 
 This file is stage 3. Stages 1 and 2 are a file (``SSOD.STAC.LABELS``) or, where none is named, come
@@ -21,7 +21,7 @@ from detectron2.structures import Instances
 from dre_ssod.data.mappers import LabeledMapper, StoredLabelMapper, UnlabeledViews
 from dre_ssod.data.splits.pools import Pools
 from dre_ssod.data.views.views import ViewRecipe
-from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher
+from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher, StoredLabels
 from dre_ssod.methods.parts.stored_labels import with_stored_labels
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.settings import ExistingFile, Number, read_settings, setting
@@ -55,6 +55,13 @@ class STAC(MeanTeacher):
             'writes it; "": the run trains a detector on the labeled images and labels with it.',
             ExistingFile(),
         )
+        own_size: bool = setting(
+            "SSOD.STAC.OWN_SIZE",
+            False,
+            "The run labels images at their own size, as the paper does, whose images are about as "
+            "large as its views. False: at INPUT.MIN_SIZE_TEST, as a detector finds little in "
+            "images that are much larger or smaller than what it was trained on.",
+        )
 
     uses_teacher: ClassVar[bool] = False
 
@@ -69,11 +76,16 @@ class STAC(MeanTeacher):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> STAC:
         settings = read_settings(cfg, cls.Settings)
-        return cls(settings, Path(settings.labels or cls.stored_labels(cfg) or ""))
+        made = cls.stored_labels(cfg)
+        return cls(settings, made.path if made else Path(settings.labels))
 
     @classmethod
-    def stored_labels(cls, cfg: CfgNode) -> Path | None:
-        return None if cfg.SSOD.STAC.LABELS else Path(cfg.OUTPUT_DIR) / "stac" / "labels.json"
+    def stored_labels(cls, cfg: CfgNode) -> StoredLabels | None:
+        settings = read_settings(cfg, cls.Settings)
+        if settings.labels:
+            return None
+        path = Path(cfg.OUTPUT_DIR) / "stac" / "labels.json"
+        return StoredLabels(path, 0 if settings.own_size else cfg.INPUT.MIN_SIZE_TEST)
 
     # Images and views
 

@@ -128,7 +128,7 @@ BOUNDS = {
     "UnbiasedTeacher": {"SCORE_THRESHOLD": 0.7, "GAMMA": 1.5},
     "UnbiasedTeacherV2": {"MARGIN": 0.1, "CERTAINTY": 0.5, "BOX_WEIGHT": 1.0, "NLL_WEIGHT": 0.05},
     "MUM": {"TILES": 4, "GROUP": 4, "PROBABILITY": 1.0},
-    "STAC": {"SCORE_THRESHOLD": 0.9},
+    "STAC": {"SCORE_THRESHOLD": 0.9, "OWN_SIZE": True},
     "InstantTeaching": {"SCORE_THRESHOLD": 0.9},
     "MixPL": {"SCORE_THRESHOLD": 0.7, "EMA_INTERVAL": 3, "EMA_GAMMA": 4.0},
     "RobustTeacher": {"MIN_SCORE": 0.05, "JITTER_COPIES": 10, "JITTER_SCALE": 0.08, "PASTE": 0.5},

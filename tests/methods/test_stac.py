@@ -6,13 +6,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from dre_ssod.data.mappers import STORED, StoredLabelMapper
+from dre_ssod.data.mappers import STORED, EvaluationMapper, StoredLabelMapper
 from dre_ssod.data.splits.pools import Pools
 from dre_ssod.data.views.views import ViewRecipe
 from dre_ssod.engine import stages
@@ -21,7 +22,7 @@ from dre_ssod.errors import ConfigError
 from dre_ssod.methods import Clock
 from dre_ssod.methods.parts.stored_labels import confident, with_stored_labels
 from dre_ssod.methods.stac import STAC
-from tests.factories import tiny_cfg, unlabeled_sample
+from tests.factories import SIZE, tiny_cfg, unlabeled_sample
 from tests.methods.every import batch_of, config_of, losses_of, trainer_of
 from tests.tiny_dataset import TinyDataset, loggers_kept, write_tiny_dataset
 
@@ -201,19 +202,47 @@ def test_the_first_stage_trains_on_the_labeled_share(data: TinyDataset, tmp_path
     assert first.SOLVER.MAX_ITER == 6
 
 
-def test_labels_depend_neither_on_views_nor_on_batches(data: TinyDataset, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("own_size", "short_side"), [(False, 40), (True, 0)])
+def test_images_are_labeled_at_the_size_of_tests_or_at_their_own(
+    data: TinyDataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    own_size: bool,
+    short_side: int,
+) -> None:
+    """Whatever the views of training and the batches of tests are."""
+    keys = {"INPUT.MIN_SIZE_TEST": 40, "INPUT.MIN_SIZE_TRAIN": (20, 30), "TEST.IMS_PER_BATCH": 4}
+    cfg = stage_cfg(data, tmp_path, **{"SSOD.STAC.OWN_SIZE": own_size, **keys})
+    sizes = []
+
+    def label_images(model: Any, records: Any, mapper: EvaluationMapper, folder: Path) -> None:
+        sizes.extend(tuple(mapper(record)["image"].shape[1:]) for record in records)
+
+    for name in ("labeled_stage", "merge_chunks"):
+        monkeypatch.setattr(stages, name, lambda *_: cfg)
+    monkeypatch.setattr(stages, "SSODTrainer", lambda _: MagicMock())
+    monkeypatch.setattr(stages, "label_images", label_images)
+    stages.store_labels(cfg)
+    assert set(sizes) == {(40, 60) if short_side else SIZE}
+
+
+def test_labels_are_boxes_of_the_image_at_whatever_size_it_is_labeled(
+    data: TinyDataset, tmp_path: Path
+) -> None:
     run = trainer_of(NAME, data, tmp_path)
-    contents = []
-    for number, keys in enumerate(
-        ({}, {"INPUT.MIN_SIZE_TRAIN": (20, 30), "INPUT.MIN_SIZE_TEST": 40, "TEST.IMS_PER_BATCH": 4})
-    ):
-        folder = tmp_path / str(number)
+    for short_side in (0, 40):
+        folder = tmp_path / str(short_side)
         folder.mkdir()
-        cfg = config_of(NAME, data, folder, **keys)
-        stages.label_images(run.teacher, run.pools.unlabeled, cfg, folder)
-        contents.append((folder / "chunk_00000.json").read_bytes())
-    assert contents[0] == contents[1]
-    assert sum(len(line["boxes"]) for line in json.loads(contents[0])) > 8
+        mapper = EvaluationMapper(short_side, 1333, "RGB")
+        stages.label_images(run.teacher, run.pools.unlabeled, mapper, folder)
+        lines = json.loads((folder / "chunk_00000.json").read_text())
+        assert {(line["height"], line["width"]) for line in lines} == {SIZE}
+        boxes = torch.tensor([box["corners"] for line in lines for box in line["boxes"]])
+        assert len(boxes) > 8
+        # Over the whole image, and not beyond it.
+        height, width = SIZE
+        assert (boxes <= torch.tensor([width, height] * 2)).all()
+        assert boxes[:, 2].max() > 0.9 * width
 
 
 def test_a_diagnosis_of_the_teacher_is_refused(data: TinyDataset, tmp_path: Path) -> None:

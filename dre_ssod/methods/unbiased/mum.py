@@ -8,9 +8,11 @@ burn-in the teacher starts as a fast average and slows down.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.structures import ImageList
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,6 +22,8 @@ from dre_ssod.methods.mean_teacher import METHODS, Clock
 from dre_ssod.methods.unbiased.unbiased_teacher import UnbiasedTeacher
 from dre_ssod.modeling.student_batch import Features, Mixer, StudentBatch
 from dre_ssod.settings import Number, OneOf, setting
+
+logger = logging.getLogger(__name__)
 
 
 @METHODS.register()
@@ -51,9 +55,25 @@ class MUM(UnbiasedTeacher):
         ramp_iters: int = setting(
             "SSOD.MUM.RAMP_ITERS",
             2000,
-            "D: iterations until the EMA decay has risen from RAMP_START to EMA.DECAY.",
+            "D: iterations until the EMA decay has risen from RAMP_START to EMA.DECAY; in the "
+            "published runs as many as Unbiased Teacher's burn-in.",
             Number(0, 10**9),
         )
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> MUM:
+        found = super().from_config(cfg)
+        assert isinstance(found, cls)
+        ramp, left = found.settings.ramp_iters, cfg.SOLVER.MAX_ITER - cfg.SSOD.BURN_IN_ITERS
+        if ramp > left:
+            logger.warning(
+                "The teacher of MUM is its student almost until the end: the ramp of its average, "
+                "SSOD.MUM.RAMP_ITERS, takes %d iterations, and the run has %d. In the paper it "
+                "takes as many as the burn-in of Unbiased Teacher that it replaces.",
+                ramp,
+                left,
+            )
+        return found
 
     def mixer(self, clock: Clock) -> Tiles | None:
         """Mixed tiles, with the given probability."""

@@ -10,12 +10,12 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from dre_ssod.errors import ConfigError
-from dre_ssod.methods import Clock
+from dre_ssod.methods import Clock, build_method
 from dre_ssod.methods.unbiased.mum import MUM, Tiles, draw_exchange, exchange_tiles, unmix
 from dre_ssod.modeling.student_batch import StudentBatch
 from tests.engine.steps import batch as make_batch
 from tests.engine.steps import make_trainer, run
-from tests.factories import labeled_image
+from tests.factories import labeled_image, tiny_cfg
 
 SIZE = (64, 96)
 
@@ -215,3 +215,13 @@ def test_after_a_burn_in_the_ramp_begins_with_a_copy() -> None:
     method = MUM(replace(MUM.Settings(), ema_decay=0.9, ramp_iters=4))
     keep = [method.decay(Clock(t, 3, 100)) for t in range(3, 9)]
     assert keep == pytest.approx([0.0, 0.6, 0.7, 0.8, 0.9, 0.9])
+
+
+@pytest.mark.parametrize(("burn_in", "ramp", "warns"), [(0, 100, False), (1, 100, True)])
+def test_a_run_that_is_shorter_than_its_ramp_warns(
+    burn_in: int, ramp: int, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = {"SOLVER.MAX_ITER": 100, "SSOD.BURN_IN_ITERS": burn_in, "SSOD.MUM.RAMP_ITERS": ramp}
+    with caplog.at_level("WARNING", logger="dre_ssod"):
+        build_method(tiny_cfg(**{"SSOD.METHOD": "MUM", **keys}))
+    assert ("takes 100 iterations, and the run has 99" in caplog.text) == warns
