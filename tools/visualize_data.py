@@ -103,10 +103,12 @@ def draw_unlabeled(cfg: CfgNode, pools: Pools, args: argparse.Namespace) -> None
     from dre_ssod.inspection.inspect import inspect
     from dre_ssod.inspection.panels import draw_inspection, write_picture
     from dre_ssod.methods import Clock, build_method
+    from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 
     if not pools.unlabeled:
         raise ConfigError("--pseudo-labels: the config has no unlabeled images")
     teacher = load_trained(cfg)
+    assert isinstance(teacher, SemiSupervisedRCNN), "checked by check_config"
     student = copy.deepcopy(teacher)
     if not load_student(cfg.MODEL.WEIGHTS, student):
         print(f"{cfg.MODEL.WEIGHTS} holds no student: proposals are those of its model")

@@ -162,6 +162,9 @@ def check_config(cfg: CfgNode, world_size: int) -> None:
     method = method_class(cfg)
     _check_architecture(cfg, method)
     _check_variance(cfg, values, method)
+    if cfg.TEST.PSEUDO_LABEL_SET and not method.uses_teacher:
+        valid = f"'' with the method {method.__name__}, which has no teacher to be measured"
+        refuse(cfg, "TEST.PSEUDO_LABEL_SET", valid)
     if method.uses_unlabeled:
         _check_burn_in(cfg)
     _check_batch(cfg, world_size, method.uses_unlabeled)

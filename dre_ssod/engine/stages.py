@@ -50,6 +50,8 @@ def store_labels(cfg: CfgNode) -> None:
     if wanted is None or wanted.path.is_file():
         return
     path = wanted.path
+    # What is wrong with the data shows before anything is trained.
+    pools = load_pools(cfg)
     first = labeled_stage(cfg, path.parent / "supervised")
     logger.info(
         "No labels are stored yet: training on labeled images alone, in %s", first.OUTPUT_DIR
@@ -57,7 +59,6 @@ def store_labels(cfg: CfgNode) -> None:
     trainer = SSODTrainer(first)
     trainer.resume_or_load(resume=True)
     trainer.train()
-    pools = load_pools(cfg)
     mapper = EvaluationMapper(wanted.short_side, cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.FORMAT)
     label_images(trainer.student, pools.unlabeled, mapper, path.parent)
     comm.synchronize()

@@ -85,11 +85,11 @@ class Part:
 
     Attributes:
         weight: of its labels in the classification loss.
-        area: (x1, y1, x2, y2) of the mixture that shows it.
+        area: (x1, y1, x2, y2) of the mixture that shows it; None where all of it is shown.
     """
 
     weight: float
-    area: tuple[int, int, int, int]
+    area: tuple[int, int, int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -142,11 +142,10 @@ class LabeledMix(Mixer):
     def _draw(self, own: Tensor, other: Tensor, size: tuple[int, int], partner: int) -> Mixed:
         """Mix one padded pair (C, H, W) in place."""
         height, width = own.shape[-2:]
-        everywhere = (0, 0, width, height)
         if torch.rand(()).item() < self._mixup:
             lam = torch.rand(()).item()
             own.mul_(lam).add_(other, alpha=1.0 - lam)
-            return Mixed(size, partner, Part(lam, everywhere), Part(1.0 - lam, everywhere))
+            return Mixed(size, partner, Part(lam), Part(1.0 - lam))
         if torch.rand(()).item() < 0.5:
             cut = draw_cut(width)
             own[..., cut:] = other[..., cut:]
@@ -158,17 +157,19 @@ class LabeledMix(Mixer):
         return Mixed(size, partner, Part(1.0, areas[0]), Part(1.0, areas[1]))
 
     def labels(self, labels: list[Instances], batch: StudentBatch) -> list[Instances]:
-        """The labels of both, with ``gt_weight`` (R,); of views that are not mixed it is 1."""
+        """The labels of both, with ``gt_weight`` (R,); of views that are not mixed it is 1.
+
+        Pseudo-labels of a view that is split wait for a GPU once; true ones are cut on the host.
+        """
         found = []
         for own, plan in zip(labels, self._plans, strict=True):
             if plan is None:
-                whole = Part(1.0, (0, 0, own.image_size[1], own.image_size[0]))
-                found.append(cut_labels(own, whole, own.image_size, 0.0))
+                found.append(cut_labels(own, Part(1.0), own.image_size, self._min_side))
                 continue
-            other = to_device(batch.labeled[plan.partner]["instances"], own.gt_classes.device)
-            pair = (own, plan.own), (other, plan.other)
-            parts = [cut_labels(*pick, plan.size, self._min_side) for pick in pair]
-            found.append(Instances.cat(parts))
+            other = batch.labeled[plan.partner]["instances"]
+            other = cut_labels(other, plan.other, plan.size, self._min_side)
+            own = cut_labels(own, plan.own, plan.size, self._min_side)
+            found.append(Instances.cat([own, to_device(other, own.gt_classes.device)]))
         return found
 
 
@@ -184,16 +185,19 @@ def cut_labels(found: Instances, part: Part, size: tuple[int, int], min_side: fl
         size: (height, width) of the mixture.
         min_side: boxes of which a side keeps no more than this share go.
     """
-    x1, y1, x2, y2 = part.area
     boxes = found.gt_boxes.tensor
+    labels = Instances(
+        size,
+        gt_boxes=found.gt_boxes,
+        gt_classes=found.gt_classes,
+        gt_weight=torch.full_like(boxes[:, 0], part.weight),
+    )
+    if part.area is None:
+        return labels
+    x1, y1, x2, y2 = part.area
     low = filled_like(boxes, [x1, y1, x1, y1])
     high = filled_like(boxes, [x2, y2, x2, y2])
     cut = torch.minimum(torch.maximum(boxes, low), high)
     kept = (cut[:, 2:] - cut[:, :2] > min_side * (boxes[:, 2:] - boxes[:, :2])).all(dim=1)
-    labels = Instances(
-        size,
-        gt_boxes=Boxes(cut),
-        gt_classes=found.gt_classes,
-        gt_weight=torch.full_like(boxes[:, 0], part.weight),
-    )
+    labels.gt_boxes = Boxes(cut)
     return chosen(labels, kept)

@@ -48,15 +48,20 @@ def count_regions(*labels: Tensor, num_classes: int, everywhere: bool = True) ->
     return [RegionCounts(*row.unbind()) for row in per_process]
 
 
+def shared_totals(*values: Tensor) -> Tensor:
+    """(N,) sums of N tensors (R,) over all processes, without gradient; all must call this."""
+    totals = torch.stack([rows.sum() for rows in values]).detach()
+    if comm.get_world_size() > 1:
+        dist.all_reduce(totals)
+    return totals
+
+
 def shared_sum(values: Tensor) -> Tensor:
     """The sum of (R,) values over all processes, at least 1, divided by the number of processes.
 
     To divide by, as :class:`RegionCounts` are; all processes must call this.
     """
-    total = values.detach().sum()
-    if comm.get_world_size() > 1:
-        dist.all_reduce(total)
-    return total.clamp(min=1.0) / comm.get_world_size()
+    return shared_totals(values)[0].clamp(min=1.0) / comm.get_world_size()
 
 
 def shared_mean(values: Tensor, chosen: Tensor) -> Tensor:
@@ -64,7 +69,5 @@ def shared_mean(values: Tensor, chosen: Tensor) -> Tensor:
 
     At least 1e-6, to divide by; all processes must call this.
     """
-    sums = torch.stack([torch.where(chosen, values, 0.0).sum(), chosen.sum()]).detach()
-    if comm.get_world_size() > 1:
-        dist.all_reduce(sums)
-    return (sums[0] / sums[1].clamp(min=1.0)).clamp(min=1e-6)
+    total, count = shared_totals(torch.where(chosen, values, 0.0), chosen.float())
+    return (total / count.clamp(min=1.0)).clamp(min=1e-6)

@@ -16,7 +16,9 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from dre_ssod.data.sources.catalog import UNLABELED_KEYS
+from dre_ssod.engine.stages import start
 from dre_ssod.engine.trainer import SSODTrainer
+from dre_ssod.errors import ConfigError
 from dre_ssod.methods import METHODS
 from tests.engine.resume_harness import Life, differences, end_state, live
 from tests.methods.every import (
@@ -24,6 +26,7 @@ from tests.methods.every import (
     ONE_SIZE,
     SHORT,
     batch_of,
+    config_of,
     gradients_of,
     losses_of,
     out_of_sight,
@@ -157,6 +160,21 @@ def test_the_burn_in_learns_from_labels_alone(trainer: tuple[str, SSODTrainer]) 
     assert math.isfinite(losses.total(run._trainer.weight).item())
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_no_unlabeled_images(
+    name: str, data: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are refused before anything is trained, but by the baseline, which wants none."""
+    keys = {"DATASETS.UNLABELED": (), "DATASETS.LABELED_PERCENT": 100.0, "SSOD.STAC.LABELS": ""}
+    cfg = config_of(name, data, tmp_path, **keys)
+    monkeypatch.setattr(SSODTrainer, "train", lambda _: pytest.fail("something was trained"))
+    if not METHODS.get(name).uses_unlabeled:
+        assert not start(cfg, resume=False).pools.unlabeled
+        return
+    with pytest.raises(ConfigError, match=r"no unlabeled images: .*SSOD\.ENABLED False"):
+        start(cfg, resume=False)
+
+
 # Hidden annotations
 
 
@@ -201,7 +219,9 @@ def test_its_mapper_refuses_an_unlabeled_image_with_annotations(
 
 def _one_pass(name: str, data: TinyDataset, folder: Path) -> dict[str, Any]:
     """Losses and gradients of this process's share of the first batch."""
-    run = trainer_of(name, data, folder, **ONE_SIZE, **EXPECTED[name].certain)
+    # PCV divides sums of its own.
+    keys = {**ONE_SIZE, "SSOD.PCV.ENABLED": True, **EXPECTED[name].certain}
+    run = trainer_of(name, data, folder, **keys)
     losses = losses_of(run, batch_of(run))
     terms = losses.supervised | losses.unsupervised
     return {

@@ -325,6 +325,20 @@ def test_views_are_kept_as_they_were_before_they_were_mixed() -> None:
     assert any(len(view["boxes"]) for view in views)
 
 
+def test_each_pass_keeps_its_views_also_of_a_step_that_is_skipped() -> None:
+    """As the code does, which knows neither: what the student has seen is kept."""
+    trainer = make_trainer(
+        [make_batch(n, unlabeled=2) for n in range(2)],
+        overrides=SAMPLE_ALL,
+        accumulation_steps=2,
+        skip_nonfinite=True,
+    )
+    trainer.method = MixPL(_settings(older_views=4, **PLAIN))
+    next(trainer.model.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+    assert run(trainer)["ssod/skipped_steps"] == 1
+    assert trainer.method.is_warm
+
+
 def _save_and_load(rank: int, folder: str) -> None:
     """Two processes save what they have, and each finds it again."""
     dist.init_process_group(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -19,6 +20,7 @@ from dre_ssod.data.views.views import ViewRecipe
 from dre_ssod.engine import stages
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.errors import ConfigError
+from dre_ssod.geometry import clip_boxes, map_boxes
 from dre_ssod.methods import Clock
 from dre_ssod.methods.parts.stored_labels import confident, with_stored_labels
 from dre_ssod.methods.stac import STAC
@@ -125,6 +127,27 @@ def test_stored_boxes_follow_the_image(data: TinyDataset) -> None:
     assert sample.weak.size == (32, 48)
     # Never flipped.
     assert torch.equal(sample.weak.matrix, torch.diag(torch.tensor([0.5, 0.5, 1.0]).double()))
+
+
+def test_a_view_that_stays_has_the_stored_boxes_and_one_that_moves_their_hulls(
+    data: TinyDataset,
+) -> None:
+    mapper = StoredLabelMapper(ViewRecipe.weak(tiny_cfg(**{"INPUT.MIN_SIZE_TRAIN": SIZE[:1] * 2})))
+    record = {"file_name": str(data.root / "more" / "u0.png"), STORED: detections((0.9, 0.8))}
+    stored = torch.tensor([[20.0, 16.0, 40.0, 30.0], [50.0, 20.0, 70.0, 40.0]])
+    record[STORED].gt_boxes = Boxes(stored)  # type: ignore[attr-defined]
+    method, kinds = STAC(STAC.Settings(), Path()), set()
+    teacher = SimpleNamespace(device=torch.device("cpu"))
+    for seed in range(12):
+        sample = mapper(record, np.random.default_rng(seed))
+        labels = method.label(teacher, [sample], Clock(0, 0, 1))  # type: ignore[arg-type]
+        (found,) = labels.cls.instances()
+        stays = torch.equal(sample.strong.matrix, torch.eye(3).double())
+        expected = stored if stays else map_boxes(stored, sample.strong.matrix)
+        expected = clip_boxes(expected, sample.strong.size)
+        torch.testing.assert_close(found.gt_boxes.tensor, expected)
+        kinds.add(stays)
+    assert kinds == {True, False}
 
 
 # Losses
@@ -246,5 +269,5 @@ def test_labels_are_boxes_of_the_image_at_whatever_size_it_is_labeled(
 
 
 def test_a_diagnosis_of_the_teacher_is_refused(data: TinyDataset, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="STAC has no teacher whose labels could be measured"):
-        trainer_of(NAME, data, tmp_path, **{"TEST.PSEUDO_LABEL_SET": data.labeled})
+    with pytest.raises(ConfigError, match="'' with the method STAC, which has no teacher"):
+        config_of(NAME, data, tmp_path, **{"TEST.PSEUDO_LABEL_SET": data.labeled})

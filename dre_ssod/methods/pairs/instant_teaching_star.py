@@ -21,10 +21,10 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.layers import batched_nms
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.ops import batched_nms
 
 from dre_ssod.data.mappers import (
     LabeledMapper,
@@ -39,6 +39,7 @@ from dre_ssod.methods.pairs.pair import Found, Pair
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.structures import FURTHER_VIEWS, TrainingBatch, UnlabeledSample
 from dre_ssod.teacher import TeacherPass, observe
+from dre_ssod.transfers import HostCopy
 
 
 @METHODS.register()
@@ -75,8 +76,8 @@ class InstantTeachingStar(Pair, InstantTeaching):
 
         def verdict(judge: TeacherPass) -> Found:
             judged = rectified(judge, seen, final=True)
-            limits = tau, predictor.test_nms_thresh, predictor.test_topk_per_image
-            return judge, [found.labels(*limits) for found in judged]
+            limits = predictor.test_nms_thresh, predictor.test_topk_per_image
+            return judge, labels_of(judged, tau, *limits)
 
         return verdict(b), verdict(a)
 
@@ -112,17 +113,39 @@ class Candidates:
         scores, classes = self.probabilities[:, :-1].max(dim=1)
         return scores, classes
 
-    def labels(self, tau: float, nms_iou: float, most: int) -> Instances:
-        """What NMS within each class leaves of those that reach tau."""
-        scores, classes = self.best()
-        rows = (scores >= tau).nonzero()[:, 0]
-        kept = rows[batched_nms(self.boxes[rows], scores[rows], classes[rows], nms_iou)[:most]]
-        return Instances(
-            self.size,
-            gt_boxes=Boxes(self.boxes[kept]),
-            gt_classes=classes[kept],
-            gt_scores=scores[kept],
+
+def labels_of(
+    candidates: Sequence[Candidates], tau: float, nms_iou: float, most: int
+) -> list[Instances]:
+    """What NMS within each view and class leaves of those that reach tau.
+
+    All views at once, for which the host waits for a GPU once.
+
+    Args:
+        most: labels of a view.
+    """
+    together = Candidates.cat(candidates)
+    scores, classes = together.best()
+    views = torch.repeat_interleave(torch.tensor([len(view.boxes) for view in candidates]))
+    views = views.to(classes.device, non_blocking=True)
+    groups = views * (together.probabilities.shape[1] - 1) + classes
+    # Groups are moved apart for NMS, so far that float32 would round the boxes. Those below tau
+    # take part: they suppress none that scores higher.
+    kept = batched_nms(together.boxes.double(), scores.double(), groups, nms_iou)
+    owners = HostCopy(torch.where(scores[kept] >= tau, views[kept], -1)).read()
+    found = []
+    for number, view in enumerate(candidates):
+        rows = (owners == number).nonzero()[:most, 0].to(kept.device, non_blocking=True)
+        rows = kept[rows]
+        found.append(
+            Instances(
+                view.size,
+                gt_boxes=Boxes(together.boxes[rows]),
+                gt_classes=classes[rows],
+                gt_scores=scores[rows],
+            )
         )
+    return found
 
 
 def rectified(

@@ -36,6 +36,7 @@ from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.settings import Number, read_settings, setting
 from dre_ssod.structures import UnlabeledSample
 from dre_ssod.teacher import observe
+from dre_ssod.transfers import chosen
 
 SAME_IOU = 0.5
 """Boxes of a class with at least this IoU are one object; also that of NMS."""
@@ -111,7 +112,9 @@ class ISMTLike(Pair):
         ]
         self._note(fused, samples, clock)
         tau = self.settings.score_threshold
-        first, second = ([found[found.gt_scores >= tau] for found in head] for head in fused)
+        first, second = (
+            [chosen(found, found.gt_scores >= tau) for found in head] for head in fused
+        )
         return (seen[1], second), (seen[0], first)
 
     def fuse(self, head: int, found: Instances, sample: UnlabeledSample) -> Instances:
@@ -204,8 +207,10 @@ def fused(before: Instances, found: Instances, forgetting: float) -> Instances:
 
 
 def _rows(labels: Instances, back: Tensor, min_score: float) -> Tensor:
-    """(R, NUMBERS) of labels, in pixels of the image."""
-    labels = labels[labels.gt_scores >= min_score]
+    """(R, NUMBERS) of labels, in pixels of the image.
+
+    Those below the bound have score 0 and are not learned: no GPU is waited for to leave them out.
+    """
     boxes = map_boxes(labels.gt_boxes.tensor, back)
-    columns = labels.gt_classes[:, None].float(), labels.gt_scores[:, None]
-    return torch.cat([boxes, *columns], dim=1)
+    scores = torch.where(labels.gt_scores >= min_score, labels.gt_scores, 0.0)
+    return torch.cat([boxes, labels.gt_classes[:, None].float(), scores[:, None]], dim=1)

@@ -19,6 +19,7 @@ from detectron2.structures.boxes import Boxes, matched_pairwise_iou
 from torch import Tensor
 
 from dre_ssod.methods.parts.per_label import mean_per_label
+from dre_ssod.modeling.counts import shared_totals
 from dre_ssod.modeling.regions import Regions
 
 
@@ -26,11 +27,12 @@ from dre_ssod.modeling.regions import Regions
 def consistency_weights(box: Regions) -> Tensor:
     """(R,) factor of each region's box loss, without gradient; 0 for background.
 
-    The sums run over the regions of this process.
+    The sums run over the regions of all processes, which must all call this.
     """
     votes = mean_per_label(iou_with_label(box), box)
     squared = votes.square()
-    return votes.sum() / squared.sum().clamp(min=1e-12) * squared
+    total, total_squared = shared_totals(votes, squared)
+    return total / total_squared.clamp(min=1e-12) * squared
 
 
 def iou_with_label(box: Regions) -> Tensor:

@@ -59,6 +59,15 @@ def test_each_teacher_labels_for_the_other_student(data: TinyDataset, tmp_path: 
     assert len(every) > 0
     assert (every < 1.0).any()
     assert not every.requires_grad
+    # The student's own teacher has a say in how much its labels weigh, and in nothing else.
+    (_, before), _ = found
+    head = run.teacher.detectors[0].roi_heads.box_predictor.cls_score
+    head.weight.data.neg_()
+    (_, after), _ = run.method.find(run.teacher, samples, CLOCK)
+    for one, two in zip(before, after, strict=True):
+        assert torch.equal(one.gt_boxes.tensor, two.gt_boxes.tensor)
+        assert torch.equal(one.gt_scores, two.gt_scores)
+        assert not torch.equal(one.gt_consistency, two.gt_consistency)
 
 
 def test_detectors_that_change_places_change_their_labels(

@@ -12,7 +12,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from dre_ssod.methods import Clock
-from dre_ssod.methods.pairs.instant_teaching_star import Candidates, rectified
+from dre_ssod.methods.pairs.instant_teaching_star import Candidates, labels_of, rectified
 from dre_ssod.modeling.student_batch import PairBatch
 from tests.factories import NUM_CLASSES, SIZE
 from tests.methods.every import batch_of, swapped, trainer_of
@@ -57,7 +57,7 @@ def test_a_raw_candidate_enters_with_the_mean_of_its_score_and_the_judges(
     judge = _judge((q, 0.0, 0.0, 1.0 - q), BOX)
     (found,) = rectified(judge, [_detection(0.95)], final=True)
     assert found.best()[0].item() == pytest.approx((0.95 + q) / 2)
-    assert len(found.labels(0.9 - 1e-6, 0.5, 100)) == int(kept)
+    assert len(labels_of([found], 0.9 - 1e-6, 0.5, 100)[0]) == int(kept)
 
 
 def test_a_candidate_that_the_judge_has_averaged_has_three_quarters_of_its_opinion() -> None:
@@ -101,10 +101,19 @@ def test_labels_are_those_from_tau_on_that_nms_leaves_within_a_class() -> None:
     probabilities = torch.tensor(
         [[0.95, 0.0, 0.0, 0.0], [0.92, 0.0, 0.0, 0.0], [0.0, 0.93, 0.0, 0.0], [0.89, 0.0, 0.0, 0.0]]
     )
-    found = Candidates(SIZE, boxes, probabilities).labels(0.9, 0.5, 100)
-    assert found.gt_classes.tolist() == [0, 1]
-    assert found.gt_scores.tolist() == pytest.approx([0.95, 0.93])
-    assert len(Candidates(SIZE, boxes, probabilities).labels(0.9, 0.5, 1)) == 1
+    first, none = (
+        Candidates(SIZE, boxes, probabilities),
+        Candidates(SIZE, boxes[:0], probabilities[:0]),
+    )
+    # The same boxes in another view are other objects.
+    second = Candidates((80, 90), boxes[1:], probabilities[1:])
+    one, nothing, two = labels_of([first, none, second], 0.9, 0.5, 100)
+    assert one.gt_classes.tolist() == two.gt_classes.flip(0).tolist() == [0, 1]
+    assert one.gt_scores.tolist() == pytest.approx([0.95, 0.93])
+    assert two.gt_scores.tolist() == pytest.approx([0.93, 0.92])
+    assert torch.equal(two.gt_boxes.tensor, boxes[:2])
+    assert (len(nothing), two.image_size) == (0, (80, 90))
+    assert [len(found) for found in labels_of([first, second], 0.9, 0.5, 1)] == [1, 1]
 
 
 def test_detectors_that_change_places_change_their_labels(

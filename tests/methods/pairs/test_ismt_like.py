@@ -141,11 +141,19 @@ def test_a_head_learns_from_the_other_heads_labels_alone(data: TinyDataset, tmp_
         assert of_head.labels is not None
         for ours, theirs in zip(of_head.labels.cls.origin, labels, strict=True):
             assert torch.equal(ours.gt_scores, theirs.gt_scores)
-    # Without labels for the second head the first one's losses stay.
-    nothing = replace(given, second=replace(given.second, labels=given.first.labels))
-    losses = [run.student.detectors[0](pair.first).unsupervised for pair in (given, nothing)]
-    for name, value in losses[0].items():
-        assert torch.equal(value, losses[1][name])
+    # Other labels for one head change its losses, and not those of the other.
+    learners = run.student.detectors
+    other = replace(given.first, labels=given.second.labels)
+    pairs = given, replace(given, first=other), replace(given, second=given.first)
+    before, of_first, of_second = (
+        [head(own).unsupervised for head, own in zip(learners, (p.first, p.second), strict=True)]
+        for p in pairs
+    )
+    for name, value in before[0].items():
+        assert not torch.isclose(value, of_first[0][name])
+        torch.testing.assert_close(before[1][name], of_first[1][name])
+        torch.testing.assert_close(value, of_second[0][name])
+        assert not torch.isclose(before[1][name], of_second[1][name])
 
 
 def test_the_heads_share_all_but_themselves(data: TinyDataset, tmp_path: Path) -> None:
