@@ -5,10 +5,11 @@ per class thresholds and loss weights move with the pseudo-labels seen, against 
 Not known, and therefore chosen here:
 
 - the quality is s_loc of the Gaussian head (the paper recasts localization as classification over
-  bins), and its bound the score at a quantile of the newest detections;
+  bins), and tau_loc a quantile of the newest detections of the class: small objects have a lower
+  s_loc than large ones, however well they are placed;
 - the relative frequency of a class is r_c = n_c / max_j n_j, with n_c a moving average of its
   pseudo-labels per image that starts at its labels per image;
-- t_cls(c) = tau_cls * r_c^g1, t_loc(c) = tau_loc * r_c^g1, and regions of class c weigh
+- t_cls(c) = tau_cls * r_c^g1, t_loc(c) = tau_loc(c) * r_c^g1, and regions of class c weigh
   min(r_c^-g2, u_max) over the mean of that by n; g1 = 0.05 and g2 = 0.6 are from memory.
 """
 
@@ -54,13 +55,14 @@ class RPLLike(MeanTeacher):
         quality_share: float = setting(
             "SSOD.RPL_LIKE.QUALITY_SHARE",
             0.7,
-            "tau_loc is the s_loc that this share of the newest detections beyond tau_cls reach.",
+            "tau_loc is the s_loc that this share of the newest detections of a class beyond its "
+            "t_cls reach.",
             Number(0.0, 1.0),
         )
         window: int = setting(
             "SSOD.RPL_LIKE.WINDOW",
             10000,
-            "How many newest detections, to twice as many, tau_loc is taken from.",
+            "How many newest detections of all classes, to twice as many, tau_loc is taken from.",
             Number(1, 10**9),
         )
         threshold_power: float = setting(
@@ -87,7 +89,7 @@ class RPLLike(MeanTeacher):
     def __init__(self, settings: Any) -> None:
         super().__init__(settings)
         self._frequency: Tensor | None = None
-        self._qualities = ScoreRanks(1, settings.window)
+        self._qualities: ScoreRanks | None = None
         # Of the step that is under way, see :meth:`tally`.
         self._iteration = -1
         self._tally: dict[str, Tensor] = {}
@@ -97,6 +99,7 @@ class RPLLike(MeanTeacher):
     def study(self, labeled: Sequence[dict[str, Any]], num_classes: int) -> None:
         """Start n_c at the labeled boxes per labeled image."""
         self._frequency = boxes_per_image(labeled, num_classes)
+        self._qualities = ScoreRanks(num_classes, self.settings.window)
 
     def relative_frequency(self, num_classes: int) -> Tensor:
         """r_c, (K,) in [RAREST, 1]."""
@@ -106,8 +109,10 @@ class RPLLike(MeanTeacher):
     def thresholds(self, num_classes: int) -> tuple[Tensor, Tensor]:
         """t_cls(c) and t_loc(c), (K,) each; t_loc is 0 as long as no quality is known."""
         factor = self.relative_frequency(num_classes) ** self.settings.threshold_power
-        tau_loc = self._qualities.thresholds(torch.tensor([self.settings.quality_share]))
-        return self.settings.score_threshold * factor, tau_loc.nan_to_num() * factor
+        tau_loc = torch.zeros(num_classes)
+        if self._qualities is not None:
+            tau_loc = self._qualities.quantiles(self.settings.quality_share).nan_to_num()
+        return self.settings.score_threshold * factor, tau_loc * factor
 
     def label(
         self, teacher: SemiSupervisedRCNN, samples: Sequence[UnlabeledSample], clock: Clock
@@ -170,7 +175,8 @@ class RPLLike(MeanTeacher):
         }
         if self.settings.by_quality:
             qualities = torch.cat([found.gt_localization_quality for found in certain])
-            tally["qualities"] = count_scores(qualities, torch.zeros_like(qualities).long(), 1)
+            of_certain = torch.cat([found.gt_classes for found in certain])
+            tally["qualities"] = count_scores(qualities, of_certain, num_classes)
         self._tally = {name: self._tally.get(name, 0.0) + value for name, value in tally.items()}
 
     def tally(self) -> Mapping[str, Tensor]:
@@ -179,7 +185,7 @@ class RPLLike(MeanTeacher):
         return {} if self._frequency is None else found
 
     def learn(self, totals: Mapping[str, Tensor]) -> None:
-        if self._frequency is None or not totals:
+        if self._frequency is None or self._qualities is None or not totals:
             return
         self._frequency = torch.lerp(
             totals["labels"] / totals["images"], self._frequency, self.settings.momentum
@@ -188,11 +194,11 @@ class RPLLike(MeanTeacher):
             self._qualities.add(totals["qualities"], totals["qualities"].sum().item())
 
     def state_dict(self) -> dict[str, Any]:
-        if self._frequency is None:
+        if self._frequency is None or self._qualities is None:
             return {}
         return {"frequency": self._frequency, "qualities": self._qualities.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state:
+        if state and self._qualities is not None:
             self._frequency = state["frequency"]
             self._qualities.load_state_dict(state["qualities"])

@@ -32,12 +32,13 @@ def _method(counts: tuple[int, ...] = (8, 2, 1), **settings: Any) -> RPLLike:
     return method
 
 
-def _qualities(*values: float) -> dict[str, torch.Tensor]:
-    scores = torch.tensor(values)
+def _qualities(*values: float, label: int = 0) -> dict[str, torch.Tensor]:
+    """Of a step with detections of one class."""
+    scores, classes = torch.tensor(values), torch.full((len(values),), label)
     return {
         "labels": torch.tensor([0.8, 0.2, 0.1]),
         "images": torch.tensor([1.0]),
-        "qualities": count_scores(scores, torch.zeros(len(values)).long(), 1),
+        "qualities": count_scores(scores, classes, 3),
     }
 
 
@@ -75,12 +76,16 @@ def test_no_class_weighs_more_than_the_cap() -> None:
     assert method.relative_frequency(2).tolist() == pytest.approx([1.0, 1e-3])
 
 
-def test_the_bound_of_quality_is_a_quantile() -> None:
+def test_the_bound_of_quality_is_a_quantile_of_its_class() -> None:
     method = _method()
     assert method.thresholds(3)[1].tolist() == [0.0] * 3
     method.learn(_qualities(0.5, 0.4375, 0.375, 0.25, 0.125, 0.0625, 0.03125, 0.0, 0.0, 0.0))
     # The seventh best of ten, for the most frequent class.
-    assert method.thresholds(3)[1][0].item() == 0.03125
+    assert method.thresholds(3)[1].tolist() == [0.03125, 0.0, 0.0]
+    # Others, which have better ones, do not raise it.
+    method.learn(_qualities(*[0.5] * 20, label=1))
+    factor = 0.25**0.05
+    assert method.thresholds(3)[1].tolist() == pytest.approx([0.03125, 0.5 * factor, 0.0])
 
 
 def test_what_a_step_labels_moves_the_frequencies() -> None:
@@ -140,7 +145,7 @@ def test_a_step_counts_its_own_passes_and_no_others(teacher: Any) -> None:
     assert tally["images"].tolist() == [2.0]
     classes = torch.cat([labels.gt_classes for labels in found])
     assert tally["labels"].tolist() == torch.bincount(classes, minlength=3).tolist()
-    assert tally["qualities"].shape == (1, BINS)
+    assert tally["qualities"].shape == (NUM_CLASSES, BINS)
     assert method.tally() == {}
 
 

@@ -68,7 +68,14 @@ class ScoreRanks:
         Args:
             boxes_per_image: (K,).
         """
-        ranks = (self._images.sum() * boxes_per_image).floor()[:, None]
+        return self._at(self._images.sum() * boxes_per_image)
+
+    def quantiles(self, share: float) -> Tensor:
+        """(K,) score that this share of the detections of a class reach; NaN of too few, too."""
+        return self._at(share * self._counts.sum(dim=(0, 2)))
+
+    def _at(self, ranks: Tensor) -> Tensor:
+        ranks = ranks.floor()[:, None]
         reaching = self._counts.sum(dim=0).flip(1).cumsum(dim=1).flip(1)
         edges = torch.arange(BINS) / BINS
         scores = torch.where(reaching >= ranks, edges, 0.0).amax(dim=1)
