@@ -23,7 +23,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
-from torch.nn import functional as F
 from torchvision.ops import batched_nms
 
 from dre_ssod.data.mappers import (
@@ -99,7 +98,9 @@ class Candidates:
     @classmethod
     def of_detections(cls, found: Instances, num_classes: int) -> Candidates:
         """Detections with q for their probabilities."""
-        q = found.gt_scores[:, None] * F.one_hot(found.gt_classes, num_classes + 1)
+        # F.one_hot looks at the classes, for which the host waits for a GPU.
+        every = torch.arange(num_classes + 1, device=found.gt_classes.device)
+        q = found.gt_scores[:, None] * (found.gt_classes[:, None] == every)
         return cls(found.image_size, found.gt_boxes.tensor, q)
 
     @classmethod

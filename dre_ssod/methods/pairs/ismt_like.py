@@ -122,7 +122,7 @@ class ISMTLike(Pair):
         remembered = self._memory[head].get(self._positions.get(sample.file_name, -1))
         if remembered is None:
             remembered = torch.zeros(0, NUMBERS)
-        rows = remembered.to(found.gt_scores.device)
+        rows = remembered.to(found.gt_scores.device, non_blocking=True)
         boxes = map_boxes(rows[:, :4], sample.weak.matrix)
         before = Instances(
             found.image_size,
