@@ -103,7 +103,7 @@ def after_parent(act: Callable[[], object]) -> None:
 
 
 def _init_loading(worker_id: int) -> None:
-    _init((signal.SIGINT, signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP))
+    _init((signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGHUP))
 
 
 def _init(ignored: Iterable[signal.Signals]) -> None:

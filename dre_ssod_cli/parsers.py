@@ -65,6 +65,15 @@ def run_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def parse_slurm(parser: argparse.ArgumentParser, text: str) -> dict[str, str | int]:
+    """The options of ``--slurm KEY=VALUE,...``; ends the program where they are none."""
+    words = [word for word in text.split(",") if word]
+    if not all("=" in word for word in words):
+        parser.error(f"--slurm is {text!r}; it must be KEY=VALUE,... or ''")
+    pairs = [word.partition("=") for word in words]
+    return {key: int(value) if value.isdigit() else value for key, _, value in pairs}
+
+
 def add_model_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--model``, which ``dre_ssod.deployment.trained_model.load_trained`` takes."""
     parser.add_argument(

@@ -26,7 +26,7 @@ LOOP = re.compile(r"for (\w+) in ([^;]+); do")
 # What stands for a config of the reader's own, and a config of ours in its place.
 OWN_CONFIG = re.compile(r"FILE|mine\.yaml|output/\w+/config\.yaml")
 ANY_CONFIG = "configs/quickstart.yaml"
-OTHER_PROGRAMS = {"HOST=$(scontrol", "done;"}
+OTHER_PROGRAMS = {"done;"}
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from tests.tiny_dataset import loggers_kept
 NOT_RUN = {
     "torchrun": "processes of a launcher: tests/launch",
     "--num-machines": "several machines: tests/launch",
+    "tools/submit.py": "a Slurm: tests/launch/test_slurm_cluster.py",
     "tools/run_table.py": "whole trainings: tests/tools/test_run_table.py has a small table",
     "tools/simulate_labeling.py": "trainings: tests/tools/test_simulate_labeling.py has tiny ones",
     "('wandb',)": "a service: tests/engine/hooks/test_trackers.py",

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dre_ssod_cli.parsers import program_parser
+from dre_ssod_cli.parsers import parse_slurm, program_parser
 from dre_ssod_cli.program import run_program
 
 PROGRAM = Path(__file__).resolve().parent.parent / "train_net.py"
@@ -53,11 +53,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be 1 or more")
     if args.slurm is not None:
-        options = [word for word in args.slurm.split(",") if word]
-        if not all("=" in word for word in options):
-            parser.error(f"--slurm is {args.slurm!r}; it must be KEY=VALUE,... or ''")
-        pairs = [word.partition("=") for word in options]
-        args.slurm = {key: int(value) if value.isdigit() else value for key, _, value in pairs}
+        args.slurm = parse_slurm(parser, args.slurm)
     return args
 
 

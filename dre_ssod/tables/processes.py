@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import runpy
 import signal
 import sys
 import time
@@ -16,7 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
-from dre_ssod.errors import UserError
+from dre_ssod.launch.slurm import Requeued, run_file, submit
 from dre_ssod.runs.record import append_entry
 from dre_ssod.tables.filed import COST
 from dre_ssod.workers import after_parent
@@ -105,28 +104,14 @@ class SlurmStarter:
         Args:
             options: of submitit's executor, such as ``slurm_partition``.
             cluster: as submitit names it.
-
-        Raises:
-            UserError: if submitit is not installed, or there is no Slurm.
         """
-        try:
-            import submitit
-        except ImportError as error:
-            raise UserError(
-                "--slurm needs the package submitit: pip install 'dre_ssod[slurm]'"
-            ) from error
-        self._program, self._threads = program, threads
-        self._options, self._cluster, self._submitit = dict(options), cluster, submitit
+        self._program, self._cluster = program, cluster
+        self._options = {"cpus_per_task": threads, **options}
 
     def __call__(self, words: list[str], folder: Path) -> SlurmRun:
-        try:
-            executor = self._submitit.AutoExecutor(folder / "slurm", cluster=self._cluster)
-            executor.update_parameters(
-                name=folder.name, cpus_per_task=self._threads, **self._options
-            )
-            return SlurmRun(executor.submit(run_program, self._program, words, folder))
-        except (RuntimeError, NameError, TypeError, AssertionError) as error:
-            raise UserError(f"the run in {folder} cannot be given to Slurm: {error}") from error
+        job = Requeued(run_program, self._program, words, folder)
+        options = {"name": folder.name, **self._options}
+        return SlurmRun(submit(job, folder / "slurm", options, cluster=self._cluster)[0])
 
 
 def run_program(program: Path, words: list[str], folder: Path) -> None:
@@ -139,13 +124,10 @@ def run_program(program: Path, words: list[str], folder: Path) -> None:
     with (folder / CONSOLE).open("ab") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
-    sys.argv = [program.name, *words]
     try:
-        code = runpy.run_path(str(program))["run"](words)
+        run_file(program, words)
     finally:
         append_entry(folder / COST, "lives", _taken(time.monotonic() - begin))
-    if code:
-        raise RuntimeError(f"{program.name} ended with {code}")
 
 
 def _taken(wall_seconds: float) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ def run(words: list[str]) -> int:
     next(batches)
     (worker,) = multiprocessing.active_children()
     assert worker.pid is not None
-    for number in SIGNALS:
+    # By the last one Slurm asks for room.
+    for number in (*SIGNALS, signal.SIGUSR2):
         os.kill(worker.pid, number)
         # More than are loaded in advance.
         for _ in range(10):

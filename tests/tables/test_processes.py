@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+from submitit.core.submission import process_job
 
 from dre_ssod.errors import UserError
 from dre_ssod.tables.processes import CONSOLE, SlurmRun, SlurmStarter, _run_locally
+from tests.launch.pretended_slurm import JOB, PretendedSlurm
 
 
 @pytest.fixture
@@ -43,13 +44,20 @@ def test_a_local_run_prints_into_its_folder_and_tells_how_it_ended(
     assert 0.0 <= life["wall_seconds"] < 60.0
 
 
-def test_submitit_runs_what_it_is_given(program: Path, tmp_path: Path) -> None:
-    """By its executor for one machine, which differs from Slurm's in how it starts jobs."""
-    start = SlurmStarter(program, 1, {"timeout_min": 5}, cluster="local")
-    run = start(["0", "word"], tmp_path)
-    while (code := run.exit_code()) is None:
-        time.sleep(0.1)
-    assert code == 0
+def test_a_run_of_slurm_prints_into_its_folder_and_tells_how_it_ended(
+    program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm = PretendedSlurm(tmp_path / "commands", monkeypatch)
+    run = SlurmStarter(program, 3, {"slurm_partition": "gpu"})(["0", "word"], tmp_path)
+    asked = (tmp_path / "slurm" / f"{JOB}_submission.sh").read_text().splitlines()
+    flags = ["cpus-per-task=3", "partition=gpu", f"job-name={tmp_path.name}"]
+    assert {f"#SBATCH --{flag}" for flag in flags} <= {*asked}
+    assert run.exit_code() is None
+    slurm.enter_job()
+    process = get_context("fork").Process(target=process_job, args=(tmp_path / "slurm",))
+    process.start()
+    process.join()
+    assert run.exit_code() == 0
     assert (tmp_path / CONSOLE).read_text().startswith("program.py 0 word ")
     run.stop()
 
@@ -81,8 +89,8 @@ def test_a_job_that_failed_says_so_and_one_that_runs_can_be_stopped() -> None:
 def test_what_keeps_runs_from_slurm_is_named(
     program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UserError, match=r"cannot be given to Slurm: .*partiton"):
+    with pytest.raises(UserError, match=r"does not take the job of .*partiton"):
         SlurmStarter(program, 1, {"partiton": "gpu"}, cluster="local")([], tmp_path)
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(UserError, match="needs the package submitit"):
-        SlurmStarter(program, 1, {})
+        SlurmStarter(program, 1, {})([], tmp_path)
