@@ -78,6 +78,7 @@ def _parse(program: str, words: list[str]) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Submit the command, and say which jobs it has become."""
+    from dre_ssod.checkpoints.checkpointer import refuse_to_overwrite
     from dre_ssod.config.checks import check_config
     from dre_ssod.config.reading import read_config
     from dre_ssod.launch.slurm import Requeued, run_file, submit
@@ -85,6 +86,8 @@ def main(args: argparse.Namespace) -> None:
     if args.program == "train_net.py":
         cfg = read_config(args.given.config_file, args.given.opts)
         check_config(cfg, args.nodes * args.processes)
+        if not (args.given.resume or args.given.eval_only):
+            refuse_to_overwrite(cfg.OUTPUT_DIR)
     job = Requeued(run_file, ROOT / args.program, args.words)
     options = {"name": Path(args.program).stem, **args.slurm}
     options |= {"nodes": args.nodes, "tasks_per_node": args.processes}

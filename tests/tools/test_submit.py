@@ -48,9 +48,10 @@ def test_labeling_becomes_an_array(
     [
         (["train_net.py", "SOLVER.MAX_ITTER", "5"], "SOLVER.MAX_ITTER"),
         (["--processes", "3", "train_net.py", "SOLVER.IMS_PER_BATCH", "16"], "a multiple of 6"),
+        (["train_net.py", "OUTPUT_DIR", "old"], "already holds the checkpoints"),
     ],
 )
-def test_a_config_that_cannot_train_is_not_submitted(
+def test_a_training_that_cannot_start_is_not_submitted(
     tool: ModuleType,
     slurm: PretendedSlurm,
     tmp_path: Path,
@@ -58,6 +59,8 @@ def test_a_config_that_cannot_train_is_not_submitted(
     message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "model_0000009.pth").touch()
     start = words.index("train_net.py") + 1
     assert tool.run([*words[:start], "--config-file", CONFIG, *words[start:]]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
