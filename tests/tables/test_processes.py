@@ -31,7 +31,7 @@ def program(tmp_path: Path) -> Path:
 def test_a_local_run_prints_into_its_folder_and_tells_how_it_ended(
     program: Path, tmp_path: Path, code: int
 ) -> None:
-    # Forked, which takes no time; tools/quickstart.py starts its runs as they are started.
+    # Forked, which takes no time; the demo of tests/launch/test_endings.py starts them as it does.
     process = get_context("fork").Process(
         target=_run_locally, args=(program, [str(code), "word"], tmp_path)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import re
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,8 @@ import cv2
 import pytest
 
 from dre_ssod.report import page
+from dre_ssod.tables import processes
+from tests.forks import print_as_programs_do
 from tests.tiny_dataset import TinyDataset, write_tiny_dataset
 from tools import plot_run
 
@@ -34,6 +37,11 @@ def test_the_demo_trains_both_draws_and_tabulates(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # tests/launch/test_endings.py starts its runs as they are started, which takes seconds.
+    forking = multiprocessing.get_context("fork")
+    monkeypatch.setattr(processes, "get_context", lambda method: forking)
+    started_run = partial(print_as_programs_do, processes._run_locally)
+    monkeypatch.setattr(processes, "_run_locally", started_run)
     # Images of the report are drawn in the tests of its own.
     monkeypatch.setattr(page, "write_report", partial(page.write_report, most_images=0))
     sets = ["DATASETS.TRAIN", f"('{data.labeled}',)", "DATASETS.TEST", f"('{data.labeled}',)"]
