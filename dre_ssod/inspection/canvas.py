@@ -165,17 +165,16 @@ def _place_label(visualizer: Visualizer, item: Item, taken: list[FloatArray]) ->
         (x1, y1),
     ]
     limit = np.maximum([output.width - width, output.height - height], 0)
-    frames = [
-        np.array([x, y, x + width, y + height])
-        for x, y in (np.clip(place, 0, limit) for place in places)
-    ]
-    costs = [sum(_overlap(frame, other) for other in taken) for frame in frames]
-    chosen = frames[int(np.argmin(costs))]
+    corners = np.clip(places, 0, limit)
+    frames = np.concatenate([corners, corners + np.array([width, height])], axis=1)
+    chosen: FloatArray = frames[np.argmin(_overlaps(frames, taken))]
     text.set_position((chosen[0], chosen[1]))
     return chosen
 
 
-def _overlap(first: FloatArray, second: FloatArray) -> float:
-    """Area that two frames share."""
-    sides = np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2])
-    return float(np.prod(np.maximum(sides, 0)))
+def _overlaps(frames: FloatArray, taken: list[FloatArray]) -> FloatArray:
+    """(n,) area that each frame (n, 4) shares with those that are taken."""
+    one, other = frames[:, None], np.reshape(taken, (1, -1, 4))
+    sides = np.minimum(one[..., 2:], other[..., 2:]) - np.maximum(one[..., :2], other[..., :2])
+    areas: FloatArray = np.maximum(sides, 0).prod(axis=2).sum(axis=1)
+    return areas

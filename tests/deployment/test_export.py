@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import sys
 from pathlib import Path
@@ -31,6 +33,7 @@ from tests.deployment.traced_devices import mixed_devices
 from tests.factories import BOXES, SIZE, draw, tiny_cfg, tiny_model
 
 PACKAGE = Path(dre_ssod.__file__).parent
+REFINED = {"TEST.VARIANCE_VOTING.ENABLED": True, "TEST.RANK_BY_QUALITY": True}
 
 
 def model_with(**overrides: object) -> SemiSupervisedRCNN:
@@ -43,11 +46,18 @@ def images() -> list[Tensor]:
     return [draw(size, BOXES, seed=n).float() for n, size in enumerate(sizes)]
 
 
+@functools.cache
+def traced_with(*overrides: tuple[str, object]) -> tuple[SemiSupervisedRCNN, Traced]:
+    """A model and its trace; tracing takes seconds, so tests share them and change neither."""
+    model = model_with(**dict(overrides))
+    return model, trace(model, images()[0])
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
         {},
-        {"TEST.VARIANCE_VOTING.ENABLED": True, "TEST.RANK_BY_QUALITY": True},
+        REFINED,
         {"MODEL.ROI_BOX_HEAD.BOX_TRANSFORM": "center_size", "MODEL.CHANNELS_LAST": True},
         {
             "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": "smooth_l1",
@@ -56,8 +66,7 @@ def images() -> list[Tensor]:
     ],
 )
 def test_the_traced_model_equals_the_eager_one_on_other_sizes(overrides: dict[str, object]) -> None:
-    model = model_with(**overrides)
-    traced = trace(model, images()[0])
+    model, traced = traced_with(*overrides.items())
     worst, detections, count = largest_differences(model, traced, images())
     assert count == 4
     assert detections > 20
@@ -69,12 +78,17 @@ def test_the_traced_model_equals_the_eager_one_on_other_sizes(overrides: dict[st
     assert max(worst.values()) < 1e-4
 
 
-@pytest.mark.parametrize("transform", ["corner", "center_size"])
-def test_nothing_in_the_trace_is_tied_to_the_device_it_was_made_on(transform: str) -> None:
+@pytest.mark.parametrize(
+    "overrides",
+    [REFINED, {**REFINED, "MODEL.ROI_BOX_HEAD.BOX_TRANSFORM": "center_size"}],
+    ids=["corner", "center_size"],
+)
+def test_nothing_in_the_trace_is_tied_to_the_device_it_was_made_on(
+    overrides: dict[str, object],
+) -> None:
     """Detectron2 names "cpu" whatever device it traces on, and moves what it makes there."""
-    overrides = {"TEST.VARIANCE_VOTING.ENABLED": True, "TEST.RANK_BY_QUALITY": True}
-    model = model_with(**overrides, **{"MODEL.ROI_BOX_HEAD.BOX_TRANSFORM": transform})
-    graph = trace(model, images()[0]).module.inlined_graph
+    _, traced = traced_with(*overrides.items())
+    graph = traced.module.inlined_graph
     made = [
         node.sourceRange().splitlines()[0]
         for kind in ("arange", "zeros", "ones", "empty", "full", "tensor", "scalar_tensor", "to")
@@ -87,8 +101,7 @@ def test_nothing_in_the_trace_is_tied_to_the_device_it_was_made_on(transform: st
 
 def test_a_trace_mixes_no_devices_wherever_it_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its constants go with the weights, while sizes of images stay on the CPU."""
-    overrides = {"TEST.VARIANCE_VOTING.ENABLED": True, "TEST.RANK_BY_QUALITY": True}
-    model = model_with(**overrides)
+    model = model_with(**REFINED)
     assert mixed_devices(record(model, images()[0]).inlined_graph) == []
     # As Detectron2 pads an image, and with a vote that is kept where it was traced.
     with monkeypatch.context() as planted:
@@ -109,9 +122,8 @@ def _is_device(value: torch.Value) -> bool:
 
 
 def test_a_model_that_differs_is_told_by_how_much() -> None:
-    model = model_with()
-    traced = trace(model, images()[0])
-    assert isinstance(traced, Traced)
+    model, traced = traced_with()
+    model = copy.deepcopy(model)
     with torch.no_grad():
         model.roi_heads.box_predictor.log_variance.bias += 0.1
     worst, _, _ = largest_differences(model, traced, images()[:1])
@@ -126,8 +138,7 @@ def test_a_model_that_differs_is_told_by_how_much() -> None:
 
 
 def test_an_image_without_detections_cannot_be_traced_on_but_can_be_run() -> None:
-    model = model_with()
-    traced = trace(model, images()[0])
+    model, traced = traced_with()
     with torch.no_grad():
         blank = next(
             image
@@ -143,8 +154,8 @@ def test_an_image_without_detections_cannot_be_traced_on_but_can_be_run() -> Non
 
 
 def test_the_file_says_how_to_use_it(tmp_path: Path) -> None:
-    model = model_with()
-    save_torchscript(trace(model, images()[0]), tmp_path / "m.ts", tiny_cfg(), ["a", "b", "c"])
+    model, traced = traced_with()
+    save_torchscript(traced, tmp_path / "m.ts", tiny_cfg(), ["a", "b", "c"])
     about = json.loads((tmp_path / "m.ts.json").read_text())
     assert about["input"]["short_side"] == 64
     assert about["classes"] == ["a", "b", "c"]

@@ -203,11 +203,11 @@ def test_annotations_of_unlabeled_images_are_never_read(
         assert torch.equal(value, others.unsupervised[key]), key
 
 
-@pytest.mark.parametrize("name", SEMI_SUPERVISED)
+@pytest.mark.parametrize("trainer", SEMI_SUPERVISED, indirect=True, scope="module")
 def test_its_mapper_refuses_an_unlabeled_image_with_annotations(
-    name: str, data: TinyDataset, tmp_path: Path
+    trainer: tuple[str, SSODTrainer],
 ) -> None:
-    run = trainer_of(name, data, tmp_path)
+    _, run = trainer
     _, mapper = run.method.mappers(run.cfg)
     record = {**run.pools.unlabeled[0], "annotations": []}
     with pytest.raises(ValueError, match="carries 'annotations'"):
