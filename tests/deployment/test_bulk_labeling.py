@@ -1,17 +1,14 @@
-"""Labeling in chunks: what is written, and that interruptions and processes change nothing."""
+"""Labeling in chunks: what is written; test_shared_labeling.py interrupts it."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
-import signal
 from contextlib import redirect_stdout
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,87 +17,20 @@ from defusedxml.ElementTree import fromstring
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultPredictor
 from detectron2.structures import Boxes, Instances
-from PIL import Image
 from pycocotools.coco import COCO
 
 from dre_ssod.config.keys import get_cfg
 from dre_ssod.data.images import read_image
 from dre_ssod.data.sources.catalog import load_one_labeled
-from dre_ssod.deployment.labeling import bulk_labeling
-from dre_ssod.deployment.labeling.bulk_labeling import image_line, label_missing
+from dre_ssod.deployment.labeling.bulk_labeling import image_line
 from dre_ssod.deployment.labeling.corrected_labels import Changes, compare, join
 from dre_ssod.deployment.labeling.label_manifest import Entry
-from dre_ssod.deployment.labeling.label_merge import (
-    last_merge,
-    merge,
-    merge_since,
-    note_merge,
-    real_paths,
-)
+from dre_ssod.deployment.labeling.label_merge import merge, real_paths
 from dre_ssod.deployment.labeling.label_tasks import write_tasks
 from dre_ssod.deployment.labeling.labeling_job import LabelingJob, prepare
 from dre_ssod.errors import ConfigError, SourceError
-from dre_ssod.locks import Claims
-from tests.factories import BOXES, NUM_CLASSES, SIZE, draw, tiny_cfg, tiny_model
-
-CATEGORIES = [{"id": 10 * (k + 1), "name": f"class{k}"} for k in range(NUM_CLASSES)]
-MIN_SCORE = 0.4
-
-
-@pytest.fixture(scope="module")
-def cfg(tmp_path_factory: pytest.TempPathFactory) -> CfgNode:
-    cfg = tiny_cfg(**{"MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.3})
-    cfg.MODEL.WEIGHTS = str(tmp_path_factory.mktemp("model") / "model.pth")
-    torch.save({"model": tiny_model(cfg, spread=0.5).state_dict()}, cfg.MODEL.WEIGHTS)
-    return cfg
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Seven images, of two sizes, and a broken one."""
-    root = tmp_path_factory.mktemp("images")
-    for number in range(7):
-        size = SIZE if number % 2 else (SIZE[1], SIZE[0])
-        pixels = draw(size, BOXES, seed=number).permute(1, 2, 0).contiguous().numpy()
-        Image.fromarray(pixels).save(root / f"{number}.png")
-    (root / "3 broken.png").write_bytes(b"no image")
-    return root
-
-
-def job_in(folder: Path, images: Path, **changes: Any) -> LabelingJob:
-    job = LabelingJob(
-        folder, str(images), CATEGORIES, MIN_SCORE, 0.3, batch_images=1, chunk_images=3
-    )
-    return replace(job, **changes)
-
-
-def run(job: LabelingJob, cfg: CfgNode) -> dict[str, bytes]:
-    """A whole job; the bytes of its results by name."""
-    prepare(job, cfg)
-    list(label_missing(job, cfg))
-    return merged(job)
-
-
-def merged(job: LabelingJob) -> dict[str, bytes]:
-    merge(job, 3, "both")
-    return read(job)
-
-
-@pytest.fixture(scope="module")
-def finished(cfg: CfgNode, images: Path, tmp_path_factory: pytest.TempPathFactory) -> LabelingJob:
-    job = job_in(tmp_path_factory.mktemp("work") / "job", images)
-    run(job, cfg)
-    return job
-
-
-def read(job: LabelingJob) -> dict[str, bytes]:
-    names = ("pseudo_labels.json", "label_next.json", "skipped.jsonl")
-    return {n: (job.folder / n).read_bytes() for n in names if (job.folder / n).exists()}
-
-
-def result(job: LabelingJob) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((job.folder / "pseudo_labels.json").read_text())
-    return content
+from tests.deployment.labeling_jobs import CATEGORIES, MIN_SCORE, job_in, result, run
+from tests.factories import SIZE
 
 
 def test_the_result_is_what_detectron2s_predictor_finds(
@@ -183,113 +113,6 @@ def test_the_result_is_a_dataset(finished: LabelingJob, images: Path) -> None:
     assert count == len(result(finished)["annotations"])
 
 
-def test_an_interrupted_job_gives_the_identical_files(
-    finished: LabelingJob, cfg: CfgNode, images: Path, tmp_path: Path
-) -> None:
-    job = job_in(tmp_path / "job", images)
-    prepare(job, cfg)
-    next(label_missing(job, cfg))
-    (path,) = (job.folder / "chunks").glob("*.jsonl")
-    # What processes leave that are killed while they write, and one that is at it.
-    partial = [path.with_name(f"00000{n}.jsonl.0123abcd.partial") for n in range(2)]
-    for rest in partial:
-        rest.write_text('{"id": 7, "fi')
-    os.utime(partial[0], (0, 0))
-    before = path.stat().st_mtime_ns
-    assert run(job, cfg) == read(finished)
-    assert path.stat().st_mtime_ns == before
-    assert [rest.exists() for rest in partial] == [False, True]
-
-
-class Claimer:
-    """A process that has claimed a chunk and does not get on with it."""
-
-    def __init__(self, job: LabelingJob, chunk: int) -> None:
-        reading, writing = os.pipe()
-        self._process = os.fork()
-        if self._process == 0:
-            with Claims(job.folder / ".chunks.lock") as claims:
-                os.write(writing, b"y" if claims.take(chunk) else b"n")
-                signal.pause()
-        assert os.read(reading, 1) == b"y"
-
-    def kill(self) -> None:
-        os.kill(self._process, signal.SIGKILL)
-        os.waitpid(self._process, 0)
-
-
-@pytest.fixture
-def prepared(cfg: CfgNode, images: Path, tmp_path: Path) -> LabelingJob:
-    """A job of which no chunk is labeled yet."""
-    job = job_in(tmp_path / "job", images)
-    prepare(job, cfg)
-    return job
-
-
-def test_the_chunk_of_a_killed_process_is_taken_over(
-    finished: LabelingJob, prepared: LabelingJob, cfg: CfgNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By the others, which do not touch it before."""
-    waited: list[float] = []
-    claimer = Claimer(prepared, 1)
-
-    def wait(seconds: float) -> None:
-        waited.append(seconds)
-        if len(waited) == 2:
-            claimer.kill()
-
-    monkeypatch.setattr(bulk_labeling.time, "sleep", wait)
-    assert sorted(label_missing(prepared, cfg)) == [2, 3, 3]
-    assert waited == [1.0, 1.0]
-    assert merged(prepared) == read(finished)
-
-
-def test_the_chunk_of_a_process_that_hangs_is_labeled_again(
-    finished: LabelingJob, prepared: LabelingJob, cfg: CfgNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bulk_labeling, "PATIENCE", 0.0)
-    claimer = Claimer(prepared, 1)
-    try:
-        assert run(prepared, cfg) == read(finished)
-    finally:
-        claimer.kill()
-
-
-def test_processes_that_come_at_any_time_share_a_job(
-    finished: LabelingJob, cfg: CfgNode, images: Path, tmp_path: Path
-) -> None:
-    """Nothing is labeled twice while claims are seen."""
-    job = job_in(tmp_path / "job", images, chunk_images=1)
-    prepare(job, cfg)
-    first = label_missing(job, cfg)
-    counts = [next(first)]
-    context = multiprocessing.get_context("fork")
-    counted = context.Value("i", 0)
-
-    def join() -> None:
-        counted.value = sum(label_missing(job, cfg))
-
-    later = context.Process(target=join)
-    later.start()
-    counts += list(first)
-    later.join()
-    assert later.exitcode == 0
-    assert sum(counts) + counted.value == 8
-    assert merged(job) == read(finished)
-
-
-def test_a_job_interrupted_before_its_list_was_whole_starts_anew(
-    finished: LabelingJob, cfg: CfgNode, images: Path, tmp_path: Path
-) -> None:
-    job = job_in(tmp_path / "job", images)
-    prepare(job, cfg)
-    (job.folder / "settings.json").unlink()
-    (job.folder / "chunks").rmdir()
-    (job.folder / "manifest.jsonl").write_text("[1")
-    expected = (finished.folder / "pseudo_labels.json").read_bytes()
-    assert run(job, cfg)["pseudo_labels.json"] == expected
-
-
 def test_other_settings_or_other_files_are_refused(
     finished: LabelingJob,
     cfg: CfgNode,
@@ -318,21 +141,6 @@ def test_other_settings_or_other_files_are_refused(
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(ConfigError, match="is not empty and holds no job"):
         prepare(job_in(tmp_path, images), cfg)
-
-
-def test_one_of_the_processes_of_a_job_merges(
-    finished: LabelingJob, cfg: CfgNode, images: Path, tmp_path: Path
-) -> None:
-    """The others, which began before that, are told what came out; other arguments are another."""
-    folder = shutil.copytree(finished.folder, tmp_path / "job")
-    before = last_merge(folder)
-    assert merge_since(folder, before, {"label_next": 3}) is None
-    summary = merge(replace(finished, folder=folder), 3, "both")
-    note_merge(folder, {"label_next": 3}, summary)
-    assert merge_since(folder, before, {"label_next": 3}) == summary
-    assert merge_since(folder, before, {"label_next": 4}) is None
-    # One that begins now does it again.
-    assert merge_since(folder, last_merge(folder), {"label_next": 3}) is None
 
 
 @pytest.mark.parametrize("text", ["", "[]", "[" * 100_000, '{"manifest": 3}', '{"manifest": {}}'])
