@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import json
 import logging
 from collections.abc import Iterator
@@ -36,12 +38,22 @@ class TinyDataset:
 
 
 def write_tiny_dataset(root: Path) -> TinyDataset:
-    """Draw the images and write their boxes as COCO JSON."""
+    """Write the images, and their boxes as COCO JSON."""
+    for name, content in _files().items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return TinyDataset(root)
+
+
+@functools.cache
+def _files() -> dict[str, bytes]:
+    """By their names; drawn once."""
     rng = np.random.default_rng(7)
-    images, annotations = [], []
+    files, images, annotations = {}, [], []
     for number in range(1, 9):
         boxes = _boxes(rng)
-        name = _save(root / "train" / f"{number}.png", boxes, seed=number)
+        name = f"{number}.png"
+        files[f"train/{name}"] = _drawn(boxes, seed=number)
         images.append({"id": number, "file_name": name, "height": SIZE[0], "width": SIZE[1]})
         for index, (x1, y1, x2, y2) in enumerate(boxes):
             annotations.append(
@@ -55,11 +67,10 @@ def write_tiny_dataset(root: Path) -> TinyDataset:
                 }
             )
     for number in range(4):
-        _save(root / "more" / f"u{number}.png", _boxes(rng), seed=100 + number)
+        files[f"more/u{number}.png"] = _drawn(_boxes(rng), seed=100 + number)
     categories = [{"id": n + 1, "name": f"class{n}"} for n in range(NUM_CLASSES)]
     content = {"images": images, "annotations": annotations, "categories": categories}
-    (root / "train.json").write_text(json.dumps(content), encoding="utf-8")
-    return TinyDataset(root)
+    return {**files, "train.json": json.dumps(content).encode()}
 
 
 def tiny_run(data: TinyDataset, output_dir: Path, **overrides: object) -> CfgNode:
@@ -114,8 +125,9 @@ def _boxes(rng: np.random.Generator) -> list[tuple[float, float, float, float]]:
     return found
 
 
-def _save(path: Path, boxes: list[tuple[float, float, float, float]], seed: int) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _drawn(boxes: list[tuple[float, float, float, float]], seed: int) -> bytes:
+    """An image as PNG."""
     image = draw(SIZE, boxes, seed=seed).permute(1, 2, 0).contiguous().numpy()
-    Image.fromarray(image).save(path)
-    return path.name
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
