@@ -5,9 +5,13 @@ Importing this package registers the detector's parts with Detectron2.
 
 from typing import TYPE_CHECKING, Any
 
+from dre_ssod.compiler import compiler_later
 from dre_ssod.quiet import silence_imports
 
 silence_imports()
+
+with compiler_later():
+    import torchvision  # noqa: F401
 
 from dre_ssod import modeling  # noqa: E402
 from dre_ssod.config.keys import add_ssod_config, get_cfg  # noqa: E402

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "dre_ssod"
 FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(floor.split())
     for floor in (
-        "errors structures transfers allocator quiet",
+        "errors structures transfers allocator compiler quiet",
         "files geometry workers launch settings modeling.backbones data.text_files data.kinds",
         "checkpoints locks data.images data.records data.remarks data.sample data.views modeling",
         "data.usable",
@@ -47,7 +47,7 @@ STRANGERS = {
     "deployment": {"engine"},
 }
 # The face of the package only hands on names.
-FACES = {"dre_ssod": {"config", "modeling", "data.sources", "quiet", "deployment"}}
+FACES = {"dre_ssod": {"config", "modeling", "data.sources", "compiler", "quiet", "deployment"}}
 
 
 def module_name(path: Path) -> str:

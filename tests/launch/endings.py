@@ -21,6 +21,8 @@ from typing import Any
 
 AT_ONCE = 3
 """Programs that run side by side."""
+LATE = ("torch._dynamo", "torch.utils.tensorboard")
+"""What trainings import when they need it, which takes seconds; each of them would."""
 PATIENCE = 60.0
 """Seconds in which the processes of a program must end once it has ended."""
 LONGEST = 900.0
@@ -69,6 +71,8 @@ def main() -> None:
     """Run all, a few at a time."""
     endings = [Ending(**item) for item in json.loads(Path(sys.argv[1]).read_text())]
     programs = {name: importlib.import_module(name).run for name in {e.program for e in endings}}
+    for name in LATE:
+        importlib.import_module(name)
     waiting = list(enumerate(endings))
     running: list[_Running] = []
     outcomes: dict[int, Outcome] = {}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from PIL import Image as PillowImage
-from torchvision.transforms.v2 import functional as F
+from torchvision.transforms import functional as F
 
 from dre_ssod.data.views.geometric import Matrix
 from dre_ssod.data.views.photometric import Image, brightness, color, contrast
