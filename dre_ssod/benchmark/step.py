@@ -193,6 +193,7 @@ def _over_mean_teacher(cfg: CfgNode, parts: StepParts, rounds: int) -> Goal:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.SSOD.METHOD = PLAIN
+    cfg.MODEL.META_ARCHITECTURE = method_class(cfg).architecture
     device = parts.step.device
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     tasks = {"step": parts.whole, PLAIN: StepParts(cfg).whole}

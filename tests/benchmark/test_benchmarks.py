@@ -12,7 +12,7 @@ from dre_ssod.benchmark.ema import benchmark_ema
 from dre_ssod.benchmark.formats import benchmark_formats
 from dre_ssod.benchmark.loader import benchmark_growth, benchmark_loader
 from dre_ssod.benchmark.report import Report
-from dre_ssod.benchmark.step import StepParts, benchmark_step
+from dre_ssod.benchmark.step import StepParts, _over_mean_teacher, benchmark_step
 from dre_ssod.errors import ConfigError
 from dre_ssod.modeling.student_batch import PairBatch
 
@@ -78,6 +78,8 @@ def test_the_parts_of_a_step_of_two_detectors_are_those_of_both(cfg: CfgNode) ->
         assert not batch.strong
     assert not torch.equal(both.first.labeled[2]["image"], both.second.labeled[2]["image"])
     parts.student()
+    # What it is held against is a single detector.
+    assert _over_mean_teacher(cfg, parts, rounds=1).value > 0.0
     for detector in parts.step.model.detectors:
         assert any(bool(p.grad.any()) for p in detector.parameters() if p.grad is not None)
 
