@@ -84,7 +84,7 @@ import logging, os, sys
 from dre_ssod.launch.program import run_program
 def main(how):
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, force=True)
-    for number in range(100_000):
+    for number in range(20_000):
         logging.info("line %d", number) if how == "log" else print("line", number)
 for how in sys.argv[1:]:
     reading, writing = os.pipe()

@@ -16,7 +16,6 @@ from PIL import Image
 
 from dre_ssod.runs.detector import entry_for_weights
 from tests.factories import BOXES, SIZE, draw, tiny_cfg, tiny_model
-from tests.forks import fork_processes_of_runs
 from tests.tiny_dataset import write_tiny_dataset
 
 
@@ -55,7 +54,6 @@ def test_processes_of_which_one_is_killed_write_what_one_writes(
     assert min(a["score"] for a in content["annotations"]) >= 0.4
     # The tool's own handler, which the first test of a process has set up, may print elsewhere.
     monkeypatch.setattr(logging.getLogger("dre_ssod"), "propagate", True)
-    fork_processes_of_runs(monkeypatch)
     threading.Thread(target=_kill_the_third).start()
     assert tool.run(["--output", str(two), "--num-gpus", "3", *arguments]) == 0
     assert "Process 2 was ended by SIGKILL." in caplog.messages
