@@ -93,14 +93,17 @@ def take_up(args: argparse.Namespace) -> None:
     """Start in a new folder, or continue in one of the same settings.
 
     Raises:
-        ConfigError: if they are others, or the folder holds anything else.
+        ConfigError: if they are others, or the folder holds anything else, or a key cannot be used.
     """
+    from dre_ssod.config.reading import read_config
     from dre_ssod.data.text_files import read_json
     from dre_ssod.errors import ConfigError
     from dre_ssod.files import write_text
 
     path = args.output / SETTINGS
     settings = {name: getattr(args, name) for name in ("images", "truth", "model", "seed", "opts")}
+    for run in args.run:
+        read_config(str(run / "config.yaml"), args.opts)
     if not path.exists():
         if args.output.exists() and any(args.output.iterdir()):
             raise ConfigError(f"{args.output} is not empty: choose another --output")

@@ -175,6 +175,9 @@ def test_a_program_that_fails_is_named_and_a_folder_of_others_left(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    assert tool.run([*words, "SOLVER.MAX_ITR", "3"]) == 2
+    assert "there is no config key 'SOLVER.MAX_ITR'" in _said(capsys)
+    assert not (tmp_path / "out").exists()
     assert tool.run([*words, "--output", str(tmp_path)]) == 2
     assert "is not empty: choose another --output" in _said(capsys)
     monkeypatch.setattr(HereStarter, "failing", "merge_labels")
