@@ -142,6 +142,14 @@ class ExistingFile:
 
 
 @dataclass(frozen=True)
+class LocalFolder:
+    """The name of a folder to write to; ``Path`` would make a folder ``s3:`` of an address."""
+
+    def refusal(self, value: Any) -> str | None:
+        return "a folder of this machine; copy it to a store afterwards" if "://" in value else None
+
+
+@dataclass(frozen=True)
 class Some:
     """Any of a few values, each at most once."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+from pathlib import Path
 
 
 def program_parser(description: str | None) -> argparse.ArgumentParser:
@@ -14,6 +16,19 @@ def program_parser(description: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+
+
+def local(text: str) -> Path:
+    """The type of an argument that names a file or folder of this machine.
+
+    ``Path`` alone would make a folder ``s3:`` of an address.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
+        raise argparse.ArgumentTypeError(
+            f"{text} is an address: name a path of this machine. Data and weights are read from "
+            "stores; what is written is copied there afterwards"
+        )
+    return Path(text)
 
 
 def run_parser(description: str | None) -> argparse.ArgumentParser:

@@ -235,6 +235,12 @@ VALUES = [
     ),
     BadInput(
         "Config keys",
+        "an object store as the folder of the run",
+        "OUTPUT_DIR s3://bucket/run",
+        ("OUTPUT_DIR is 's3://bucket/run'", "a folder of this machine"),
+    ),
+    BadInput(
+        "Config keys",
         "the folder of another run",
         "OUTPUT_DIR used",
         ("OUTPUT_DIR 'used'", "--resume", "another OUTPUT_DIR"),

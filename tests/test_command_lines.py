@@ -29,7 +29,7 @@ before = {name.partition(".")[0] for name in sys.modules}
 answers = {}
 for name in sys.argv[1:]:
     program = importlib.import_module(name)
-    for words in ("--help", "--no-such-option", ""):
+    for words in ("--help", "--no-such-option", "", "--output s3://bucket/new"):
         said, complained, code = io.StringIO(), io.StringIO(), None
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(complained):
             try:
@@ -92,6 +92,18 @@ def test_what_is_missing_ends_the_program(asked: dict[str, Any]) -> None:
     stopped = {name for name, (code, _, _) in complaints.items() if code == 2}
     assert stopped >= {"tools.convert_dataset", "tools.make_split", "tools.plot_run"}
     assert all("error: " in complaints[name][2] for name in stopped)
+
+
+def test_nothing_is_written_to_an_address(asked: dict[str, Any]) -> None:
+    """Not even to a folder ``s3:``, which its path on this machine would be."""
+    options = {name: asked["answers"][f"{name} --help"][1] for name in PATHS}
+    # Not those whose examples show the option of another program.
+    writers = [name for name, said in options.items() if "\n  --output " in said]
+    assert len(writers) >= 10
+    for name in writers:
+        code, _, complained = asked["answers"][f"{name} --output s3://bucket/new"]
+        assert code == 2
+        assert "argument --output: s3://bucket/new is an address" in complained
 
 
 @pytest.mark.parametrize(

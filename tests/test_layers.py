@@ -18,8 +18,11 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(floor.split())
     for floor in (
         "errors structures transfers allocator compiler quiet",
-        "files geometry workers launch settings modeling.backbones data.text_files data.kinds",
-        "checkpoints locks data.images data.records data.remarks data.sample data.views modeling",
+        "files geometry workers launch settings modeling.backbones data.kinds",
+        "locks",
+        "stores",
+        "data.text_files",
+        "checkpoints data.images data.records data.remarks data.sample data.views modeling",
         "data.usable",
         "data.sources teacher",
         "data data.splits",

@@ -23,7 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dre_ssod_cli.parsers import add_model_option, run_parser
+from dre_ssod_cli.parsers import add_model_option, local, run_parser
 from dre_ssod_cli.program import run_program
 
 if TYPE_CHECKING:
@@ -42,7 +42,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The arguments of a run and those of this tool."""
     parser = run_parser(__doc__)
     parser.add_argument(
-        "--output", metavar="DIR", help="for what is written (default: OUTPUT_DIR/localization)"
+        "--output",
+        type=local,
+        metavar="DIR",
+        help="for what is written (default: OUTPUT_DIR/localization)",
     )
     parser.add_argument(
         "--min-score", type=float, default=0.5, help="lowest foreground score (default: 0.5)"
@@ -66,9 +69,8 @@ def configure(args: argparse.Namespace) -> CfgNode:
     from dre_ssod.errors import ConfigError
 
     own = read_config(args.config_file, args.opts)
-    if args.output is None:
-        args.output = str(Path(own.OUTPUT_DIR) / "localization")
-    args.opts = [*args.opts, "OUTPUT_DIR", args.output, *_PLAIN]
+    output = f"{own.OUTPUT_DIR}/localization" if args.output is None else str(args.output)
+    args.opts = [*args.opts, "OUTPUT_DIR", output, *_PLAIN]
     cfg = setup(args, ExitStack())
     if own.TEST.RANK_BY_QUALITY or own.TEST.VARIANCE_VOTING.ENABLED:
         logger.info(

@@ -22,10 +22,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dre_ssod_cli.parsers import program_parser
+from dre_ssod_cli.parsers import local, program_parser
 from dre_ssod_cli.program import run_program
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def _add_kind(kinds: Any, name: str) -> argparse.ArgumentParser:
     kind: argparse.ArgumentParser = kinds.add_parser(name)
-    kind.add_argument("--json", type=Path, metavar="FILE", help="also write the report there")
+    kind.add_argument("--json", type=local, metavar="FILE", help="also write the report there")
     return kind
 
 

@@ -17,7 +17,7 @@ import os
 import sys
 from pathlib import Path
 
-from dre_ssod_cli.parsers import program_parser
+from dre_ssod_cli.parsers import local, program_parser
 from dre_ssod_cli.program import run_program
 
 KEYS = {"labeled": "TRAIN", "unlabeled": "UNLABELED", "test": "TEST"}
@@ -39,7 +39,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="header (default): sizes, and whether files are whole, without decoding; "
         "full: decode every image as training does",
     )
-    parser.add_argument("--json", metavar="FILE", help="write the whole report there")
+    parser.add_argument("--json", type=local, metavar="FILE", help="write the whole report there")
     parser.add_argument(
         "--workers", metavar="N", type=int, default=_cores(), help="processes (default: all cores)"
     )
@@ -98,7 +98,7 @@ def main(args: argparse.Namespace) -> int:
         report = audit(sets, args.level, args.workers, bar, detections)
     print(as_text(report, args.examples))
     if args.json:
-        write_text(Path(args.json), json.dumps(as_dict(report), indent=1, allow_nan=False) + "\n")
+        write_text(args.json, json.dumps(as_dict(report), indent=1, allow_nan=False) + "\n")
     return int(report.failed)
 
 

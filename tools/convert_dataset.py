@@ -12,9 +12,8 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from pathlib import Path
 
-from dre_ssod_cli.parsers import program_parser
+from dre_ssod_cli.parsers import local, program_parser
 from dre_ssod_cli.program import run_program
 
 
@@ -31,7 +30,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="form of the new dataset",
     )
     parser.add_argument(
-        "--output", required=True, metavar="DIR", help="for the new dataset: empty, or not there"
+        "--output",
+        required=True,
+        type=local,
+        metavar="DIR",
+        help="for the new dataset: empty, or not there",
     )
     parser.add_argument(
         "--images",
@@ -49,7 +52,7 @@ def main(args: argparse.Namespace) -> None:
 
     named = {"train": args.source, "val": args.val, "test": args.test}
     sources = {split: source for split, source in named.items() if source is not None}
-    for part in convert(sources, args.to, Path(args.output), args.images):
+    for part in convert(sources, args.to, args.output, args.images):
         counts = f"{counted(part.images, 'image')} with {counted(part.boxes, 'box')}"
         print(f"{part.split}: {counts}, to be read as")
         # A shell would take the & of some for itself.

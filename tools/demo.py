@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dre_ssod_cli.parsers import add_model_options, program_parser
+from dre_ssod_cli.parsers import add_model_options, local, program_parser
 from dre_ssod_cli.program import run_program
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--input", nargs="+", metavar="IMAGE", help="files, globs or folders")
     source.add_argument("--video-input", metavar="FILE", help="a video file")
-    parser.add_argument("--output", type=Path, help="folder, or file for one image or a video")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="detections as COCO results")
+    parser.add_argument("--output", type=local, help="folder, or file for one image or a video")
+    parser.add_argument("--json", type=local, metavar="FILE", help="detections as COCO results")
     parser.add_argument(
         "--confidence-threshold", type=float, default=0.5, help="lowest score (default: 0.5)"
     )
@@ -138,10 +138,11 @@ def main(args: argparse.Namespace) -> int:
 
     from dre_ssod.deployment.demo import refuse_overwriting
     from dre_ssod.files import write_text
+    from dre_ssod.stores import place_of
 
     setup_logger(name="dre_ssod")
     if args.json is not None:
-        inputs = map(Path, args.input or [args.video_input])
+        inputs = map(place_of, args.input or [args.video_input])
         refuse_overwriting([args.json], inputs, args.overwrite)
     skipped = 0
     if args.video_input is not None:

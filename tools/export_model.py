@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dre_ssod_cli.parsers import add_model_options, program_parser
+from dre_ssod_cli.parsers import add_model_options, local, program_parser
 from dre_ssod_cli.program import run_program
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """The command line."""
     parser = program_parser(__doc__)
     add_model_options(parser)
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to fill")
+    parser.add_argument("--output", required=True, type=local, metavar="DIR", help="folder to fill")
     parser.add_argument(
         "--format",
         action="append",

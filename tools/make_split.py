@@ -20,10 +20,9 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dre_ssod_cli.parsers import program_parser
+from dre_ssod_cli.parsers import local, program_parser
 from dre_ssod_cli.program import run_program
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line, with every option checked against the form of the split."""
     parser = program_parser(__doc__)
     parser.add_argument("source", help="URI or registered name of a labeled dataset")
-    parser.add_argument("--output", required=True, metavar="DIR", help="for the files")
+    parser.add_argument("--output", required=True, type=local, metavar="DIR", help="for the files")
     parser.add_argument("--percent", type=float, help="share that stays labeled, in (0, 100]")
     parser.add_argument("--labeled", type=int, metavar="N", help="number that stays labeled")
     parser.add_argument(
@@ -107,7 +106,7 @@ def main(args: argparse.Namespace) -> None:
     from dre_ssod.data.splits.counts import hold_out, objects_by_class
     from dre_ssod.errors import printable
 
-    output = Path(args.output)
+    output = args.output
     records = load_named([args.source])
     held_out = set() if args.val is None else hold_out(records, args.val, args.fold or 0)
     split = choose(args, [entry for entry in records if entry[0] not in held_out])

@@ -14,9 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 
-from dre_ssod_cli.parsers import program_parser
+from dre_ssod_cli.parsers import local, program_parser
 from dre_ssod_cli.program import run_program
 
 
@@ -37,7 +36,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="where old and corrected labels of an image differ, take the corrected ones",
     )
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="a new file")
+    parser.add_argument("--output", required=True, type=local, metavar="FILE", help="a new file")
     return parser.parse_args(arguments)
 
 

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dre_ssod_cli.parsers import program_parser
+from dre_ssod_cli.parsers import local, program_parser
 from dre_ssod_cli.program import run_program
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,7 +41,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--device", choices=("cuda", "cpu"), default="", help="default: what is there"
     )
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="YAML to write")
+    parser.add_argument("--output", required=True, type=local, metavar="FILE", help="YAML to write")
     return parser.parse_args(arguments)
 
 

@@ -16,16 +16,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dre_ssod_cli.parsers import program_parser
+from dre_ssod_cli.parsers import local, program_parser
 from dre_ssod_cli.program import run_program
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = program_parser(__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="OUTPUT_DIR of a run")
+    parser.add_argument("runs", nargs="+", type=local, metavar="RUN", help="OUTPUT_DIR of a run")
     parser.add_argument(
-        "--output", type=Path, default=Path("."), metavar="DIR", help="default: here"
+        "--output", type=local, default=Path("."), metavar="DIR", help="default: here"
     )
     parser.add_argument(
         "--found", type=int, default=0, metavar="N", help="draw N test images of finished runs"

@@ -15,10 +15,9 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dre_ssod_cli.parsers import add_model_options, program_parser
+from dre_ssod_cli.parsers import add_model_options, local, program_parser
 from dre_ssod_cli.program import run_program
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = program_parser(__doc__)
     add_model_options(parser)
     parser.add_argument("--input", required=True, help="folder of images, or a dataset's URI")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to fill")
+    parser.add_argument("--output", required=True, type=local, metavar="DIR", help="folder to fill")
     parser.add_argument(
         "--min-score", type=float, help="of a box (default: tau of the config's method)"
     )
@@ -236,9 +235,10 @@ def main(args: argparse.Namespace) -> None:
 
     from dre_ssod.launch.program import launch_apart
     from dre_ssod.runs.detector import find_checkpoint
+    from dre_ssod.stores import place_of
 
     # All processes label with the same file, also while a training writes further ones.
-    args.run = str(find_checkpoint(Path(args.run))) if args.run else ""
+    args.run = str(find_checkpoint(place_of(args.run))) if args.run else ""
     args.num_machines, args.machine_rank, args.dist_url = 1, 0, "auto"
     setup_logger(name="dre_ssod")
     before = start(args)

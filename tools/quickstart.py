@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dre_ssod_cli.parsers import program_parser
+from dre_ssod_cli.parsers import local, program_parser
 from dre_ssod_cli.program import run_program
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,7 +40,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command-line arguments."""
     parser = program_parser(__doc__)
     parser.add_argument("--seed", type=int, default=1, help="of both runs (default: 1)")
-    parser.add_argument("--output", type=Path, default=Path("output/demo"), help="folder of runs")
+    parser.add_argument("--output", type=local, default=Path("output/demo"), help="folder of runs")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values, both runs")
     return parser.parse_args(arguments)
 

@@ -15,17 +15,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dre_ssod_cli.parsers import add_model_option, program_parser
+from dre_ssod_cli.parsers import add_model_option, local, program_parser
 from dre_ssod_cli.program import run_program
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = program_parser(__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="OUTPUT_DIR of a run")
+    parser.add_argument("runs", nargs="+", type=local, metavar="RUN", help="OUTPUT_DIR of a run")
     parser.add_argument(
         "--output",
-        type=Path,
+        type=local,
         default=Path("report.html"),
         metavar="FILE",
         help="default: report.html, here",

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dre_ssod_cli.parsers import add_model_option, program_parser
+from dre_ssod_cli.parsers import add_model_option, local, program_parser
 from dre_ssod_cli.program import run_program
 
 if TYPE_CHECKING:
@@ -45,11 +45,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--run",
         action="append",
         required=True,
-        type=Path,
+        type=local,
         metavar="DIR",
         help="a finished run; repeat it for one per seed or draw",
     )
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to fill")
+    parser.add_argument("--output", required=True, type=local, metavar="DIR", help="folder to fill")
     parser.add_argument(
         "--by",
         nargs="+",

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dre_ssod_cli.parsers import program_parser
+from dre_ssod_cli.parsers import local, program_parser
 from dre_ssod_cli.program import run_program
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = program_parser(__doc__)
     parser.add_argument("--config-file", metavar="FILE", required=True)
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="new folder (default: OUTPUT_DIR/data_panels)"
+        "--output", type=local, metavar="DIR", help="new folder (default: OUTPUT_DIR/data_panels)"
     )
     parser.add_argument("--images", type=int, default=8, help="how many (default: 8)")
     parser.add_argument("--seed", type=int, default=0, help="of images and views (default: 0)")

@@ -13,6 +13,7 @@ from torch import nn
 from dre_ssod.checkpoints.checkpointer import SafeCheckpointer
 from dre_ssod.checkpoints.folder import read_tensors
 from dre_ssod.errors import ConfigError
+from dre_ssod.stores import weights_file
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +52,10 @@ def load_student(path: str, model: nn.Module) -> bool:
         ConfigError: if a weight is missing or of another shape.
         UntrustedFileError: if the file is damaged or holds code.
     """
-    if not Path(path).is_file():
+    file = weights_file(path)
+    if not Path(file).is_file():
         return False
-    checkpoint = read_tensors(path)
+    checkpoint = read_tensors(file)
     if not isinstance(checkpoint, dict) or "student" not in checkpoint:
         return False
     try:

@@ -28,6 +28,7 @@ from dre_ssod.modeling.box_transform import BOX_TRANSFORM_REGISTRY
 from dre_ssod.settings import (
     EXAMPLES,
     Check,
+    LocalFolder,
     Names,
     Number,
     Numbers,
@@ -50,6 +51,7 @@ def _part(registry: Registry) -> Registered:
 CHECKS: dict[str, Check] = {
     "VERSION": OneOf((2,)),
     "SEED": Number(-1, 2**31),
+    "OUTPUT_DIR": LocalFolder(),
     "DATASETS.TRAIN": Names(),
     "DATASETS.TEST": Names(),
     "DATALOADER.NUM_WORKERS": Number(-1, 1024),

@@ -24,6 +24,7 @@ from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 
 from dre_ssod.errors import SourceError
+from dre_ssod.stores import StoreError, is_address, open_copy
 
 try:
     from simplejpeg import decode_jpeg
@@ -108,7 +109,8 @@ def read_image(file_name: str, image_format: str) -> Pixels:
             if pixels is not None:
                 return pixels
             pixels = np.ascontiguousarray(_decode(image, file_name))
-    except ImageError:
+    except (ImageError, StoreError):
+        # A store that does not answer says nothing of the image.
         raise
     except Exception as error:  # On damaged files, Pillow's decoders raise errors of any type.
         raise _unreadable(file_name, error) from error
@@ -136,7 +138,7 @@ def read_header(file_name: str) -> ImageHeader:
             if orientation in _SIDEWAYS and not turned:
                 width, height = height, width
             return ImageHeader(width, height, image.mode, str(image.format), orientation)
-    except ImageError:
+    except (ImageError, StoreError):
         raise
     except Exception as error:  # As above.
         raise _unreadable(file_name, error) from error
@@ -150,7 +152,13 @@ def open_picture(file_name: str) -> Iterator[IO[bytes]]:
         ImageError: if it is no regular file, as a pipe or a device is none: opening one may wait
             for ever, and reading it may never end; or if it is larger than ``LARGEST_FILE``.
         OSError: if it cannot be opened.
+        StoreError: if it is in a store that cannot be asked.
     """
+    if is_address(file_name):
+        with open_copy(file_name) as file:
+            _check_length(file_name, os.fstat(file.fileno()).st_size)
+            yield file
+        return
     path = PathManager.get_local_path(file_name)
     found = os.stat(path)
     if stat.S_ISDIR(found.st_mode):
@@ -160,14 +168,18 @@ def open_picture(file_name: str) -> Iterator[IO[bytes]]:
             f"{file_name}: is no regular file, but a pipe, a socket or a device; remove it",
             file_name,
         )
-    if found.st_size > LARGEST_FILE:
-        raise ImageError(
-            f"{file_name}: has {found.st_size / 2**30:.1f} GiB, more than any image that can be "
-            "decoded; remove it",
-            file_name,
-        )
+    _check_length(file_name, found.st_size)
     with open(path, "rb") as file:
         yield file
+
+
+def _check_length(file_name: str, length: int) -> None:
+    if length > LARGEST_FILE:
+        raise ImageError(
+            f"{file_name}: has {length / 2**30:.1f} GiB, more than any image that can be decoded; "
+            "remove it",
+            file_name,
+        )
 
 
 def check_size(file_name: str, shape: Sequence[int], expected: tuple[int, int]) -> None:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from detectron2.structures import BoxMode
 
 from dre_ssod.errors import SourceError
+from dre_ssod.stores import is_address
 
 Corners = tuple[float, float, float, float]
 """(x1, y1, x2, y2) in pixels."""
@@ -101,11 +102,14 @@ def make_table(records: Sequence[dict[str, Any]]) -> BoxTable:
 def identify_files() -> Callable[[str], str]:
     """What tells whether two names are of one image file: its real path, whatever links lead to it.
 
-    The function resolves each folder once: keep it for one look at the files, which may change.
+    What is in a store has no links: its address tells. The function resolves each folder once: keep
+    it for one look at the files, which may change.
     """
     real_folder = lru_cache(None)(os.path.realpath)
 
     def identify(name: str) -> str:
+        if is_address(name):
+            return name
         if os.path.islink(name):
             return os.path.realpath(name)
         return os.path.join(real_folder(os.path.dirname(name)), os.path.basename(name))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any, TypeGuard
 from xml.etree.ElementTree import Element, ParseError
 
@@ -11,19 +10,20 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring as parse_xml
 
 from dre_ssod.errors import SourceError
+from dre_ssod.stores import Place, StorePath
 
 _LARGEST = 2**63
 """JSON may hold integers that no other number type can."""
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Place) -> bytes:
     """The content of a file.
 
     Raises:
         SourceError: if it cannot be read, or is none that ends, such as a pipe or a device.
     """
     try:
-        if not path.is_file():
+        if not isinstance(path, StorePath) and not path.is_file():
             path.stat()
             raise SourceError(f"{path}: cannot be read: it is no regular file")
         return path.read_bytes()
@@ -31,7 +31,7 @@ def read_bytes(path: Path) -> bytes:
         raise SourceError(f"{path}: cannot be read: {error}") from error
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Place) -> str:
     """The text of a UTF-8 file, with or without a byte order mark.
 
     Raises:
@@ -44,7 +44,7 @@ def read_text(path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_lines(path: Path) -> list[str]:
+def read_lines(path: Place) -> list[str]:
     """Lines of a text file, which only line feeds separate.
 
     Raises:
@@ -53,7 +53,7 @@ def read_lines(path: Path) -> list[str]:
     return read_text(path).split("\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Place) -> Any:
     """The value that a JSON file holds; NaN and infinite numbers are let through.
 
     Raises:
@@ -70,7 +70,7 @@ def read_json(path: Path) -> Any:
         raise SourceError(f"{path}: cannot be read: {error}") from error
 
 
-def read_xml(path: Path) -> Element:
+def read_xml(path: Place) -> Element:
     """The root of an XML file without entities.
 
     Raises:

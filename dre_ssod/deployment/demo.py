@@ -21,6 +21,7 @@ from dre_ssod.errors import ConfigError
 from dre_ssod.inspection.canvas import RGBImage
 from dre_ssod.inspection.drawing import draw_detections
 from dre_ssod.inspection.panels import write_picture
+from dre_ssod.stores import Place, StorePath, place_of
 
 JPEG_EXTENSIONS = (".jpg", ".jpeg")
 
@@ -34,7 +35,7 @@ class InputImage:
         name: relative to the folder that the user named, or the file's own name.
     """
 
-    path: Path
+    path: Place
     name: Path
 
 
@@ -89,10 +90,9 @@ def find_images(patterns: Sequence[str]) -> list[InputImage]:
     found: dict[str, InputImage] = {}
     for pattern in patterns:
         # A file may have the signs of a glob in its name.
-        matches = (
-            [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
-        )
-        images = [image for match in matches for image in _expand(Path(match), match == pattern)]
+        named = place_of(pattern).exists()
+        matches = [pattern] if named else sorted(glob.glob(pattern, recursive=True))
+        images = [image for match in matches for image in _expand(place_of(match), named)]
         if not images:
             raise ConfigError(
                 f"--input {pattern!r}: no image of that name; give files, globs or folders with "
@@ -103,12 +103,12 @@ def find_images(patterns: Sequence[str]) -> list[InputImage]:
     return list(found.values())
 
 
-def _real(path: Path) -> str:
+def _real(path: Place) -> str:
     """The file behind all links; also of a link that leads to itself, which is no file."""
-    return os.path.realpath(path)
+    return str(path) if isinstance(path, StorePath) else os.path.realpath(path)
 
 
-def _expand(path: Path, named: bool) -> list[InputImage]:
+def _expand(path: Place, named: bool) -> list[InputImage]:
     """A folder's images; a file if the user ``named`` it, or it is an image by its extension."""
     if path.is_dir():
         return [InputImage(path / name, Path(name)) for name in list_images(path)]
@@ -147,7 +147,7 @@ def plan_outputs(images: Sequence[InputImage], output: Path, overwrite: bool) ->
     return list(planned)
 
 
-def refuse_overwriting(outputs: Iterable[Path], inputs: Iterable[Path], overwrite: bool) -> None:
+def refuse_overwriting(outputs: Iterable[Path], inputs: Iterable[Place], overwrite: bool) -> None:
     """Raise a ConfigError if an output is an input, or is there already and may not be replaced."""
     originals = {_real(path) for path in inputs}
     for path in outputs:

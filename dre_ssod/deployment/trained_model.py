@@ -22,6 +22,7 @@ from dre_ssod.data.images import read_image
 from dre_ssod.data.views.photometric import Image
 from dre_ssod.errors import ConfigError, SourceError
 from dre_ssod.runs.detector import TrainedDetector, categories_of, find_checkpoint, read_detector
+from dre_ssod.stores import place_of, weights_file
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,8 @@ def configure_trained(
     """The checked config of a trained model, MODEL.WEIGHTS included, and its classes.
 
     Args:
-        path: a checkpoint, or the folder of a run; "" to take MODEL.WEIGHTS of the two below.
+        path: a checkpoint, or the folder of a run, here or in a store; "" to take MODEL.WEIGHTS of
+            the two below.
         config_file, opts: as of :func:`dre_ssod.config.reading.read_config`. Without a file, the
             checkpoint says the settings, and a config.yaml beside it what it leaves out.
         names: of the classes; empty to take those of the checkpoint, or of DATASETS.TRAIN where it
@@ -61,18 +63,20 @@ def configure_trained(
         raise ConfigError(
             f"two models are named, {str(path)!r} and one by MODEL.WEIGHTS: leave out one of them"
         )
-    weights = str(find_checkpoint(Path(path))) if path else ""
-    weights = weights or read_config(config_file, opts).MODEL.WEIGHTS
+    if path:
+        weights = str(find_checkpoint(place_of(str(path))))
+    else:
+        weights = read_config(config_file, opts).MODEL.WEIGHTS
     if not weights:
         raise ConfigError(
             "no trained model is named: MODEL.WEIGHTS is empty. Give the folder of a run or a "
             "checkpoint (--run PATH), or append MODEL.WEIGHTS and a file"
         )
-    described = read_detector(Path(weights))
+    described = read_detector(Path(weights_file(weights)))
     if config_file:
         cfg = read_config(config_file, opts)
     else:
-        cfg = _read_described(Path(weights), described, opts)
+        cfg = _read_described(weights, described, opts)
     cfg.MODEL.WEIGHTS = weights
     known = [] if described is None else described.categories
     categories = find_categories(cfg, names, known)
@@ -82,14 +86,14 @@ def configure_trained(
 
 
 def _read_described(
-    weights: Path, described: TrainedDetector | None, opts: Sequence[Any]
+    weights: str, described: TrainedDetector | None, opts: Sequence[Any]
 ) -> CfgNode:
-    """The config that a checkpoint and the config.yaml beside it give."""
-    beside = weights.parent / "config.yaml"
-    config_file = str(beside) if beside.is_file() else ""
+    """The config that a checkpoint and, on this machine, the config.yaml beside it give."""
+    beside = Path(weights).with_name("config.yaml")
+    config_file = str(beside) if "://" not in weights and beside.is_file() else ""
     if described is None and not config_file:
-        if "://" not in str(weights) and not weights.is_file():
-            raise ConfigError(f"MODEL.WEIGHTS: there is no file {str(weights)!r}")
+        if "://" not in weights and not Path(weights).is_file():
+            raise ConfigError(f"MODEL.WEIGHTS: there is no file {weights!r}")
         raise ConfigError(
             f"{weights} does not say its settings and classes, and there is no config.yaml beside "
             "it, as of checkpoints of other programs or of version 0.1.0: name the config file "

@@ -20,6 +20,7 @@ from dre_ssod.checkpoints.folder import find_last, read_tensors
 from dre_ssod.data.sources.catalog import class_names
 from dre_ssod.errors import ConfigError
 from dre_ssod.runs.resuming import KEPT, settings_of
+from dre_ssod.stores import Place
 
 _OF_THE_TRAINING = (*KEPT, "TEST.PSEUDO_LABEL_SET")
 """Keys that name files of the machine where a model was trained, and no property of it."""
@@ -86,12 +87,15 @@ def _numbered(run: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
 
 
-def find_checkpoint(path: Path) -> Path:
+def find_checkpoint(path: Place) -> Place:
     """A file itself; of a run's folder ``model_final.pth``, or the newest where it is not done.
+
+    In a store a folder stands for ``model_final.pth`` alone: finding the newest reads them all.
 
     Raises:
         ConfigError: if there is nothing of that name, or the folder holds no checkpoint of a run.
         CheckpointError: if it holds some, but none that is sound.
+        StoreError: if it is in a store that cannot be asked.
     """
     if path.is_file():
         return path
@@ -102,7 +106,7 @@ def find_checkpoint(path: Path) -> Path:
         )
     if (path / "model_final.pth").is_file():
         return path / "model_final.pth"
-    last = find_last(path)
+    last = find_last(path) if isinstance(path, Path) else None
     if last is None:
         others = ", ".join(sorted(file.name for file in path.glob("*.pth"))) or "none"
         raise ConfigError(

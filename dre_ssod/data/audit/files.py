@@ -171,7 +171,7 @@ def _is_whole(path: str, file_format: str, size: int, start: bytes, end: bytes) 
         field, uncounted = _LENGTH_FIELDS[file_format]
         return int.from_bytes(start[field], "little") + uncounted <= size
     try:
-        with Image.open(path) as image:
+        with open_picture(path) as stream, Image.open(stream) as image:
             tags = getattr(image, "tag_v2", {})
             ends = [
                 offset + count

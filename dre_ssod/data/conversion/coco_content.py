@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from dre_ssod.data.conversion.plan import on_this_machine
 from dre_ssod.data.records import corners, image_size, is_crowd
 from dre_ssod.data.sources.catalog import NamedRecord, class_names
 from dre_ssod.data.sources.coco import CocoSource
@@ -20,6 +21,7 @@ from dre_ssod.data.splits.split import Split
 from dre_ssod.data.text_files import read_json
 from dre_ssod.errors import SourceError
 from dre_ssod.files import write_text
+from dre_ssod.stores import Place
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,11 @@ def as_coco(name: str, records: Sequence[dict[str, Any]]) -> CocoContent:
     source = _coco_file(name)
     if source is None:
         return content_of(records, class_names([name]))
-    json_file, image_root = source
+    json_file, root = source
     content = read_json(json_file)
     content["images"] = sorted(content["images"], key=lambda image: image["id"])
-    image_root = Path(os.path.abspath(image_root))
-    files = [os.path.abspath(record["file_name"]) for record in records]
+    image_root = Path(on_this_machine(str(root)))
+    files = [on_this_machine(record["file_name"]) for record in records]
     if not all(Path(file).is_relative_to(image_root) for file in files):
         image_root, _ = relative_names(files)
     for image, file in zip(content["images"], files, strict=True):
@@ -133,19 +135,19 @@ def write_split(
     return content.image_root
 
 
-def coco_uri(json_file: Path, image_root: Path) -> str:
+def coco_uri(json_file: Path, image_root: Place) -> str:
     """The URI of a COCO file."""
     return f"coco://{quote(str(json_file))}?images={quote(str(image_root))}"
 
 
 def relative_names(files: Sequence[str]) -> tuple[Path, list[str]]:
     """The lowest folder that holds all of these files, and their names relative to it."""
-    paths = [os.path.abspath(file) for file in files]
+    paths = [on_this_machine(file) for file in files]
     folder = Path(os.path.commonpath([os.path.dirname(path) for path in paths]))
     return folder, [Path(path).relative_to(folder).as_posix() for path in paths]
 
 
-def _coco_file(name: str) -> tuple[Path, Path] | None:
+def _coco_file(name: str) -> tuple[Place, Place] | None:
     """JSON file and image folder of a dataset that is a COCO file, else None."""
     if not is_uri(name):
         return registered_coco_file(name)

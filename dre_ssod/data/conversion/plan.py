@@ -11,6 +11,7 @@ from typing import Any
 
 from dre_ssod.data.sources.folder import is_image_name
 from dre_ssod.errors import SourceError
+from dre_ssod.stores import is_address
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -48,7 +49,7 @@ class Part:
     @property
     def files(self) -> list[str]:
         """The images."""
-        return [os.path.abspath(record["file_name"]) for record in self.records]
+        return [on_this_machine(record["file_name"]) for record in self.records]
 
     def start(self, uri: str) -> Converted:
         """Its result before a box is written."""
@@ -86,6 +87,20 @@ def check_xml_names(classes: Iterable[str], program: str) -> None:
 def is_xml(text: str) -> bool:
     """Whether XML has all the characters of a text."""
     return not _NOT_XML.search(text)
+
+
+def on_this_machine(file: str) -> str:
+    """The absolute path of an image.
+
+    Raises:
+        SourceError: if it is in a store: what is written here names and links files.
+    """
+    if is_address(file):
+        raise SourceError(
+            f"{file}: is in a store; datasets are converted and split on one machine: copy the "
+            "set to a folder first"
+        )
+    return os.path.abspath(file)
 
 
 def different_names(files: Sequence[str]) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from detectron2.structures import BoxMode
@@ -17,6 +16,7 @@ from dre_ssod.data.sources.recognizing import advice, scheme_of_json, scheme_of_
 from dre_ssod.data.sources.uri import join_inside
 from dre_ssod.data.text_files import is_integer, is_number, read_json
 from dre_ssod.errors import SourceError
+from dre_ssod.stores import Place
 
 _show = reprlib.repr
 _LARGEST_MASK = 1.01
@@ -35,8 +35,8 @@ class CocoSource:
     """
 
     name: str
-    json_file: Path
-    image_root: Path
+    json_file: Place
+    image_root: Place
     outside: bool = False
 
     def metadata(self) -> dict[str, Any]:
@@ -163,11 +163,11 @@ def _has_mask(item: dict[str, Any], remarks: Remarks) -> bool:
     return valid
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Place) -> dict[str, Any]:
     try:
         content = read_json(path)
     except SourceError as error:
-        text = path.read_text("utf-8", errors="replace") if path.is_file() else ""
+        text = path.read_bytes().decode(errors="replace") if path.is_file() else ""
         if (scheme := scheme_of_text(text)) is None:
             raise
         raise SourceError(f"{error}{advice(scheme)}") from error
@@ -180,7 +180,7 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _entries(content: dict[str, Any], key: str, path: Path) -> Iterable[dict[str, Any]]:
+def _entries(content: dict[str, Any], key: str, path: Place) -> Iterable[dict[str, Any]]:
     """The objects of one of the file's lists, each with an id that no other one has."""
     entries = content.get(key)
     if not isinstance(entries, list):
@@ -200,7 +200,7 @@ def _entries(content: dict[str, Any], key: str, path: Path) -> Iterable[dict[str
         yield entry
 
 
-def _check_images(content: dict[str, Any], path: Path, sizes_needed: bool = True) -> None:
+def _check_images(content: dict[str, Any], path: Place, sizes_needed: bool = True) -> None:
     empty = True
     for image in _entries(content, "images", path):
         empty = False
@@ -217,7 +217,7 @@ def _check_images(content: dict[str, Any], path: Path, sizes_needed: bool = True
         raise SourceError(f"{path}: 'images' is empty; there is nothing to train or test on")
 
 
-def _check_categories(content: dict[str, Any], path: Path) -> dict[int, str]:
+def _check_categories(content: dict[str, Any], path: Place) -> dict[int, str]:
     """Names by category id; empty for a file that names no classes (unlabeled images)."""
     if "categories" not in content:
         return {}
@@ -228,7 +228,7 @@ def _check_categories(content: dict[str, Any], path: Path) -> dict[int, str]:
 
 
 def _classes(
-    listed: dict[int, str], used: set[int], path: Path, remarks: Remarks
+    listed: dict[int, str], used: set[int], path: Place, remarks: Remarks
 ) -> dict[int, str]:
     """Class names by category id.
 
@@ -248,7 +248,7 @@ def _classes(
     return names
 
 
-def _check_annotations(content: dict[str, Any], categories: Iterable[int], path: Path) -> None:
+def _check_annotations(content: dict[str, Any], categories: Iterable[int], path: Place) -> None:
     if "annotations" not in content:
         return
     known = set(categories)

@@ -14,6 +14,7 @@ from dre_ssod.data.images import ImageError, read_header
 from dre_ssod.data.remarks import Remarks
 from dre_ssod.data.sources.uri import is_unicode
 from dre_ssod.errors import SourceError
+from dre_ssod.stores import Place, StorePath
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 OTHER_PICTURES = (
@@ -49,7 +50,7 @@ def remark_if_hidden(name: str, remarks: Remarks, where: str) -> None:
         remarks.add("hidden-image", f"{where}: {name!r}")
 
 
-def list_images(folder: Path, remarks: Remarks | None = None) -> list[str]:
+def list_images(folder: Place, remarks: Remarks | None = None) -> list[str]:
     """Names of the images under ``folder``, relative to it, searched recursively through links too.
 
     Hidden folders are passed over. Sorted by the parts of the path, so the order is the same on
@@ -74,7 +75,7 @@ def list_images(folder: Path, remarks: Remarks | None = None) -> list[str]:
     return sorted(found, key=_in_order)
 
 
-def list_files(folder: Path, extensions: tuple[str, ...]) -> list[str]:
+def list_files(folder: Place, extensions: tuple[str, ...]) -> list[str]:
     """Names of the files under ``folder`` with one of these extensions, in either case.
 
     Searched and sorted as :func:`list_images` does.
@@ -104,8 +105,11 @@ def _in_order(name: str) -> str:
     return name.replace("/", "\0")
 
 
-def _walk(folder: Path, remarks: Remarks | None) -> Iterator[str]:
+def _walk(folder: Place, remarks: Remarks | None) -> Iterator[str]:
     """Names of all files under ``folder`` that are not hidden, relative to it."""
+    if isinstance(folder, StorePath):
+        yield from _names_in_store(folder, remarks)
+        return
     seen: set[str] = set()
     for place, subfolders, files in os.walk(folder, onerror=_refuse, followlinks=True):
         real = os.path.realpath(place)
@@ -123,6 +127,18 @@ def _walk(folder: Path, remarks: Remarks | None) -> Iterator[str]:
         yield from (start + name for name in sorted(files) if not is_hidden(name))
 
 
+def _names_in_store(folder: StorePath, remarks: Remarks | None) -> Iterator[str]:
+    """The same of a folder in a store."""
+    try:
+        for name in folder.names():
+            if not any(map(is_hidden, name.split("/"))):
+                yield name
+            elif remarks is not None and name.lower().endswith(IMAGE_EXTENSIONS):
+                remarks.add("hidden-file", str(folder / name))
+    except OSError as error:
+        raise SourceError(f"{folder}: the folder cannot be listed: {error.strerror}") from error
+
+
 def _refuse(error: OSError) -> None:
     raise SourceError(f"{error.filename}: the folder cannot be listed: {error.strerror}")
 
@@ -132,7 +148,7 @@ class FolderSource:
     """``folder://DIR``: unlabeled images, known by their path relative to the folder."""
 
     name: str
-    folder: Path
+    folder: Place
 
     def metadata(self) -> dict[str, Any]:
         """Nothing: a folder has no classes and cannot be evaluated on."""

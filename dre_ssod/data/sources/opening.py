@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 from dre_ssod.data.remarks import Remarks
@@ -27,6 +26,7 @@ from dre_ssod.data.sources.uri import (
 from dre_ssod.data.sources.voc import VocSource
 from dre_ssod.data.sources.yolo import YoloSource
 from dre_ssod.errors import SourceError
+from dre_ssod.stores import StorePath
 
 
 class Source(Protocol):
@@ -125,7 +125,12 @@ def _sample_source(uri: DatasetURI) -> Source:
         raise SourceError(f"{uri.text}: seed must be an integer from 0, is {seed_text!r}")
     seed = int(seed_text)
     folder = "dre_ssod_sample" if seed == 0 else f"dre_ssod_sample_seed{seed}"
-    root = Path(datasets_root() / folder).absolute()
+    root = (datasets_root() / folder).absolute()
+    if isinstance(root, StorePath):
+        raise SourceError(
+            f"{uri.text}: the sample set is generated, and not into a store: set "
+            "$DETECTRON2_DATASETS to a folder of this machine"
+        )
     try:
         ensure_sample_set(root, seed)
     except OSError as error:

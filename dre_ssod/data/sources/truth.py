@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 from detectron2.data import MetadataCatalog
@@ -15,6 +14,7 @@ from dre_ssod.data.sources.uri import is_uri
 from dre_ssod.data.sources.voc import VocSource
 from dre_ssod.data.usable import usable_records
 from dre_ssod.errors import SourceError
+from dre_ssod.stores import Place, place_of
 
 logger = logging.getLogger(__name__)
 
@@ -61,12 +61,12 @@ def load_difficult(name: str) -> list[dict[str, Any]]:
     """
     metadata = MetadataCatalog.get(name)
     classes = tuple(metadata.thing_classes)
-    source = VocSource(name, Path(metadata.dirname), metadata.split, classes)
+    source = VocSource(name, place_of(metadata.dirname), metadata.split, classes)
     remarks = Remarks()
     return usable_records(name, source.labeled(remarks), remarks)
 
 
-def registered_coco_file(name: str) -> tuple[Path, Path] | None:
+def registered_coco_file(name: str) -> tuple[Place, Place] | None:
     """JSON file and image folder of a set that was registered as a COCO file, else None."""
     if is_uri(name):
         return None
@@ -75,4 +75,4 @@ def registered_coco_file(name: str) -> tuple[Path, Path] | None:
     is_file = metadata.get("evaluator_type") == "coco" and not metadata.get("dirname")
     if not is_file or not metadata.get("json_file") or not metadata.get("image_root"):
         return None
-    return Path(metadata.json_file), Path(metadata.image_root)
+    return place_of(metadata.json_file), place_of(metadata.image_root)

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Sequence
+import stat
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.parse import unquote
 
 from dre_ssod.data.remarks import Remarks
 from dre_ssod.data.sources.names import check_class_name, show_names
 from dre_ssod.errors import SourceError
+from dre_ssod.stores import CHAIN, Place, StorePath, is_address, place_of
 
 URI_FORMS = {
     "coco": "coco://annotations.json?images=DIR[&outside=allow]",
@@ -140,9 +142,9 @@ def parse_uri(text: str) -> DatasetURI:
     if scheme not in URI_FORMS:
         close = get_close_matches(scheme, URI_FORMS, n=1)
         hint = f" (did you mean {close[0]}://?)" if close else ""
-        raise SourceError(
-            f"{text}: unknown scheme {scheme!r}{hint}; valid: {', '.join(URI_FORMS.values())}"
-        )
+        layout = f". {text} as a folder of images is folder://{text}" if is_address(text) else ""
+        valid = ", ".join(URI_FORMS.values())
+        raise SourceError(f"{text}: unknown scheme {scheme!r}{hint}; valid: {valid}{layout}")
     raw_path, question_mark, raw_query = rest.partition("?")
     if not raw_path:
         raise SourceError(f"{text}: there is no path after ://; write {URI_FORMS[scheme]}")
@@ -158,37 +160,40 @@ def parse_uri(text: str) -> DatasetURI:
     return DatasetURI(text, scheme, _decode(raw_path, text), query)
 
 
-def datasets_root() -> Path:
+def datasets_root() -> Place:
     """``$DETECTRON2_DATASETS``, read now; ``datasets`` if it is not set."""
-    return Path(os.environ.get("DETECTRON2_DATASETS") or "datasets").expanduser()
+    root = place_of(os.environ.get("DETECTRON2_DATASETS") or "datasets")
+    return root if isinstance(root, StorePath) else root.expanduser()
 
 
-def find_file(path: str, uri: DatasetURI) -> Path:
+def find_file(path: str, uri: DatasetURI) -> Place:
     """The absolute path of a file that ``uri`` names; see ``_locate``."""
-    return _locate(path, uri, Path.is_file, "file")
+    return _locate(path, uri, "file")
 
 
-def find_folder(path: str, uri: DatasetURI) -> Path:
+def find_folder(path: str, uri: DatasetURI) -> Place:
     """The absolute path of a folder that ``uri`` names; see ``_locate``."""
-    return _locate(path, uri, Path.is_dir, "folder")
+    return _locate(path, uri, "folder")
 
 
-def find_any(path: str, uri: DatasetURI) -> Path:
+def find_any(path: str, uri: DatasetURI) -> Place:
     """The absolute path of a file or folder that ``uri`` names; see ``_locate``."""
-    return _locate(path, uri, Path.exists, "file or folder")
+    return _locate(path, uri, "file or folder")
 
 
 def join_inside(
-    folder: Path, path: str, limit: Path | None, where: str, remarks: Remarks | None = None
-) -> Path:
+    folder: Place, path: str, limit: Place | None, where: str, remarks: Remarks | None = None
+) -> Place:
     """``folder / path`` without ``..``, for a path that stands in a file of a set.
 
     A path with backslashes is taken as one of Windows, unless there is a file of just this name.
+    In a store no path leads to another bucket, host or archive, nor to this machine.
 
     Args:
         folder: absolute, ``limit`` or inside it; what the path is relative to.
         path: as written in the file.
-        limit: the folder that the path must not leave, be it absolute or by ``..``; None for any.
+        limit: the folder that the path must not leave, be it absolute or by ``..``; None for any,
+            in a store for its bucket.
             Links in the folder are not looked at: they may lead anywhere.
         where: the file and the entry, for the message.
         remarks: gets a path of Windows.
@@ -198,7 +203,11 @@ def join_inside(
     """
     if not path.strip() or "\0" in path or not is_unicode(path) or _is_too_long(path):
         raise SourceError(f"{where}: {path!r:.80} cannot be the name of a file")
-    if "\\" in path and not os.path.lexists(os.path.join(folder, path)):
+    if isinstance(folder, StorePath) and CHAIN in path:
+        raise SourceError(
+            f"{where}: {path!r:.80} cannot be the name of an object: it has '{CHAIN}'"
+        )
+    if "\\" in path and not _has(folder, path):
         if PureWindowsPath(path).is_absolute():
             raise SourceError(
                 f"{where}: {path!r} is a path of a Windows machine (backslashes and a drive); "
@@ -209,16 +218,29 @@ def join_inside(
         path = path.replace("\\", "/")
     if not os.path.isabs(path) and ".." not in path.split("/"):
         return folder / path
-    place = os.path.normpath(os.path.join(folder, path))
+    if isinstance(folder, StorePath):
+        limit = limit or folder.top
+    place = os.path.normpath(os.path.join(_on_disk(folder), path))
     if limit is None:
         return Path(place)
-    inside = os.path.relpath(place, limit)
+    inside = os.path.relpath(place, _on_disk(limit))
     if inside.split("/")[0] == "..":
         raise SourceError(
             f"{where}: {path!r} is outside {limit}. Write names that stay in that folder, or, if "
             "you trust the file, add outside=allow to the URI"
         )
     return limit / inside
+
+
+def _has(folder: Place, path: str) -> bool:
+    if isinstance(folder, StorePath):
+        return (folder / path).exists()
+    return os.path.lexists(os.path.join(folder, path))
+
+
+def _on_disk(place: Place) -> str:
+    """A path of this machine that leads as one in a store does, from its top down."""
+    return str(PurePosixPath("/") / place.inner) if isinstance(place, StorePath) else str(place)
 
 
 def is_unicode(text: str) -> bool:
@@ -236,40 +258,59 @@ def _is_too_long(path: str) -> bool:
     return longest > _LONGEST_NAME or len(path.encode()) > _LONGEST_PATH
 
 
-def _locate(path: str, uri: DatasetURI, fits: Callable[[Path], bool], kind: str) -> Path:
+def _locate(path: str, uri: DatasetURI, kind: str) -> Place:
     """Try ``path`` from the current folder, then under ``datasets_root()``.
+
+    Args:
+        kind: "file", "folder" or "file or folder".
 
     Raises:
         SourceError: naming every tried path, if there is no such file or folder.
+        StoreError: if a store cannot be asked.
     """
+    tried = _candidates(path, uri)
+    wrong_kind = []
+    try:
+        for place in tried:
+            if (found := _kind_of(place)) and found in kind:
+                return place
+            wrong_kind += [str(place)] * bool(found)
+    except OSError as error:
+        raise SourceError(f"{uri.text}: {path!r} cannot be looked for: {error}") from error
+    note = f" ({', '.join(wrong_kind)} exists but is not a {kind})" if wrong_kind else ""
+    if len(tried) > 1:
+        note += ". Relative paths start at the current folder, then at $DETECTRON2_DATASETS"
+    places = " and ".join(map(str, tried))
+    raise SourceError(f"{uri.text}: no {kind} {path!r}; tried {places}{note}")
+
+
+def _candidates(path: str, uri: DatasetURI) -> list[Place]:
+    if is_address(path):
+        return [StorePath.parse(path)]
     try:
         candidate = Path(path).expanduser()
     except RuntimeError as error:
         raise SourceError(f"{uri.text}: {path!r}: {error}; write the path in full") from error
-    tried = [candidate.absolute()]
-    if not candidate.is_absolute():
-        tried.append((datasets_root() / candidate).absolute())
-    try:
-        for place in tried:
-            if fits(place):
-                return place
-        wrong_kind = [str(place) for place in tried if _is_there(place)]
-    except OSError as error:
-        raise SourceError(f"{uri.text}: {path!r} cannot be looked for: {error}") from error
-    note = f" ({', '.join(wrong_kind)} exists but is not a {kind})" if wrong_kind else ""
-    raise SourceError(
-        f"{uri.text}: no {kind} {path!r}; tried {' and '.join(map(str, tried))}{note}. "
-        "Relative paths start at the current folder, then at $DETECTRON2_DATASETS"
-    )
+    if candidate.is_absolute():
+        return [candidate]
+    return [candidate.absolute(), (datasets_root() / str(candidate)).absolute()]
 
 
-def _is_there(place: Path) -> bool:
-    """Whether a path exists; raises OSError where that cannot be told, unlike ``Path.exists``."""
+def _kind_of(place: Place) -> str:
+    """ "file", "folder", "device or pipe", or "" where there is nothing.
+
+    Raises:
+        OSError: where that cannot be told, unlike ``Path.exists``.
+    """
+    if isinstance(place, StorePath):
+        return {"directory": "folder"}.get(kind := place.kind(), kind)
     try:
-        place.stat()
+        mode = place.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
+        return ""
+    if stat.S_ISDIR(mode):
+        return "folder"
+    return "file" if stat.S_ISREG(mode) else "device or pipe"
 
 
 def _decode(raw: str, text: str) -> str:

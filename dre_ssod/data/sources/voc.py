@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import reprlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
@@ -16,6 +15,7 @@ from dre_ssod.data.sources.folder import is_hidden, is_image_name, size_of_image
 from dre_ssod.data.sources.names import check_class_name, class_index
 from dre_ssod.data.text_files import read_lines, read_xml
 from dre_ssod.errors import SourceError
+from dre_ssod.stores import Place
 
 _show = reprlib.repr
 
@@ -34,7 +34,7 @@ class VocSource:
     """
 
     name: str
-    root: Path
+    root: Place
     split: str
     chosen_classes: tuple[str, ...] = ()
     first_pixel: int = 1
@@ -48,7 +48,8 @@ class VocSource:
         if listed := self.chosen_classes or read_label_map(self.root / "labelmap.txt"):
             return list(listed)
         names: set[str] = set()
-        for path in sorted((self.root / "Annotations").glob("*.xml")):
+        found: list[Place] = [*(self.root / "Annotations").glob("*.xml")]
+        for path in sorted(found, key=str):
             if not is_hidden(path.name):
                 names.update(
                     _class_name(item, path) for item in read_annotation(path).findall("object")
@@ -110,7 +111,7 @@ def is_voc(dataset_name: str) -> bool:
     return bool(metadata.get("dirname") and metadata.get("split"))
 
 
-def _find_split(name: str, root: Path, split: str) -> Path:
+def _find_split(name: str, root: Place, split: str) -> Place:
     folder = root / "ImageSets" / "Main"
     path = folder / f"{split}.txt"
     if not path.is_file():
@@ -121,7 +122,7 @@ def _find_split(name: str, root: Path, split: str) -> Path:
     return path
 
 
-def _read_split(name: str, root: Path, split: str) -> list[str]:
+def _read_split(name: str, root: Place, split: str) -> list[str]:
     path = _find_split(name, root, split)
     ids = [line.strip() for line in read_lines(path) if line.strip()]
     if not ids:
@@ -134,13 +135,14 @@ def _read_split(name: str, root: Path, split: str) -> list[str]:
     return ids
 
 
-def _image_files(name: str, root: Path) -> dict[str, Path]:
+def _image_files(name: str, root: Place) -> dict[str, Place]:
     """Image files by name without extension."""
     folder = root / "JPEGImages"
     if not folder.is_dir():
         raise SourceError(f"{name}: the folder {folder} is missing")
-    files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
+    files: dict[str, Place] = {}
+    found: list[Place] = [*folder.iterdir()]
+    for path in sorted(found, key=str):
         if is_image_name(path.name):
             if path.stem in files:
                 raise SourceError(
@@ -151,7 +153,7 @@ def _image_files(name: str, root: Path) -> dict[str, Path]:
     return files
 
 
-def read_annotation(path: Path) -> Element:
+def read_annotation(path: Place) -> Element:
     """The <annotation> of a file.
 
     Raises:
@@ -165,7 +167,7 @@ def read_annotation(path: Path) -> Element:
     return root
 
 
-def read_label_map(path: Path) -> tuple[str, ...]:
+def read_label_map(path: Place) -> tuple[str, ...]:
     """The classes of a ``labelmap.txt``, as CVAT and Datumaro write it; empty without the file.
 
     A line is ``name:color:parts:actions``. Their "background" is no class of objects.
@@ -184,7 +186,7 @@ def read_label_map(path: Path) -> tuple[str, ...]:
     return tuple(name for name in names if name != "background")
 
 
-def read_object(item: Element, path: Path, first_pixel: int) -> tuple[str, dict[str, Any]]:
+def read_object(item: Element, path: Place, first_pixel: int) -> tuple[str, dict[str, Any]]:
     """The class of an <object>, and its annotation without ``category_id``.
 
     The box becomes (x1, y1, x2, y2) in pixels, continuous, from VOC's inclusive corners, which
@@ -207,7 +209,7 @@ def read_object(item: Element, path: Path, first_pixel: int) -> tuple[str, dict[
     }
 
 
-def size_in(tree: Element, path: Path) -> tuple[int, int] | None:
+def size_in(tree: Element, path: Place) -> tuple[int, int] | None:
     """(width, height) that an annotation gives; None where it gives none.
 
     Raises:
@@ -219,11 +221,11 @@ def size_in(tree: Element, path: Path) -> tuple[int, int] | None:
     return (int(width), int(height)) if height and width else None
 
 
-def _class_name(item: Element, path: Path) -> str:
+def _class_name(item: Element, path: Place) -> str:
     return check_class_name((item.findtext("name") or "").strip(), f"{path}: an object")
 
 
-def _number(item: Element, tag: str, path: Path, default: float | None = None) -> float:
+def _number(item: Element, tag: str, path: Place, default: float | None = None) -> float:
     text = item.findtext(tag)
     if text is None and default is not None:
         return default

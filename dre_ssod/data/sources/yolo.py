@@ -10,7 +10,7 @@ import math
 import os
 import unicodedata
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from detectron2.structures import BoxMode
@@ -20,6 +20,7 @@ from dre_ssod.data.remarks import Remarks
 from dre_ssod.data.sources.yolo_layout import YoloLayout
 from dre_ssod.data.text_files import read_lines
 from dre_ssod.errors import SourceError
+from dre_ssod.stores import Place, StorePath, place_of
 
 Corners = tuple[float, float, float, float]
 
@@ -42,7 +43,7 @@ class YoloSource:
     """
 
     name: str
-    place: Path
+    place: Place
     split: str
     chosen_classes: tuple[str, ...] = ()
     outside: bool = False
@@ -104,20 +105,27 @@ class YoloSource:
 
 def _records(layout: YoloLayout, split: str, remarks: Remarks) -> list[dict[str, Any]]:
     return [
-        {"file_name": str(path), "image_id": Path(os.path.relpath(path, layout.root)).as_posix()}
+        {"file_name": str(path), "image_id": _relative(path, layout.root)}
         for path in layout.images(split, remarks)
     ]
 
 
-def _label_files(records: list[dict[str, Any]], root: Path) -> dict[Path, dict[str, Any]]:
+def _relative(path: Place, root: Place) -> str:
+    if isinstance(path, StorePath):
+        assert isinstance(root, StorePath), "both are here, or in one store"
+        return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+    return Path(os.path.relpath(path, str(root))).as_posix()
+
+
+def _label_files(records: list[dict[str, Any]], root: Place) -> dict[Place, dict[str, Any]]:
     """The record that each label file, which need not exist, belongs to.
 
     Raises:
         SourceError: if two images have the same label file.
     """
-    found: dict[Path, dict[str, Any]] = {}
+    found: dict[Place, dict[str, Any]] = {}
     for record in records:
-        path = label_file(Path(record["file_name"]), root)
+        path = label_file(place_of(record["file_name"]), root)
         if path in found:
             raise SourceError(
                 f"{path}: belongs to two images, {found[path]['file_name']} and "
@@ -127,15 +135,23 @@ def _label_files(records: list[dict[str, Any]], root: Path) -> dict[Path, dict[s
     return found
 
 
-def label_file(image: Path, root: Path) -> Path:
+def label_file(image: Place, root: Place) -> Place:
     """Where an image's labels are: its path's last ``images`` made ``labels``, else beside it."""
+    if isinstance(image, StorePath) and isinstance(root, StorePath):
+        return root / str(_labels_of(image.relative_to(root)))
+    assert isinstance(image, Path), "both are here, or in one store"
+    assert isinstance(root, Path), "both are here, or in one store"
     inside = image.is_relative_to(root)
-    parts = list(image.relative_to(root).parts if inside else image.parts)
+    return root / _labels_of(image.relative_to(root)) if inside else Path(_labels_of(image))
+
+
+def _labels_of(image: PurePath) -> PurePath:
+    parts = list(image.parts)
     for index in range(len(parts) - 2, -1, -1):
         if parts[index] == "images":
             parts[index] = "labels"
             break
-    return (root.joinpath(*parts) if inside else Path(*parts)).with_suffix(".txt")
+    return type(image)(*parts).with_suffix(".txt")
 
 
 def _add_sizes(name: str, records: list[dict[str, Any]]) -> None:
@@ -161,7 +177,7 @@ def _add_sizes(name: str, records: list[dict[str, Any]]) -> None:
         )
 
 
-def _check_missing(name: str, labels: dict[Path, dict[str, Any]], remarks: Remarks) -> None:
+def _check_missing(name: str, labels: dict[Place, dict[str, Any]], remarks: Remarks) -> None:
     """Remark on images without a label file, and on files that may have been meant for them.
 
     Raises:
@@ -182,12 +198,12 @@ def _check_missing(name: str, labels: dict[Path, dict[str, Any]], remarks: Remar
         remarks.add("no-label-file", f"{labels[path]['file_name']}: no {path}")
 
 
-def _near_misses(labels: dict[Path, dict[str, Any]], missing: list[Path]) -> dict[Path, Path]:
+def _near_misses(labels: dict[Place, dict[str, Any]], missing: list[Place]) -> dict[Place, Place]:
     """Label files that are there under another name or in a near folder, by the missing file."""
-    found: dict[Path, Path] = {}
-    listings: dict[Path, dict[str, Path]] = {}
+    found: dict[Place, Place] = {}
+    listings: dict[Place, dict[str, Place]] = {}
     for path in missing:
-        image = Path(labels[path]["file_name"])
+        image = place_of(labels[path]["file_name"])
         for folder in (path.parent, image.parent, path.parent.parent):
             if folder not in listings:
                 files = folder.iterdir() if folder.is_dir() else iter(())
@@ -206,7 +222,7 @@ def _normal(name: str) -> str:
 
 
 def read_labels(
-    path: Path, classes: int, points: int, remarks: Remarks
+    path: Place, classes: int, points: int, remarks: Remarks
 ) -> list[tuple[int, Corners]]:
     """Class index and corners, as fractions of the image's size, of each line; none if no file."""
     if not path.exists():

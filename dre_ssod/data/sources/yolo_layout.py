@@ -6,7 +6,6 @@ import math
 import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -17,6 +16,7 @@ from dre_ssod.data.sources.names import check_class_name, show_names
 from dre_ssod.data.sources.uri import join_inside
 from dre_ssod.data.text_files import read_lines, read_text
 from dre_ssod.errors import SourceError
+from dre_ssod.stores import Place
 
 SPLIT_KEYS = ("train", "val", "test")
 YAML_SUFFIXES = (".yaml", ".yml")
@@ -34,13 +34,13 @@ class YoloLayout:
         content: of the YAML file.
     """
 
-    root: Path
-    limit: Path | None
-    config: Path | None = None
+    root: Place
+    limit: Place | None
+    config: Place | None = None
     content: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, place: Path, outside: bool) -> YoloLayout:
+    def read(cls, place: Place, outside: bool) -> YoloLayout:
         """Find and read the YAML file.
 
         Args:
@@ -106,7 +106,7 @@ class YoloLayout:
             )
         return math.prod(shape)
 
-    def places(self, split: str) -> list[Path]:
+    def places(self, split: str) -> list[Place]:
         """Folders of images and lists of images that make up a split.
 
         Raises:
@@ -123,7 +123,7 @@ class YoloLayout:
         entries = entries if isinstance(entries, list) else [entries]
         return [self._place(entry, f"{self.config}: {split!r}") for entry in entries]
 
-    def images(self, split: str, remarks: Remarks) -> list[Path]:
+    def images(self, split: str, remarks: Remarks) -> list[Place]:
         """The images of a split, in the order of its lists and, within folders, of their names.
 
         Args:
@@ -132,12 +132,14 @@ class YoloLayout:
         Raises:
             SourceError: if one is missing, or named twice, or there is none.
         """
-        found: dict[Path, None] = {}
+        found: dict[Place, None] = {}
         places = self.places(split)
         for place in places:
-            in_folder = place.is_dir()
-            images = map(place.joinpath, list_images(place, remarks)) if in_folder else None
-            for image in images or self._read_list(place, remarks):
+            if place.is_dir():
+                images: Iterator[Place] = (place / n for n in list_images(place, remarks))
+            else:
+                images = self._read_list(place, remarks)
+            for image in images:
                 if image in found:
                     raise SourceError(f"{place}: {image} is in the split {split!r} twice")
                 found[image] = None
@@ -167,7 +169,7 @@ class YoloLayout:
             )
         return _check_names(names, self.config)
 
-    def _split_folder(self, split: str) -> Path:
+    def _split_folder(self, split: str) -> Place:
         tried = [self.root / "images" / split, self.root / split / "images"]
         found = [folder for folder in tried if folder.is_dir()]
         if len(found) != 1:
@@ -178,7 +180,7 @@ class YoloLayout:
             )
         return found[0]
 
-    def _place(self, entry: Any, where: str) -> Path:
+    def _place(self, entry: Any, where: str) -> Place:
         if not isinstance(entry, str):
             raise SourceError(f"{where}: must be a folder or a list of images, is {_show(entry)}")
         if "\\" in entry:
@@ -195,7 +197,7 @@ class YoloLayout:
             return beside
         raise SourceError(f"{where}: there is no folder or list {place}")
 
-    def _read_list(self, path: Path, remarks: Remarks) -> Iterator[Path]:
+    def _read_list(self, path: Place, remarks: Remarks) -> Iterator[Place]:
         if path.suffix != ".txt":
             raise SourceError(f"{path}: must be a folder of images, or a .txt file that lists them")
         for number, line in enumerate(read_lines(path), start=1):
@@ -213,7 +215,7 @@ class YoloLayout:
             yield image
 
 
-def _find_config(folder: Path) -> Path | None:
+def _find_config(folder: Place) -> Place | None:
     found = sorted(
         path
         for path in folder.iterdir()
@@ -230,7 +232,7 @@ def _find_config(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Place) -> dict[str, Any]:
     text = read_text(path)
     try:
         _check_events(text)
@@ -260,7 +262,7 @@ def _check_events(text: str) -> None:
             raise ValueError(f"lists and mappings are nested more than {_DEEPEST} deep")
 
 
-def read_class_file(path: Path) -> list[str]:
+def read_class_file(path: Place) -> list[str]:
     """The names in a file with one per line; empty without the file."""
     if not path.is_file():
         return []
@@ -270,7 +272,7 @@ def read_class_file(path: Path) -> list[str]:
     return _check_names(lines, path)
 
 
-def _check_names(names: list[Any], path: Path | None) -> list[str]:
+def _check_names(names: list[Any], path: Place | None) -> list[str]:
     texts: list[str] = []
     for index, name in enumerate(names):
         # YAML makes a number of a name like 7.

@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Sequence
-from pathlib import Path
 
 from dre_ssod.data.records import objects_of
 from dre_ssod.data.sources.catalog import NamedRecord
 from dre_ssod.data.splits.split import Split, check_different, ranked
 from dre_ssod.errors import SourceError
+from dre_ssod.stores import Place, place_of
 
 
 def draw_images(ids: Sequence[str], count: int, fold: int) -> Split:
@@ -78,7 +78,7 @@ def hold_out(records: Sequence[NamedRecord], count: int, fold: int) -> set[str]:
     # Equal pictures on both sides would be measured by heart.
     groups: dict[str, list[str]] = {}
     for name, record in records:
-        groups.setdefault(_digest(Path(record["file_name"])), []).append(name)
+        groups.setdefault(_digest(place_of(record["file_name"])), []).append(name)
     by_first = {min(group): group for group in groups.values()}
     chosen: set[str] = set()
     # Sorting keeps the order of the draw among those of one size.
@@ -103,7 +103,7 @@ def objects_by_class(
     return {label: found[index] for index, label in enumerate(classes)}
 
 
-def _digest(path: Path) -> str:
+def _digest(path: Place) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:

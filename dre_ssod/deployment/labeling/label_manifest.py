@@ -21,6 +21,7 @@ from dre_ssod.data.sources.opening import open_source
 from dre_ssod.data.sources.uri import is_uri
 from dre_ssod.errors import SourceError
 from dre_ssod.files import open_whole
+from dre_ssod.stores import place_of
 
 
 class Entry(NamedTuple):
@@ -116,7 +117,7 @@ class Manifest:
 
     def full_name(self, entry: Entry) -> str:
         """The path of an image."""
-        return os.path.join(self.root, entry.file_name)
+        return str(place_of(self.root) / entry.file_name) if self.root else entry.file_name
 
     def as_dict(self) -> dict[str, Any]:
         """What :meth:`from_dict` needs besides the folder."""

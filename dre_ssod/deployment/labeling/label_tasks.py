@@ -24,6 +24,7 @@ from dre_ssod.data.text_files import read_json
 from dre_ssod.deployment.labeling.label_merge import LABEL_NEXT, lines
 from dre_ssod.deployment.labeling.labeling_job import LabelingJob, open_manifest
 from dre_ssod.files import write_text
+from dre_ssod.stores import Place, place_of
 
 FORMS = ("labelstudio", "cvat", "coco", "yolo", "voc")
 CONFIG = "label_config.xml"
@@ -92,7 +93,8 @@ def _write_coco(job: LabelingJob, images: Sequence[Line]) -> str:
     """Write the images, numbered in their order, as a COCO file; returns its URI."""
     root = open_manifest(job.folder).root
     names = [line["file_name"] for line in images]
-    folder, names = (Path(root), names) if root else relative_names(names)
+    folder: Place
+    folder, names = (place_of(root), names) if root else relative_names(names)
     boxes = [(number, box) for number, line in enumerate(images, 1) for box in line["boxes"]]
     content = {
         "images": [

@@ -23,6 +23,7 @@ from dre_ssod.errors import ConfigError
 from dre_ssod.files import clear_partial, final_name, write_text
 from dre_ssod.locks import taking_turns
 from dre_ssod.runs.resuming import settings_of
+from dre_ssod.stores import weights_file
 
 SETTINGS = "settings.json"
 MANIFEST = "manifest.jsonl"
@@ -79,7 +80,7 @@ class LabelingJob:
         }
         settings = {
             "source": self.source,
-            "weights_sha256": _digest(Path(cfg.MODEL.WEIGHTS)),
+            "weights_sha256": _digest(cfg.MODEL.WEIGHTS),
             "device": device_of(cfg).partition(":")[0],
             "categories": self.categories,
             "min_score": self.min_score,
@@ -179,9 +180,10 @@ def chunk_path(folder: Path, number: int) -> Path:
     return folder / CHUNKS / f"{number:06d}.jsonl"
 
 
-def _digest(path: Path) -> str:
+def _digest(weights: str) -> str:
+    path = Path(weights_file(weights))
     if not path.is_file():
-        raise ConfigError(f"MODEL.WEIGHTS: there is no file {str(path)!r}")
+        raise ConfigError(f"MODEL.WEIGHTS: there is no file {weights!r}")
     with path.open("rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):

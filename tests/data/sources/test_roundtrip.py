@@ -69,7 +69,9 @@ def test_what_is_written_is_read_back(
         )
         for record in records
     }
-    assert list(read) == sorted(example.images)
+    # YOLO's folder is read by the names of its files: "a!.png" comes before "a.png".
+    extension = ".png" if write is write_yolo else ""
+    assert list(read) == sorted(example.images, key=lambda name: name + extension)
     assert read == example.images
     shared = ("file_name", "image_id")
     assert [[record[key] for key in shared] for record in records] == [

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
@@ -18,11 +17,12 @@ from dre_ssod.data.sources.programs.labels import Entry, ImageFiles, Labels, Opt
 from dre_ssod.data.sources.programs.shapes import around_ellipse, around_points, around_turned
 from dre_ssod.data.text_files import read_xml
 from dre_ssod.errors import SourceError
+from dre_ssod.stores import Place
 
 _WITHOUT_BOX = ("polyline", "points", "cuboid", "skeleton")
 
 
-def read_cvat(path: Path, images: ImageFiles, options: Options, remarks: Remarks) -> Labels:
+def read_cvat(path: Place, images: ImageFiles, options: Options, remarks: Remarks) -> Labels:
     """Labels of an export as "CVAT for images"; the classes are those of its project or task.
 
     Raises:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -26,6 +26,7 @@ from dre_ssod.data.sources.programs.shapes import (
 )
 from dre_ssod.data.text_files import is_integer, read_json
 from dre_ssod.errors import SourceError
+from dre_ssod.stores import Place
 
 _UPLOADED = re.compile("^[0-9a-f]{8}-")
 """What Label Studio puts before the name of a file that is uploaded."""
@@ -33,7 +34,9 @@ _WITH_BOX = ({"points"}, {"x", "y", "width", "height"}, {"x", "y", "radiusX", "r
 """Keys of a value that has a box: polygon, rectangle, ellipse. Not: point, painted mask, choice."""
 
 
-def read_label_studio(path: Path, images: ImageFiles, options: Options, remarks: Remarks) -> Labels:
+def read_label_studio(
+    path: Place, images: ImageFiles, options: Options, remarks: Remarks
+) -> Labels:
     """Labels of an export as "JSON" or "JSON-MIN".
 
     Raises:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 from dre_ssod.data.records import Corners
@@ -13,11 +12,12 @@ from dre_ssod.data.sources.programs.labels import Entry, ImageFiles, Labels, Opt
 from dre_ssod.data.sources.programs.shapes import around_points, points_of
 from dre_ssod.data.text_files import is_integer, read_json
 from dre_ssod.errors import SourceError
+from dre_ssod.stores import Place
 
 _FEWEST_POINTS = {"rectangle": 2, "polygon": 3, "oriented_rectangle": 4, "circle": 2, "mask": 2}
 
 
-def read_labelme(folder: Path, images: ImageFiles, options: Options, remarks: Remarks) -> Labels:
+def read_labelme(folder: Place, images: ImageFiles, options: Options, remarks: Remarks) -> Labels:
     """Labels of the JSON files under ``folder``, each of the image that has its name.
 
     Raises:
@@ -29,7 +29,7 @@ def read_labelme(folder: Path, images: ImageFiles, options: Options, remarks: Re
     return Labels([_entry(folder / name, images.of_labels(name), remarks) for name in names])
 
 
-def _entry(path: Path, image: str | None, remarks: Remarks) -> Entry:
+def _entry(path: Place, image: str | None, remarks: Remarks) -> Entry:
     content = read_json(path)
     shapes = content.get("shapes") if isinstance(content, dict) else None
     if not isinstance(shapes, list):

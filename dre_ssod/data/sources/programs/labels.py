@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from detectron2.structures import BoxMode
@@ -17,6 +17,7 @@ from dre_ssod.data.remarks import Remarks
 from dre_ssod.data.sources.folder import FolderSource, list_images, size_of_image
 from dre_ssod.data.sources.names import check_class_name, class_index
 from dre_ssod.errors import SourceError
+from dre_ssod.stores import Place
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Options:
 class ImageFiles:
     """The images of a folder, by the names that labeling programs have for them."""
 
-    def __init__(self, folder: Path, remarks: Remarks) -> None:
+    def __init__(self, folder: Place, remarks: Remarks) -> None:
         self.folder = folder
         self.names = list_images(folder, remarks)
         self._known = set(self.names)
@@ -132,7 +133,7 @@ class ImageFiles:
         return found[0]
 
 
-Reader = Callable[[Path, ImageFiles, Options, Remarks], Labels]
+Reader = Callable[[Place, ImageFiles, Options, Remarks], Labels]
 """Reads a program's file, or folder of files."""
 
 
@@ -150,8 +151,8 @@ class ProgramSource:
 
     name: str
     read: Reader
-    labels: Path
-    image_root: Path
+    labels: Place
+    image_root: Place
     options: Options = field(default_factory=Options)
 
     def metadata(self) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from dre_ssod.data.records import Corners
@@ -18,9 +17,10 @@ from dre_ssod.data.sources.programs.labels import Entry, ImageFiles, Labels, Opt
 from dre_ssod.data.sources.programs.shapes import around_ellipse, around_points, numbers
 from dre_ssod.data.text_files import is_number, read_json
 from dre_ssod.errors import SourceError
+from dre_ssod.stores import Place
 
 
-def read_via(path: Path, images: ImageFiles, options: Options, remarks: Remarks) -> Labels:
+def read_via(path: Place, images: ImageFiles, options: Options, remarks: Remarks) -> Labels:
     """Labels of an export as JSON, or of a saved project.
 
     Raises:
@@ -49,7 +49,7 @@ def read_via(path: Path, images: ImageFiles, options: Options, remarks: Remarks)
     return Labels(entries)
 
 
-def _files(path: Path) -> list[tuple[str, str, list[dict[str, Any]]]]:
+def _files(path: Place) -> list[tuple[str, str, list[dict[str, Any]]]]:
     """For messages, the name, and the regions of each image."""
     content = read_json(path)
     if isinstance(content, dict):
@@ -74,7 +74,7 @@ def _files(path: Path) -> list[tuple[str, str, list[dict[str, Any]]]]:
     return found
 
 
-def _class_attribute(path: Path, regions: list[dict[str, Any]], options: Options) -> str:
+def _class_attribute(path: Place, regions: list[dict[str, Any]], options: Options) -> str:
     """The region attribute that holds the class; "" where there is none and only one class."""
     found = Counter(key for region in regions for key in _attributes(region))
     if options.attribute or len(found) == 1:

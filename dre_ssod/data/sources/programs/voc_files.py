@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from dre_ssod.data.remarks import Remarks
 from dre_ssod.data.sources.folder import list_files
 from dre_ssod.data.sources.programs.labels import Entry, ImageFiles, Labels, Options
 from dre_ssod.data.sources.voc import read_annotation, read_label_map, read_object, size_in
 from dre_ssod.errors import SourceError
+from dre_ssod.stores import Place
 
 
-def read_voc_files(folder: Path, images: ImageFiles, options: Options, remarks: Remarks) -> Labels:
+def read_voc_files(folder: Place, images: ImageFiles, options: Options, remarks: Remarks) -> Labels:
     """Labels of the XML files under ``folder``, each of the image that has its name.
 
     The classes are those of ``labelmap.txt`` in the folder, if there is one.

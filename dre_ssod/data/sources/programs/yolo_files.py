@@ -17,12 +17,13 @@ from dre_ssod.data.sources.yolo import label_file, read_labels, to_pixels
 from dre_ssod.data.sources.yolo_layout import SPLIT_KEYS, YoloLayout, read_class_file
 from dre_ssod.data.text_files import read_lines
 from dre_ssod.errors import SourceError
+from dre_ssod.stores import Place
 
 DARKNET = "obj.data"
 _NO_LABELS = ("classes.txt", "train.txt", "valid.txt", "val.txt", "test.txt", "notes.txt")
 
 
-def has_splits(place: Path) -> bool:
+def has_splits(place: Place) -> bool:
     """Whether a YOLO dataset, a folder or a YAML file, says which images are for what."""
     layout = YoloLayout.read(place, outside=False)
     if layout.config is not None:
@@ -33,7 +34,7 @@ def has_splits(place: Path) -> bool:
     return any(folder.is_dir() for folder in split_folders)
 
 
-def read_yolo_files(root: Path, images: ImageFiles, options: Options, remarks: Remarks) -> Labels:
+def read_yolo_files(root: Place, images: ImageFiles, options: Options, remarks: Remarks) -> Labels:
     """Labels of all images under ``root`` that have a label file.
 
     With ``obj.data``, whose writers give every image a file, an empty one is that of an unlabeled
@@ -74,7 +75,7 @@ def read_yolo_files(root: Path, images: ImageFiles, options: Options, remarks: R
     return Labels(entries, classes)
 
 
-def _class_names(root: Path) -> tuple[str, ...]:
+def _class_names(root: Place) -> tuple[str, ...]:
     """Without a YAML file: those of ``obj.data``, or of ``classes.txt`` in root or ``labels``."""
     path = root / "obj.names"
     if (root / DARKNET).is_file():

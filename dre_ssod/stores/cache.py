@@ -1,0 +1,191 @@
+"""Copies of objects on this machine's disk, shared by all processes, up to a bound.
+
+``$DRE_SSOD_CACHE`` names the folder (default: ``~/.cache/dre_ssod``), ``$DRE_SSOD_CACHE_GIB`` the
+bound (default: 20). The copy of an object lies under a hash of its address and is named after its
+content, as far as its store tells contents apart, so that a changed object is another copy.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from dre_ssod.errors import ConfigError
+from dre_ssod.files import PARTIAL, naming_failures
+from dre_ssod.locks import taking_turns
+from dre_ssod.stores.objects import StoreError, ask, describe, identity
+
+FOLDER_VARIABLE, BOUND_VARIABLE = "DRE_SSOD_CACHE", "DRE_SSOD_CACHE_GIB"
+TRUSTED_S = 86400.0
+"""How long after the store was asked the copy of a picture is taken without asking again."""
+IN_USE_S = 60.0
+"""A copy is not removed so soon after the store was asked: somebody is about to open it."""
+LARGE = 2**24
+"""Bytes from which on only one process fetches an object, and the others wait for it."""
+_LOCK = "lock"
+# Share of the bound that a clearing frees, and that is written between two, on average.
+_SLACK = 0.05
+_ABANDONED_S = 86400.0
+
+
+class _Copy(NamedTuple):
+    checked: float
+    size: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A folder of copies.
+
+    Attributes:
+        folder: made where needed.
+        bound: bytes; exceeded by what is in use, and by a few per cent at most else.
+    """
+
+    folder: Path
+    bound: float
+
+    @classmethod
+    def from_environment(cls) -> Cache:
+        """The one that the environment names.
+
+        Raises:
+            ConfigError: if the bound is no positive number.
+        """
+        folder = os.environ.get(FOLDER_VARIABLE) or "~/.cache/dre_ssod"
+        text = os.environ.get(BOUND_VARIABLE) or "20"
+        try:
+            bound = float(text)
+        except ValueError:
+            bound = 0.0
+        if not 0 < bound < float("inf"):
+            raise ConfigError(f"${BOUND_VARIABLE} is {text!r}; it must be a number of GiB above 0")
+        return cls(Path(folder).expanduser(), bound * 2**30)
+
+    def find(self, address: str, trusted_s: float) -> Path | None:
+        """The copy of an object, if the store was asked about it so many seconds ago at most."""
+        with os.scandir(self._place(address)) as entries:
+            copies = [_copy(entry) for entry in entries if not entry.name.endswith(_LOCK)]
+        newest = max(filter(_is_whole, copies), default=None)
+        return newest.path if newest and time.time() - newest.checked < trusted_s else None
+
+    def update(self, address: str) -> Path:
+        """The copy of an object as it is now, fetched if there is none of that content.
+
+        Raises:
+            FileNotFoundError: if there is no such object.
+            IsADirectoryError: if it is a folder.
+            StoreError: if the store cannot be asked.
+            FileError: if the copy cannot be written.
+        """
+        found = describe(address)
+        if found["type"] != "file":
+            raise IsADirectoryError(f"{address}: is a folder of objects")
+        place, size = self._place(address), found.get("size")
+        # The end of the name keeps the extension, by which readers of weights go.
+        end = address.partition("::")[0].rpartition("/")[2][-50:]
+        path = place / f"{identity(found)}.{'' if size is None else size}.{end}"
+        with naming_failures(path):
+            place.mkdir(parents=True, exist_ok=True)
+            with taking_turns(place / _LOCK) if (size or LARGE) >= LARGE else nullcontext():
+                if not self._keep(path, size):
+                    self._fetch(address, path, size)
+        return path
+
+    def _keep(self, path: Path, size: int | None) -> bool:
+        """Have :meth:`clear` leave a copy alone for now; False if there is no whole one."""
+        with taking_turns(self.folder / _LOCK):
+            if not path.exists() or size not in (None, path.stat().st_size):
+                return False
+            os.utime(path)
+            return True
+
+    def _fetch(self, address: str, path: Path, size: int | None) -> None:
+        partial = self.folder / f"{secrets.token_hex(8)}{PARTIAL}"
+        try:
+            ask(address, lambda system, inner: system.get_file(inner, str(partial)))
+            got = partial.stat().st_size
+            if size not in (None, got):
+                raise StoreError(f"{address}: came with {got} of its {size} bytes; start again")
+            with taking_turns(self.folder / _LOCK):
+                path.parent.mkdir(exist_ok=True)
+                partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        # Not Python's own generator: training draws from it.
+        if secrets.randbelow(2**30) / 2**30 < got / (_SLACK * self.bound):
+            self.clear()
+
+    def clear(self) -> None:
+        """Remove the copies that were asked about longest ago, until the rest is in the bound."""
+        with taking_turns(self.folder / _LOCK):
+            now = time.time()
+            copies = sorted(self._all())
+            total = sum(copy.size for copy in copies)
+            left = total if total <= self.bound else (1 - _SLACK) * self.bound
+            for copy in copies:
+                abandoned = copy.path.suffix == PARTIAL and now - copy.checked > _ABANDONED_S
+                if (total > left and now - copy.checked > IN_USE_S) or abandoned:
+                    copy.path.unlink(missing_ok=True)
+                    total -= copy.size
+
+    def _all(self) -> Iterator[_Copy]:
+        for folder, _, files in os.walk(self.folder):
+            for name in files:
+                if name != _LOCK:
+                    found = os.stat(os.path.join(folder, name))
+                    yield _Copy(found.st_mtime, found.st_size, Path(folder, name))
+
+    def _place(self, address: str) -> Path:
+        name = sha256(address.encode(errors="surrogateescape")).hexdigest()
+        return self.folder / name[:2] / name[2:40]
+
+
+def _copy(entry: os.DirEntry[str]) -> _Copy:
+    found = entry.stat()
+    return _Copy(found.st_mtime, found.st_size, Path(entry.path))
+
+
+def _is_whole(copy: _Copy) -> bool:
+    """Whether a copy is as long as its name says: a machine that went down may have cut it."""
+    stated = copy.path.name.split(".")[1]
+    return stated in ("", str(copy.size))
+
+
+def local_copy(address: str) -> str:
+    """The path of a copy of an object as it is now.
+
+    Raises:
+        FileNotFoundError: if there is no such object.
+        IsADirectoryError: if it is a folder.
+        StoreError: if the store cannot be asked.
+        FileError: if the copy cannot be written.
+    """
+    return str(Cache.from_environment().update(address))
+
+
+def open_copy(address: str) -> IO[bytes]:
+    """A copy of an object that does not change, as pictures do not, opened to read.
+
+    The store is not asked about one that it was asked about in the last ``TRUSTED_S``.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError, StoreError, FileError: as :func:`local_copy`.
+    """
+    cache = Cache.from_environment()
+    try:
+        found = cache.find(address, TRUSTED_S)
+        if found is not None:
+            return found.open("rb")
+    except FileNotFoundError:
+        # Nothing of this object, or another process has just cleared it away.
+        pass
+    return cache.update(address).open("rb")
