@@ -177,7 +177,7 @@ class StudentLosses:
             self.figures[name] = Mean(own.total + mean.total, own.count + mean.count)
 
     def total(self, weight: Weight) -> Tensor:
-        """L = L_s + beta * L_u (DRE's eq. 3), a scalar.
+        """L = L_s + beta * L_u (DRE's eq. 3; Soft Teacher's alpha), a scalar.
 
         Args:
             weight: of a term by its name: 1, or beta.

@@ -33,14 +33,24 @@ class SoftTeacher(MeanTeacher):
     """A mean teacher with three label sets and soft background.
 
     ======= ===============================================================================
-    eq. 1   L = L_s + alpha * L_u: ``StudentLosses.total``; alpha: ``SSOD.UNSUP_LOSS_WEIGHT``
-    eq. 2   L_s: :func:`dre_ssod.modeling.regions.labeled_losses`
-    eq. 3   L_u = L_u^cls + L_u^reg: :meth:`unlabeled_losses`; differs, a mean over regions
+    eq. 1   L = L_s + alpha * L_u: ``StudentLosses.total``; alpha: ``SSOD.UNSUP_LOSS_WEIGHT``, 4,
+            and 2 with all of COCO (``configs/published/SoftTeacher_*``)
+    eq. 2   L_s: :func:`dre_ssod.modeling.regions.labeled_losses`; differs, a mean over regions,
+            not over images
+    eq. 3   L_u = L_u^cls + L_u^reg: :meth:`unlabeled_losses`; differs as eq. 2
     eq. 4-5 L_u^cls, the weight w_j out of r_j: :meth:`unlabeled_losses`; differs in its divisor;
             the reliability r_j of background: :meth:`region_weights`
-    eq. 6-7 sigma-bar, the spread u of jittered boxes: :func:`box_spread`; differs in its unit
+    eq. 6   refine(jitter(b)): ``methods/parts/jitter.py``; differs, normal jitter
+    eq. 7-8 sigma-bar, the spread u of jittered boxes, and its unit: ``box_spread`` there; differs
+            in its unit
+    eq. 9   L_u^reg: :meth:`unlabeled_losses`; differs, over sampled regions, not foreground ones
+    eq. 10  L_u by two label sets: :meth:`label`, :meth:`unlabeled_losses`
     labels  which box trains what, by three thresholds: :meth:`label`
-    EMA     ``SSOD.EMA.DECAY`` of :class:`MeanTeacher`, 0.999, from a copy at its first step
+    RPN     both losses, by a third label set: ``modeling/rpn.py``
+    views   :class:`MeanTeacher`'s: ``SSOD.STRONG_VIEW`` (``config/keys.py``), colors:
+            ``data/views/photometric.py``
+    EMA     ``SSOD.EMA.DECAY`` of :class:`MeanTeacher`, 0.999 at most, from a copy at its first step
+    tested  the student, as in the code; ``SSOD.EVAL_MODEL`` is "both" by default
     ======= ===============================================================================
     """
 
@@ -116,7 +126,8 @@ class SoftTeacher(MeanTeacher):
 
         Both sums of the former run over all processes. The paper has the mean over foreground plus
         the background's sum with w_j = r_j / sum_k r_k (eq. 4 and 5), the code this one mean. R is
-        the number of sampled regions (``SSOD.BOX_LOSS_NORMALIZER``). L_1 is the base config's:
+        the number of sampled regions, where the paper has the foreground ones
+        (``SSOD.BOX_LOSS_NORMALIZER "foreground"``). L_1 is the base config's:
         smooth L1 with a beta of 0 in ``configs/methods/SoftTeacher.yaml``.
         """
         weights = self.region_weights(cls)

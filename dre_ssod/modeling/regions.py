@@ -196,7 +196,7 @@ class Regions:
 def labeled_losses(labeled: Regions) -> StudentLosses:
     """The box head's own losses: cross-entropy, and what BBOX_REG_LOSS_TYPE says of the boxes.
 
-    With "kl" the box loss is eq. 10, the mean over regions of eq. 8 and 9, weighted as
+    With "kl" the box loss is DRE's eq. 10, the mean over regions of its eq. 8 and 9, weighted as
     ``MODEL.ROI_BOX_HEAD.BETA_NLL`` says; with "smooth_l1" that of Faster R-CNN.
     """
     entropy = F.cross_entropy(labeled.predictions.logits.float(), labeled.classes, reduction="sum")

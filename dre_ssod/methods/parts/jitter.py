@@ -31,7 +31,7 @@ def jittered(boxes: Tensor, times: int, scale: float) -> Tensor:
 def box_spread(seen: TeacherPass, times: int, scale: float) -> list[Tensor]:
     """How far apart the teacher puts a detection when asked about jittered copies of its box.
 
-    Soft Teacher's regression variance, sigma-bar (its eq. 6 and 7): the standard deviation of each
+    Soft Teacher's regression variance, sigma-bar (its eq. 6 to 8): the standard deviation of each
     coordinate k of the N refined boxes b_n, with mean m, relative to the side s_k of m along which
     it lies (at least a pixel), in place of the paper's (h + w) / 2; the mean of the four::
 
