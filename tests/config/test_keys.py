@@ -147,7 +147,7 @@ def value_of(cfg: CfgNode, key: str) -> Any:
 
 def is_base(path: Path) -> bool:
     """Whether a config is for others to build upon: named so, or a method without data."""
-    return path.name.startswith("Base-") or path.parent.name == "methods"
+    return path.name.startswith("Base-") or path.parent.name in ("methods", "recipes")
 
 
 def name_of(path: Path) -> str:

@@ -96,7 +96,11 @@ def test_both_start_from_a_file_of_one_and_apart_where_it_says_nothing(tmp_path:
     backbone = tiny_model(tiny_cfg(), seed=7).backbone.state_dict()
     weights = {f"backbone.{name}": tensor for name, tensor in backbone.items()}
     torch.save({"model": weights}, tmp_path / "backbone.pth")
-    overrides: dict[str, Any] = {**PAIR, "MODEL.WEIGHTS": str(tmp_path / "backbone.pth")}
+    overrides: dict[str, Any] = {
+        **PAIR,
+        "SSOD.METHOD": "CSTLike",
+        "MODEL.WEIGHTS": str(tmp_path / "backbone.pth"),
+    }
     data = write_tiny_dataset(tmp_path / "tiny")
     cfg = tiny_run(data, tmp_path / "run", **overrides, **{"MODEL.ROI_HEADS.NUM_CLASSES": 3})
     trainer = SSODTrainer(cfg)
