@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import functools
-import pickle
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +22,6 @@ SIZE = (64, 96)
 """(height, width) of the images, unless told otherwise."""
 BOXES = ((8.0, 8.0, 40.0, 40.0), (50.0, 20.0, 74.0, 44.0))
 """Two squares that images show, unless told otherwise."""
-NO_PART_OF_A_MODEL = ("DATALOADER", "DATASETS", "OUTPUT_DIR", "SEED", "SOLVER")
 
 
 def beta_4(term: str) -> float:
@@ -81,16 +77,9 @@ def tiny_model(cfg: CfgNode, seed: int = 0, spread: float = 0.0) -> SemiSupervis
         spread: if positive, redraws the output layers and the RPN so that what they predict has
             about this deviation: scores, offsets and variances then differ from box to box.
     """
-    nodes = {name: node for name, node in cfg.items() if name not in NO_PART_OF_A_MODEL}
-    return copy.deepcopy(_built_model(pickle.dumps(nodes), seed, spread))
-
-
-@functools.lru_cache(maxsize=32)
-def _built_model(nodes: bytes, seed: int, spread: float) -> SemiSupervisedRCNN:
-    """One of each, which takes several times as long as its copies."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: SemiSupervisedRCNN = build_model(CfgNode(pickle.loads(nodes)))
+        model: SemiSupervisedRCNN = build_model(cfg)
         if spread > 0.0:
             for detector in model.detectors:
                 _spread(detector, spread)
