@@ -80,6 +80,14 @@ def run_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def check_counts(parser: argparse.ArgumentParser, args: argparse.Namespace, *names: str) -> None:
+    """End the program where one of these arguments is given and below 1."""
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name.replace('_', '-')} must be 1 or more")
+
+
 def parse_slurm(parser: argparse.ArgumentParser, text: str) -> dict[str, str | int]:
     """The options of ``--slurm KEY=VALUE,...``; ends the program where they are none."""
     words = [word for word in text.split(",") if word]

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dre_ssod_cli.parsers import local, parse_slurm, program_parser
+from dre_ssod_cli.parsers import check_counts, local, parse_slurm, program_parser
 from dre_ssod_cli.program import run_program
 
 PROGRAM = Path(__file__).resolve().parent.parent / "train_net.py"
@@ -49,9 +49,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--report", action="store_true", help="run nothing; write what is there")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys, for all rows")
     args = parser.parse_intermixed_args(arguments)
-    for name in ("at_once", "threads"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be 1 or more")
+    check_counts(parser, args, "at_once", "threads")
     if args.slurm is not None:
         args.slurm = parse_slurm(parser, args.slurm)
     return args

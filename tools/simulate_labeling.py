@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dre_ssod_cli.parsers import add_model_option, local, program_parser
+from dre_ssod_cli.parsers import add_model_option, check_counts, local, program_parser
 from dre_ssod_cli.program import run_program
 
 if TYPE_CHECKING:
@@ -78,9 +78,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "opts", nargs=argparse.REMAINDER, help="config keys and values of the next trainings"
     )
     args = parser.parse_args(arguments)
-    for name in ("images", "at_once", "threads"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be 1 or more")
+    check_counts(parser, args, "images", "at_once", "threads")
     if len({folder.resolve().name for folder in args.run}) < len(args.run):
         parser.error("two --run have folders of one name, by which results go: rename one")
     args.by = list(dict.fromkeys(args.by))

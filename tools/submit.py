@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dre_ssod_cli.parsers import local, parse_slurm, program_parser
+from dre_ssod_cli.parsers import check_counts, local, parse_slurm, program_parser
 from dre_ssod_cli.program import run_program
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,9 +52,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("program", choices=PROGRAMS, help="what is run")
     parser.add_argument("words", nargs=argparse.REMAINDER, help="its command line")
     args = parser.parse_args(arguments)
-    for name in ("nodes", "processes", "jobs"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name} must be 1 or more")
+    check_counts(parser, args, "nodes", "processes", "jobs")
     args.slurm = parse_slurm(parser, args.slurm)
     if args.jobs > 1 and args.program == "train_net.py":
         parser.error("--jobs are of tools/pseudo_label.py; a training has --nodes and --processes")

@@ -43,7 +43,6 @@ _INDEXING = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index
 _TAKE_A_NUMBER = {"aten::fill_", "aten::masked_fill", "aten::masked_fill_", *_INDEXING}
 _COPIES = {"aten::copy_", "aten::_to_copy", "aten::_foreach_copy_"}
 _MASKS = (torch.bool, torch.uint8)
-_SEQUENCES = (list, tuple)
 _FROM_PYTHON = {"tensor", "as_tensor", "new_tensor"}
 
 
@@ -326,12 +325,10 @@ def _place(device: torch.device | str | int) -> torch.device:
 
 def _tensors(tree: Any) -> list[Tensor]:
     """Of arguments or results; PyTorch's tree_leaves takes as long as the operators."""
-    found, parts = [], [tree]
-    for part in parts:
-        if isinstance(part, Tensor):
-            found.append(part)
-        elif isinstance(part, dict):
-            parts.extend(part.values())
-        elif isinstance(part, _SEQUENCES):
-            parts.extend(part)
-    return found
+    if isinstance(tree, Tensor):
+        return [tree]
+    if isinstance(tree, dict):
+        tree = tree.values()
+    elif not isinstance(tree, list | tuple):
+        return []
+    return [tensor for part in tree for tensor in _tensors(part)]

@@ -221,20 +221,6 @@ class SSODTrainer(DefaultTrainer):
             kept=cfg.SOLVER.CHECKPOINTS_KEPT,
             burn_in=cfg.SSOD.BURN_IN_ITERS if cfg.SSOD.BURN_IN_KEPT else 0,
         )
-        watch = PseudoLabelWatch(
-            cfg.SSOD.WARN_NO_PSEUDO_LABELS_ITERS,
-            cfg.SSOD.WARN_PSEUDO_BOX_RATIO,
-            window=box_window(cfg.SOLVER.MAX_ITER - cfg.SSOD.BURN_IN_ITERS),
-            threshold_key=self.method.threshold_key(),
-        )
-        classes = ClassWatch(
-            self._trainer.pseudo_boxes,
-            self.pools.classes,
-            boxes_per_image(self.pools.labeled, len(self.pools.classes)),
-            cfg.SSOD.WARN_CLASS_SHARE,
-            window=box_window(cfg.SOLVER.MAX_ITER - cfg.SSOD.BURN_IN_ITERS),
-            threshold_key=self.method.threshold_key(),
-        )
         # What ends an iteration whose weights are saved.
         self._finishing: list[HookBase] = [
             evaluation,
@@ -247,12 +233,33 @@ class SSODTrainer(DefaultTrainer):
         found = [
             hooks.IterationTimer(),
             hooks.LRScheduler(),
-            *([watch, classes] if self.method.uses_unlabeled else []),
+            *(self._watches() if self.method.uses_unlabeled else []),
             panels if self.method.uses_unlabeled and cfg.SSOD.PANEL_PERIOD else None,
             SaveBeforeEvaluation(evaluation, self._checkpoints),
             *self._finishing,
         ]
         return [hook for hook in found if hook is not None]
+
+    def _watches(self) -> list[HookBase]:
+        """Warnings about pseudo-labels."""
+        cfg, classes = self.cfg, self.pools.classes
+        window = box_window(cfg.SOLVER.MAX_ITER - cfg.SSOD.BURN_IN_ITERS)
+        key = self.method.threshold_key()
+        return [
+            PseudoLabelWatch(
+                *(cfg.SSOD.WARN_NO_PSEUDO_LABELS_ITERS, cfg.SSOD.WARN_PSEUDO_BOX_RATIO),
+                window=window,
+                threshold_key=key,
+            ),
+            ClassWatch(
+                self._trainer.pseudo_boxes,
+                classes,
+                boxes_per_image(self.pools.labeled, len(classes)),
+                cfg.SSOD.WARN_CLASS_SHARE,
+                window=window,
+                threshold_key=key,
+            ),
+        ]
 
     def build_writers(self) -> list[EventWriter]:
         """Detectron2's console line, metrics.json and TensorBoard, SSOD figures, SSOD.TRACKERS."""

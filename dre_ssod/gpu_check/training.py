@@ -78,7 +78,7 @@ def _train(name: str, cfg: CfgNode) -> Iterator[Finding]:
     yield Goal(f"{name}: loss_cls of the last quarter over the first", last / first, 1.0)
     boxes = histories["ssod/pseudo_boxes_per_image"]
     yield Row(f"{name}: pseudo-boxes an image, in the end", boxes[-1], "")
-    # A teacher of so few steps is sure of something at most of them.
+    # After so few steps a teacher is not sure of something at each.
     without = boxes.count(0.0) / len(boxes)
     yield Goal(f"{name}: share of steps after the burn-in without pseudo-boxes", without, 0.9)
     times = sorted(histories["time"])

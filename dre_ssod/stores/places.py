@@ -85,7 +85,9 @@ class StorePath:
 
     def is_relative_to(self, other: object) -> bool:
         """Whether this is below another path, or that path itself."""
-        return self._same_store(other) and self.inner.is_relative_to(other.inner)  # type: ignore[attr-defined]
+        if not isinstance(other, StorePath) or not self._same_store(other):
+            return False
+        return self.inner.is_relative_to(other.inner)
 
     def relative_to(self, other: StorePath) -> PurePosixPath:
         """The way from another path to this one, which is below it."""
@@ -93,9 +95,8 @@ class StorePath:
             raise ValueError(f"{self} is not below {other}")
         return self.inner.relative_to(other.inner)
 
-    def _same_store(self, other: object) -> bool:
-        same = isinstance(other, StorePath) and self.before == other.before
-        return same and self.after == other.after  # type: ignore[attr-defined]
+    def _same_store(self, other: StorePath) -> bool:
+        return (self.before, self.after) == (other.before, other.after)
 
     def absolute(self) -> StorePath:
         """Itself."""

@@ -65,6 +65,21 @@ _LEFT_OUT = (
 )
 
 
+class Stop(Exception):
+    """What kills a run."""
+
+
+class StopAt(HookBase):
+    """Kills the run at the start of an iteration."""
+
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def before_step(self) -> None:
+        if self.trainer.iter == self.iteration:
+            raise Stop
+
+
 @dataclass(frozen=True)
 class Life:
     """What one life does.

@@ -17,7 +17,7 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
-from detectron2.engine import DefaultPredictor, HookBase
+from detectron2.engine import DefaultPredictor
 from detectron2.utils.env import seed_all_rng
 
 import dre_ssod
@@ -27,22 +27,8 @@ from dre_ssod.engine.setup import complete, setup
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.engine.training_data import load_pools
 from dre_ssod.errors import CheckpointError, ConfigError, SourceError
+from tests.engine.resume_harness import Stop, StopAt
 from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run, write_tiny_dataset
-
-
-class Stop(Exception):
-    """What kills a run."""
-
-
-class StopAt(HookBase):
-    """Kills the run at the start of an iteration."""
-
-    def __init__(self, iteration: int) -> None:
-        self.iteration = iteration
-
-    def before_step(self) -> None:
-        if self.trainer.iter == self.iteration:
-            raise Stop
 
 
 def completed(cfg: CfgNode) -> CfgNode:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from detectron2.engine import HookBase
 from detectron2.utils.env import seed_all_rng
 
 from dre_ssod.checkpoints.weights import load_all, load_student
@@ -18,7 +17,7 @@ from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.errors import ConfigError
 from dre_ssod.runs.detector import entry_for_weights, find_checkpoint
 from dre_ssod.stores import place_of
-from tests.engine.resume_harness import differences, end_state, run_config
+from tests.engine.resume_harness import Stop, StopAt, differences, end_state, run_config
 from tests.factories import tiny_cfg, tiny_model
 from tests.tiny_dataset import TinyDataset, loggers_kept, write_tiny_dataset
 from tools import pseudo_label
@@ -44,19 +43,6 @@ def data(tmp_path: Path, bucket: Any) -> TinyDataset:
     torch.save(content, local.root / "run" / "model_final.pth")
     bucket.put(f"{local.root}/", "data/tiny/", recursive=True)
     return local
-
-
-class Stop(Exception):
-    """What kills a run."""
-
-
-class StopAt(HookBase):
-    def __init__(self, iteration: int) -> None:
-        self.iteration = iteration
-
-    def before_step(self) -> None:
-        if self.trainer.iter == self.iteration:
-            raise Stop
 
 
 def train(root: str, folder: Path, stop_at: int = -1) -> None:
