@@ -2,7 +2,7 @@
 """Check on a GPU what a CPU cannot show: the same results, no needless waits, speed, memory.
 
     python tools/gpu_check.py --json check/report.json
-    python tools/gpu_check.py --steps environment,speed,loading
+    python tools/gpu_check.py --steps environment,speed,sizes
     python tools/gpu_check.py --device cpu --small
 
 Needs no download and about six minutes. Each step runs in a process of its own and within its own
@@ -35,7 +35,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         default="",
         metavar="A,B",
         help="in this order (default: all): environment, tests, losses, pooling, waits, nccl, "
-        "processes, speed, profile, loading, training, evaluating, tools, resuming",
+        "processes, speed, sizes, profile, loading, training, evaluating, tools, resuming",
     )
     parser.add_argument(
         "--json", type=local, metavar="FILE", help="report; tables and traces go beside it"

@@ -62,10 +62,10 @@ def interleave(
     for number in range(-1, rounds):
         names = list(tasks) if number % 2 else list(tasks)[::-1]
         for name in names:
-            _wait(device)
+            wait_for(device)
             start = clock()
             tasks[name]()
-            _wait(device)
+            wait_for(device)
             if number >= 0:
                 seconds[name].append(clock() - start)
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
@@ -109,6 +109,7 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _wait(device: torch.device | None) -> None:
+def wait_for(device: torch.device | None) -> None:
+    """Until a GPU has done what it was given; a CPU has, at once."""
     if device is not None and device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -11,19 +11,23 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.modeling import build_backbone
+from torch import nn
 from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from dre_ssod.benchmark.report import Goal, Row
 from dre_ssod.benchmark.step import MAX_TIME_RATIO, StepParts, waits_of_a_step
-from dre_ssod.benchmark.timing import Timing, add, interleave, ratio
+from dre_ssod.benchmark.timing import Timing, add, interleave, ratio, wait_for
 from dre_ssod.gpu_check.findings import Fact, Finding, Setting
 from dre_ssod.gpu_check.numerics import number_formats
-from dre_ssod.gpu_check.scratch import paper_cfg
+from dre_ssod.gpu_check.scratch import paper_cfg, sample_cfg
 
 AUTO = {"SOLVER.AMP.ENABLED": True}
 # Of the CUDA runtime and of its driver, by the beginnings of their names.
 _HOST_CALLS = ("cudaLaunchKernel", "cuLaunchKernel", "cudaStreamSynchronize", "cudaMemcpyAsync")
+# Heights and widths of batches, as the small detectors pad photographs to.
+_SIZES = ((160, 224), (192, 256), (224, 320), (320, 192))
 # A loader that is so many times as fast as the steps never keeps them waiting.
 LOADER_RESERVE = 1.5
 
@@ -124,6 +128,35 @@ def covered(spans: Iterable[tuple[int, int]]) -> int:
         total += max(0, end - max(start, reached))
         reached = max(reached, end)
     return total
+
+
+def new_sizes(setting: Setting) -> Iterator[Finding]:
+    """A pass of the small backbone at sizes that the process has not seen, and the same again.
+
+    Photographs have many sizes, and the libraries choose, or compile, kernels for each.
+    """
+    sizes = _SIZES[:1] if setting.small else _SIZES
+    ways = {"channels-last": (True, True), "contiguous": (False, True), "no cuDNN": (True, False)}
+    for way, (channels_last, cudnn) in ways.items():
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        cfg = sample_cfg(setting, {"MODEL.CHANNELS_LAST": channels_last})
+        backbone = build_backbone(cfg).to(device=setting.device, memory_format=layout)
+        passes: tuple[list[float], list[float]] = ([], [])
+        with torch.backends.cudnn.flags(enabled=cudnn):
+            for (height, width), times in itertools.product(sizes, passes):
+                images = torch.rand(8, 3, height, width, device=setting.device)
+                times.append(_seconds_of_pass(backbone, images.to(memory_format=layout)))
+        for which, times in zip(("first", "second"), passes, strict=True):
+            yield Row.milliseconds(f"{way}: {which} pass at a size", Timing(tuple(times)))
+
+
+def _seconds_of_pass(backbone: nn.Module, images: torch.Tensor) -> float:
+    """Forward and backward."""
+    wait_for(images.device)
+    start = time.perf_counter()
+    sum(level.sum() for level in backbone(images).values()).backward()
+    wait_for(images.device)
+    return time.perf_counter() - start
 
 
 def loading(setting: Setting) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ from dre_ssod.gpu_check.findings import Step
 from dre_ssod.gpu_check.numerics import losses_and_gradients, pooled_features
 from dre_ssod.gpu_check.processes import nccl_alone, two_by_gloo
 from dre_ssod.gpu_check.programs import environment, tests, tools
-from dre_ssod.gpu_check.speed import loading, profiled, step_times, waits
+from dre_ssod.gpu_check.speed import loading, new_sizes, profiled, step_times, waits
 from dre_ssod.gpu_check.training import evaluating, resuming, training
 
 STEPS = (
@@ -18,6 +18,7 @@ STEPS = (
     Step("nccl", nccl_alone, limit=45.0, needs_gpu=True),
     Step("processes", two_by_gloo, limit=60.0),
     Step("speed", step_times, limit=150.0),
+    Step("sizes", new_sizes, limit=90.0),
     Step("profile", profiled, limit=45.0, needs_gpu=True),
     Step("loading", loading, limit=60.0),
     Step("training", training, limit=90.0),

@@ -15,7 +15,8 @@ from tests.tiny_dataset import loggers_kept
 
 # The others need a GPU, or start programs that have tests of their own.
 IN_PROCESS = (
-    *("environment", "losses", "waits", "speed", "loading", "training", "evaluating", "resuming"),
+    *("environment", "losses", "waits", "speed", "sizes", "loading", "training"),
+    *("evaluating", "resuming"),
     # A minute of imports and starts.
     pytest.param("processes", marks=pytest.mark.slow),
 )
@@ -41,4 +42,4 @@ def test_a_dry_run_meets_its_goals(
     goals = [finding for finding in findings if isinstance(finding, Goal)]
     assert [goal for goal in goals if not goal.met] == []
     # Times are no goals of a dry run.
-    assert bool(goals) == (name not in ("environment", "speed", "loading"))
+    assert bool(goals) == (name not in ("environment", "speed", "sizes", "loading"))
