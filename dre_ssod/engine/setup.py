@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import os
 from contextlib import ExitStack
@@ -104,7 +105,7 @@ def _check_weights(cfg: CfgNode) -> None:
 def complete(cfg: CfgNode) -> None:
     """Fill in what depends on the machine and the data: device, dataset names, class count."""
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        logger.warning("MODEL.DEVICE is %r but there is no GPU: using the CPU.", cfg.MODEL.DEVICE)
+        _say_no_gpu(cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
     if cfg.MODEL.DEVICE.startswith("cuda:"):
         # What names no GPU, such as the thread that pins memory, would hold another one too.
@@ -115,6 +116,12 @@ def complete(cfg: CfgNode) -> None:
         cfg.DATASETS[key] = tuple(ensure_registered(name) for name in cfg.DATASETS[key])
     if cfg.MODEL.ROI_HEADS.NUM_CLASSES == 0:
         cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(class_names(cfg.DATASETS.TRAIN))
+
+
+@functools.cache
+def _say_no_gpu(device: str) -> None:
+    """Once for a device: a table completes a config for each of its runs."""
+    logger.warning("MODEL.DEVICE is %r but there is no GPU: using the CPU.", device)
 
 
 def save_config(cfg: CfgNode, name: str) -> None:

@@ -13,7 +13,7 @@ import torch
 import yaml
 from detectron2.config import CfgNode
 
-from dre_ssod.engine.setup import save_config, setup
+from dre_ssod.engine.setup import complete, save_config, setup
 from dre_ssod.errors import FolderInUseError
 from tests.factories import tiny_cfg
 from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run, write_tiny_dataset
@@ -79,6 +79,17 @@ def test_config_and_environment_are_in_the_log_file_and_not_on_the_console(
         assert part not in shown
     assert f"{cfg.OUTPUT_DIR}/log.txt" in shown
     assert len(shown.splitlines()) < 10
+
+
+def test_a_missing_gpu_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for _ in range(2):
+        cfg = tiny_cfg(**{"MODEL.DEVICE": "cuda:9"})
+        complete(cfg)
+        assert cfg.MODEL.DEVICE == "cpu"
+    assert caplog.messages == ["MODEL.DEVICE is 'cuda:9' but there is no GPU: using the CPU."]
 
 
 def test_a_random_seed_is_written_down_and_used(config_file: Path) -> None:
