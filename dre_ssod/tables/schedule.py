@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dre_ssod.errors import UserError
+from dre_ssod.errors import UserError, counted
 from dre_ssod.tables.processes import CONSOLE, Started, Starter
 
 POLL_SECONDS = 0.2
@@ -190,4 +190,4 @@ class Progress:
         if new <= 0 or rest <= 0:
             return ""
         minutes = (time.monotonic() - self._began) * rest / new / 60
-        return f"; {minutes:.0f} minutes left"
+        return f"; {counted(round(minutes), 'minute')} left"

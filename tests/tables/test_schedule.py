@@ -130,9 +130,11 @@ def test_progress_is_by_the_newest_line_with_an_iteration(
 def test_an_estimate_takes_the_pace_of_this_life(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    clock = iter([0.0, 600.0])
+    clock = iter([0.0, 600.0, 1140.0])
     monkeypatch.setattr("dre_ssod.tables.schedule.time.monotonic", lambda: next(clock))
     bar = Progress({"a": (100, 1)}, {"a": 40})
     # 20 images in ten minutes leave 40 for twenty.
     bar.show({"a": 60})
-    assert "20 minutes left" in capsys.readouterr().out
+    bar.show({"a": 98})
+    told = [line.partition("; ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert told == ["20 minutes left", "1 minute left"]
