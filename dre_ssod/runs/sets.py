@@ -128,6 +128,12 @@ def prepare_evaluation(cfg: CfgNode) -> list[DatasetRow]:
     # The processes share the images of a set: each must have read the same.
     contents_of(rows)
     logger.info("Sets of this evaluation:\n%s", format_table(rows))
+    if cfg.TEST.PSEUDO_LABEL_SET:
+        logger.warning(
+            "TEST.PSEUDO_LABEL_SET %r has no effect with --eval-only: a training measures its "
+            "pseudo-labels there, at its evaluations (TEST.EVAL_PERIOD).",
+            cfg.TEST.PSEUDO_LABEL_SET,
+        )
     for row in rows:
         if not row.boxes:
             logger.warning("%s has no boxes: detections are written, there is no AP.", row.name)

@@ -237,6 +237,13 @@ def test_evaluation_needs_a_set(data: TinyDataset, tmp_path: Path) -> None:
     assert message.startswith("DATASETS.TEST is (): there is nothing to evaluate on")
 
 
+def test_an_evaluation_says_what_it_leaves_out(
+    data: TinyDataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    prepare_evaluation(tiny(data, tmp_path, **{"TEST.PSEUDO_LABEL_SET": data.labeled}))
+    assert f"TEST.PSEUDO_LABEL_SET {data.labeled!r} has no effect with --eval-only" in caplog.text
+
+
 def test_processes_of_an_evaluation_must_have_read_the_same(
     data: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
