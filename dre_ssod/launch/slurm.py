@@ -7,6 +7,8 @@ sends, ends it for good.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import runpy
 import shlex
@@ -133,13 +135,18 @@ def submit(
         raise UserError(
             "Slurm needs the package submitit: pip install 'dre_ssod[slurm]'"
         ) from error
+    said = io.StringIO()
     path = f"export PYTHONPATH={shlex.quote(str(_CHECKOUT))}${{PYTHONPATH:+:$PYTHONPATH}}"
     try:
-        executor = submitit.AutoExecutor(
-            folder, cluster=cluster, slurm_max_num_timeout=MOST_TIMEOUTS
-        )
-        executor.update_parameters(**{**DEFAULTS, f"{cluster}_setup": [path], **options})
-        with executor.batch():
-            return [executor.submit(function) for _ in range(count)]
+        # What a command of Slurm complains of, submitit both prints and raises.
+        with contextlib.redirect_stderr(said):
+            executor = submitit.AutoExecutor(
+                folder, cluster=cluster, slurm_max_num_timeout=MOST_TIMEOUTS
+            )
+            executor.update_parameters(**{**DEFAULTS, f"{cluster}_setup": [path], **options})
+            with executor.batch():
+                jobs = [executor.submit(function) for _ in range(count)]
     except (RuntimeError, NameError, TypeError, ValueError, AssertionError) as error:
         raise UserError(f"Slurm does not take the job of {folder}: {error}") from error
+    sys.stderr.write(said.getvalue())
+    return jobs

@@ -137,7 +137,10 @@ def test_processes_of_a_job_find_each_other(slurm: PretendedSlurm) -> None:
 
 
 def test_what_keeps_a_job_from_slurm_is_named(
-    slurm: PretendedSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slurm: PretendedSlurm,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     job = Requeued(print)
     for options in ({"partiton": "gpu"}, {"slurm_partiton": "gpu"}, {"nodes": "two"}):
@@ -147,6 +150,7 @@ def test_what_keeps_a_job_from_slurm_is_named(
     (tmp_path / "commands" / "sbatch").write_text("#!/bin/sh\necho no such partition >&2\nexit 1\n")
     with pytest.raises(UserError, match="no such partition"):
         submit(job, tmp_path / "jobs", {})
+    assert capsys.readouterr() == ("", "")
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UserError, match="are you indeed on a slurm cluster"):
         submit(job, tmp_path / "jobs", {})
