@@ -69,8 +69,13 @@ def main(args: argparse.Namespace) -> None:
     print("To train on from the model that there is, on all of them:")
     print(
         f"  python train_net.py --config-file RUN/config.yaml DATASETS.TRAIN \"('{uri}',)\" "
-        "DATASETS.LABELED_PERCENT 100.0 MODEL.WEIGHTS RUN/model_final.pth SSOD.BURN_IN_ITERS 0 "
-        "OUTPUT_DIR NEXT"
+        "DATASETS.LABELED_PERCENT 100.0 DATASETS.SPLIT_FILE '' MODEL.WEIGHTS RUN/model_final.pth "
+        "SSOD.BURN_IN_ITERS 0 OUTPUT_DIR NEXT"
+    )
+    print(
+        "Where RUN drew its labeled images from a larger DATASETS.TRAIN (LABELED_PERCENT, "
+        "SPLIT_FILE), the images that it left without labels come from there: add "
+        "DATASETS.UNLABELED \"('SET',)\" with that set, and those that DATASETS.UNLABELED has."
     )
 
 

@@ -24,5 +24,6 @@ def test_it_prints_what_reads_the_joined_labels(
     assert "24 kept, 0 moved, 0 given another class, 0 removed; 0 added" in said[2]
     assert "Precision 1.00, recall 1.00" in said[2]
     assert said[1].strip() in said[4]
+    assert "DATASETS.UNLABELED" in said[5]
     assert tool.run([*words, "--output", str(output)]) == 2
     assert "exists; choose another name" in " ".join(capsys.readouterr().err.split())
