@@ -2,7 +2,7 @@
 
 Whoever starts such processes uses this module. By whatever method Python starts them (``fork``,
 ``spawn``, ``forkserver``) and however the program ends, none is left behind, and none is waited for
-in vain.
+in vain. And with how many threads a process computes.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import cv2
+import torch
 from torch.utils.data import DataLoader
 
 from dre_ssod.allocator import keep_freed_memory
@@ -30,6 +31,16 @@ Loader = TypeVar("Loader", bound=DataLoader[Any])
 SHARED_MEMORY = Path("/dev/shm")
 
 logger = logging.getLogger(__name__)
+
+
+def compute_with(threads: int) -> None:
+    """Let PyTorch and OpenCV compute with so many threads in this process.
+
+    OpenCV heeds neither PyTorch's setting nor ``OMP_NUM_THREADS``: by itself it takes all cores,
+    in each of the processes that share a machine.
+    """
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
 
 
 def fitting(asked: int, batch_bytes: float, sharers: int = 1) -> int:

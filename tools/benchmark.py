@@ -51,7 +51,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         )
         if name != "eval":
             kind.add_argument(
-                "--threads", type=positive_number, help="of PyTorch (default: its own choice)"
+                "--threads",
+                type=positive_number,
+                help="of PyTorch and OpenCV (default: their own choice)",
             )
         if name in images:
             default = images[name]
@@ -85,8 +87,6 @@ def positive_number(text: str) -> int:
 
 def measure(args: argparse.Namespace) -> Report:
     """The benchmark that the arguments name."""
-    import torch
-
     from dre_ssod.benchmark.ema import benchmark_ema
     from dre_ssod.benchmark.evaluation import benchmark_evaluation
     from dre_ssod.benchmark.formats import benchmark_formats
@@ -94,6 +94,7 @@ def measure(args: argparse.Namespace) -> Report:
     from dre_ssod.benchmark.loader import benchmark_growth, benchmark_loader
     from dre_ssod.benchmark.step import benchmark_step
     from dre_ssod.config.reading import read_config
+    from dre_ssod.workers import compute_with
 
     if args.what == "growth":
         return benchmark_growth(args.entries, args.workers)
@@ -102,7 +103,7 @@ def measure(args: argparse.Namespace) -> Report:
             read_config(args.config_file, args.opts), args.rounds, args.images
         )
     if args.threads is not None:
-        torch.set_num_threads(args.threads)
+        compute_with(args.threads)
     cfg = configure(args)
     if args.what == "loader":
         return benchmark_loader(cfg, args.rounds, args.images)

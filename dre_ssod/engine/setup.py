@@ -29,6 +29,7 @@ from dre_ssod.launch.streams import keep_in_utf8
 from dre_ssod.locks import holding
 from dre_ssod.runs.record import TRAINING_LOCK, one_at_a_time
 from dre_ssod.settings import refuse
+from dre_ssod.workers import compute_with
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,8 @@ def setup(args: argparse.Namespace, until: ExitStack) -> CfgNode:
     if note:
         logger.warning("%s", note)
     complete(cfg)
+    # OMP_NUM_THREADS, which also torchrun and whoever starts several runs set, is for both.
+    compute_with(torch.get_num_threads())
     if cfg.SEED < 0:
         cfg.SEED = _draw_seed(Path(cfg.OUTPUT_DIR), args.resume)
     cfg.freeze()

@@ -18,7 +18,7 @@ import torch
 from dre_ssod.launch.slurm import Requeued, run_file, submit
 from dre_ssod.runs.record import append_entry
 from dre_ssod.tables.filed import COST
-from dre_ssod.workers import after_parent
+from dre_ssod.workers import after_parent, compute_with
 
 CONSOLE = "console.txt"
 """In the folder of a run: what it has printed."""
@@ -52,7 +52,7 @@ class LocalRun:
         # Read by the libraries that the new process loads; this one has loaded them.
         os.environ["OMP_NUM_THREADS"] = str(threads)
         self._process: BaseProcess = get_context("spawn").Process(
-            target=_run_locally, args=(program, words, folder)
+            target=_run_locally, args=(program, words, folder, threads)
         )
         self._process.start()
 
@@ -140,8 +140,9 @@ def _taken(wall_seconds: float) -> dict[str, float]:
     }
 
 
-def _run_locally(program: Path, words: list[str], folder: Path) -> None:
+def _run_locally(program: Path, words: list[str], folder: Path, threads: int) -> None:
     after_parent(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    compute_with(threads)
     try:
         run_program(program, words, folder)
     except RuntimeError:

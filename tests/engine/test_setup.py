@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -79,6 +80,12 @@ def test_config_and_environment_are_in_the_log_file_and_not_on_the_console(
         assert part not in shown
     assert f"{cfg.OUTPUT_DIR}/log.txt" in shown
     assert len(shown.splitlines()) < 10
+
+
+def test_opencv_computes_with_as_many_threads_as_pytorch(config_file: Path) -> None:
+    cv2.setNumThreads(2)
+    start(config_file)
+    assert cv2.getNumThreads() == torch.get_num_threads() == 1
 
 
 def test_a_missing_gpu_is_told_once(

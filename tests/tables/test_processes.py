@@ -19,9 +19,10 @@ from tests.launch.pretended_slurm import JOB, PretendedSlurm
 def program(tmp_path: Path) -> Path:
     path = tmp_path / "program.py"
     path.write_text(
-        "import os, sys\n"
+        "import os, sys, cv2, torch\n"
         "def run(words):\n"
         "    os.write(1, ' '.join([*sys.argv, '']).encode())\n"
+        "    os.write(1, f'{cv2.getNumThreads()}/{torch.get_num_threads()} threads'.encode())\n"
         "    return int(words[0])\n"
     )
     return path
@@ -33,12 +34,12 @@ def test_a_local_run_prints_into_its_folder_and_tells_how_it_ended(
 ) -> None:
     # Forked, which takes no time; the demo of tests/launch/test_endings.py starts them as it does.
     process = get_context("fork").Process(
-        target=_run_locally, args=(program, [str(code), "word"], tmp_path)
+        target=_run_locally, args=(program, [str(code), "word"], tmp_path, 3)
     )
     process.start()
     process.join()
     assert process.exitcode == min(code, 1)
-    assert (tmp_path / CONSOLE).read_text() == f"program.py {code} word "
+    assert (tmp_path / CONSOLE).read_text() == f"program.py {code} word 3/3 threads"
     [life] = json.loads((tmp_path / "cost.json").read_text())["lives"]
     assert life["peak_mib"] > 100.0
     assert 0.0 <= life["wall_seconds"] < 60.0
