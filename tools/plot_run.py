@@ -5,8 +5,8 @@
     python tools/plot_run.py output/run output/other --output comparison --found 3
 
 Writes comparison/runs.png and comparison/runs.md, and prints the table. --found also draws, in
-comparison/found.jpg, what the runs' last models find and miss on the test images where they differ
-most.
+comparison/found.jpg, what the runs' last models find and miss, on the test images where the last
+run finds most that the first misses, and counts it over all images.
 """
 
 from __future__ import annotations

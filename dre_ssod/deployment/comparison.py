@@ -1,4 +1,4 @@
-"""What trained runs find and miss, beside each other on the test images where they differ most."""
+"""What trained runs find and miss, side by side on test images, and counted over all of them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from dre_ssod.deployment.detector import Detector
 from dre_ssod.deployment.trained_model import find_categories, load_trained
 from dre_ssod.errors import ConfigError
 from dre_ssod.inspection.canvas import RGBImage
-from dre_ssod.inspection.found import LEGEND, Finding, best_score, draw_finding, find
+from dre_ssod.inspection.found import LEGEND, Finding, best_score, draw_finding, find, gained, tally
 from dre_ssod.inspection.layout import note, side_by_side, stack
 
 FINAL = "model_final.pth"
 
 
 def draw_comparison(runs: Mapping[str, Path], count: int) -> RGBImage:
-    """Draw the images with the largest differences in found objects, whichever run finds more;
-    among equals, the first. Each model shows its detections from the score of its best F1 on.
+    """Draw the images on which the last run finds most of what the first one misses; among equals,
+    the first. What they find in all images, that picture cannot show, so its heading counts it.
+    Each model shows its detections from the score of its best F1 on.
 
     Args:
         runs: folders of finished runs by their captions, from left to right.
@@ -50,12 +51,10 @@ def draw_comparison(runs: Mapping[str, Path], count: int) -> RGBImage:
         found = [_find(detector, record) for record in records]
         best = best_score(found)
         findings[caption] = [finding.above(best) for finding in found]
-    counts = [
-        [finding.found for finding in image] for image in zip(*findings.values(), strict=True)
-    ]
-    order = sorted(range(len(records)), key=lambda image: min(counts[image]) - max(counts[image]))
-    shown = order[:count]
-    rows = [note([f"The {len(shown)} test images on which they differ most. {LEGEND}"])]
+    every = list(findings.values())
+    gains = [gained(before, after) for before, after in zip(every[0], every[-1], strict=True)]
+    shown = sorted(range(len(records)), key=lambda image: -gains[image])[:count]
+    rows = [note([*_heading(findings, len(shown)), LEGEND])]
     for number in shown:
         image = read_image(records[number]["file_name"], "RGB")
         panels = []
@@ -65,6 +64,13 @@ def draw_comparison(runs: Mapping[str, Path], count: int) -> RGBImage:
             panels.append((text, draw_finding(image, finding, names)))
         rows.append(side_by_side(panels))
     return stack(rows)
+
+
+def _heading(findings: Mapping[str, list[Finding]], shown: int) -> list[str]:
+    captions = list(findings)
+    rule = f", on which {captions[-1]} finds most that {captions[0]} misses"
+    lines = [f"{shown} test images{rule if len(captions) > 1 else ''}. In all test images:"]
+    return [*lines, *(f"{caption}: {tally(found)}" for caption, found in findings.items())]
 
 
 def _find(detector: Detector, record: Mapping[str, Any]) -> Finding:

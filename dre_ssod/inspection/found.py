@@ -88,6 +88,20 @@ def best_score(findings: Sequence[Finding]) -> float:
     return float(scores[order][f1.argmax()])
 
 
+def gained(before: Finding, after: Finding) -> int:
+    """How many objects of an image are found after that were not before."""
+    pairs = zip(before.partner, after.partner, strict=True)
+    return sum(old < 0 <= new for old, new in pairs)
+
+
+def tally(findings: Sequence[Finding]) -> str:
+    """What was found in all images, and how many detections are wrong."""
+    found = sum(finding.found for finding in findings)
+    objects = sum(len(finding.objects) for finding in findings)
+    wrong = sum(len(finding.detections) for finding in findings) - found
+    return f"{found} of {objects} objects found, {wrong} wrong detections"
+
+
 def _is_partner(finding: Finding) -> Tensor:
     found = torch.zeros(len(finding.detections), dtype=torch.int64)
     found[[number for number in finding.partner if number >= 0]] = 1
