@@ -22,7 +22,11 @@ LARGE_IMAGE_BYTES = 1.05 * GIB
 images reserve 23 GiB (docs/gpu.md)."""
 SHARE_OF_MEMORY = 0.8
 LEVELS = 5
+LABELED_OF_BATCH = 4
 FEW_LABELED = 100
+BURN_IN_PASSES = 16
+"""Through the labeled images, before the teacher labels: after 8 over 200 photographs of 20 classes
+it had 2 AP, too few for unlabeled images to help, after 16 it had 5 (docs/results.md)."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def plan(sources: Sources, data: DataFacts, machine: Machine, output_dir: str) -
     short, sizes = image_sides(data, machine)
     passes = passes_of_batch(machine, short)
     is_large = passes is not None
-    labeled, unlabeled = (4, 16) if is_large else (4, 4)
+    labeled, unlabeled = LABELED_OF_BATCH, 16 if is_large else 4
     iterations, why = run_length(data, labeled, unlabeled, is_large)
     base_why = (
         f"ResNet-50, since {machine.name} holds a pass of it"
@@ -229,11 +233,7 @@ def _schedule(iterations: int, why: str, is_large: bool) -> list[Choice]:
 def _method(data: DataFacts, iterations: int, is_large: bool) -> list[Choice]:
     is_few = data.labeled < FEW_LABELED
     return [
-        Choice(
-            "SSOD.BURN_IN_ITERS",
-            iterations // (10 if is_large else 5),
-            "on labels alone, so that the teacher knows something before it labels",
-        ),
+        _burn_in(data, iterations, is_large),
         Choice(
             "SSOD.SCORE_THRESHOLD",
             0.9 if is_few else 0.8,
@@ -247,6 +247,17 @@ def _method(data: DataFacts, iterations: int, is_large: bool) -> list[Choice]:
         Choice("TEST.VARIANCE_VOTING.ENABLED", True, "better edges by the predicted variance"),
         Choice("TEST.VARIANCE_VOTING.SIGMA_T", 0.1),
     ]
+
+
+def _burn_in(data: DataFacts, iterations: int, is_large: bool) -> Choice:
+    why = "on labels alone, so that the teacher knows something before it labels"
+    if is_large:
+        return Choice("SSOD.BURN_IN_ITERS", iterations // 10, why)
+    wanted = max(iterations // 5, BURN_IN_PASSES * data.labeled // LABELED_OF_BATCH)
+    length = min(wanted, iterations // 2)
+    passes = length * LABELED_OF_BATCH / data.labeled
+    why += f": {passes:.0f} times through the labeled images, where {BURN_IN_PASSES} are wanted"
+    return Choice("SSOD.BURN_IN_ITERS", length, why)
 
 
 def _multiple(value: float, unit: int) -> int:

@@ -139,6 +139,19 @@ def test_the_length_follows_the_number_of_images(
     assert expected // found.value("TEST.EVAL_PERIOD") == 5
 
 
+@pytest.mark.parametrize(
+    ("labeled", "expected"),
+    # A fifth of the run; 16 passes over 200 images in batches with 4 of them; half of the run.
+    [(20, 720), (200, 800), (3000, 3000)],
+)
+def test_the_small_detector_learns_from_labels_until_it_has_seen_them_often(
+    labeled: int, expected: int
+) -> None:
+    found = planned(labeled=labeled, unlabeled=1800)
+    assert found.value("SSOD.BURN_IN_ITERS") == expected
+    assert found.value("SOLVER.MAX_ITER") == (6000 if labeled == 3000 else 3600)
+
+
 def test_few_labels_ask_for_surer_pseudo_labels() -> None:
     assert planned(labeled=20).value("SSOD.SCORE_THRESHOLD") == 0.9
     assert planned(labeled=200).value("SSOD.SCORE_THRESHOLD") == 0.8
