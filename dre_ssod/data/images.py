@@ -24,7 +24,7 @@ from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 
 from dre_ssod.errors import SourceError
-from dre_ssod.stores import StoreError, is_address, open_copy
+from dre_ssod.stores import Piece, StoreError, is_address, is_piece, open_copy
 
 try:
     from simplejpeg import decode_jpeg
@@ -150,10 +150,15 @@ def open_picture(file_name: str) -> Iterator[IO[bytes]]:
 
     Raises:
         ImageError: if it is no regular file, as a pipe or a device is none: opening one may wait
-            for ever, and reading it may never end; or if it is larger than ``LARGEST_FILE``.
+            for ever, and reading it may never end; if it is larger than ``LARGEST_FILE``; or if it
+            is in a tar file that ends before it does.
         OSError: if it cannot be opened.
         StoreError: if it is in a store that cannot be asked.
     """
+    if is_piece(file_name):
+        with _open_piece(file_name) as file:
+            yield file
+        return
     if is_address(file_name):
         with open_copy(file_name) as file:
             _check_length(file_name, os.fstat(file.fileno()).st_size)
@@ -171,6 +176,15 @@ def open_picture(file_name: str) -> Iterator[IO[bytes]]:
     _check_length(file_name, found.st_size)
     with open(path, "rb") as file:
         yield file
+
+
+def _open_piece(file_name: str) -> IO[bytes]:
+    piece = Piece.parse(file_name)
+    _check_length(file_name, piece.size)
+    try:
+        return piece.open()
+    except EOFError as error:
+        raise ImageError(f"{file_name}: is cut off: {error}; pack it again", file_name) from error
 
 
 def _check_length(file_name: str, length: int) -> None:

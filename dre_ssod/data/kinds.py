@@ -36,6 +36,12 @@ KINDS = {
     "empty-file": Kind("error", "an image file of zero bytes", "copy it again"),
     "truncated-file": Kind("error", "an image file whose end is missing", "copy it again"),
     "unreadable-file": Kind("error", "a file that does not decode", "replace or remove it"),
+    "broken-shard": Kind(
+        "error",
+        "a tar file that is none, ends early, or holds what cannot be told apart; what can be read "
+        "counts",
+        "pack its images again",
+    ),
     "size-mismatch": Kind(
         "error",
         "width and height of the annotation are not those of the decoded image",

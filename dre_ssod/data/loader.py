@@ -18,6 +18,7 @@ from detectron2.data import DatasetFromList
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dre_ssod.data.images import ImageError
+from dre_ssod.data.records import Joined
 from dre_ssod.structures import ImageFailure, TrainingBatch
 from dre_ssod.workers import tend
 
@@ -135,9 +136,8 @@ class PairedDataset(Dataset[Any]):
         unlabeled_mapper: Mapper,
         seed: int,
     ) -> None:
-        # Detectron2's list keeps one serialized copy that the workers share; it cannot be empty.
         self._pools = {
-            stream: DatasetFromList(pool, copy=False)
+            stream: _shared(pool)
             for stream, pool in ((LABELED, labeled), (UNLABELED, unlabeled))
             if pool
         }
@@ -163,6 +163,14 @@ class PairedDataset(Dataset[Any]):
             rng = np.random.default_rng([self._seed, key.stream, key.position, attempt])
             index = int(rng.integers(len(pool)))
         return Loaded(key.stream, None, tuple(failures))
+
+
+def _shared(pool: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """Records in a form that loading processes share."""
+    if isinstance(pool, Joined):
+        return Joined([_shared(part) for part in pool.parts])
+    # Detectron2's list keeps one serialized copy; it cannot be empty.
+    return DatasetFromList(pool, copy=False) if isinstance(pool, list) else pool
 
 
 def collate(loaded: list[Loaded]) -> TrainingBatch:

@@ -7,18 +7,20 @@ A record is the dict of one image with ``file_name`` and ``image_id``; of a labe
 
 from __future__ import annotations
 
+import itertools
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 from detectron2.structures import BoxMode
 
 from dre_ssod.errors import SourceError
-from dre_ssod.stores import is_address
+from dre_ssod.stores import Piece, is_address, is_piece
 
 Corners = tuple[float, float, float, float]
 """(x1, y1, x2, y2) in pixels."""
@@ -63,6 +65,40 @@ def image_size(record: dict[str, Any]) -> tuple[int, int]:
         ) from error
 
 
+class Joined(Sequence[dict[str, Any]]):
+    """Records of several sequences, one after the other, without a copy."""
+
+    def __init__(self, parts: Sequence[Sequence[dict[str, Any]]]) -> None:
+        self.parts = [part for part in parts if part]
+        self._ends = list(itertools.accumulate(map(len, self.parts)))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[dict[str, Any]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | Sequence[dict[str, Any]]:
+        """A record, or those of a slice: one of the parts where it is just that, else a list."""
+        if isinstance(index, slice):
+            start, stop, step = index.indices(len(self))
+            for part, end in zip(self.parts, self._ends, strict=True):
+                if (start, stop, step) == (end - len(part), end, 1):
+                    return part
+            return [self[position] for position in range(start, stop, step)]
+        position = range(len(self))[index]
+        number = bisect_right(self._ends, position)
+        return self.parts[number][position - self._ends[number]]
+
+
+def join(parts: Sequence[Sequence[dict[str, Any]]]) -> Sequence[dict[str, Any]]:
+    """Records of several sequences: a list where all of them are lists."""
+    if all(isinstance(part, list) for part in parts):
+        return [record for part in parts for record in part]
+    return Joined(parts)
+
+
 @dataclass(frozen=True)
 class BoxTable:
     """The boxes of a set, one row per box, R boxes, in the order of the records.
@@ -102,7 +138,8 @@ def make_table(records: Sequence[dict[str, Any]]) -> BoxTable:
 def identify_files() -> Callable[[str], str]:
     """What tells whether two names are of one image file: its real path, whatever links lead to it.
 
-    What is in a store has no links: its address tells. The function resolves each folder once: keep
+    What is in a store has no links: its address tells. A member of a tar file is told by where in
+    that file it lies. The function resolves each folder once: keep
     it for one look at the files, which may change.
     """
     real_folder = lru_cache(None)(os.path.realpath)
@@ -110,6 +147,9 @@ def identify_files() -> Callable[[str], str]:
     def identify(name: str) -> str:
         if is_address(name):
             return name
+        if is_piece(name):
+            piece = Piece.parse(name)
+            return str(piece._replace(file=identify(piece.file)))
         if os.path.islink(name):
             return os.path.realpath(name)
         return os.path.join(real_folder(os.path.dirname(name)), os.path.basename(name))

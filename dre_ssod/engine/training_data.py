@@ -37,6 +37,7 @@ def load_pools(cfg: CfgNode) -> Pools:
         cfg.DATASETS.SPLIT_FILE,
         cfg.DATASETS.TEST,
         cfg.DATASETS.UNLABELED_OVERLAP,
+        cfg.DATALOADER.MAX_UNREADABLE_SHARE,
     )
     if not uses_unlabeled:
         pools = pools.without_unlabeled()

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from dre_ssod.data.records import is_crowd
+from dre_ssod.data.sources.shards import ShardRecords
 from dre_ssod.errors import SourceError
 
 ROLES = ("labeled", "unlabeled", "test")
@@ -26,21 +27,27 @@ Hashes = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class SetContent:
-    """The images of a set in their order, each as two numbers.
+    """The images of a set in their order, each as two numbers; of shards, each shard.
 
     Attributes:
-        ids: (N,) of the image's id and the name of its file, without its folder.
+        ids: (N,) of the image's id and the name of its file, without its folder; of a shard of the
+            names of its images and of where they lie.
         labels: (N,) of its boxes, classes and crowd marks; 0 where annotations are not read.
         classes: names by index; () where annotations are not read.
+        unit: what N counts.
     """
 
     ids: Hashes
     labels: Hashes
     classes: tuple[str, ...]
+    unit: str = "images"
 
     @classmethod
     def of(cls, records: Sequence[dict[str, Any]], classes: Sequence[str] = ()) -> SetContent:
         """The content of Detectron2's records; of unlabeled ones where there are no classes."""
+        if isinstance(records, ShardRecords):
+            shards = np.array([_hash(digest) for digest in records.digests()], np.int64)
+            return cls(shards, np.zeros_like(shards), (), "shards")
         ids = [_hash((r.get("image_id"), Path(r["file_name"]).name)) for r in records]
         labels = [_hash(_objects(r)) if classes else 0 for r in records]
         return cls(np.array(ids, np.int64), np.array(labels, np.int64), tuple(classes))
@@ -52,6 +59,7 @@ class SetContent:
             np.concatenate([content.ids for content in contents]),
             np.concatenate([content.labels for content in contents]),
             contents[0].classes,
+            " and ".join(dict.fromkeys(content.unit for content in contents)),
         )
 
     @property
@@ -68,12 +76,14 @@ class SetContent:
             "ids": torch.from_numpy(self.ids),
             "labels": torch.from_numpy(self.labels),
             "classes": list(self.classes),
+            "unit": self.unit,
         }
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> SetContent:
         """Inverse of :meth:`state_dict`."""
-        return cls(state["ids"].numpy(), state["labels"].numpy(), tuple(state["classes"]))
+        ids, labels = state["ids"].numpy(), state["labels"].numpy()
+        return cls(ids, labels, tuple(state["classes"]), state.get("unit", "images"))
 
     def change_to(self, other: SetContent) -> str:
         """How another content differs, in numbers; "" where it does not."""
@@ -88,7 +98,8 @@ class SetContent:
             "with other boxes or classes": sum(before[i] != after[i] for i in kept),
         }
         found = [f"{count} {what}" for what, count in counts.items() if count]
-        sizes = f"{len(self.ids)} images, now {len(other.ids)}: "
+        now = f"{len(other.ids)} {other.unit if other.unit != self.unit else ''}".rstrip()
+        sizes = f"{len(self.ids)} {self.unit}, now {now}: "
         return sizes + (", ".join(found) or "the same in another order")
 
 

@@ -14,6 +14,7 @@ from tabulate import tabulate
 
 from dre_ssod.data.records import objects_of
 from dre_ssod.data.sources.catalog import class_names, load_one_labeled
+from dre_ssod.data.sources.shards import ShardRecords
 from dre_ssod.data.sources.voc import is_voc
 from dre_ssod.data.splits.pools import Pools
 from dre_ssod.data.splits.split import hash_ids
@@ -33,7 +34,8 @@ class DatasetRow:
         role: "labeled", "unlabeled" or "test".
         name: as in the config.
         images: number of images.
-        sha256: SHA-256 (hex) of the image ids, sorted, joined by newlines.
+        sha256: SHA-256 (hex) of the image ids, sorted, joined by newlines; of an unlabeled set of
+            shards, of what tells their images from others.
         classes: names by index; None for an unlabeled set, whose annotations are not read.
         boxes: without crowds; None as above.
         without_boxes: images that have no such box; None as above.
@@ -190,7 +192,10 @@ def _test_classes(name: str, train: Sequence[str]) -> list[str]:
 def _describe(
     role: str, name: str, records: Sequence[dict[str, Any]], classes: Sequence[str]
 ) -> DatasetRow:
-    digest = hash_ids(str(record.get("image_id", record["file_name"])) for record in records)
+    if isinstance(records, ShardRecords):
+        digest = hash_ids(records.digests())
+    else:
+        digest = hash_ids(str(record.get("image_id", record["file_name"])) for record in records)
     if role == "unlabeled":
         return DatasetRow(role, name, len(records), digest, content=SetContent.of(records))
     counts = [len(objects_of(record)) for record in records]

@@ -20,7 +20,7 @@ from typing import IO, NamedTuple
 from dre_ssod.errors import ConfigError
 from dre_ssod.files import PARTIAL, naming_failures
 from dre_ssod.locks import taking_turns
-from dre_ssod.stores.objects import StoreError, ask, describe, identity
+from dre_ssod.stores.objects import StoreError, ask, describe, identity, read_range
 
 FOLDER_VARIABLE, BOUND_VARIABLE = "DRE_SSOD_CACHE", "DRE_SSOD_CACHE_GIB"
 TRUSTED_S = 86400.0
@@ -100,6 +100,21 @@ class Cache:
                     self._fetch(address, path, size)
         return path
 
+    def update_part(self, address: str, start: int, size: int) -> Path:
+        """The copy of ``size`` bytes of an object, fetched.
+
+        Raises:
+            FileNotFoundError: if there is no such object.
+            EOFError: if it ends before.
+            StoreError: if the store cannot be asked.
+            FileError: if the copy cannot be written.
+        """
+        path = self._place(_part(address, start, size)) / f"part.{size}."
+        with naming_failures(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._fetch(address, path, size, start)
+        return path
+
     def _keep(self, path: Path, size: int | None) -> bool:
         """Have :meth:`clear` leave a copy alone for now; False if there is no whole one."""
         with taking_turns(self.folder / _LOCK):
@@ -108,11 +123,17 @@ class Cache:
             os.utime(path)
             return True
 
-    def _fetch(self, address: str, path: Path, size: int | None) -> None:
+    def _fetch(self, address: str, path: Path, size: int | None, start: int | None = None) -> None:
+        """Copy an object or, from a byte on, ``size`` bytes of it."""
         partial = self.folder / f"{secrets.token_hex(8)}{PARTIAL}"
         try:
-            ask(address, lambda system, inner: system.get_file(inner, str(partial)))
+            if start is None or size is None:
+                ask(address, lambda system, inner: system.get_file(inner, str(partial)))
+            else:
+                partial.write_bytes(read_range(address, start, start + size))
             got = partial.stat().st_size
+            if start is not None and got != size:
+                raise EOFError(f"{address} ends before byte {start + (size or 0)}")
             if size not in (None, got):
                 raise StoreError(f"{address}: came with {got} of its {size} bytes; start again")
             with taking_turns(self.folder / _LOCK):
@@ -149,6 +170,11 @@ class Cache:
         return self.folder / name[:2] / name[2:40]
 
 
+def _part(address: str, start: int, size: int) -> str:
+    """What a part of an object is known by in the cache."""
+    return f"{address}:{start}+{size}"
+
+
 def _copy(entry: os.DirEntry[str]) -> _Copy:
     found = entry.stat()
     return _Copy(found.st_mtime, found.st_size, Path(entry.path))
@@ -181,11 +207,24 @@ def open_copy(address: str) -> IO[bytes]:
         FileNotFoundError, IsADirectoryError, StoreError, FileError: as :func:`local_copy`.
     """
     cache = Cache.from_environment()
+    return _open_trusted(cache, address) or cache.update(address).open("rb")
+
+
+def open_part(address: str, start: int, size: int) -> IO[bytes]:
+    """The same of a part of an object that does not change: of ``size`` bytes from ``start`` on.
+
+    Raises:
+        FileNotFoundError, EOFError, StoreError, FileError: as :meth:`Cache.update_part`.
+    """
+    cache = Cache.from_environment()
+    known = _open_trusted(cache, _part(address, start, size))
+    return known or cache.update_part(address, start, size).open("rb")
+
+
+def _open_trusted(cache: Cache, key: str) -> IO[bytes] | None:
     try:
-        found = cache.find(address, TRUSTED_S)
-        if found is not None:
-            return found.open("rb")
+        found = cache.find(key, TRUSTED_S)
+        return found.open("rb") if found is not None else None
     except FileNotFoundError:
         # Nothing of this object, or another process has just cleared it away.
-        pass
-    return cache.update(address).open("rb")
+        return None

@@ -117,6 +117,17 @@ def describe(address: str) -> dict[str, Any]:
     return found
 
 
+def read_range(address: str, start: int, end: int) -> bytes:
+    """The bytes of an object from ``start`` to before ``end``, or to its end.
+
+    Raises:
+        FileNotFoundError: if there is no such object.
+        StoreError: as of :func:`ask`.
+    """
+    found: bytes = ask(address, lambda system, path: system.cat_file(path, start=start, end=end))
+    return found
+
+
 def identity(description: dict[str, Any]) -> str:
     """A name for the content of an object, as far as its store tells contents apart."""
     marks = [str(description.get(mark)) for mark in _MARKS]

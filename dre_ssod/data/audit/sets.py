@@ -56,7 +56,7 @@ class AuditedSet:
 
     def without(self, known: Sequence[dict[str, Any]]) -> AuditedSet:
         """An unlabeled set as it is trained on: without images that other sets have as well."""
-        rest = without_known(self.records, known)
+        rest = list(without_known(self.records, known))
         left_out = len(self.records) - len(rest)
         more = {"known-image": [f"{left_out} of {len(self.records)} images"]} if left_out else {}
         return replace(self, records=rest, remarks={**self.remarks, **more})
@@ -106,11 +106,12 @@ def load_set(role: str, number: int, name: str) -> AuditedSet:
         number: of the set in its role, from 1.
         name: registered name or URI.
     """
-    error, records, classes, table = "", [], [], make_table([])
+    records: list[dict[str, Any]] = []
+    error, classes, table = "", [], make_table([])
     remarks = Remarks()
     try:
         if role == "unlabeled":
-            records = load_unlabeled([name], remarks)
+            records = list(load_unlabeled([name], remarks))
         else:
             records = load_one_labeled(name, remarks)
             classes = list(MetadataCatalog.get(ensure_registered(name)).get("thing_classes", []))

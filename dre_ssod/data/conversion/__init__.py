@@ -2,7 +2,7 @@
 
 ``coco_content`` has any dataset, or the parts of its split, as the content of COCO files;
 ``convert`` writes the COCO, YOLO and VOC ``layouts``, and what labeling ``programs`` read, after a
-``plan``.
+``plan``; ``packing`` writes tar files.
 
 What is written here is read back by ``sources`` as the same classes, images and boxes in the same
 order; what a form has no place for is counted, never lost in silence.

@@ -11,7 +11,7 @@ from typing import Any
 
 from dre_ssod.data.sources.folder import is_image_name
 from dre_ssod.errors import SourceError
-from dre_ssod.stores import is_address
+from dre_ssod.stores import is_address, is_piece
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -93,12 +93,12 @@ def on_this_machine(file: str) -> str:
     """The absolute path of an image.
 
     Raises:
-        SourceError: if it is in a store: what is written here names and links files.
+        SourceError: if it is in a store or a shard: what is written here names and links files.
     """
-    if is_address(file):
+    if is_address(file) or is_piece(file):
         raise SourceError(
-            f"{file}: is in a store; datasets are converted and split on one machine: copy the "
-            "set to a folder first"
+            f"{file}: is in a store or a shard; datasets are converted and split on one machine: "
+            "copy the set to a folder first"
         )
     return os.path.abspath(file)
 

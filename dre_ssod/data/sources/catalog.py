@@ -14,10 +14,12 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from dre_ssod.data.records import join
 from dre_ssod.data.remarks import Remarks
 from dre_ssod.data.sources.names import check_class_name, looks_like_another, show_names
 from dre_ssod.data.sources.opening import Source, open_source
 from dre_ssod.data.sources.registered import check_images, check_labeled
+from dre_ssod.data.sources.shards import ShardRecords
 from dre_ssod.data.sources.uri import (
     URI_FORMS,
     datasets_root,
@@ -129,8 +131,12 @@ def load_named(names: Sequence[str]) -> list[NamedRecord]:
     ]
 
 
-def load_unlabeled(names: Sequence[str], remarks: Remarks | None = None) -> list[dict[str, Any]]:
+def load_unlabeled(
+    names: Sequence[str], remarks: Remarks | None = None
+) -> Sequence[dict[str, Any]]:
     """Records with ``UNLABELED_KEYS`` only, of all the datasets, one after the other.
+
+    Those of shards are made when they are asked for; all others are in memory.
 
     The annotations of a URI are not read at all.
 
@@ -140,17 +146,18 @@ def load_unlabeled(names: Sequence[str], remarks: Remarks | None = None) -> list
     Raises:
         SourceError: if a dataset is unknown or its files are missing.
     """
-    records: list[dict[str, Any]] = []
+    parts: list[Sequence[dict[str, Any]]] = []
     for name in names:
         found = Remarks() if remarks is None else remarks
         if is_uri(name):
-            records += strip_labels(open_source(name).images(found))
+            images = open_source(name).images(found)
+            parts.append(images if isinstance(images, ShardRecords) else strip_labels(images))
         else:
             _check_registered_files(ensure_registered(name))
-            records += strip_labels(check_images(name, DatasetCatalog.get(name)))
+            parts.append(strip_labels(check_images(name, DatasetCatalog.get(name))))
         if remarks is None:
             found.log(name)
-    return records
+    return parts[0] if len(parts) == 1 else join(parts)
 
 
 def strip_labels(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -15,6 +15,8 @@ from dre_ssod.data.sources.programs.labels import Options, ProgramSource, Reader
 from dre_ssod.data.sources.programs.via import read_via
 from dre_ssod.data.sources.programs.voc_files import read_voc_files
 from dre_ssod.data.sources.programs.yolo_files import has_splits, read_yolo_files
+from dre_ssod.data.sources.shards import ShardSource
+from dre_ssod.data.sources.shards.patterns import find_shards
 from dre_ssod.data.sources.uri import (
     DatasetURI,
     datasets_root,
@@ -38,7 +40,7 @@ class Source(Protocol):
     def labeled(self, remarks: Remarks) -> list[dict[str, Any]]:
         """Records with ``annotations`` as the files have them; what is odd goes to ``remarks``."""
 
-    def images(self, remarks: Remarks) -> list[dict[str, Any]]:
+    def images(self, remarks: Remarks) -> Sequence[dict[str, Any]]:
         """Records without labels, made without looking at any label."""
 
 
@@ -72,6 +74,9 @@ def open_source(name: str) -> Source:
     if uri.scheme == "folder":
         uri.allow()
         return FolderSource(name, find_folder(uri.path, uri))
+    if uri.scheme == "shards":
+        uri.allow(optional=["classes"])
+        return ShardSource(name, tuple(find_shards(uri)), uri.class_list())
     return _sample_source(uri)
 
 

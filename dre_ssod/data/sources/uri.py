@@ -31,6 +31,7 @@ URI_FORMS = {
     "labelme": "labelme://DIR?images=DIR[&classes=A,B,C]",
     "via": "via://project.json?images=DIR[&classes=A,B,C][&attribute=NAME][&empty=labeled]",
     "folder": "folder://DIR",
+    "shards": "shards://PATTERN[?classes=A,B,C], as shards://data/pool-{000..127}.tar",
     "sample": "sample://labeled|unlabeled|val[?seed=0]",
 }
 """The accepted forms by scheme, as the error messages show them.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dre_ssod.data.records import identify_files, objects_of
+from dre_ssod.data.records import identify_files, join, objects_of
 from dre_ssod.data.remarks import Remarks
 from dre_ssod.data.sources.catalog import (
     NamedRecord,
@@ -18,6 +18,7 @@ from dre_ssod.data.sources.catalog import (
     load_unlabeled,
     strip_labels,
 )
+from dre_ssod.data.sources.shards import ShardRecords
 from dre_ssod.data.splits.files import load_split
 from dre_ssod.data.splits.split import Split, draw_split
 from dre_ssod.data.usable import why_no_boxes
@@ -32,14 +33,15 @@ class Pools:
 
     Attributes:
         labeled: records in Detectron2's format, with ``annotations``.
-        unlabeled: records with ``catalog.UNLABELED_KEYS`` only.
+        unlabeled: records with ``catalog.UNLABELED_KEYS`` only, which may be more than fit into
+            memory: whoever goes through all of them makes each.
         classes: class names in the order of their indices.
         split: the choice behind the pools; None if all of the training images are labeled.
         sets: ("labeled" or "unlabeled", name, images) of each set, in the order of the records.
     """
 
     labeled: list[dict[str, Any]]
-    unlabeled: list[dict[str, Any]]
+    unlabeled: Sequence[dict[str, Any]]
     classes: list[str]
     split: Split | None
     sets: tuple[tuple[str, str, int], ...]
@@ -59,6 +61,7 @@ def build_pools(
     split_file: str = "",
     test: Sequence[str] = (),
     overlap: bool = False,
+    unreadable: float = 0.01,
 ) -> Pools:
     """Load ``DATASETS.TRAIN`` and ``DATASETS.UNLABELED`` and choose the labeled images.
 
@@ -77,6 +80,8 @@ def build_pools(
         test: names or URIs of the sets to test on.
         overlap: ``DATASETS.UNLABELED_OVERLAP``: images of ``unlabeled`` that ``train`` has as well
             stay.
+        unreadable: ``DATALOADER.MAX_UNREADABLE_SHARE``: what of the shards of an unlabeled set may
+            be damaged.
 
     Raises:
         SourceError: if a set or the split cannot be read, the draw is impossible, no labeled box is
@@ -108,11 +113,11 @@ def build_pools(
     known = [] if overlap else [record for _, record in records]
     if unlabeled:
         known += [record for name in test for record in load_one_labeled(name, Remarks())]
-    more = [(name, _others(name, known)) for name in unlabeled]
+    more = [(name, _others(name, known, unreadable)) for name in unlabeled]
     unlabeled_rest = strip_labels([record for _, record in rest])
     pools = Pools(
         labeled=[record for _, record in labeled],
-        unlabeled=unlabeled_rest + [record for _, found in more for record in found],
+        unlabeled=join([unlabeled_rest, *(found for _, found in more)]),
         classes=classes,
         split=split if split_file or percent < 100 else None,
         sets=(
@@ -132,20 +137,30 @@ def build_pools(
 
 def without_known(
     records: Sequence[dict[str, Any]], known: Sequence[dict[str, Any]]
-) -> list[dict[str, Any]]:
+) -> Sequence[dict[str, Any]]:
     """The records whose image file is none of those of ``known``, whatever links lead to it."""
+    if isinstance(records, ShardRecords):
+        return records.without(record["file_name"] for record in known)
     identify = identify_files()
     taken = {identify(record["file_name"]) for record in known}
     return [record for record in records if identify(record["file_name"]) not in taken]
 
 
-def _others(name: str, known: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _others(
+    name: str, known: Sequence[dict[str, Any]], unreadable: float
+) -> Sequence[dict[str, Any]]:
     """The images of an unlabeled set that are neither labeled nor tested on.
 
     Raises:
-        SourceError: if there is none.
+        SourceError: if there is none, or more of its shards is damaged than a share.
     """
     records = load_unlabeled([name])
+    if isinstance(records, ShardRecords) and records.lost > unreadable:
+        raise SourceError(
+            f"{name}: {100 * records.lost:.3g} % of the shards cannot be read, more than "
+            f"DATALOADER.MAX_UNREADABLE_SHARE {unreadable:g} allows; the log names the first, and "
+            "tools/check_dataset.py all. Pack them again, or raise it"
+        )
     others = without_known(records, known)
     if not others:
         raise SourceError(

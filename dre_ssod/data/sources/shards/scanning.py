@@ -1,0 +1,187 @@
+"""What a tar file holds, by its headers alone: where its images lie, and where their labels."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+
+from dre_ssod.data.sources.folder import IMAGE_EXTENSIONS, is_hidden
+from dre_ssod.data.sources.shards.patterns import Shard
+from dre_ssod.data.sources.uri import is_unicode
+from dre_ssod.stores import StorePath, read_range
+
+BLOCK = tarfile.BLOCKSIZE
+"""Bytes whose multiples members of a tar file begin at."""
+COLUMNS = ("block", "size", "label_block", "label_size", "name_end")
+"""What is known of an image: see :class:`Content`."""
+# Of an object, so much is fetched at a time: many headers of small images, a part of a large one.
+_WINDOW = 2**20
+_LARGEST = 2**32 - 1
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+}
+
+Column = npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class Content:
+    """The N images of a shard, in its order.
+
+    Attributes:
+        columns: (5, N), rows as ``COLUMNS`` has them: where the image begins, in blocks; its bytes;
+            the same of the JSON beside it, 0 where there is none; where its name ends in ``names``.
+        names: of the images, joined, in UTF-8.
+        problem: what is wrong with the shard, or "".
+        lost: share of its bytes that cannot be read for that.
+        passed_over: pictures whose names have more than one dot.
+        example: the first of these.
+    """
+
+    columns: Column
+    names: bytes
+    problem: str = ""
+    lost: float = 0.0
+    passed_over: int = 0
+    example: str = ""
+
+    def __len__(self) -> int:
+        return int(self.columns.shape[1])
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the names and of where images and labels lie."""
+        return sha256(self.columns.astype("<u4").tobytes() + self.names).hexdigest()
+
+
+def scan(shard: Shard) -> Content:
+    """Read the headers of a shard.
+
+    Of one that is damaged, what lies before the damage counts.
+
+    Raises:
+        OSError: if it cannot be opened.
+        StoreError: if a store cannot be asked.
+    """
+    members = _Members()
+    with _open(shard) as file:
+        start = file.read(8)
+        file.seek(0)
+        kind = next((kind for magic, kind in _COMPRESSED.items() if start.startswith(magic)), None)
+        if kind is not None:
+            problem, end = f"is compressed ({kind}): shards are read from any place, unpack it", 0
+        else:
+            problem, end = _read_headers(file, shard.size, members)
+    lost = 1 - end / shard.size if shard.size else 1.0
+    return members.content(problem or members.problem, lost if problem else 0.0)
+
+
+def _read_headers(file: IO[bytes], size: int, members: _Members) -> tuple[str, int]:
+    """Go through a tar file; returns what is wrong with it, and the bytes up to there."""
+    end = 0
+    try:
+        with tarfile.open(fileobj=file, mode="r:", errors="surrogateescape") as tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]
+                if member.offset_data + member.size > size:
+                    return f"ends within {member.name}", end
+                members.add(member)
+                end = tar.offset
+            file.seek(end)
+            if file.read(BLOCK) != bytes(BLOCK):
+                return f"has no further header at byte {end}, nor the mark of its end", end
+    except tarfile.TarError as error:
+        return f"is no tar file, or is damaged after byte {end}: {error}", end
+    return "", end
+
+
+class _Members:
+    """Collects the members of a shard."""
+
+    def __init__(self) -> None:
+        self.problem = ""
+        self._images: dict[str, tuple[str, int, int]] = {}
+        self._labels: dict[str, tuple[int, int]] = {}
+        self._others: list[str] = []
+
+    def add(self, member: tarfile.TarInfo) -> None:
+        """Take a member that is an image, or JSON; by the first dot, as WebDataset does."""
+        folder, slash, base = member.name.rpartition("/")
+        stem, _, extension = base.partition(".")
+        key, extension = folder + slash + stem, f".{extension.lower()}"
+        if is_hidden(base) or not extension.endswith((*IMAGE_EXTENSIONS, ".json")):
+            return
+        if not member.isreg() or member.issparse():
+            # Folders, and what has no bytes of its own.
+            self.problem = self.problem or f"{member.name!r} is no plain file"
+        elif not is_unicode(member.name) or "\0" in member.name:
+            self.problem = self.problem or f"the name {member.name!r} is not UTF-8"
+        elif extension == ".json":
+            self._labels[key] = (member.offset_data // BLOCK, min(member.size, _LARGEST))
+        elif extension not in IMAGE_EXTENSIONS:
+            self._others.append(member.name)
+        elif key in self._images:
+            self.problem = self.problem or (
+                f"two images are called {key!r}: {self._images[key][0]} and {member.name}; the "
+                "first counts"
+            )
+        else:
+            where = member.offset_data // BLOCK, min(member.size, _LARGEST)
+            self._images[key] = (member.name, *where)
+
+    def content(self, problem: str, lost: float) -> Content:
+        """All that was taken."""
+        names = [name.encode() for name, _, _ in self._images.values()]
+        columns = np.zeros((len(COLUMNS), len(names)), np.uint32)
+        for number, (key, (_, block, size)) in enumerate(self._images.items()):
+            columns[:4, number] = (block, size, *self._labels.get(key, (0, 0)))
+        columns[4] = np.cumsum([len(name) for name in names], dtype=np.uint64)
+        others = self._others
+        return Content(
+            columns, b"".join(names), problem, lost, len(others), others[0] if others else ""
+        )
+
+
+def _open(shard: Shard) -> IO[bytes]:
+    if isinstance(shard.place, StorePath):
+        return io.BufferedReader(_Ranges(str(shard.place), shard.size), _WINDOW)
+    return Path(shard.place).open("rb", buffering=2**13)
+
+
+class _Ranges(io.RawIOBase):
+    """An object as a file, of which only what is asked for is fetched."""
+
+    def __init__(self, address: str, size: int) -> None:
+        self._address, self._size, self._position = address, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._position = offset + (0, self._position, self._size)[whence]
+        return self._position
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        end = min(self._position + len(buffer), self._size)
+        if end <= self._position:
+            return 0
+        content = read_range(self._address, self._position, end)
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)

@@ -1,0 +1,340 @@
+"""Tar files as a set: what an index holds, what is refused, and what is read where."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from dre_ssod.data.images import ImageError, read_image
+from dre_ssod.data.records import identify_files
+from dre_ssod.data.remarks import Remarks
+from dre_ssod.data.sources.catalog import class_names, load_one_labeled, load_unlabeled
+from dre_ssod.data.sources.opening import open_source
+from dre_ssod.data.sources.shards import ShardRecords, index, patterns
+from dre_ssod.data.splits.pools import build_pools, without_known
+from dre_ssod.errors import SourceError
+from dre_ssod.stores import Piece
+from tests.tiny_dataset import write_tiny_dataset
+
+
+def picture(shade: int, kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 6), (shade, shade, shade)).save(file, kind)
+    return file.getvalue()
+
+
+def label(*objects: Any) -> bytes:
+    return json.dumps({"width": 8, "height": 6, "objects": list(objects)}).encode()
+
+
+CELL = {"class": "cell", "bbox": [1, 2, 3, 4]}
+
+
+def write_tar(path: Path, members: list[tuple[str, bytes]], **options: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", **options) as tar:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def write_pool(folder: Path) -> str:
+    """Three shards of two, none and one image; the URI of all."""
+    long = "deep/" * 30 + "c.png"
+    write_tar(folder / "p-00.tar", [("a.png", picture(1)), ("sub/b.PNG", picture(2))])
+    write_tar(folder / "p-01.tar", [("readme.txt", b"nothing"), ("._x.png", b"of macOS")])
+    write_tar(folder / "p-02.tar", [(long, picture(3))], format=tarfile.PAX_FORMAT)
+    return f"shards://{folder}/p-{{00..02}}.tar"
+
+
+def shades(records: Any) -> list[int]:
+    return [int(read_image(record["file_name"], "RGB")[0, 0, 0]) for record in records]
+
+
+def test_images_are_read_from_where_they_lie(tmp_path: Path) -> None:
+    """In the order of the shards, by a range, a wildcard and a relative path."""
+    records = load_unlabeled([write_pool(tmp_path)])
+    assert isinstance(records, ShardRecords)
+    assert len(records) == 3
+    assert shades(records) == [1, 2, 3]
+    assert shades([records[-1], records[-3], *records[1:]]) == [3, 1, 2, 3]
+    assert [record["image_id"] for record in records][:2] == [
+        "p-00.tar/a.png",
+        "p-00.tar/sub/b.PNG",
+    ]
+    assert set(records[2]) == {"file_name", "image_id"}
+    assert Path(records[2]["file_name"]).name == "c.png"
+    with pytest.raises(IndexError):
+        records[3]
+    assert shades(load_unlabeled([f"shards://{tmp_path}/p-0[02]*.tar"])) == [1, 2, 3]
+    one = load_unlabeled([f"shards://{tmp_path}/p-02.tar"])
+    assert [record["file_name"] for record in one] == [records[2]["file_name"]]
+
+
+def test_a_relative_pattern_starts_where_paths_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_pool(tmp_path / "pool")
+    monkeypatch.chdir(tmp_path)
+    assert shades(load_unlabeled(["shards://pool/p-{00..02}.tar"])) == [1, 2, 3]
+    (tmp_path / "else").mkdir()
+    monkeypatch.chdir(tmp_path / "else")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    for pattern in ("{00..02}", "*"):
+        assert shades(load_unlabeled([f"shards://pool/p-{pattern}.tar"])) == [1, 2, 3]
+
+
+def test_the_index_is_made_once_and_kept_beside_the_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of shards that change, only these are read again; of a damaged index, all."""
+    uri = write_pool(tmp_path)
+    read: list[str] = []
+    scan = index.scan
+    monkeypatch.setattr(index, "scan", lambda shard: read.append(shard.name) or scan(shard))
+    load_unlabeled([uri])
+    load_unlabeled([uri])
+    assert read == ["p-00.tar", "p-01.tar", "p-02.tar"]
+    (file,) = tmp_path.glob("shards-*.index")
+    read.clear()
+    write_tar(tmp_path / "p-01.tar", [("new.png", picture(9))])
+    assert shades(load_unlabeled([uri])) == [1, 2, 9, 3]
+    assert read == ["p-01.tar"]
+    for damaged in (b"", b"no index", file.read_bytes()[:-3]):
+        read.clear()
+        file.write_bytes(damaged)
+        assert shades(load_unlabeled([uri])) == [1, 2, 9, 3]
+        assert len(read) == 3
+
+
+def test_an_index_that_cannot_be_beside_the_shards_is_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = write_pool(tmp_path / "pool")
+    monkeypatch.setenv("DRE_SSOD_CACHE", str(tmp_path / "cache"))
+    renew = index._renew
+
+    def refuse(path: Path, *rest: Any) -> Any:
+        if path.parent == tmp_path / "pool":
+            raise index.FileError(f"{path} cannot be written")
+        return renew(path, *rest)
+
+    monkeypatch.setattr(index, "_renew", refuse)
+    assert shades(load_unlabeled([uri])) == [1, 2, 3]
+    assert len(list((tmp_path / "cache" / "shards").glob("*.index"))) == 1
+    assert not list((tmp_path / "pool").glob("*.index"))
+
+
+def test_records_go_to_loading_processes_without_their_index(tmp_path: Path) -> None:
+    records = load_unlabeled([write_pool(tmp_path)])
+    sent = pickle.dumps(records)
+    assert b"sub/b.PNG" not in sent
+    assert list(pickle.loads(sent)) == list(records)
+
+
+def test_known_images_are_left_out_wherever_the_path_leads(tmp_path: Path) -> None:
+    uri = write_pool(tmp_path / "pool")
+    os.symlink(tmp_path / "pool", tmp_path / "link")
+    records = load_unlabeled([uri])
+    assert isinstance(records, ShardRecords)
+    linked = load_unlabeled([uri.replace("/pool/", "/link/")])
+    stranger = {"file_name": str(Piece(f"{tmp_path}/pool/p-00.tar", 512 * 7, 3, "z.png"))}
+    rest = without_known(records, [linked[1], stranger, {"file_name": f"{tmp_path}/a.png"}])
+    assert isinstance(rest, ShardRecords)
+    assert shades(rest) == [1, 3]
+    assert shades(without_known(rest, [records[0]])) == [3]
+    assert without_known(records, [stranger]) is records
+    # What tells the sets apart does.
+    found = [rest.digests(), records.digests(), linked.digests()]  # type: ignore[attr-defined]
+    assert [first == other for first, other in zip(*found[:2], strict=True)] == [False, True, True]
+    assert found[1] == found[2]
+    identify = identify_files()
+    assert identify(linked[1]["file_name"]) == identify(records[1]["file_name"])
+
+
+def test_a_pool_of_shards_stands_beside_others(tmp_path: Path) -> None:
+    """The rest of a labeled set, a folder and shards, out of which what is labeled is left."""
+    data = write_tiny_dataset(tmp_path / "data")
+    pool = write_pool(tmp_path / "pool")
+    pools = build_pools((data.labeled,), (data.unlabeled, pool), percent=50.0)
+    assert [images for role, _, images in pools.sets if role == "unlabeled"] == [4, 4, 3]
+    assert len(pools.unlabeled) == 11
+    assert shades(pools.unlabeled[8:11]) == [1, 2, 3]
+    assert isinstance(pools.unlabeled[8:11], ShardRecords)
+    assert isinstance(pools.unlabeled[7:10], list)
+    assert [pools.unlabeled[-3]] == pools.unlabeled[8:9] == [pools.unlabeled[8]]
+
+
+BROKEN = {
+    "no tar": (b"x" * 2048, "is no tar file, or is damaged after byte 0"),
+    "empty": (b"", "is no tar file, or is damaged after byte 0: empty file"),
+    "gzip": (b"\x1f\x8b" + bytes(600), r"is compressed \(gzip\)"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_what_is_no_shard_is_named(kind: str, tmp_path: Path) -> None:
+    content, said = BROKEN[kind]
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(SourceError, match=rf"no image in 1 shard.*a\.tar: {said}"):
+        load_unlabeled([f"shards://{tmp_path}/a.tar"])
+
+
+@pytest.mark.parametrize(
+    ("kept", "images", "said"),
+    [
+        (512 * 4 + 100, 2, "has no further header at byte 2048"),
+        (512 * 3 + 20, 1, "ends within b.png"),
+        (512 * 2 + 300, 1, "has no further header at byte 1024"),
+    ],
+)
+def test_of_a_shard_that_was_cut_the_whole_images_count(
+    kept: int, images: int, said: str, tmp_path: Path
+) -> None:
+    members = [("a.png", picture(1)), ("b.png", picture(2)), ("c.png", picture(3))]
+    shard = write_tar(tmp_path / "cut-1.tar", members)
+    write_tar(tmp_path / "cut-0.tar", [("a.png", picture(7))])
+    shard.write_bytes(shard.read_bytes()[:kept])
+    remarks = Remarks()
+    uri = f"shards://{tmp_path}/cut-*.tar"
+    records = load_unlabeled([uri], remarks)
+    assert isinstance(records, ShardRecords)
+    assert shades(records) == [7, 1, 2][: 1 + images]
+    assert [f"{shard}: {said}" in text for text in remarks.items["broken-shard"]] == [True]
+    # Half of the shards is whole; of the other one some bytes are lost.
+    assert 0 < records.lost < 0.5
+
+
+def test_a_share_of_broken_shards_is_passed_over(tmp_path: Path) -> None:
+    data = write_tiny_dataset(tmp_path / "data")
+    uri = write_pool(tmp_path / "pool")
+    (tmp_path / "pool" / "p-01.tar").write_bytes(b"x" * 2048)
+    with pytest.raises(SourceError, match=r"33\.3 % of the shards cannot be read, more than"):
+        build_pools((data.labeled,), (uri,))
+    pools = build_pools((data.labeled,), (uri,), unreadable=0.34)
+    assert shades(pools.unlabeled) == [1, 2, 3]
+
+
+def test_an_image_of_a_shard_that_was_cut_since_is_no_image(tmp_path: Path) -> None:
+    """Training replaces it, as any other that cannot be read."""
+    records = load_unlabeled([write_pool(tmp_path)])
+    os.truncate(tmp_path / "p-00.tar", 540)
+    with pytest.raises(ImageError, match=r"a\.png: is cut off: .*p-00\.tar ends before byte"):
+        read_image(records[0]["file_name"], "RGB")
+    (tmp_path / "p-00.tar").unlink()
+    with pytest.raises(ImageError, match=r"a\.png: there is no such file"):
+        read_image(records[0]["file_name"], "RGB")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        ("none-*.tar", "no file has a name of this pattern"),
+        ("p-{00..07}.tar", r"there is no file .*p-03\.tar"),
+        ("q-{00..07}.tar", r"no file .*q-00\.tar"),
+        ("p-{7..2}.tar", r"\{7\.\.2\} must rise"),
+        ("p-{a,b}.tar", "only ranges of numbers are read"),
+        ("*/p-00.tar", "wildcards may stand in the last part of a path alone"),
+        ("p-00.tar?split=train", "unknown key 'split'; valid: classes"),
+        (".", "no file"),
+    ],
+)
+def test_patterns_that_name_nothing(pattern: str, said: str, tmp_path: Path) -> None:
+    write_pool(tmp_path)
+    with pytest.raises(SourceError, match=said):
+        load_unlabeled([f"shards://{tmp_path}/{pattern}"])
+
+
+def test_ranges_are_as_wide_as_they_are_written(tmp_path: Path) -> None:
+    uri = patterns.DatasetURI("x", "shards", "d{8..10}/p-{008..009}.tar", {})
+    found = ["d8/p-008.tar", "d8/p-009.tar", "d9/p-008.tar"]
+    assert patterns._expand(uri)[:3] == found
+    assert len(patterns._expand(uri)) == 6
+
+
+def test_names_are_taken_as_webdataset_does(tmp_path: Path) -> None:
+    """A second picture of one name, or of a second dot, would be another thing in each program."""
+    members = [("a.png", picture(1)), ("a.jpg", picture(2, "JPEG")), ("b.depth.png", picture(3))]
+    write_tar(tmp_path / "a.tar", members)
+    remarks = Remarks()
+    assert shades(load_unlabeled([f"shards://{tmp_path}/a.tar"], remarks)) == [1]
+    (twice,), (other,) = remarks.items["broken-shard"], remarks.items["other-picture"]
+    assert "two images are called 'a': a.png and a.jpg" in twice
+    assert "1 with several dots in the name, as 'b.depth.png'" in other
+    write_tar(tmp_path / "b.tar", members[2:])
+    with pytest.raises(SourceError, match=r"no image in 1 shard.*'b\.depth\.png'"):
+        load_unlabeled([f"shards://{tmp_path}/b.tar"])
+
+
+def test_json_beside_an_image_is_its_label(tmp_path: Path) -> None:
+    """It may come first; an image without it is unlabeled, and one with an empty list is empty."""
+    other = {"class": "a, b", "bbox": [0, 0, 2, 2], "iscrowd": 1, "difficult": 1, "area": 3}
+    write_tar(
+        tmp_path / "a.tar",
+        [
+            *(("x/1.json", label(CELL, other)), ("x/1.png", picture(1)), ("2.png", picture(2))),
+            *(("3.png", picture(3)), ("3.json", label()), ("alone.json", b"no label")),
+        ],
+    )
+    uri = f"shards://{tmp_path}/a.tar"
+    remarks = Remarks()
+    first, empty = load_one_labeled(uri, remarks)
+    assert class_names([uri]) == ["a, b", "cell"]
+    assert (first["image_id"], first["width"], first["height"]) == ("a.tar/x/1.png", 8, 6)
+    assert [item["category_id"] for item in first["annotations"]] == [1, 0]
+    assert first["annotations"][0]["bbox"] == [1, 2, 3, 4]
+    assert {**other, "bbox_mode": 1, "category_id": 0} | first["annotations"][1] == (
+        first["annotations"][1] | {"class": "a, b"}
+    )
+    assert empty["annotations"] == []
+    assert remarks.items["unlabeled-image"] == ["a.tar/2.png"]
+    assert len(load_unlabeled([uri])) == 3
+    (tmp_path / "classes.txt").write_text("cell\na, b\n")
+    assert open_source(uri).metadata()["thing_classes"] == ["cell", "a, b"]
+    assert class_names([f"{uri}?classes=x,cell,a%2C b"]) == ["x", "cell", "a, b"]
+    with pytest.raises(SourceError, match=r"a\.tar/x/1\.png: unknown class 'a, b'"):
+        load_one_labeled(f"{uri}?classes=cell")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"{", r"a\.json: cannot be read as JSON"),
+        (b"\xff", r"a\.json: cannot be read as JSON"),
+        (b'{"caption": "a cell"}', r"a\.json: holds .*and not labels of the form"),
+        (b'{"objects": [], "width": 8}', "needs a positive integer 'height', has None"),
+        (label({"bbox": [1, 2, 3, 4]}), r"objects\[0\]: 'class' needs a name, has None"),
+        (label(CELL, {"class": "cell", "bbox": [1, 2, 3]}), r"objects\[1\] needs 'bbox'"),
+        (label(3), r"objects\[0\] must be an object, is 3"),
+        (label(CELL | {"iscrowd": 2}), "needs 0 or 1 as 'iscrowd', has 2"),
+        (label(CELL | {"area": "x"}), "needs a number as 'area', has 'x'"),
+    ],
+)
+def test_json_that_is_no_label(content: bytes, said: str, tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", [("a.png", picture(1)), ("a.json", content)])
+    uri = f"shards://{tmp_path}/a.tar"
+    with pytest.raises(SourceError, match=said):
+        load_one_labeled(f"{uri}?classes=cell")
+    assert len(load_unlabeled([uri])) == 1
+
+
+def test_a_labeled_set_has_labels_and_whole_shards(tmp_path: Path) -> None:
+    shard = write_tar(tmp_path / "a.tar", [("a.png", picture(1))])
+    uri = f"shards://{tmp_path}/a.tar"
+    assert open_source(uri).metadata() == {}
+    with pytest.raises(SourceError, match="no image has a JSON file beside it"):
+        load_one_labeled(uri)
+    write_tar(shard, [("a.png", picture(1)), ("a.json", label(CELL)), ("b.png", picture(2))])
+    shard.write_bytes(shard.read_bytes()[: 512 * 5])
+    with pytest.raises(SourceError, match=r"of a labeled set cannot be used, the first: .*a\.tar"):
+        load_one_labeled(f"{uri}?classes=cell")

@@ -1,0 +1,70 @@
+"""Shards in a bucket: read by ranges, indexed in the cache, their images kept one by one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dre_ssod.data.images import read_image
+from dre_ssod.data.sources.catalog import load_one_labeled, load_unlabeled
+from dre_ssod.data.sources.shards import ShardRecords
+from dre_ssod.errors import SourceError
+from dre_ssod.stores import StoreError
+from tests.tiny_dataset import write_tiny_dataset
+from tools import pack_images
+
+PATTERN = "shards://s3://data/packed/t-{000000..000002}.tar"
+
+
+@pytest.fixture
+def packed(tmp_path: Path, bucket: Any) -> Path:
+    """The labeled images of the tiny set in three shards, here and in the bucket."""
+    data = write_tiny_dataset(tmp_path / "data")
+    words = [data.labeled, "--labels", "--output", str(tmp_path / "packed"), "--name", "t"]
+    assert pack_images.run([*words, "--images", "3"]) == 0
+    bucket.put(f"{tmp_path / 'packed'}/", "data/packed/", recursive=True)
+    return tmp_path / "packed"
+
+
+def test_they_are_those_of_the_disk(
+    packed: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = load_one_labeled(f"shards://{packed}/t-*.tar")
+    remote = load_one_labeled(PATTERN)
+    assert [r["image_id"] for r in remote] == [r["image_id"] for r in local]
+    assert [r["annotations"] for r in remote] == [r["annotations"] for r in local]
+    assert remote[0]["file_name"].startswith("shards://s3://data/packed/t-000000.tar:")
+    for one, other in zip(local, remote, strict=True):
+        pixels = read_image(one["file_name"], "RGB")
+        assert (read_image(other["file_name"], "RGB") == pixels).all()
+    assert len(list((cache_folder / "shards").glob("*.index"))) == 1
+    pools = [load_unlabeled([uri]) for uri in (f"shards://{packed}/t-*.tar", PATTERN)]
+    assert all(isinstance(pool, ShardRecords) for pool in pools)
+    assert pools[0].digests() == pools[1].digests()  # type: ignore[attr-defined]
+    # What was read is there, although the store is gone.
+
+    def refuse(address: str, *_: Any) -> Any:
+        raise StoreError(f"{address}: no answer")
+
+    monkeypatch.setattr("dre_ssod.stores.cache.read_range", refuse)
+    assert (read_image(remote[0]["file_name"], "RGB") >= 0).all()
+    with pytest.raises(StoreError, match="no answer"):
+        read_image(remote[0]["file_name"].replace("+", "+1"), "RGB")
+
+
+def test_only_what_is_asked_for_is_fetched(
+    packed: Path, bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a shard that was cut there, and of one that changes."""
+    content = (packed / "t-000000.tar").read_bytes()
+    bucket.pipe("data/packed/t-000001.tar", content[: len(content) // 2])
+    records = load_unlabeled([PATTERN.replace("000002", "000001")])
+    assert isinstance(records, ShardRecords)
+    assert 0 < records.lost < 0.5
+    bucket.pipe("data/packed/t-000001.tar", content)
+    whole = load_unlabeled([PATTERN.replace("000002", "000001")])
+    assert len(whole) == 6 > len(records)
+    with pytest.raises(SourceError, match=r"there is no file s3://data/packed/t-000003\.tar"):
+        load_unlabeled([PATTERN.replace("000002", "000003")])

@@ -1,0 +1,77 @@
+#!/usr/bin/env python
+"""Pack the images of a dataset into tar files, as shards:// and WebDataset read them.
+
+    python tools/pack_images.py folder://photos --output shards
+    python tools/pack_images.py 'voc://BCCD?split=train' --labels --output bccd --name train
+
+Writes NAME-000000.tar and so on, each with at most --images images, in the order of the dataset.
+With --labels, a JSON file lies beside each image, and the classes are in classes.txt. The same
+images give the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+
+from dre_ssod_cli.parsers import local, program_parser
+from dre_ssod_cli.program import run_program
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = program_parser(__doc__)
+    parser.add_argument("source", help="URI or registered name of a dataset")
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=local,
+        metavar="DIR",
+        help="for the shards: empty, or not there",
+    )
+    parser.add_argument("--labels", action="store_true", help="pack the labels as well")
+    parser.add_argument(
+        "--name", type=_name, default="images", help="what names of shards begin with (images)"
+    )
+    parser.add_argument(
+        "--images",
+        type=_count,
+        default=10_000,
+        metavar="N",
+        help="in a shard, at most (default: 10000)",
+    )
+    return parser.parse_args(arguments)
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[\w-][\w.-]*", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r}: letters, digits, '-', '_' and '.' are valid")
+    return text
+
+
+def main(args: argparse.Namespace) -> None:
+    """Pack and print."""
+    from dre_ssod.data.conversion.packing import pack
+    from dre_ssod.errors import counted
+
+    packed = pack(args.source, args.output, args.name, args.images, labels=args.labels)
+    role = "DATASETS.TRAIN" if args.labels else "DATASETS.UNLABELED"
+    print(f"{counted(packed.images, 'image')} in {counted(packed.shards, 'shard')}. For a config:")
+    print(f"{role} \"('{packed.uri}',)\"")
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the tool with command-line arguments; returns its exit code."""
+    return run_program(main, parse_arguments(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(run())
