@@ -67,9 +67,8 @@ def draw_comparison(runs: Mapping[str, Path], count: int) -> RGBImage:
 
 
 def _heading(findings: Mapping[str, list[Finding]], shown: int) -> list[str]:
-    captions = list(findings)
-    rule = f", on which {captions[-1]} finds most that {captions[0]} misses"
-    lines = [f"{shown} test images{rule if len(captions) > 1 else ''}. In all test images:"]
+    rule = ": those with most objects that are found on the right and missed on the left"
+    lines = [f"{shown} test images{rule if len(findings) > 1 else ''}. In all test images:"]
     return [*lines, *(f"{caption}: {tally(found)}" for caption, found in findings.items())]
 
 
