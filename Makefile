@@ -78,15 +78,17 @@ $(STAMP):
 demo: $(STAMP)
 	$(RUN) tools/quickstart.py $(ARGS)
 
-# Side by side, but for single files and tests: see tests/conftest.py.
-PYTEST := pytest -q -n auto --dist worksteal
+# Files side by side, since the tests of one share what they build; but for single files and tests,
+# see tests/conftest.py. What is compiled is kept, whatever the environment says, for the many
+# programs that tests start.
+PYTEST := pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP)
 ifeq ($(COVERAGE),)
-	$(RUN) -m $(PYTEST) $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(RUN) -m $(PYTEST) $(ARGS)
 else
 	$(RUN) -m coverage erase
-	PROJECT='$(CURDIR)' $(RUN) -m coverage run -m $(PYTEST) $(ARGS)
+	PYTHONDONTWRITEBYTECODE= PROJECT='$(CURDIR)' $(RUN) -m coverage run -m $(PYTEST) $(ARGS)
 	$(RUN) -m coverage combine -q
 	$(RUN) -m coverage report
 endif

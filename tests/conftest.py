@@ -5,21 +5,31 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import cv2
 import hypothesis
 import pytest
-import torch
 
 from dre_ssod.data.sample.dataset import ensure_sample_set
 from dre_ssod.locks import taking_turns
+from dre_ssod.workers import compute_with
 from tests.factories import tiny_cfg, tiny_model
 
 MOST_WORKERS = 12
+# Files side by side start with these, which take 5 to 80 seconds of a core, the longest first: at
+# the end nobody waits for one. The sample set is drawn for the third, and read by the last.
+LONGEST = (
+    *("launch/test_endings.py", "methods/test_every_method.py", "gpu_check/test_steps.py"),
+    *("engine/test_on_a_pretended_gpu.py", "engine/test_resume.py", "tools/test_quickstart.py"),
+    *("deployment/test_export.py", "test_train_net.py", "config/test_fuzz.py"),
+    *("engine/test_trainer.py", "test_bad_input.py", "tools/test_report.py"),
+    *("methods/parts/test_pcv.py", "tools/test_export_model.py", "benchmark/test_benchmarks.py"),
+    *("inspection/test_panels.py", "tools/test_analyze_localization.py", "config/test_keys.py"),
+    *("tools/test_pseudo_label.py", "engine/test_step.py", "gpu_check/test_runner.py"),
+    *("test_quiet.py", "test_command_lines.py", "launch/test_streams.py", "test_geometry.py"),
+)
 
 # The models of the tests are too small to share among cores: on a busy machine, threads that wait
 # for each other make them many times slower. Sums also have one order.
-torch.set_num_threads(1)
-cv2.setNumThreads(1)
+compute_with(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of programs that tests start
 
 # How long an example takes says how busy the machine is.
@@ -35,6 +45,16 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     cores = len(os.sched_getaffinity(0))
     # Tests of programs wait more than they compute.
     return min(cores + cores // 2, MOST_WORKERS)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, where files run side by side."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    here = Path(__file__).parent
+    order = {here / name: number for number, name in enumerate(LONGEST)}
+    assert all(path.is_file() for path in order), "LONGEST names a file that has moved"
+    items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 @pytest.fixture(autouse=True, scope="session")
