@@ -29,6 +29,9 @@ def beta_4(term: str) -> float:
     return 4.0 if term.endswith("_unsup") else 1.0
 
 
+FEWER_LAYERS = {"MODEL.TIMM.NAME": "test_efficientnet"}
+"""Halves the layers of the tiny detector, for tests in which nothing depends on what it finds."""
+
 gpu_only = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 

@@ -11,7 +11,7 @@ Not seen: what operators do inside (streams, results, time), and other threads a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 from unittest import mock
@@ -43,6 +43,7 @@ _INDEXING = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index
 _TAKE_A_NUMBER = {"aten::fill_", "aten::masked_fill", "aten::masked_fill_", *_INDEXING}
 _COPIES = {"aten::copy_", "aten::_to_copy", "aten::_foreach_copy_"}
 _MASKS = (torch.bool, torch.uint8)
+_NUMBERS = {bool, int, float, str, torch.dtype, torch.device}
 _FROM_PYTHON = {"tensor", "as_tensor", "new_tensor"}
 
 
@@ -58,9 +59,24 @@ def place_of(tensor: Tensor) -> torch.device | None:
 
 def _put(tree: Any, place: torch.device | None, again: bool = False) -> None:
     """Mark tensors that have no place yet; ``again``: all."""
+    if place is None:
+        return
     for tensor in _tensors(tree):
-        if place is not None and (again or place_of(tensor) is None):
-            setattr(tensor.untyped_storage(), _PLACE, place)
+        storage = tensor.untyped_storage()
+        if again or getattr(storage, _PLACE, None) is None:
+            setattr(storage, _PLACE, place)
+
+
+def _any_on_gpu(tensors: list[Tensor]) -> bool:
+    """Whether a tensor lies on the GPU; those without a place are marked as on the host."""
+    found = False
+    for tensor in tensors:
+        storage = tensor.untyped_storage()
+        place = getattr(storage, _PLACE, None)
+        if place is None:
+            setattr(storage, _PLACE, HOST)
+        found = found or place is GPU
+    return found
 
 
 @contextmanager
@@ -159,11 +175,14 @@ class _Kernels(TorchDispatchMode):
         with torch._C.DisableTorchFunction():
             name = function._schema.name
             inputs = _tensors((args, kwargs))
-            places = {place_of(tensor) for tensor in inputs}
+            storages = [tensor.untyped_storage() for tensor in inputs]
+            places = {getattr(storage, _PLACE, None) for storage in storages}
             if name in _COPIES:
                 self._copy(name, args, kwargs)
             else:
-                self._check(function, name, args, inputs)
+                _check_arrived(name, storages)
+                if GPU in places and HOST in places:
+                    self._check(function, name, args, inputs)
                 if GPU in places and _waits(name, args, kwargs):
                     self._found.note()
             result = function(*args, **kwargs)
@@ -188,7 +207,7 @@ class _Kernels(TorchDispatchMode):
                 self._found.unpinned += 1
 
     def _check(self, function: Any, name: str, args: Any, inputs: list[Tensor]) -> None:
-        _check_arrived(name, inputs)
+        """Refuse what mixes the two places."""
         compared = inputs
         if torch.Tag.pointwise in function.tags or name in _TAKE_A_NUMBER:
             compared = [t for t in inputs if t.dim() > 0 or place_of(t) == GPU]
@@ -203,8 +222,8 @@ class _Kernels(TorchDispatchMode):
             raise DeviceFault(f"{name}: an index on the GPU into a tensor on the host")
 
 
-def _check_arrived(name: str, tensors: list[Tensor]) -> None:
-    if any(getattr(tensor.untyped_storage(), _ARRIVING, False) for tensor in tensors):
+def _check_arrived(name: str, storages: list[torch.UntypedStorage]) -> None:
+    if any(getattr(storage, _ARRIVING, False) for storage in storages):
         raise DeviceFault(f"{name} reads a copy before the event that says it has arrived")
 
 
@@ -247,16 +266,15 @@ class _Calls(TorchFunctionMode):
         # The memo of a deep copy holds all that was copied so far.
         inputs = _tensors(args[:1] if function is Tensor.__deepcopy__ else (args, kwargs))
         # What comes from Python without a mark is from before, or from another process.
-        _put(inputs, HOST)
+        on_gpu = _any_on_gpu(inputs)
         if function in self._answers:
             return self._answers[function](args[0])
         name = getattr(function, "__name__", "")
         if name in ("to", "cpu", "cuda"):
             return self._move(name, args[0], list(args[1:]), kwargs)
-        on_gpu = any(place_of(tensor) == GPU for tensor in inputs)
         # A tensor of the CPU is read by these without an operator.
         if name in ("tolist", "numpy", "__array__"):
-            _check_arrived(name, inputs)
+            _check_arrived(name, [tensor.untyped_storage() for tensor in inputs])
             if on_gpu and name != "tolist":
                 raise DeviceFault(f"{name} of a tensor on the GPU")
         target = kwargs.get("device")
@@ -325,10 +343,19 @@ def _place(device: torch.device | str | int) -> torch.device:
 
 def _tensors(tree: Any) -> list[Tensor]:
     """Of arguments or results; PyTorch's tree_leaves takes as long as the operators."""
-    if isinstance(tree, Tensor):
-        return [tree]
-    if isinstance(tree, dict):
-        tree = tree.values()
-    elif not isinstance(tree, list | tuple):
-        return []
-    return [tensor for part in tree for tensor in _tensors(part)]
+    found: list[Tensor] = []
+    _collect((tree,), found)
+    return found
+
+
+def _collect(trees: Iterable[Any], found: list[Tensor]) -> None:
+    for tree in trees:
+        # Asking whether it is a tensor takes longest.
+        if tree is None or type(tree) in _NUMBERS:
+            continue
+        if isinstance(tree, list | tuple):
+            _collect(tree, found)
+        elif isinstance(tree, dict):
+            _collect(tree.values(), found)
+        elif isinstance(tree, Tensor):
+            found.append(tree)

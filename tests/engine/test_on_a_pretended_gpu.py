@@ -19,7 +19,7 @@ from dre_ssod.config.checks import check_config
 from dre_ssod.config.reading import read_config
 from dre_ssod.engine.setup import complete
 from dre_ssod.engine.trainer import SSODTrainer
-from tests.factories import BOXES, SIZE, draw, tiny_cfg, tiny_model
+from tests.factories import BOXES, FEWER_LAYERS, SIZE, draw, tiny_cfg, tiny_model
 from tests.methods.every import EXPECTED, overrides_of
 from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run, write_tiny_dataset
 
@@ -72,6 +72,7 @@ def train(data: TinyDataset, folder: Path, **overrides: Any) -> tuple[SSODTraine
         "SOLVER.STEPS": (ITERATIONS - 1,),
         "SOLVER.WARMUP_ITERS": 0,
         "TEST.EVAL_PERIOD": 0,
+        **FEWER_LAYERS,
         **overrides,
     }
     cfg = tiny_run(data, folder / "run", **chosen)
@@ -127,7 +128,7 @@ def test_a_method(name: str, data: TinyDataset, tmp_path: Path) -> None:
 def model(data: TinyDataset, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Options of a tool: a config for the GPU and a model that finds boxes."""
     folder = tmp_path_factory.mktemp("model")
-    cfg = tiny_cfg(**{"MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.05})
+    cfg = tiny_cfg(**{"MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.05, **FEWER_LAYERS})
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (data.labeled,)
     (folder / "config.yaml").write_text(cfg.dump())
     torch.save({"model": tiny_model(cfg, spread=0.5).state_dict()}, folder / "model.pth")
