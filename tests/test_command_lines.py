@@ -134,18 +134,3 @@ def test_a_program_that_is_started_answers_the_same(asked: dict[str, Any]) -> No
     answer = asked["answers"]["tools.make_split --no-such-option"]
     assert [result.returncode, result.stdout] == answer[:2]
     assert result.stderr.splitlines()[-1].endswith(answer[2].splitlines()[-1].partition("error")[2])
-
-
-def test_a_program_that_works_imports_slow_packages_only_when_it_needs_them() -> None:
-    """Nor is registering the detector left out: ``import dre_ssod`` alone does it."""
-    names = "dre_ssod, dre_ssod.engine.setup, dre_ssod.engine.stages, dre_ssod.launch.program"
-    check = """
-import sys
-import dre_ssod
-from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
-print("GaussianROIHeads" in ROI_HEADS_REGISTRY, "SemiSupervisedRCNN" in META_ARCH_REGISTRY)
-print("build_timm_fpn_backbone" in BACKBONE_REGISTRY)
-"""
-    slow = "{'timm', 'matplotlib', 'torch._dynamo'}"
-    result = start("-c", f"{check}import {names}\nprint({slow} & {{*sys.modules}})")
-    assert result.stdout.split() == ["True", "True", "True", "set()"], result.stderr

@@ -1,10 +1,12 @@
-"""A program's own words are all that it prints: what other packages say at a start is silenced."""
+"""A start: what other packages say is silenced, and slow ones are imported by who needs them."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+
+import pytest
 
 from tests import ROOT
 
@@ -20,9 +22,17 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+IMPORT = """
+import sys
+import dre_ssod
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
+print("GaussianROIHeads" in ROI_HEADS_REGISTRY, "SemiSupervisedRCNN" in META_ARCH_REGISTRY)
+print("build_timm_fpn_backbone" in BACKBONE_REGISTRY)
+import dre_ssod.engine.setup, dre_ssod.engine.stages, dre_ssod.launch.program
+print({"timm", "matplotlib", "torch._dynamo"} & {*sys.modules})
+"""
 WARN = """
 import logging, warnings
-import dre_ssod
 import torch
 warnings.warn("`torch.jit.script` is deprecated. Use another.", FutureWarning)
 warnings.warn("pkg_resources is deprecated as an API", UserWarning)
@@ -37,8 +47,22 @@ cpp_extension.logger.warning("something else about CUDA")
 """
 
 
-def test_what_nobody_can_help_is_silenced_and_nothing_else() -> None:
-    shown = run("-c", WARN + OTHERS).stderr
+@pytest.fixture(scope="module")
+def started() -> subprocess.CompletedProcess[str]:
+    return run("-c", IMPORT + WARN + OTHERS)
+
+
+def test_a_program_that_works_imports_slow_packages_only_when_it_needs_them(
+    started: subprocess.CompletedProcess[str],
+) -> None:
+    """Nor is registering the detector left out: ``import dre_ssod`` alone does it."""
+    assert started.stdout.split() == ["True", "True", "True", "set()"], started.stderr
+
+
+def test_what_nobody_can_help_is_silenced_and_nothing_else(
+    started: subprocess.CompletedProcess[str],
+) -> None:
+    shown = started.stderr
     assert "FutureWarning: something else is deprecated" in shown
     assert "something else about CUDA" in shown
     assert not any(word in shown for word in ("jit", "pkg_resources", "meshgrid", "fx_tracing"))

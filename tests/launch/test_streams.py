@@ -78,36 +78,76 @@ def test_what_another_file_could_not_do_keeps_its_name() -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-# Each "how" is a fork, with a reader that leaves after the first line and waits for its end.
-PRINTING = """
+# Each "how" is a fork, with a reader that leaves after the first line and waits for its end. Then
+# consoles of several encodings are spoken to.
+PROGRAM = """
 import logging, os, sys
 from dre_ssod.launch.program import run_program
-def main(how):
+from dre_ssod.launch.streams import keep_in_utf8
+def print_much(how):
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, force=True)
     for number in range(20_000):
         logging.info("line %d", number) if how == "log" else print("line", number)
-for how in sys.argv[1:]:
+for how in ("print", "log"):
     reading, writing = os.pipe()
     if os.fork() == 0:
         os.dup2(writing, 1)
         os.close(reading)
         os.close(writing)
         # Through the interpreter's own end, as every program.
-        sys.exit(run_program(main, how))
+        sys.exit(run_program(print_much, how))
     os.close(writing)
     with open(reading) as pipe:
         first = pipe.readline().strip()
     print(how, first, os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+def speak(file):
+    logger = logging.getLogger("dre_ssod")
+    logger.setLevel(logging.INFO)
+    # As Detectron2 opens them.
+    logger.handlers = [logging.StreamHandler(stream) for stream in (sys.stdout, open(file, "a"))]
+    keep_in_utf8(logger)
+    logger.info("été 狗 %s", b"\\xff".decode("utf-8", "surrogateescape"))
+    print("printed 狗")
+code = run_program(speak, "first.txt")
+for encoding in ("ascii", "utf-8"):
+    sys.stdout.reconfigure(encoding=encoding, errors="strict")
+    code += run_program(speak, f"{encoding}.txt")
+sys.exit(code)
 """
 
 
-def test_a_reader_that_leaves_is_no_error() -> None:
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[bytes]]:
+    """The folder of the program, which ended well without complaint, and the lines it printed on a
+    console of a locale that knows ASCII alone."""
+    folder: Path = tmp_path_factory.mktemp("spoken")
+    (folder / "program.py").write_text(PROGRAM, encoding="utf-8")
+    surroundings = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "program.py"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "", **surroundings},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    return folder, done.stdout.splitlines(keepends=True)
+
+
+def test_a_reader_that_leaves_is_no_error(spoken: tuple[Path, list[bytes]]) -> None:
     """As in ``... | head -1``: what only logs continues, what has nobody to tell ends."""
-    command = [sys.executable, "-c", PRINTING, "print", "log"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["print line 0 141", "log INFO:root:line 0 0"]
-    assert "Error" not in done.stderr
-    assert "Traceback" not in done.stderr
+    _, lines = spoken
+    assert lines[:2] == [b"print line 0 141\n", b"log INFO:root:line 0 0\n"]
+
+
+def test_no_line_is_lost_on_a_console_that_cannot_show_it(spoken: tuple[Path, list[bytes]]) -> None:
+    """One of a locale that knows ASCII alone, one of PYTHONIOENCODING=ascii, and one that can."""
+    folder, lines = spoken
+    text = "été 狗 \\udcff\nprinted 狗\n"
+    shown = text.encode("ascii", "backslashreplace")
+    assert b"".join(lines[2:]) == 2 * shown + text.encode()
+    for name in ("first", "ascii", "utf-8"):
+        assert (folder / f"{name}.txt").read_bytes() == "été 狗 \\udcff\n".encode()
 
 
 @pytest.mark.parametrize("logger_name", ["dre_ssod.test_streams", "detectron2"])
@@ -145,42 +185,3 @@ def test_names_in_the_log_steer_no_terminal(
     else:
         assert text.endswith(":\n\tdog\\u202e é 狗\n")
     assert logging.getLogRecordFactory() is logging.LogRecord
-
-
-SPEAKING = """
-import logging, sys
-from dre_ssod.launch.program import run_program
-from dre_ssod.launch.streams import keep_in_utf8
-def main(file):
-    logger = logging.getLogger("dre_ssod")
-    logger.setLevel(logging.INFO)
-    # As Detectron2 opens them.
-    logger.handlers = [logging.StreamHandler(stream) for stream in (sys.stdout, open(file, "a"))]
-    keep_in_utf8(logger)
-    logger.info("été 狗 %s", b"\\xff".decode("utf-8", "surrogateescape"))
-    print("printed 狗")
-code = run_program(main, "first.txt")
-for encoding in ("ascii", "utf-8"):
-    sys.stdout.reconfigure(encoding=encoding, errors="strict")
-    code += run_program(main, f"{encoding}.txt")
-sys.exit(code)
-"""
-
-
-def test_no_line_is_lost_on_a_console_that_cannot_show_it(tmp_path: Path) -> None:
-    """One of a locale that knows ASCII alone, one of PYTHONIOENCODING=ascii, and one that can."""
-    (tmp_path / "speaking.py").write_text(SPEAKING, encoding="utf-8")
-    surroundings = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    done = subprocess.run(
-        [sys.executable, "speaking.py"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "", **surroundings},
-        capture_output=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, b"")
-    text = "été 狗 \\udcff\nprinted 狗\n"
-    shown = text.encode("ascii", "backslashreplace")
-    assert done.stdout == 2 * shown + text.encode()
-    for name in ("first", "ascii", "utf-8"):
-        assert (tmp_path / f"{name}.txt").read_bytes() == "été 狗 \\udcff\n".encode()
