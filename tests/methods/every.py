@@ -5,6 +5,7 @@ A new method adds one row to ``EXPECTED``.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.structures import FURTHER_VIEWS, StudentLosses, TrainingBatch, UnlabeledSample, View
 from tests.engine.models import opinionated
 from tests.engine.steps import SAMPLE_ALL
-from tests.factories import NUM_CLASSES, SIZE, affine, tiny_model
+from tests.factories import NUM_CLASSES, SIZE, affine, tiny_cfg, tiny_model
 from tests.tiny_dataset import TinyDataset, tiny_run
 
 RPN = frozenset({"loss_rpn_cls_unsup", "loss_rpn_loc_unsup"})
@@ -200,14 +201,23 @@ def config_of(name: str, data: TinyDataset, folder: Path, **overrides: Any) -> C
 def trainer_of(name: str, data: TinyDataset, folder: Path, **overrides: Any) -> SSODTrainer:
     """A trainer whose teacher finds something and whose student is another model."""
     trainer = SSODTrainer(config_of(name, data, folder, **overrides))
-    student = tiny_model(trainer.cfg, seed=1, spread=1.0)
-    teacher = opinionated(tiny_model(trainer.cfg, seed=2, spread=5.0))
-    trainer.student.load_state_dict(student.state_dict())
-    trainer.teacher.load_state_dict(teacher.state_dict())
+    student, teacher = _weights(trainer.cfg.MODEL.dump())
+    trainer.student.load_state_dict(student)
+    trainer.teacher.load_state_dict(teacher)
     trainer._trainer.iter = trainer.cfg.SSOD.BURN_IN_ITERS
     while not trainer.method.is_warm:
         losses_of(trainer, batch_of(trainer, trainer.cfg.SSOD.BURN_IN_ITERS))
     return trainer
+
+
+@functools.cache
+def _weights(model: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Those of a student and of a teacher, drawn once for each MODEL section of a config."""
+    cfg = tiny_cfg()
+    cfg.MODEL = CfgNode.load_cfg(model)
+    student = tiny_model(cfg, seed=1, spread=1.0)
+    teacher = opinionated(tiny_model(cfg, seed=2, spread=5.0))
+    return student.state_dict(), teacher.state_dict()
 
 
 def batch_of(trainer: SSODTrainer, iteration: int = 0) -> TrainingBatch:

@@ -203,11 +203,13 @@ def test_annotations_of_unlabeled_images_are_never_read(
         assert torch.equal(value, others.unsupervised[key]), key
 
 
-@pytest.mark.parametrize("trainer", SEMI_SUPERVISED, indirect=True, scope="module")
 def test_its_mapper_refuses_an_unlabeled_image_with_annotations(
     trainer: tuple[str, SSODTrainer],
 ) -> None:
-    _, run = trainer
+    name, run = trainer
+    if name not in SEMI_SUPERVISED:
+        assert not run.pools.unlabeled
+        return
     _, mapper = run.method.mappers(run.cfg)
     record = {**run.pools.unlabeled[0], "annotations": []}
     with pytest.raises(ValueError, match="carries 'annotations'"):
