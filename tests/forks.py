@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,17 @@ def fork_processes_of_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         return start_processes(function, args, **options, start_method="fork")
 
     monkeypatch.setattr("dre_ssod.launch.processes.start_processes", start)
+
+
+def fork_server() -> ForkServerContext:
+    """Starts processes that get all of their arguments pickled and nothing else of this one, as
+    spawned ones do, from one server that has imported what they need."""
+    context = multiprocessing.get_context("forkserver")
+    # The last two are imported when a run needs them; each would.
+    context.set_forkserver_preload(
+        ["tests.engine.resume_harness", "timm", "torch.utils.tensorboard"]
+    )
+    return context
 
 
 def print_as_programs_do(main: Callable[..., object], *arguments: object) -> None:

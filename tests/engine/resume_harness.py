@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import multiprocessing
 import os
 import signal
 import time
@@ -35,6 +34,8 @@ from dre_ssod.engine.hooks.writers import TIMES
 from dre_ssod.engine.setup import complete
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.files import open_whole
+from tests.factories import FEWER_LAYERS
+from tests.forks import fork_server
 from tests.tiny_dataset import TinyDataset, tiny_run
 
 ITERATIONS = 22
@@ -47,6 +48,7 @@ OVERRIDES: dict[str, object] = {
     "SSOD.BURN_IN_ITERS": 3,
     "SSOD.EVAL_MODEL": "teacher",
     "TEST.EVAL_PERIOD": 9,
+    **FEWER_LAYERS,
 }
 """Checkpoints, evaluations and written metrics fall into different iterations."""
 
@@ -116,9 +118,7 @@ def live(
     Returns:
         Exit codes of its processes; minus the number of the signal where one killed it.
     """
-    context = multiprocessing.get_context("forkserver")
-    # The last two are imported when a run needs them; each life would.
-    context.set_forkserver_preload([__name__, "timm", "torch.utils.tensorboard"])
+    context = fork_server()
     meeting = f"file://{folder.parent}/{uuid.uuid4().hex}"
     started = [
         context.Process(target=_live, args=(data, folder, life, rank, meeting))

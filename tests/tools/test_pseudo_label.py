@@ -14,8 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
+from dre_ssod.launch import program
 from dre_ssod.runs.detector import entry_for_weights
 from tests.factories import BOXES, SIZE, draw, tiny_cfg, tiny_model
+from tests.forks import fork_server
 from tests.tiny_dataset import write_tiny_dataset
 
 
@@ -43,6 +45,8 @@ def test_processes_of_which_one_is_killed_write_what_one_writes(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Each of those that are spawned would import everything.
+    monkeypatch.setattr(program, "get_context", lambda method: fork_server())
     one, two = tmp_path / "one", tmp_path / "two"
     assert tool.run(["--output", str(one), *arguments]) == 0
     shown = capsys.readouterr().out
