@@ -2,6 +2,7 @@
 """Measure speed and memory against the limit, in one process.
 
     python tools/benchmark.py loader --config-file configs/coco_10pct.yaml
+    python tools/benchmark.py sources folder://photos 'shards://packed/images-*.tar'
     python tools/benchmark.py step --config-file configs/bccd_10pct.yaml --threads 1
     python tools/benchmark.py formats --config-file configs/bccd_10pct.yaml
     python tools/benchmark.py ema --config-file configs/coco_10pct.yaml --json ema.json
@@ -9,7 +10,8 @@
     python tools/benchmark.py inference --config-file configs/bccd_10pct.yaml --batch 4
 
 loader     both views of an unlabeled image, against decoding and two plain resizes
-growth     start-up and memory of a pool of a million names
+growth     start-up and memory of a pool of a million names, or with --shards DIR of shards
+sources    images per second of unlabeled sets: loose files or shards, on a disk or in a store
 step       a training step, against student, teacher and optimizer measured alone
 formats    a training step in float32 and under autocast, with and without channels-last
 ema        the moving average, against one pass over a flat buffer
@@ -41,7 +43,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     growth.add_argument(
         "--entries", type=positive_number, default=1_000_000, help="names in the pool"
     )
+    growth.add_argument(
+        "--shards", type=local, metavar="DIR", help="for shards without content and their index"
+    )
     growth.add_argument("--workers", type=int, default=2, help="loading processes")
+    sources = _add_kind(kinds, "sources")
+    sources.add_argument("sources", nargs="+", metavar="SOURCE", help="URI or registered name")
+    sources.add_argument("--rounds", type=positive_number, default=5, help="timed (default: 5)")
+    sources.add_argument(
+        "--images", type=positive_number, default=200, help="of each, at most (default: 200)"
+    )
     images = {"loader": 128, "eval": 5000, "inference": 32}
     for name in ("loader", "step", "formats", "ema", "eval", "inference"):
         kind = _add_kind(kinds, name)
@@ -91,13 +102,23 @@ def measure(args: argparse.Namespace) -> Report:
     from dre_ssod.benchmark.evaluation import benchmark_evaluation
     from dre_ssod.benchmark.formats import benchmark_formats
     from dre_ssod.benchmark.inference import benchmark_inference
-    from dre_ssod.benchmark.loader import benchmark_growth, benchmark_loader
+    from dre_ssod.benchmark.loader import (
+        benchmark_growth,
+        benchmark_loader,
+        benchmark_shard_growth,
+        benchmark_sources,
+    )
     from dre_ssod.benchmark.step import benchmark_step
     from dre_ssod.config.reading import read_config
     from dre_ssod.workers import compute_with
 
     if args.what == "growth":
-        return benchmark_growth(args.entries, args.workers)
+        if args.shards is None:
+            return benchmark_growth(args.entries, args.workers)
+        args.shards.mkdir(parents=True, exist_ok=True)
+        return benchmark_shard_growth(args.entries, args.workers, args.shards.absolute())
+    if args.what == "sources":
+        return benchmark_sources(args.sources, args.rounds, args.images)
     if args.what == "eval":
         return benchmark_evaluation(
             read_config(args.config_file, args.opts), args.rounds, args.images

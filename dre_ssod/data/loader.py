@@ -18,6 +18,7 @@ from detectron2.data import DatasetFromList
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dre_ssod.data.images import ImageError
+from dre_ssod.data.orders import draw_order
 from dre_ssod.data.records import Joined
 from dre_ssod.structures import ImageFailure, TrainingBatch
 from dre_ssod.workers import tend
@@ -49,15 +50,15 @@ class ShuffledStream:
         self._seed = seed
         self._stream = stream
         self._epoch = -1
-        self._order = np.empty(0, dtype=np.int64)
+        self._order: Callable[[int], int]
 
     def key(self, position: int) -> SampleKey:
         """The sample at ``position``, counted from 0."""
         epoch, offset = divmod(position, self._size)
         if epoch != self._epoch:
-            rng = np.random.default_rng([self._seed, self._stream, epoch])
-            self._order, self._epoch = rng.permutation(self._size), epoch
-        return SampleKey(self._stream, position, int(self._order[offset]))
+            self._order = draw_order(self._size, [self._seed, self._stream, epoch])
+            self._epoch = epoch
+        return SampleKey(self._stream, position, self._order(offset))
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,8 @@ class Joined(Sequence[dict[str, Any]]):
             return [self[position] for position in range(start, stop, step)]
         position = range(len(self))[index]
         number = bisect_right(self._ends, position)
-        return self.parts[number][position - self._ends[number]]
+        part = self.parts[number]
+        return part[position - self._ends[number] + len(part)]
 
 
 def join(parts: Sequence[Sequence[dict[str, Any]]]) -> Sequence[dict[str, Any]]:

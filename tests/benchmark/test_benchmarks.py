@@ -10,9 +10,15 @@ from detectron2.config import CfgNode
 
 from dre_ssod.benchmark.ema import benchmark_ema
 from dre_ssod.benchmark.formats import benchmark_formats
-from dre_ssod.benchmark.loader import benchmark_growth, benchmark_loader
+from dre_ssod.benchmark.loader import (
+    benchmark_growth,
+    benchmark_loader,
+    benchmark_shard_growth,
+    benchmark_sources,
+)
 from dre_ssod.benchmark.report import Report
 from dre_ssod.benchmark.step import StepParts, _over_mean_teacher, benchmark_step
+from dre_ssod.data.conversion.packing import pack
 from dre_ssod.errors import ConfigError
 from dre_ssod.modeling.student_batch import PairBatch
 
@@ -39,6 +45,25 @@ def test_growth_counts_the_memory_of_workers() -> None:
     values = {row.name: row.value for row in report.rows}
     assert values["memory that a worker has for itself"] > 0
     assert {goal.unit for goal in report.goals} == {"bytes", "s"}
+
+
+def test_growth_of_shards_holds_no_list(tmp_path: Path) -> None:
+    """Fifty thousand names take megabytes; their index is not held."""
+    report = benchmark_shard_growth(50_000, workers=1, folder=tmp_path)
+    assert report.settings["entries"] == 50_000
+    values = {row.name: row.value for row in report.rows}
+    assert values["shards in a checkpoint"] == 5
+    assert values["memory that a worker has for itself"] > 0
+    assert [goal.unit for goal in report.goals] == ["MiB", "s"]
+
+
+def test_sources_are_read_to_the_end(cfg: CfgNode, tmp_path: Path) -> None:
+    loose = cfg.DATASETS.UNLABELED[0]
+    packed = pack(loose, tmp_path / "packed", "a", per_shard=3, labels=False).uri
+    report = benchmark_sources([loose, packed], rounds=1, images=3)
+    expected = [f"{name}: {what}" for what in ("opened", "first pass") for name in (loose, packed)]
+    assert sorted(names(report)) == sorted([*expected, f"{loose}: again", f"{packed}: again"])
+    assert all(row.value > 0 for row in report.rows)
 
 
 def test_the_parts_of_a_step_are_those_of_the_run(cfg: CfgNode) -> None:

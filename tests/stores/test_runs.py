@@ -11,6 +11,7 @@ import torch
 from detectron2.utils.env import seed_all_rng
 
 from dre_ssod.checkpoints.weights import load_all, load_student
+from dre_ssod.data.conversion.packing import pack
 from dre_ssod.deployment.demo import find_images
 from dre_ssod.deployment.trained_model import configure_trained, load_trained
 from dre_ssod.engine.trainer import SSODTrainer
@@ -33,8 +34,10 @@ def _loggers() -> Iterator[None]:
 
 @pytest.fixture
 def data(tmp_path: Path, bucket: Any) -> TinyDataset:
-    """A set, beside it the folder ``run`` with weights; all of it lies under ``ADDRESS`` too."""
+    """A set with shards of its unlabeled images, beside it the folder ``run`` with weights; all of
+    it lies under ``ADDRESS`` too."""
     local = write_tiny_dataset(tmp_path / "data")
+    pack(local.unlabeled, local.root / "packed", "more", per_shard=3, labels=False)
     cfg = tiny_cfg(**{"MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.2})
     run = entry_for_weights(cfg, [{"id": n, "name": name} for n, name in enumerate("abc", 1)])
     weights = tiny_model(cfg, spread=0.5).state_dict()
@@ -52,7 +55,7 @@ def train(root: str, folder: Path, stop_at: int = -1) -> None:
         "MODEL.WEIGHTS": f"{root}/run/model_final.pth",
         "DATASETS.TRAIN": labeled,
         "DATASETS.TEST": labeled,
-        "DATASETS.UNLABELED": (f"folder://{root}/more",),
+        "DATASETS.UNLABELED": (f"folder://{root}/more", f"shards://{root}/packed/more-*.tar"),
         "SOLVER.MAX_ITER": 4,
         "SOLVER.STEPS": (3,),
         "SOLVER.WARMUP_ITERS": 2,

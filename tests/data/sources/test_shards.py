@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import os
 import pickle
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 from PIL import Image
 
 from dre_ssod.data.images import ImageError, read_image
+from dre_ssod.data.loader import BatchPlan, build_paired_loader
 from dre_ssod.data.records import identify_files
 from dre_ssod.data.remarks import Remarks
 from dre_ssod.data.sources.catalog import class_names, load_one_labeled, load_unlabeled
@@ -33,6 +36,10 @@ def picture(shade: int, kind: str = "PNG") -> bytes:
 
 def label(*objects: Any) -> bytes:
     return json.dumps({"width": 8, "height": 6, "objects": list(objects)}).encode()
+
+
+def name_only(record: dict[str, Any], rng: Any) -> Any:
+    return record["file_name"]
 
 
 CELL = {"class": "cell", "bbox": [1, 2, 3, 4]}
@@ -117,6 +124,28 @@ def test_the_index_is_made_once_and_kept_beside_the_shards(
         assert len(read) == 3
 
 
+def test_of_processes_that_start_together_one_makes_the_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, log, scan = write_pool(tmp_path), tmp_path / "log", index.scan
+
+    def noted(shard: patterns.Shard) -> Any:
+        with log.open("a") as file:
+            file.write(f"{shard.name}\n")
+        time.sleep(0.1)
+        return scan(shard)
+
+    monkeypatch.setattr(index, "scan", noted)
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=load_unlabeled, args=([uri],)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert log.read_text().split() == ["p-00.tar", "p-01.tar", "p-02.tar"]
+
+
 def test_an_index_that_cannot_be_beside_the_shards_is_in_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +201,11 @@ def test_a_pool_of_shards_stands_beside_others(tmp_path: Path) -> None:
     assert shades(pools.unlabeled[8:11]) == [1, 2, 3]
     assert isinstance(pools.unlabeled[8:11], ShardRecords)
     assert isinstance(pools.unlabeled[7:10], list)
+    # Loading processes have the lists in another form.
+    plan = BatchPlan(labeled=0, unlabeled=11)
+    loader = build_paired_loader([], pools.unlabeled, name_only, name_only, plan, seed=1)
+    drawn = next(iter(loader)).unlabeled
+    assert sorted(drawn) == sorted(record["file_name"] for record in pools.unlabeled)
     assert [pools.unlabeled[-3]] == pools.unlabeled[8:9] == [pools.unlabeled[8]]
 
 

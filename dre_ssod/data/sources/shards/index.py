@@ -15,7 +15,7 @@ import mmap
 import os
 import struct
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -144,9 +144,7 @@ def open_index(shards: Sequence[Shard], root: str) -> Index:
         OSError, StoreError: if a shard cannot be read.
     """
     wanted = [(shard.name, shard.size, shard.identity) for shard in shards]
-    # Another pattern in the same folder has another index.
-    key = sha256("\n".join([root, *(shard.name for shard in shards)]).encode()).hexdigest()[:12]
-    name = f"shards-{key}.index"
+    name = index_path(shards, root).name
     cache = Cache.from_environment().folder / "shards"
     folders = [cache] if isinstance(shards[0].place, StorePath) else [Path(root), cache]
     for folder in folders:
@@ -160,6 +158,12 @@ def open_index(shards: Sequence[Shard], root: str) -> Index:
             if folder is folders[-1]:
                 raise
     raise AssertionError("there is a folder")
+
+
+def index_path(shards: Sequence[Shard], root: str) -> Path:
+    """Where the index of shards on a disk is; another pattern in the same folder has another."""
+    key = sha256("\n".join([root, *(shard.name for shard in shards)]).encode()).hexdigest()[:12]
+    return Path(root) / f"shards-{key}.index"
 
 
 def _read(path: Path) -> Index | None:
@@ -207,7 +211,7 @@ def _contents(content: Callable[[int], Content], shards: Sequence[Shard]) -> Ite
             yield from pool.map(content, range(len(shards))[start : start + ASKED_AT_ONCE])
 
 
-def write_index(path: Path, shards: Sequence[Shard], contents: Iterator[Content]) -> None:
+def write_index(path: Path, shards: Sequence[Shard], contents: Iterable[Content]) -> None:
     """Write an index.
 
     Raises:
