@@ -129,7 +129,7 @@ def facts(run: RunFolder) -> dict[str, str]:
         "Images of a batch": run.settings["SOLVER.IMS_PER_BATCH"],
         "Learning rate": run.settings["SOLVER.BASE_LR"],
         "Seed": str(last["seed"]),
-        "Started from": last["weights"] or "random weights",
+        "Started from": last["weights"] or _weights_of_backbone(run.settings),
         "Started": " and again ".join(_time(entry["started"]) for entry in run.trainings),
         "Finished": next(
             (_time(e["finished"]) for e in reversed(run.evaluations) if e["kind"] == "training"),
@@ -156,6 +156,13 @@ def _model_name(settings: dict[str, str]) -> str:
         f"{backbone.removeprefix('build_').removesuffix('_backbone')}, depth "
         + (settings["MODEL.RESNETS.DEPTH"])
     )
+
+
+def _weights_of_backbone(settings: dict[str, str]) -> str:
+    """Where the run was given no weights of a whole detector."""
+    if "timm" in settings["MODEL.BACKBONE.NAME"] and settings["MODEL.TIMM.WEIGHTS"]:
+        return f"{settings['MODEL.TIMM.WEIGHTS']} for the backbone, else random weights"
+    return "random weights"
 
 
 def _time(text: str) -> str:

@@ -67,6 +67,16 @@ def test_facts_say_what_ran_where_and_not_on_whose_machine() -> None:
     assert "secret" not in str(found)
 
 
+def test_a_backbone_that_was_trained_before_is_not_random() -> None:
+    assert facts(folder())["Started from"] == "random weights"
+    assert facts(folder("a", entry(weights="r50.pkl")))["Started from"] == "r50.pkl"
+    timm = {"MODEL.BACKBONE.NAME": "build_timm_fpn_backbone", "MODEL.TIMM.NAME": "lite"}
+    found = facts(folder(**timm, **{"MODEL.TIMM.WEIGHTS": "lite-model"}))
+    assert found["Started from"] == "lite-model for the backbone, else random weights"
+    found = facts(folder(**timm, **{"MODEL.TIMM.WEIGHTS": ""}))
+    assert found["Started from"] == "random weights"
+
+
 def test_how_long_an_interrupted_run_took_is_not_known() -> None:
     found = facts(folder("a", entry(), entry(started="2026-01-02T10:30:00+00:00")))
     assert "Took" not in found
