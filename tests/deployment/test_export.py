@@ -30,14 +30,14 @@ from dre_ssod.deployment.export import (
 from dre_ssod.deployment.trained_model import load_trained
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from tests.deployment.traced_devices import mixed_devices
-from tests.factories import BOXES, SIZE, draw, tiny_cfg, tiny_model
+from tests.factories import BOXES, FEWER_LAYERS, SIZE, draw, tiny_cfg, tiny_model
 
 PACKAGE = Path(dre_ssod.__file__).parent
 REFINED = {"TEST.VARIANCE_VOTING.ENABLED": True, "TEST.RANK_BY_QUALITY": True}
 
 
 def model_with(**overrides: object) -> SemiSupervisedRCNN:
-    cfg = tiny_cfg(**{"MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.3, **overrides})
+    cfg = tiny_cfg(**{"MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.3, **FEWER_LAYERS, **overrides})
     return tiny_model(cfg, spread=0.5).eval()
 
 
@@ -173,7 +173,7 @@ def test_weights_alone_load_everywhere(tmp_path: Path) -> None:
     content = torch.load(tmp_path / "w.pth", weights_only=True)
     assert content.keys() == {"model", "run"}
     assert content["run"] == run
-    cfg = tiny_cfg(**{"MODEL.WEIGHTS": str(tmp_path / "w.pth")})
+    cfg = tiny_cfg(**{"MODEL.WEIGHTS": str(tmp_path / "w.pth"), **FEWER_LAYERS})
     for loaded in (load_trained(cfg), DefaultPredictor(cfg).model):
         for name, tensor in loaded.state_dict().items():
             assert torch.equal(tensor, model.state_dict()[name])
