@@ -25,7 +25,7 @@ IMAGES = 128
 RANDOM_WEIGHTS = {"MODEL.WEIGHTS": "", "MODEL.PIXEL_STD": [57.0, 57.0, 57.0]}
 
 TINY = {
-    "MODEL.TIMM.NAME": "mobilenetv3_small_050",
+    "MODEL.TIMM.NAME": "test_efficientnet",
     "MODEL.TIMM.WEIGHTS": "",
     "MODEL.FPN.OUT_CHANNELS": 16,
     "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 100,
