@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from dre_ssod.data.sources.uri import DatasetURI, find_file, find_folder
 from dre_ssod.errors import SourceError
-from dre_ssod.stores import Place, StorePath, describe, identity, place_of
+from dre_ssod.stores import Place, StorePath, describe, identity, is_address, place_of
 
 ASKED_AT_ONCE = 16
 """Questions to a store that wait for their answers at a time."""
@@ -44,13 +44,11 @@ def find_shards(uri: DatasetURI) -> list[Place]:
         SourceError: if there are none, one of a range is missing, or a wildcard is in a folder.
         StoreError: if a store cannot be asked.
     """
-    paths = _expand(uri)
     found: list[Place] = []
-    # The folder of the first one of a range is that of all; whether all are there comes out later.
-    first = None if _WILD.search(uri.path) else find_file(paths[0], uri)
-    for path in paths:
-        if first is not None:
-            found.append(place_of(str(first).removesuffix(paths[0]) + path))
+    for path in _expand(uri):
+        if not _WILD.search(path):
+            # Whether it is in its store comes out later, for all of them at once.
+            found.append(place_of(path) if is_address(path) else find_file(path, uri))
             continue
         folder, _, pattern = path.rpartition("/")
         if _WILD.search(folder):
