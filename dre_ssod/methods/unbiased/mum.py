@@ -76,8 +76,8 @@ class MUM(UnbiasedTeacher):
         return found
 
     def mixer(self, clock: Clock) -> Tiles | None:
-        """Mixed tiles, with the given probability."""
-        if torch.rand(()).item() >= self.settings.probability:
+        """Mixed tiles, with the given probability; none where each image is a group of its own."""
+        if self.settings.group == 1 or torch.rand(()).item() >= self.settings.probability:
             return None
         return Tiles(self.settings.tiles, self.settings.group)
 
@@ -156,11 +156,13 @@ def unmix(maps: Tensor, permutation: Tensor) -> Tensor:
     """:func:`exchange_tiles` for feature maps of any size.
 
     A map whose sides the tiles do not divide is resized to the next smaller size that they do, and
-    resized back afterwards.
+    resized back afterwards. In groups of one image nothing changes.
     """
     (groups, size, tiles), shape = permutation.shape[:3], maps.shape[-2:]
     mixed = groups * size
     fitting = [max(side // tiles, 1) * tiles for side in shape]
+    if size == 1:
+        return maps
     if mixed == 0 or fitting == list(shape):
         return exchange_tiles(maps, permutation)
     fitted = F.interpolate(maps[:mixed], fitting, mode="bilinear", align_corners=False)

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from dre_ssod.errors import ConfigError
 from dre_ssod.methods import Clock, build_method
 from dre_ssod.methods.unbiased.mum import MUM, Tiles, draw_exchange, exchange_tiles, unmix
+from dre_ssod.methods.unbiased.unbiased_teacher import UnbiasedTeacher
 from dre_ssod.modeling.student_batch import StudentBatch
+from tests.engine.steps import SAMPLE_ALL, make_trainer, run
 from tests.engine.steps import batch as make_batch
-from tests.engine.steps import make_trainer, run
 from tests.factories import labeled_image, tiny_cfg
 
 SIZE = (64, 96)
@@ -163,10 +164,9 @@ def test_without_a_whole_group_of_several_nothing_changes(views: int, group: int
     mixer = Tiles(tiles=4, group=group)
     images = mixer.images(ImageList(maps.clone(), [SIZE] * len(maps)), _batch(1))
     assert torch.equal(images.tensor, maps)
-    # Not even a level that would have to be resized, where no group is whole.
+    # Not even a level that would have to be resized.
     level = {"p6": _maps(1 + views, (5, 7))}
-    if views < group:
-        assert torch.equal(mixer.features(level, _batch(1))["p6"], level["p6"])
+    assert torch.equal(mixer.features(level, _batch(1))["p6"], level["p6"])
 
 
 def test_tiles_that_do_not_divide_the_batch_are_refused_by_name() -> None:
@@ -175,17 +175,26 @@ def test_tiles_that_do_not_divide_the_batch_are_refused_by_name() -> None:
 
 
 def test_a_step_mixes_and_finds_labels_where_they_were() -> None:
-    """Mixed in one group of one image, a step is that of Unbiased Teacher."""
+    """In groups of one image, a step is that of Unbiased Teacher."""
     settings = replace(MUM.Settings(), score_threshold=0.3)
     found = []
-    for group in (1, 2):
-        trainer = make_trainer([make_batch(0, unlabeled=2)], lr=0.0)
-        trainer.method = MUM(replace(settings, group=group))
+    for method in (
+        UnbiasedTeacher(replace(UnbiasedTeacher.Settings(), score_threshold=0.3)),
+        MUM(replace(settings, group=1)),
+        MUM(replace(settings, group=2)),
+    ):
+        trainer = make_trainer([make_batch(0, unlabeled=2)], lr=0.0, overrides=SAMPLE_ALL)
+        trainer.method = method
         found.append(run(trainer))
-    single, pair = found
+    plain, single, pair = found
+    assert _losses(single) == _losses(plain)
     assert single["loss_cls"] == pytest.approx(pair["loss_cls"])
     assert single["loss_cls_unsup"] != pair["loss_cls_unsup"]
     assert single["ssod/pseudo_boxes_per_image"] == pair["ssod/pseudo_boxes_per_image"]
+
+
+def _losses(figures: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in figures.items() if "loss" in name}
 
 
 def test_it_mixes_with_the_given_probability() -> None:
