@@ -28,7 +28,7 @@ from dre_ssod.transfers import chosen, filled_like, to_device
 
 @METHODS.register()
 class InstantTeaching(MeanTeacher):
-    """One detector that labels for itself; the variant with a pair of them is not here."""
+    """One detector that labels for itself; :class:`InstantTeachingStar` is the pair of them."""
 
     @dataclass(frozen=True)
     class Settings(MeanTeacher.Settings):

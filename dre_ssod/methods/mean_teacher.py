@@ -121,9 +121,11 @@ class MeanTeacher:
         burn_in_copy: bool = setting(
             "SSOD.BURN_IN_COPY",
             True,
-            "At the end of the burn-in the student is copied into the teacher. False: the teacher "
-            "stays the moving average that it has become by then, the better of the two once the "
-            "burn-in is much longer than 1 / (1 - EMA.DECAY) iterations.",
+            "The burn-in ends with a copy of the student in the teacher, and the average starts "
+            "again. The copy is made after the first step with unlabeled images, whose labels are "
+            "still of the average of the burn-in; with Unbiased Teacher's rate, before it. False: "
+            "the teacher stays that average, the better of the two once the burn-in is much longer "
+            "than 1 / (1 - EMA.DECAY) iterations.",
         )
         rpn_objectness: bool = setting(
             "SSOD.UNSUP_RPN_OBJECTNESS", True, "Pseudo-labels train the RPN's objectness."

@@ -11,20 +11,25 @@ from detectron2.config import CfgNode
 
 from dre_ssod.config.checks import check_config
 from dre_ssod.config.reading import leaves, read_config
-from dre_ssod.methods import build_method
+from dre_ssod.methods import METHODS, build_method
 from tests import ROOT
 
 CONFIGS = ROOT / "configs"
 SHARES = {"1pct": 1.0, "5pct": 5.0, "10pct": 10.0}
 TABLE_1_AND_2 = {
     "Supervised",
+    "MeanTeacher",
     "STAC",
     "InstantTeaching",
     "InstantTeachingStar",
     "ISMTLike",
     "UnbiasedTeacher",
+    "UnbiasedTeacherV2",
     "SoftTeacher",
     "MUM",
+    "RobustTeacher",
+    "LabelMatch",
+    "MixPL",
     "CSTLike",
     "RPLLike",
     "DRE",
@@ -98,6 +103,13 @@ def test_a_row_differs_from_what_it_builds_on_by_what_it_names(row: str, data: s
         assert not {key for key in changed if key.startswith(("SOLVER.", "INPUT.", "DATASETS."))}
 
 
+def test_each_method_has_a_config_of_its_name() -> None:
+    paths = sorted((CONFIGS / "methods").glob("*.yaml"))
+    assert [path.stem for path in paths] == sorted(name for name, _ in METHODS)
+    for path in paths:
+        assert _read("voc.yaml", f"methods/{path.name}").SSOD.METHOD == path.stem
+
+
 # Rate, iterations, drops, images, beta, decay and burn-in, as the public configs have them.
 PUBLISHED: dict[str, tuple[Any, ...]] = {
     "UnbiasedTeacher_coco_*pct": (0.01, 180_000, (), (32, 32), 4.0, 0.9996, 2000),
@@ -130,10 +142,17 @@ BOUNDS = {
     "MUM": {"TILES": 4, "GROUP": 4, "PROBABILITY": 1.0},
     "STAC": {"SCORE_THRESHOLD": 0.9, "OWN_SIZE": True},
     "InstantTeaching": {"SCORE_THRESHOLD": 0.9},
+    "LabelMatch": {
+        "RELIABLE_SHARE": 0.2,
+        "TEMPERATURE": 0.5,
+        "MINING_IOU": 0.8,
+        "MINING_SCORE": 0.8,
+    },
     "MixPL": {"SCORE_THRESHOLD": 0.7, "EMA_INTERVAL": 3, "EMA_GAMMA": 4.0},
     "RobustTeacher": {"MIN_SCORE": 0.05, "JITTER_COPIES": 10, "JITTER_SCALE": 0.08, "PASTE": 0.5},
 }
-GROUPS = {"UnbiasedTeacherV2": "UNBIASED_TEACHER_V2", "MixPL": "MIXPL"}
+RAMPS = {"coco_1pct": 2000, "coco_5pct": 2000, "coco_10pct": 2000, "voc": 30_000}
+GROUPS = {"LabelMatch": "LABELMATCH", "UnbiasedTeacherV2": "UNBIASED_TEACHER_V2", "MixPL": "MIXPL"}
 
 
 @pytest.mark.parametrize("pattern", PUBLISHED)
@@ -163,3 +182,10 @@ def test_published_bounds(method: str) -> None:
     for path in (CONFIGS / "published").glob(f"{method}_*.yaml"):
         found = read_config(str(path)).SSOD[group]
         assert {key: found[key] for key in BOUNDS[method]} == BOUNDS[method], path.name
+
+
+@pytest.mark.parametrize("data", RAMPS)
+def test_the_published_ramp_of_mum_is_as_long_as_the_burn_in_that_it_replaces(data: str) -> None:
+    ramp = _read(f"published/MUM_{data}.yaml").SSOD.MUM.RAMP_ITERS
+    burn_in = _read(f"published/UnbiasedTeacher_{data}.yaml").SSOD.BURN_IN_ITERS
+    assert ramp == burn_in == RAMPS[data]
