@@ -33,24 +33,33 @@ class SoftTeacher(MeanTeacher):
     """A mean teacher with three label sets and soft background.
 
     ======= ===============================================================================
-    eq. 1   L = L_s + alpha * L_u: ``StudentLosses.total``; alpha: ``SSOD.UNSUP_LOSS_WEIGHT``, 4,
-            and 2 with all of COCO (``configs/published/SoftTeacher_*``)
-    eq. 2   L_s: :func:`dre_ssod.modeling.regions.labeled_losses`; differs, a mean over regions,
-            not over images
+    eq. 1   L = L_s + alpha * L_u: :meth:`MeanTeacher.weight`, summed by ``StudentLosses.total``;
+            alpha: ``SSOD.UNSUP_LOSS_WEIGHT``, in ``configs/published`` 4 by
+            ``Base-SoftTeacher-COCO.yaml``, 2 by ``SoftTeacher_coco_additional.yaml``
+    eq. 2   L_s: of the box head ``labeled_losses`` in ``modeling/regions.py``, of the RPN
+            ``SemiSupervisedRPN.student_losses`` in ``modeling/rpn.py``; differs, a mean over
+            regions and anchors, not over images
     eq. 3   L_u = L_u^cls + L_u^reg: :meth:`unlabeled_losses`; differs as eq. 2
     eq. 4-5 L_u^cls, the weight w_j out of r_j: :meth:`unlabeled_losses`; differs in its divisor;
-            the reliability r_j of background: :meth:`region_weights`
+            the reliability r_j of background: :meth:`region_weights`, for which the teacher is
+            asked by ``TeacherPass.score`` in ``teacher.py``
     eq. 6   refine(jitter(b)): ``methods/parts/jitter.py``; differs, normal jitter
-    eq. 7-8 sigma-bar, the spread u of jittered boxes, and its unit: ``box_spread`` there; differs
-            in its unit
-    eq. 9   L_u^reg: :meth:`unlabeled_losses`; differs, over sampled regions, not foreground ones
+    eq. 7   sigma-bar, the mean spread of the four coordinates: ``box_spread`` there
+    eq. 8   each spread relative to the box: ``box_spread``; differs in its unit
+    eq. 9   L_u^reg: :meth:`unlabeled_losses`; differs, of foreground regions, divided by the
+            number of all sampled regions
     eq. 10  L_u by two label sets: :meth:`label`, :meth:`unlabeled_losses`
     labels  which box trains what, by three thresholds: :meth:`label`
-    RPN     both losses, by a third label set: ``modeling/rpn.py``
-    views   :class:`MeanTeacher`'s: ``SSOD.STRONG_VIEW`` (``config/keys.py``), colors:
-            ``data/views/photometric.py``
+    RPN     both losses, ``modeling/rpn.py``, by the labels of the classes unless
+            ``SSOD.SOFT_TEACHER.RPN_SCORE`` is another bound than theirs
+    views   weak, labeled and strong: ``ViewRecipe`` in ``data/views/views.py``, for
+            ``data/mappers.py``; a strong view has one color operation, ``photometric.py`` there,
+            and one move, ``geometric.py``, each time, a labeled one the former alone
     EMA     ``SSOD.EMA.DECAY`` of :class:`MeanTeacher`, 0.999 at most, from a copy at its first step
-    tested  the student, as in the code; ``SSOD.EVAL_MODEL`` is "both" by default
+    runs    batch, rate and iterations: ``configs/published/Base-SoftTeacher-COCO.yaml`` for 1, 5
+            and 10 %, ``SoftTeacher_coco_additional.yaml`` for all of COCO
+    tested  the code's figures are the student's; here both are evaluated, and ``model_best``
+            follows the teacher, unless ``SSOD.EVAL_MODEL`` is "student"
     ======= ===============================================================================
     """
 
