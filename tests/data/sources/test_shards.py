@@ -21,7 +21,7 @@ from dre_ssod.data.records import identify_files
 from dre_ssod.data.remarks import Remarks
 from dre_ssod.data.sources.catalog import class_names, load_one_labeled, load_unlabeled
 from dre_ssod.data.sources.opening import open_source
-from dre_ssod.data.sources.shards import ShardRecords, index, patterns
+from dre_ssod.data.sources.shards import ShardRecords, index, patterns, scanning
 from dre_ssod.data.splits.pools import build_pools, without_known
 from dre_ssod.errors import SourceError
 from dre_ssod.stores import Piece
@@ -249,6 +249,17 @@ def test_of_a_shard_that_was_cut_the_whole_images_count(
     assert [f"{shard}: {said}" in text for text in remarks.items["broken-shard"]] == [True]
     # Half of the shards is whole; of the other one some bytes are lost.
     assert 0 < records.lost < 0.5
+
+
+def test_a_disk_that_fails_is_no_broken_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(shard: patterns.Shard) -> Any:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(scanning, "_open", fail)
+    with pytest.raises(SourceError, match=r"p-00\.tar: cannot be read: .*Input/output error"):
+        load_unlabeled([write_pool(tmp_path)])
 
 
 def test_a_share_of_broken_shards_is_passed_over(tmp_path: Path) -> None:

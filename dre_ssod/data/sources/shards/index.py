@@ -141,7 +141,7 @@ def open_index(shards: Sequence[Shard], root: str) -> Index:
 
     Raises:
         FileError: if it can be written nowhere.
-        OSError, StoreError: if a shard cannot be read.
+        SourceError, StoreError: if a shard cannot be read.
     """
     wanted = [(shard.name, shard.size, shard.identity) for shard in shards]
     name = index_path(shards, root).name

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from dre_ssod.data.sources.folder import IMAGE_EXTENSIONS, is_hidden
 from dre_ssod.data.sources.shards.patterns import Shard
 from dre_ssod.data.sources.uri import is_unicode
+from dre_ssod.errors import SourceError
 from dre_ssod.stores import StorePath, read_range
 
 BLOCK = tarfile.BLOCKSIZE
@@ -70,9 +71,17 @@ def scan(shard: Shard) -> Content:
     Of one that is damaged, what lies before the damage counts.
 
     Raises:
-        OSError: if it cannot be opened.
+        SourceError: if the disk does not give it.
         StoreError: if a store cannot be asked.
     """
+    try:
+        return _scan(shard)
+    except OSError as error:
+        # Not to be taken for a failure to write the index.
+        raise SourceError(f"{shard.place}: cannot be read: {error}") from error
+
+
+def _scan(shard: Shard) -> Content:
     members = _Members()
     with _open(shard) as file:
         start = file.read(8)

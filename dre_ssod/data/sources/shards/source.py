@@ -71,10 +71,7 @@ class ShardSource:
     def _records(self, remarks: Remarks) -> tuple[ShardRecords, list[str]]:
         """The images, and what is wrong with shards."""
         shards = look_at(self.name, self.places)
-        try:
-            index = open_index(shards, root_of(self.places))
-        except OSError as error:
-            raise SourceError(f"{self.name}: a shard cannot be read: {error}") from error
+        index = open_index(shards, root_of(self.places))
         problems = []
         for entry, place in zip(index.entries, self.places, strict=True):
             if entry.problem:
