@@ -11,12 +11,16 @@ are certain::
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor
 
+from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper, UnlabeledViews
+from dre_ssod.data.views.instant_teaching import change_pixels
+from dre_ssod.data.views.views import ViewRecipe
 from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher
 from dre_ssod.methods.parts.placing import draw_integer
 from dre_ssod.modeling.regions import Regions
@@ -56,6 +60,16 @@ class InstantTeaching(MeanTeacher):
             "A box that the cut shortens stays if both of its sides keep more than this share.",
             Number(0.0, 1.0),
         )
+
+    # Views: the strong one has its own flip and size, and pixel operations of the method's own
+
+    def mappers(self, cfg: CfgNode) -> tuple[LabeledMapper, UnlabeledViews]:
+        return LabeledMapper.from_config(cfg), self.unlabeled_mapper(cfg)
+
+    def unlabeled_mapper(self, cfg: CfgNode, students: int = 1) -> UnlabeledMapper:
+        """What makes a weak view of an image, and a strong one for each student."""
+        weak = ViewRecipe.weak(cfg)
+        return UnlabeledMapper(weak, replace(weak, pixels=change_pixels), students)
 
     def mixer(self, clock: Clock) -> LabeledMix:
         """Mixup and split with labeled images."""

@@ -41,9 +41,13 @@ class EraseRecipe:
     size: tuple[float, float]
 
 
+PixelChange = Callable[[Image, str, np.random.Generator], Image]
+"""Makes another image of the same size out of one of this channel order, which it leaves alone."""
+
+
 @dataclass(frozen=True)
 class ViewRecipe:
-    """What may happen to an image, in this order: flip, resize, distort, erase.
+    """What may happen to an image, in this order: flip, resize, distort, erase, change pixels.
 
     Attributes:
         short_sides: in pixels; (min, max) for "range", any number of lengths for "choice".
@@ -56,6 +60,7 @@ class ViewRecipe:
         photometric: whether one photometric operation is applied.
         geometric: None for no distortion. With ``photometric``, the two come in random order.
         erase: None for no erased patches.
+        pixels: a method's own operations, which leave boxes where they are; None for none.
     """
 
     short_sides: tuple[int, ...]
@@ -67,6 +72,7 @@ class ViewRecipe:
     photometric: bool = False
     geometric: GeometricRecipe | None = None
     erase: EraseRecipe | None = None
+    pixels: PixelChange | None = None
 
     @classmethod
     def weak(cls, cfg: CfgNode) -> ViewRecipe:
@@ -176,6 +182,8 @@ def _draw(image: Image, recipe: ViewRecipe, rng: np.random.Generator) -> tuple[I
             matrix = distortion @ matrix
     if recipe.erase is not None:
         erase_patches(placed, recipe.erase, recipe.fill, rng)
+    if recipe.pixels is not None:
+        placed = recipe.pixels(placed, recipe.image_format, rng)
     return placed, matrix
 
 

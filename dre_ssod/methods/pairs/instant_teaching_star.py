@@ -25,12 +25,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from dre_ssod.data.mappers import (
-    LabeledMapper,
-    LabeledTwiceMapper,
-    UnlabeledMapper,
-    UnlabeledViews,
-)
+from dre_ssod.data.mappers import LabeledMapper, LabeledTwiceMapper, UnlabeledViews
 from dre_ssod.geometry import clip_boxes
 from dre_ssod.methods.instant_teaching import InstantTeaching
 from dre_ssod.methods.mean_teacher import METHODS, Clock
@@ -48,7 +43,7 @@ class InstantTeachingStar(Pair, InstantTeaching):
     # Views: each detector has its own labeled view and its own strong view
 
     def mappers(self, cfg: CfgNode) -> tuple[LabeledMapper, UnlabeledViews]:
-        return LabeledTwiceMapper.from_config(cfg), UnlabeledMapper.from_config(cfg, students=2)
+        return LabeledTwiceMapper.from_config(cfg), self.unlabeled_mapper(cfg, students=2)
 
     def labeled_views(
         self, batch: TrainingBatch
