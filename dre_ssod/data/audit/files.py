@@ -83,7 +83,8 @@ def check_file(path: str, level: str = "header") -> FileCheck:
     """
     try:
         with open_picture(path) as stream:
-            size = os.fstat(stream.fileno()).st_size
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(0)
             start = stream.read(8)
             stream.seek(max(0, size - TAIL_BYTES))
             end = stream.read()

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from dre_ssod.data.audit.files import check_file
 from dre_ssod.data.images import ImageError, read_image
 from dre_ssod.data.loader import BatchPlan, build_paired_loader
 from dre_ssod.data.records import identify_files
@@ -260,6 +261,13 @@ def test_a_disk_that_fails_is_no_broken_shard(
     monkeypatch.setattr(scanning, "_open", fail)
     with pytest.raises(SourceError, match=r"p-00\.tar: cannot be read: .*Input/output error"):
         load_unlabeled([write_pool(tmp_path)])
+
+
+def test_images_of_shards_are_checked_as_others_are(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", [("a.png", picture(1)), ("b.png", b"no picture")])
+    good, bad = (check_file(r["file_name"]) for r in load_unlabeled([f"shards://{tmp_path}/a.tar"]))
+    assert (good.status, good.width, good.height) == ("ok", 8, 6)
+    assert bad.status == "unreadable"
 
 
 def test_a_share_of_broken_shards_is_passed_over(tmp_path: Path) -> None:
