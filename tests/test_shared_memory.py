@@ -12,6 +12,7 @@ import torch
 
 from dre_ssod import workers
 from dre_ssod.data.sources.catalog import ensure_registered
+from dre_ssod.data.views.views import ViewRecipe
 from dre_ssod.deployment.labeling.bulk_labeling import label_missing
 from dre_ssod.deployment.labeling.labeling_job import LabelingJob, prepare
 from dre_ssod.engine.training_data import mean_image_bytes
@@ -66,13 +67,18 @@ def test_a_system_without_it_gets_what_was_asked_for(
 def test_sizes_of_training_images() -> None:
     cfg = tiny_cfg(**{"INPUT.MIN_SIZE_TRAIN": (300, 600), "INPUT.MAX_SIZE_TRAIN": 10_000})
     cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING = "choice"
-    assert mean_image_bytes(cfg) == pytest.approx(3 * (300 * 400 + 600 * 800) / 2)
+    weak = ViewRecipe.weak
+    assert mean_image_bytes(weak(cfg)) == pytest.approx(3 * (300 * 400 + 600 * 800) / 2)
     # The integral over all sizes between them.
     cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING = "range"
-    assert mean_image_bytes(cfg) == pytest.approx(4 * (600**3 - 300**3) / 3 / 300, rel=1e-3)
+    assert mean_image_bytes(weak(cfg)) == pytest.approx(4 * (600**3 - 300**3) / 3 / 300, rel=1e-3)
     # The long side has a limit.
     cfg.INPUT.MAX_SIZE_TRAIN = 400
-    assert mean_image_bytes(cfg) == pytest.approx(3 * 300 * 400)
+    assert mean_image_bytes(weak(cfg)) == pytest.approx(3 * 300 * 400)
+    # Long sides have none.
+    cfg.SSOD.STRONG_VIEW.LONG_SIDES = (400, 800)
+    strong = 3 * 0.75 * (800**3 - 400**3) / 3 / 400
+    assert mean_image_bytes(ViewRecipe.strong(cfg)) == pytest.approx(strong, rel=1e-3)
 
 
 @pytest.mark.usefixtures("shared_memory")

@@ -40,6 +40,7 @@ from dre_ssod.settings import (
 )
 
 _MANY = 10**9
+_LONG_SIDES = Numbers(0, 10**5, fewest=2, most=2, whole=True, rising="weakly")
 
 
 def _part(registry: Registry) -> Registered:
@@ -123,6 +124,8 @@ CHECKS: dict[str, Check] = {
     "SSOD.BURN_IN_ITERS": Number(0, _MANY),
     "SSOD.LOG_VARIANCE_RANGE": Numbers(-20.0, 20.0, fewest=2, most=2, rising="weakly"),
     "SSOD.BOX_LOSS_NORMALIZER": OneOf(("sampled", "foreground")),
+    "SSOD.LABELED_VIEW.LONG_SIDES": _LONG_SIDES,
+    "SSOD.STRONG_VIEW.LONG_SIDES": _LONG_SIDES,
     "SSOD.STRONG_VIEW.MAX_TRANSLATE": Number(0.0, 1.0),
     "SSOD.STRONG_VIEW.MAX_ROTATE": Number(0.0, 180.0),
     "SSOD.STRONG_VIEW.MAX_SHEAR": Number(0.0, 80.0),
@@ -159,9 +162,9 @@ def check_config(cfg: CfgNode, world_size: int) -> None:
         if valid is not None:
             refuse(cfg, key, valid)
     _check_device(cfg)
-    _check_sizes(cfg)
-    _check_split(cfg, values)
     method = method_class(cfg)
+    _check_sizes(cfg, method)
+    _check_split(cfg, values)
     _check_architecture(cfg, method)
     _check_variance(cfg, values, method)
     if cfg.TEST.PSEUDO_LABEL_SET and not method.uses_teacher:
@@ -202,7 +205,7 @@ def _check_device(cfg: CfgNode) -> None:
             refuse(cfg, "MODEL.DEVICE", f"{valid}; this machine has {found} GPU(s), from 'cuda:0'")
 
 
-def _check_sizes(cfg: CfgNode) -> None:
+def _check_sizes(cfg: CfgNode, method: type[MeanTeacher]) -> None:
     sides = cfg.INPUT.MIN_SIZE_TRAIN
     is_pair = len(sides) == 2 and sides[0] <= sides[1]
     if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and not is_pair:
@@ -211,6 +214,13 @@ def _check_sizes(cfg: CfgNode) -> None:
             "INPUT.MIN_SIZE_TRAIN",
             "(smallest, largest) while INPUT.MIN_SIZE_TRAIN_SAMPLING is 'range'",
         )
+    for view in ("LABELED_VIEW", "STRONG_VIEW"):
+        shortest, longest = cfg.SSOD[view].LONG_SIDES
+        if longest and not shortest:
+            refuse(cfg, f"SSOD.{view}.LONG_SIDES", "(smallest, largest), both from 1 on, or (0, 0)")
+        if longest and view not in method.sized_views:
+            valid = f"(0, 0) with the method {method.__name__}, which sizes these views by INPUT"
+            refuse(cfg, f"SSOD.{view}.LONG_SIDES", f"{valid}.MIN_SIZE_TRAIN")
     if cfg.TEST.PSEUDO_LABEL_SET and cfg.INPUT.MIN_SIZE_TEST == 0:
         refuse(cfg, "INPUT.MIN_SIZE_TEST", "1 or more while TEST.PSEUDO_LABEL_SET names a set")
 

@@ -125,10 +125,15 @@ def _add_method_keys(cfg: CfgNode) -> None:
 def _add_view_keys(cfg: CfgNode) -> None:
     # Short sides, flips and MAX_SIZE of all views are Detectron2's INPUT.* keys.
     cfg.SSOD.LABELED_VIEW = CfgNode()
+    # (min, max) of the long side, a uniform integer of pixels, in place of INPUT's sizes; (0, 0):
+    # those count. A wide range is large-scale jitter.
+    cfg.SSOD.LABELED_VIEW.LONG_SIDES = (0, 0)
     # One photometric op (see STRONG_VIEW.PHOTOMETRIC) on labeled images.
     cfg.SSOD.LABELED_VIEW.PHOTOMETRIC = True
 
     cfg.SSOD.STRONG_VIEW = CfgNode()
+    # As LABELED_VIEW.LONG_SIDES.
+    cfg.SSOD.STRONG_VIEW.LONG_SIDES = (0, 0)
     # One op out of identity, autocontrast, equalize, solarize, color, contrast, brightness,
     # sharpness, posterize.
     cfg.SSOD.STRONG_VIEW.PHOTOMETRIC = True

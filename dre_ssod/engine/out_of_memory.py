@@ -29,6 +29,10 @@ def advice(cfg: CfgNode, world_size: int, in_float32: bool) -> str:
         f"a smaller INPUT.MIN_SIZE_TRAIN and INPUT.MAX_SIZE_TRAIN than "
         f"{tuple(cfg.INPUT.MIN_SIZE_TRAIN)} and {cfg.INPUT.MAX_SIZE_TRAIN}"
     )
+    for view in ("LABELED_VIEW", "STRONG_VIEW"):
+        sides = tuple(cfg.SSOD[view].LONG_SIDES)
+        if any(sides):
+            choices.append(f"smaller SSOD.{view}.LONG_SIDES than {sides}")
     return (
         f"A pass of this process has {labeled} labeled and {unlabeled} unlabeled images "
         f"(SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} over {world_size} process(es) and "

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from dre_ssod.data.loader import BatchPlan, build_paired_loader
 from dre_ssod.data.splits.pools import Pools, build_pools
+from dre_ssod.data.views.views import ViewRecipe
 from dre_ssod.errors import ConfigError, printable
 from dre_ssod.methods import MeanTeacher, method_class
 from dre_ssod.structures import TrainingBatch
@@ -90,12 +91,14 @@ def images_per_pass(cfg: CfgNode, world_size: int) -> tuple[int, int]:
     return part * labeled, part * unlabeled
 
 
-def mean_image_bytes(cfg: CfgNode) -> float:
-    """Bytes of a training image of 4 to 3, on average over the sizes that a config draws."""
-    sides = np.asarray(cfg.INPUT.MIN_SIZE_TRAIN, dtype=np.float64)
-    if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range":
+def mean_image_bytes(recipe: ViewRecipe) -> float:
+    """Bytes of a view of an image of 4 to 3, on average over the sizes that a recipe draws."""
+    long_sides = recipe.long_sides
+    sides = np.asarray(long_sides or recipe.short_sides, dtype=np.float64)
+    if long_sides is not None or recipe.sampling == "range":
         sides = np.linspace(sides[0], sides[-1], 100)
-    return float(np.mean([image_bytes(side, cfg.INPUT.MAX_SIZE_TRAIN) for side in sides.tolist()]))
+    limits = [recipe.max_size] * len(sides) if long_sides is None else sides.tolist()
+    return float(np.mean(list(map(image_bytes, sides.tolist(), limits))))
 
 
 def build_training_loader(
@@ -111,8 +114,11 @@ def build_training_loader(
     micro_batches = cfg.SOLVER.ACCUMULATION_STEPS
     labeled, unlabeled = images_per_pass(cfg, comm.get_world_size())
     pools = method.prepare(pools)
-    # Two views of each unlabeled image.
-    batch_bytes = (labeled + 2 * unlabeled) * mean_image_bytes(cfg)
+    of_labeled, weak, strong = (
+        mean_image_bytes(recipe(cfg))
+        for recipe in (ViewRecipe.labeled, ViewRecipe.weak, ViewRecipe.strong)
+    )
+    batch_bytes = labeled * of_labeled + unlabeled * (weak + strong)
     return build_paired_loader(
         pools.labeled,
         pools.unlabeled,

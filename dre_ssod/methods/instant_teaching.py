@@ -12,6 +12,7 @@ are certain::
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from detectron2.config import CfgNode
@@ -62,6 +63,8 @@ class InstantTeaching(MeanTeacher):
         )
 
     # Views: the strong one has its own flip and size, and pixel operations of the method's own
+
+    sized_views: ClassVar[tuple[str, ...]] = ("LABELED_VIEW",)
 
     def mappers(self, cfg: CfgNode) -> tuple[LabeledMapper, UnlabeledViews]:
         return LabeledMapper.from_config(cfg), self.unlabeled_mapper(cfg)

@@ -146,6 +146,8 @@ class MeanTeacher:
     """Field of pseudo-labels that weighs the objectness loss of the anchors; None: all weigh 1."""
     uses_teacher: ClassVar[bool] = True
     """Whether the teacher labels unlabeled images."""
+    sized_views: ClassVar[tuple[str, ...]] = ("LABELED_VIEW", "STRONG_VIEW")
+    """Groups of keys whose ``LONG_SIDES`` its mappers read."""
     variance_keys: ClassVar[tuple[str, ...]] = ()
     """Keys that must be False where the box head has no variance branch."""
 

@@ -64,6 +64,7 @@ class STAC(MeanTeacher):
         )
 
     uses_teacher: ClassVar[bool] = False
+    sized_views: ClassVar[tuple[str, ...]] = ("LABELED_VIEW",)
 
     def __init__(self, settings: Any, labels: Path) -> None:
         """

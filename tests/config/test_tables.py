@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 
 from dre_ssod.config.checks import check_config
 from dre_ssod.config.reading import leaves, read_config
+from dre_ssod.data.views.views import ViewRecipe
 from dre_ssod.methods import METHODS, build_method
 from tests import ROOT
 
@@ -189,3 +190,14 @@ def test_the_published_ramp_of_mum_is_as_long_as_the_burn_in_that_it_replaces(da
     ramp = _read(f"published/MUM_{data}.yaml").SSOD.MUM.RAMP_ITERS
     burn_in = _read(f"published/UnbiasedTeacher_{data}.yaml").SSOD.BURN_IN_ITERS
     assert ramp == burn_in == RAMPS[data]
+
+
+def test_published_views_of_label_match_have_large_scale_jitter() -> None:
+    paths = sorted((CONFIGS / "published").glob("LabelMatch_*.yaml"))
+    assert len(paths) == 5
+    for path in paths:
+        cfg = read_config(str(path))
+        weak, learned = ViewRecipe.weak(cfg), (ViewRecipe.labeled(cfg), ViewRecipe.strong(cfg))
+        assert (weak.short_sides, weak.max_size, weak.long_sides) == ((500, 800), 1333, None)
+        # 1024 * 0.2 and 1024 * 1.8.
+        assert {recipe.long_sides for recipe in learned} == {(205, 1843)}, path.name

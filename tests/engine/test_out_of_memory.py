@@ -40,6 +40,13 @@ def test_a_pass_that_cannot_be_split_leaves_the_sizes() -> None:
     )
 
 
+def test_long_sides_are_sizes_too() -> None:
+    cfg = tiny_cfg(**{"SSOD.STRONG_VIEW.LONG_SIDES": (20, 96)})
+    said = advice(cfg, 1, in_float32=False)
+    assert ", or smaller SSOD.STRONG_VIEW.LONG_SIDES than (20, 96)." in said
+    assert "LABELED_VIEW" not in said
+
+
 def test_a_run_that_does_not_fit_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = tiny_run(write_tiny_dataset(tmp_path), tmp_path / "run")
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 3

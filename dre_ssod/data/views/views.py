@@ -53,6 +53,8 @@ class ViewRecipe:
         short_sides: in pixels; (min, max) for "range", any number of lengths for "choice".
         sampling: "range" (a uniform integer between the two, both included) or "choice".
         max_size: longest side allowed, in pixels; it overrules the short side.
+        long_sides: (min, max) of the long side, a uniform integer of pixels, in place of the three
+            above; None: those count.
         flip: "horizontal", "vertical" (each with probability 1/2) or "none".
         image_format: channel order of the image, "RGB" or "BGR".
         fill: gray level per channel, in the image's order, of pixels that come from outside and of
@@ -69,6 +71,7 @@ class ViewRecipe:
     flip: str
     image_format: str
     fill: tuple[int, ...]
+    long_sides: tuple[int, int] | None = None
     photometric: bool = False
     geometric: GeometricRecipe | None = None
     erase: EraseRecipe | None = None
@@ -100,7 +103,8 @@ class ViewRecipe:
     @classmethod
     def labeled(cls, cfg: CfgNode) -> ViewRecipe:
         """The labeled view: flip, resize and one photometric operation."""
-        return replace(cls.weak(cfg), photometric=cfg.SSOD.LABELED_VIEW.PHOTOMETRIC)
+        node = cfg.SSOD.LABELED_VIEW
+        return replace(cls.weak(cfg)._sized(*node.LONG_SIDES), photometric=node.PHOTOMETRIC)
 
     @classmethod
     def strong(cls, cfg: CfgNode) -> ViewRecipe:
@@ -108,11 +112,15 @@ class ViewRecipe:
         node = cfg.SSOD.STRONG_VIEW
         geometric = GeometricRecipe(node.MAX_TRANSLATE, node.MAX_ROTATE, node.MAX_SHEAR)
         return replace(
-            cls.weak(cfg),
+            cls.weak(cfg)._sized(*node.LONG_SIDES),
             photometric=node.PHOTOMETRIC,
             geometric=geometric if node.GEOMETRIC else None,
             erase=EraseRecipe(tuple(node.ERASE_COUNT), tuple(node.ERASE_SIZE)),
         )
+
+    def _sized(self, low: int, high: int) -> ViewRecipe:
+        """With long sides from ``low`` to ``high``, unless they are 0."""
+        return replace(self, long_sides=(low, high), max_size=high) if high else self
 
 
 def make_view(image: Image, recipe: ViewRecipe, rng: np.random.Generator) -> View:
@@ -234,13 +242,17 @@ def _draw_flip_and_size(
     """The (3, 3) matrix of a random flip and resize, and the (height, width) of the result."""
     height, width = image.shape[:2]
     flipped = recipe.flip != "none" and rng.random() < 0.5
-    if recipe.sampling == "range":
+    max_size = recipe.max_size
+    if recipe.long_sides is not None:
+        # As its own limit, a short side is the long one.
+        short_side = max_size = int(rng.integers(*recipe.long_sides, endpoint=True))
+    elif recipe.sampling == "range":
         shortest, longest = recipe.short_sides
         short_side = int(rng.integers(shortest, longest, endpoint=True))
     else:
         short_side = int(rng.choice(recipe.short_sides))
     # A very long image can come out less than half a pixel thin.
-    shape = ResizeShortestEdge.get_output_shape(height, width, short_side, recipe.max_size)
+    shape = ResizeShortestEdge.get_output_shape(height, width, short_side, max_size)
     new_height, new_width = max(shape[0], 1), max(shape[1], 1)
     matrix = np.diag([new_width / width, new_height / height, 1.0])
     if flipped:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from detectron2.config import CfgNode
 from torch import Tensor
@@ -60,6 +61,8 @@ class UnbiasedTeacher(MeanTeacher):
         )
 
     # Views: both versions of every labeled image, and shared geometry
+
+    sized_views: ClassVar[tuple[str, ...]] = ()
 
     def mappers(self, cfg: CfgNode) -> tuple[LabeledPairMapper, UnlabeledViews]:
         recipe, pixels = ViewRecipe.weak(cfg), PixelRecipe()

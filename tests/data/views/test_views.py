@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -111,6 +112,24 @@ def test_range_draws_every_length_and_choice_only_those_named() -> None:
     assert {draw(image, ranged, seed).size[0] for seed in range(100)} == {10, 11, 12, 13, 14}
     chosen = replace(PLAIN, short_sides=(10, 14, 31), sampling="choice")
     assert {draw(image, chosen, seed).size[0] for seed in range(100)} == {10, 14, 31}
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 30), (30, 20), (3, 300)])
+def test_a_long_side_is_uniform_between_the_two_whatever_the_other_sizes(
+    height: int, width: int
+) -> None:
+    recipe = replace(PLAIN, short_sides=(77, 77), max_size=41, long_sides=(8, 40))
+    views = [draw(noise(height, width), recipe, seed) for seed in range(660)]
+    longest = [max(view.size) for view in views]
+    # Four standard deviations of a binomial.
+    assert all(abs(longest.count(side) - 20) < 18 for side in range(8, 41))
+    assert (min(longest), max(longest)) == (8, 40)
+    for view in views:
+        assert min(view.size) == max(
+            round(max(view.size) * min(height, width) / max(height, width)), 1
+        )
+        expected = [view.size[1] / width, view.size[0] / height]
+        assert view.matrix.diagonal()[:2].tolist() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("flip", ["horizontal", "vertical"])
@@ -284,4 +303,11 @@ def test_switches_of_the_config() -> None:
     assert ViewRecipe.labeled(cfg) == ViewRecipe.weak(cfg)
     strong = ViewRecipe.strong(cfg)
     assert (strong.photometric, strong.geometric) == (False, None)
+    assert strong.long_sides is None
+    cfg.SSOD.STRONG_VIEW.LONG_SIDES = (205, 1843)
+    sizes: dict[str, Any] = {"long_sides": (205, 1843), "max_size": 1843}
+    assert ViewRecipe.strong(cfg) == replace(strong, **sizes)
+    assert ViewRecipe.labeled(cfg) == ViewRecipe.weak(cfg)
+    cfg.SSOD.LABELED_VIEW.LONG_SIDES = (205, 1843)
+    assert ViewRecipe.labeled(cfg) == replace(ViewRecipe.weak(cfg), **sizes)
     assert strong.erase == EraseRecipe((2, 3), (0.0, 0.2))
