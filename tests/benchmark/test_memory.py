@@ -40,7 +40,8 @@ def test_what_was_there_before_does_not_count_and_is_no_gain_when_it_goes() -> N
 @needs_proc
 def test_what_lives_on_is_resident_and_private() -> None:
     before, private = resident_bytes(), private_bytes(os.getpid())
-    kept = torch.ones(64 * MEGABYTE // 4)
-    assert resident_bytes() - before > 60 * MEGABYTE
-    assert private_bytes(os.getpid()) - private > 60 * MEGABYTE
+    kept = torch.ones(256 * MEGABYTE // 4)
+    # A busy system may take back pages of files in the meantime, which were resident before.
+    assert resident_bytes() - before > 200 * MEGABYTE
+    assert private_bytes(os.getpid()) - private > 200 * MEGABYTE
     assert kept[-1] == 1.0
