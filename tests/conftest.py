@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -71,3 +73,35 @@ def datasets_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with taking_turns(shared / "sample_set.lock"):
         ensure_sample_set(shared / "dre_ssod_sample")
     return shared
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of moto's server, on a free port of the loopback."""
+    pytest.importorskip("s3fs", reason="needs pip install 'dre_ssod[stores]'")
+    server = pytest.importorskip("moto.server", reason="needs moto, flask and flask-cors")
+    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    yield f"http://{host}:{port}"
+    running.stop()
+
+
+@pytest.fixture
+def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """The file system of s3fs, with an empty bucket ``data``."""
+    import s3fs
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.fspath(tmp_path / "no_config"))
+    s3fs.S3FileSystem.clear_instance_cache()
+    system = s3fs.S3FileSystem()
+    system.mkdir("data")
+    yield system
+    system.rm("data", recursive=True)
+    s3fs.S3FileSystem.clear_instance_cache()

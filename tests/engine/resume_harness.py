@@ -249,6 +249,14 @@ def end_state(folder: Path) -> dict[str, str]:
     return found
 
 
+def end_of(folder: Path, root: str) -> dict[str, str]:
+    """What a run leaves behind, without the root of its data."""
+    found = {name: text.replace(root, "") for name, text in end_state(folder).items()}
+    # Detections lie in folders with the names of the sets.
+    detections = sorted(name for name in found if name.startswith("inference/"))
+    return found | {f"detections {n}": found.pop(name) for n, name in enumerate(detections)}
+
+
 def _without_files(content: dict[str, Any]) -> None:
     """Sizes of files that hold times differ."""
     writer = content["trainer"]["hooks"].get("ResumingWriter", {})

@@ -7,12 +7,14 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from dre_ssod.data.conversion.packing import pack
 from dre_ssod.runs.detector import entry_for_weights
-from tests.engine.resume_harness import OVERRIDES, differences, end_state
+from tests.engine.resume_harness import OVERRIDES, differences, end_of
 from tests.factories import tiny_cfg, tiny_model
 from tests.launch import slurm_cluster
 from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run, write_tiny_dataset
@@ -79,12 +81,29 @@ def told(path: Path) -> str:
     return "\n".join(file.read_text() for file in files)
 
 
-def test_a_training_of_two_processes_that_makes_room_leaves_no_trace(
-    data: TinyDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_training_from_a_bucket_that_makes_room_is_the_one_from_the_disk_left_alone(
+    data: TinyDataset,
+    bucket: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Of two processes each, with unlabeled images in shards."""
+    pack(data.unlabeled, data.root / "packed", "more", per_shard=3, labels=False)
+    bucket.put(f"{data.root}/", "data/tiny/", recursive=True)
+    monkeypatch.setenv("DRE_SSOD_CACHE", str(tmp_path / "cache"))
+    roots = {"left": str(data.root), "asked": "s3://data/tiny"}
     jobs = {}
-    for name in ("left", "asked"):
-        overrides = {**OVERRIDES, "SOLVER.IMS_PER_BATCH": 4, "DATALOADER.NUM_WORKERS": 1}
+    for name, root in roots.items():
+        labeled = (f"coco://{root}/train.json?images={root}/train",)
+        overrides = {
+            **OVERRIDES,
+            "SOLVER.IMS_PER_BATCH": 4,
+            "DATALOADER.NUM_WORKERS": 1,
+            "DATASETS.TRAIN": labeled,
+            "DATASETS.TEST": labeled,
+            "DATASETS.UNLABELED": (f"shards://{root}/packed/more-*.tar",),
+        }
         config = tmp_path / f"{name}.yaml"
         config.write_text(tiny_run(data, tmp_path / name, **overrides).dump(), encoding="utf-8")
         words = ("--processes", "2", "train_net.py", "--config-file", str(config))
@@ -97,7 +116,9 @@ def test_a_training_of_two_processes_that_makes_room_leaves_no_trace(
     assert "SIGTERM: saving a checkpoint." in text
     assert "Requeued job" in text
     assert "Starting training from iteration" in text
-    assert not differences(end_state(tmp_path / "asked"), end_state(tmp_path / "left"))
+    left, asked = (end_of(tmp_path / name, root) for name, root in roots.items())
+    assert "model_final.pth/iteration" in left
+    assert not differences(asked, left)
 
 
 def test_an_array_of_labeling_jobs_of_which_one_makes_room_writes_what_one_process_writes(

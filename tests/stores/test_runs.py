@@ -18,7 +18,7 @@ from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.errors import ConfigError
 from dre_ssod.runs.detector import entry_for_weights, find_checkpoint
 from dre_ssod.stores import place_of
-from tests.engine.resume_harness import Stop, StopAt, differences, end_state, run_config
+from tests.engine.resume_harness import Stop, StopAt, differences, end_of, run_config
 from tests.factories import tiny_cfg, tiny_model
 from tests.tiny_dataset import TinyDataset, loggers_kept, write_tiny_dataset
 from tools import pseudo_label
@@ -69,14 +69,6 @@ def train(root: str, folder: Path, stop_at: int = -1) -> None:
     trainer.resume_or_load(resume=True)
     trainer.register_hooks([StopAt(stop_at)])
     trainer.train()
-
-
-def end_of(folder: Path, root: str) -> dict[str, str]:
-    """What a run leaves behind, without the root of its data."""
-    found = {name: text.replace(root, "") for name, text in end_state(folder).items()}
-    # Detections lie in folders with the names of the sets.
-    detections = sorted(name for name in found if name.startswith("inference/"))
-    return found | {f"detections {n}": found.pop(name) for n, name in enumerate(detections)}
 
 
 def test_a_training_that_is_killed_and_resumed_is_that_of_the_disk(
