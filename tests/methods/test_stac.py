@@ -249,6 +249,23 @@ def test_images_are_labeled_at_the_size_of_tests_or_at_their_own(
     assert set(sizes) == {(40, 60) if short_side else SIZE}
 
 
+def test_labels_depend_on_neither_views_nor_batches(
+    data: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = trainer_of(NAME, data, tmp_path / "run").teacher
+    monkeypatch.setattr(stages, "SSODTrainer", lambda _: MagicMock(student=model))
+    written = []
+    for number, (sizes, batch) in enumerate((((20, 30), 4), ((50, 60), 8))):
+        keys = {"INPUT.MIN_SIZE_TRAIN": sizes, "SOLVER.IMS_PER_BATCH": batch}
+        keys |= {"TEST.IMS_PER_BATCH": batch // 4, "SSOD.STRONG_VIEW.MAX_ROTATE": 5.0 * number}
+        cfg = stage_cfg(data, tmp_path / str(number), **keys)
+        with loggers_kept():
+            stages.store_labels(cfg)
+        written.append((Path(cfg.OUTPUT_DIR) / "stac" / "labels.json").read_bytes())
+    assert len(json.loads(written[0])["annotations"]) > 8
+    assert written[0] == written[1]
+
+
 def test_labels_are_boxes_of_the_image_at_whatever_size_it_is_labeled(
     data: TinyDataset, tmp_path: Path
 ) -> None:
