@@ -26,6 +26,8 @@ NOT_RUN = {
     "tools/run_table.py": "whole trainings: tests/tools/test_run_table.py has a small table",
     "tools/simulate_labeling.py": "trainings: tests/tools/test_simulate_labeling.py has tiny ones",
     "('wandb',)": "a service: tests/engine/hooks/test_trackers.py",
+    "('shards://s3://bucket/shards/images-{000000..009999}.tar',)": "a store: tests/stores",
+    "DETECTRON2_DATASETS=s3://bucket/data": "a store: tests/stores/test_runs.py",
     "tools/gpu_check.py": "a GPU: tests/tools/test_gpu_check.py has its dry run",
 }
 TRAIN2017 = "datasets/coco/annotations/instances_train2017"
@@ -74,7 +76,7 @@ def run(program: str, words: list[str]) -> None:
     if program == "tools.benchmark":
         options = BENCHMARKS.get(words[0], "--rounds 1").split()
         words = [words[0], *options, *words[1:]]
-    if program in TAKES_KEYS and words[:1] not in (["growth"], ["eval"]):
+    if program in TAKES_KEYS and words[:1] not in (["growth"], ["eval"], ["sources"]):
         words = [*words, *tiny_words(words)]
     sys.argv = [program, *words]
     # Several documents write files of the same name, or train with the same config.
