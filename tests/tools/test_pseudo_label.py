@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import threading
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
 
@@ -58,17 +59,21 @@ def test_processes_of_which_one_is_killed_write_what_one_writes(
     assert min(a["score"] for a in content["annotations"]) >= 0.4
     # The tool's own handler, which the first test of a process has set up, may print elsewhere.
     monkeypatch.setattr(logging.getLogger("dre_ssod"), "propagate", True)
-    threading.Thread(target=_kill_the_third).start()
+    # An earlier test may have left a process that is about to end.
+    before = {child.name for child in multiprocessing.active_children()}
+    threading.Thread(target=_kill_the_third, args=(before,), daemon=True).start()
     assert tool.run(["--output", str(two), "--num-gpus", "3", *arguments]) == 0
     assert "Process 2 was ended by SIGKILL." in caplog.messages
     for name in ("pseudo_labels.json", "label_next.json"):
         assert (one / name).read_bytes() == (two / name).read_bytes()
 
 
-def _kill_the_third() -> None:
-    while len(children := multiprocessing.active_children()) < 3:
+def _kill_the_third(before: set[str]) -> None:
+    started: list[BaseProcess] = []
+    while len(started) < 3:
         time.sleep(0.01)
-    max(children, key=lambda child: int(child.name.rpartition("-")[2])).kill()
+        started = [c for c in multiprocessing.active_children() if c.name not in before]
+    max(started, key=lambda child: int(child.name.rpartition("-")[2])).kill()
 
 
 @pytest.mark.parametrize(("options", "batch"), [([], 3), (["--batch", "2"], 2)])
