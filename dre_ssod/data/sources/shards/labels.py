@@ -20,7 +20,7 @@ from dre_ssod.data.records import image_size, is_crowd, xywh
 from dre_ssod.data.sources.names import check_class_name
 from dre_ssod.data.sources.shards.patterns import ASKED_AT_ONCE
 from dre_ssod.data.text_files import is_integer, is_number
-from dre_ssod.errors import SourceError
+from dre_ssod.errors import SourceError, UserError
 from dre_ssod.stores import Piece, is_address
 
 _FORM = (
@@ -64,9 +64,10 @@ def _read(piece: Piece) -> dict[str, Any]:
     try:
         with piece.open() as file:
             content = json.loads(file.read())
+    except UserError:
+        # A store that does not answer says nothing about labels.
+        raise
     except (OSError, EOFError, ValueError, RecursionError) as error:
-        if not isinstance(error, json.JSONDecodeError | UnicodeDecodeError | OSError | EOFError):
-            raise
         raise SourceError(f"{where}: cannot be read as JSON: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("objects"), list):
         raise SourceError(f"{where}: holds {_show(content)}, and not labels of the form {_FORM}")
