@@ -80,6 +80,14 @@ def run_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def positive_number(text: str) -> int:
+    """The type of an argument that is a number from 1 on."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
 def check_counts(parser: argparse.ArgumentParser, args: argparse.Namespace, *names: str) -> None:
     """End the program where one of these arguments is given and below 1."""
     for name in names:

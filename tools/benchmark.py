@@ -26,7 +26,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from dre_ssod_cli.parsers import local, program_parser
+from dre_ssod_cli.parsers import local, positive_number, program_parser
 from dre_ssod_cli.program import run_program
 
 if TYPE_CHECKING:
@@ -86,14 +86,6 @@ def _add_kind(kinds: Any, name: str) -> argparse.ArgumentParser:
     kind: argparse.ArgumentParser = kinds.add_parser(name)
     kind.add_argument("--json", type=local, metavar="FILE", help="also write the report there")
     return kind
-
-
-def positive_number(text: str) -> int:
-    """An argument of the command line."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is less than 1")
-    return number
 
 
 def measure(args: argparse.Namespace) -> Report:

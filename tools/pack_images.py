@@ -15,7 +15,7 @@ import argparse
 import re
 import sys
 
-from dre_ssod_cli.parsers import local, program_parser
+from dre_ssod_cli.parsers import local, positive_number, program_parser
 from dre_ssod_cli.program import run_program
 
 
@@ -36,19 +36,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--images",
-        type=_count,
+        type=positive_number,
         default=10_000,
         metavar="N",
         help="in a shard, at most (default: 10000)",
     )
     return parser.parse_args(arguments)
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is less than 1")
-    return number
 
 
 def _name(text: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from hashlib import sha256
@@ -93,11 +93,17 @@ class Cache:
         # The end of the name keeps the extension, by which readers of weights go.
         end = address.partition("::")[0].rpartition("/")[2][-50:]
         path = place / f"{identity(found)}.{'' if size is None else size}.{end}"
+
+        def get(partial: Path) -> None:
+            ask(address, lambda system, inner: system.get_file(inner, str(partial)))
+            if size not in (None, got := partial.stat().st_size):
+                raise StoreError(f"{address}: came with {got} of its {size} bytes; start again")
+
         with naming_failures(path):
             place.mkdir(parents=True, exist_ok=True)
             with taking_turns(place / _LOCK) if (size or LARGE) >= LARGE else nullcontext():
                 if not self._keep(path, size):
-                    self._fetch(address, path, size)
+                    self._fetch(path, get)
         return path
 
     def update_part(self, address: str, start: int, size: int) -> Path:
@@ -110,9 +116,16 @@ class Cache:
             FileError: if the copy cannot be written.
         """
         path = self._place(_part(address, start, size)) / f"part.{size}."
+
+        def get(partial: Path) -> None:
+            content = read_range(address, start, start + size)
+            if len(content) != size:
+                raise EOFError(f"{address} ends before byte {start + size}")
+            partial.write_bytes(content)
+
         with naming_failures(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._fetch(address, path, size, start)
+            self._fetch(path, get)
         return path
 
     def _keep(self, path: Path, size: int | None) -> bool:
@@ -123,19 +136,12 @@ class Cache:
             os.utime(path)
             return True
 
-    def _fetch(self, address: str, path: Path, size: int | None, start: int | None = None) -> None:
-        """Copy an object or, from a byte on, ``size`` bytes of it."""
+    def _fetch(self, path: Path, get: Callable[[Path], None]) -> None:
+        """Put what ``get`` writes into a file in its place, whole."""
         partial = self.folder / f"{secrets.token_hex(8)}{PARTIAL}"
         try:
-            if start is None or size is None:
-                ask(address, lambda system, inner: system.get_file(inner, str(partial)))
-            else:
-                partial.write_bytes(read_range(address, start, start + size))
+            get(partial)
             got = partial.stat().st_size
-            if start is not None and got != size:
-                raise EOFError(f"{address} ends before byte {start + (size or 0)}")
-            if size not in (None, got):
-                raise StoreError(f"{address}: came with {got} of its {size} bytes; start again")
             with taking_turns(self.folder / _LOCK):
                 path.parent.mkdir(exist_ok=True)
                 partial.replace(path)

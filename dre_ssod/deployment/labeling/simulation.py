@@ -75,6 +75,7 @@ def known_pool(cfg: CfgNode, truth: str | None) -> KnownPool:
     pools = build_pools(
         *(sets.TRAIN, sets.UNLABELED, sets.LABELED_PERCENT, sets.LABELED_FOLD),
         *(cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, sets.SPLIT_FILE, sets.TEST),
+        unreadable=cfg.DATALOADER.MAX_UNREADABLE_SHARE,
     )
     drawn = pools.split is not None
     if drawn and truth is not None:

@@ -87,6 +87,8 @@ class Index:
         self.entries = [Entry(**entry) for entry in json.loads(content)]
         self.ends = np.cumsum([entry.images for entry in self.entries]).tolist()
         """Number of images in the shards up to and with each."""
+        self.starts = [0, *self.ends[:-1]]
+        """The number in the set of the first image of each shard."""
 
     def __len__(self) -> int:
         return int(self.ends[-1])
@@ -98,7 +100,7 @@ class Index:
     def locate(self, number: int) -> tuple[int, int]:
         """The shard of an image of the set, and its number there."""
         shard = bisect_right(self.ends, number)
-        return shard, number - self.ends[shard] + self.entries[shard].images
+        return shard, number - self.starts[shard]
 
     def image(self, shard: int, number: int) -> tuple[tuple[int, int, int, int], str]:
         """(block, size, label_block, label_size) of an image of a shard, and its name."""

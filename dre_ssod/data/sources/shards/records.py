@@ -10,10 +10,11 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from dre_ssod.data.records import identify_files
 from dre_ssod.data.sources.shards.index import Index
 from dre_ssod.data.sources.shards.patterns import Shard
 from dre_ssod.data.sources.shards.scanning import BLOCK
-from dre_ssod.stores import Piece, is_address, is_piece
+from dre_ssod.stores import Piece, is_piece
 
 Numbers = npt.NDArray[np.int64]
 
@@ -36,6 +37,8 @@ class ShardRecords(Sequence[dict[str, Any]]):
         self._files = [str(shard.place) for shard in shards]
         self._shards = shards
         self._left_out = np.asarray(left_out, np.int64)
+        # How many images that count come before each.
+        self._before = self._left_out - np.arange(len(self._left_out))
 
     def __len__(self) -> int:
         return len(self._index) - len(self._left_out)
@@ -65,9 +68,8 @@ class ShardRecords(Sequence[dict[str, Any]]):
     def _locate(self, index: int) -> tuple[int, int]:
         """The shard of an image that counts, and its number there."""
         position = range(len(self))[index]
-        # How many of those that are left out come before.
-        before = self._left_out - np.arange(len(self._left_out))
-        return self._index.locate(position + int(np.searchsorted(before, position, side="right")))
+        skipped = int(np.searchsorted(self._before, position, side="right"))
+        return self._index.locate(position + skipped)
 
     @property
     def lost(self) -> float:
@@ -78,8 +80,7 @@ class ShardRecords(Sequence[dict[str, Any]]):
         """Of each shard, what tells its images from others: by their names, places and sizes."""
         found = [entry.digest for entry in self._index.entries]
         for shard in {self._index.locate(number)[0] for number in self._left_out.tolist()}:
-            start = self._index.ends[shard] - self._index.entries[shard].images
-            places = self._left_out - start
+            places = self._left_out - self._index.starts[shard]
             own = places[(places >= 0) & (places < self._index.entries[shard].images)]
             rest = f"{found[shard]} without {own.tolist()}"
             found[shard] = sha256(rest.encode()).hexdigest()
@@ -87,21 +88,17 @@ class ShardRecords(Sequence[dict[str, Any]]):
 
     def without(self, files: Iterable[str]) -> ShardRecords:
         """All but the images of these names of files; only their shards are looked into."""
-        by_file = {_real(file): number for number, file in enumerate(self._files)}
+        identify = identify_files()
+        by_file = {identify(file): number for number, file in enumerate(self._files)}
         gone = set(self._left_out.tolist())
         for piece in (Piece.parse(file) for file in files if is_piece(file)):
-            shard = by_file.get(_real(piece.file))
+            shard = by_file.get(identify(piece.file))
             if shard is None:
                 continue
             blocks = self._index.columns(shard)[0]
             place = int(np.searchsorted(blocks, piece.start // BLOCK))
             if place < len(blocks) and blocks[place] * BLOCK == piece.start:
-                start = self._index.ends[shard] - self._index.entries[shard].images
-                gone.add(start + place)
+                gone.add(self._index.starts[shard] + place)
         if len(gone) == len(self._left_out):
             return self
         return ShardRecords(self._index, self._shards, sorted(gone))
-
-
-def _real(file: str) -> str:
-    return file if is_address(file) else os.path.realpath(file)
