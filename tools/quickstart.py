@@ -4,8 +4,8 @@
     python tools/quickstart.py [--seed 1] [--output output/demo] [KEY VALUE ...]
 
 Both runs train the same detector and see the same labeled images equally often; one of them has
-unlabeled images too. An interrupted demo continues where it stopped; a finished one evaluates and
-reports again.
+unlabeled images too. Until it uses them both are the same, so that part is trained once. An
+interrupted demo continues where it stopped; a finished one evaluates and reports again.
 """
 
 from __future__ import annotations
@@ -17,12 +17,16 @@ import shlex
 import sys
 import textwrap
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dre_ssod_cli.parsers import local, program_parser
 from dre_ssod_cli.program import run_program
+
+if TYPE_CHECKING:
+    from dre_ssod.tables.schedule import Job
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = {
@@ -45,10 +49,30 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def words_of(name: str, output: Path, args: argparse.Namespace) -> list[str]:
-    """The command line of one of the two runs."""
-    words = ["--config-file", str(RUNS[name]), "--resume", "SEED", str(args.seed)]
-    return [*words, "OUTPUT_DIR", str(output), *args.opts]
+def make_jobs(runs: Mapping[str, Path], args: argparse.Namespace) -> list[Job]:
+    """The two runs: the supervised one begins where the burn-in of the other ends.
+
+    Args:
+        runs: their folders, by name.
+    """
+    from dre_ssod.checkpoints.folder import BURN_IN
+    from dre_ssod.config.reading import read_config
+    from dre_ssod.tables.plan import take_over
+    from dre_ssod.tables.schedule import Job
+
+    def job(name: str, opts: Sequence[str] = (), **order: Any) -> Job:
+        solver = read_config(str(RUNS[name]), args.opts).SOLVER
+        words = ["--config-file", str(RUNS[name]), "--resume", "SEED", str(args.seed), *opts]
+        words += ["OUTPUT_DIR", str(runs[name]), *args.opts]
+        return Job(name, runs[name], words, solver.MAX_ITER, solver.IMS_PER_BATCH, **order)
+
+    shared = runs["semi-supervised"] / BURN_IN
+    begin = partial(take_over, shared, runs["supervised"])
+    burn_in = read_config(str(RUNS["semi-supervised"]), args.opts).SSOD.BURN_IN_ITERS
+    return [
+        job("semi-supervised", ["SSOD.BURN_IN_KEPT", "True"]),
+        job("supervised", begins=burn_in, after="semi-supervised", needs=shared, prepare=begin),
+    ]
 
 
 def last_evaluation(run: Path) -> dict[str, Any]:
@@ -111,24 +135,26 @@ What next? Look at some of your images, then make a config for them:
 
 def main(args: argparse.Namespace) -> None:
     """Train, evaluate, draw, tabulate."""
-    from dre_ssod.config.reading import read_config
     from dre_ssod.deployment.comparison import draw_comparison
     from dre_ssod.inspection.panels import write_picture
     from dre_ssod.report.page import write_report
-    from dre_ssod.tables.processes import LocalStarter
-    from dre_ssod.tables.schedule import Job, run_all
+    from dre_ssod.tables.processes import LocalRun
+    from dre_ssod.tables.schedule import run_all
 
     folder = args.output / f"seed_{args.seed}"
     runs = {name: folder / name for name in RUNS}
-    jobs = []
-    for name, folder_of_run in runs.items():
-        solver = read_config(str(RUNS[name]), args.opts).SOLVER
-        words = words_of(name, folder_of_run, args)
-        print("$", shlex.join([PROGRAM.name, *words]), flush=True)
-        jobs.append(Job(name, folder_of_run, words, solver.MAX_ITER, solver.IMS_PER_BATCH))
+    jobs = make_jobs(runs, args)
+    for job in jobs:
+        print("$", shlex.join([PROGRAM.name, *job.words]), flush=True)
+    cores = os.cpu_count() or 1
+
+    def start(words: list[str], folder: Path) -> LocalRun:
+        # The semi-supervised run is alone at first, and at the end.
+        is_alone = folder == runs["semi-supervised"]
+        return LocalRun(PROGRAM, words, folder, cores if is_alone else max(1, cores // 2))
+
     begin = time.monotonic()
-    threads = max(1, (os.cpu_count() or 1) // len(jobs))
-    run_all(jobs, LocalStarter(PROGRAM, threads), len(jobs), stop_at_failure=True)
+    run_all(jobs, start, len(jobs), stop_at_failure=True)
     counts = count_images(runs["semi-supervised"])
     captions = {
         "supervised": f"{counts['labeled']} labeled images",

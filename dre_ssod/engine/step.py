@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Iterable, Iterator
@@ -33,6 +34,8 @@ from dre_ssod.launch.signals import SignalRequests
 from dre_ssod.methods import Clock, MeanTeacher
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.structures import Mean, StudentLosses, TrainingBatch
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -244,13 +247,19 @@ class SemiSupervisedStep(SimpleTrainer):
             self._load_method(**state_dict["method"])
 
     def _load_method(self, name: str, state: dict[str, Any]) -> None:
-        if name != type(self.method).__name__:
+        own = type(self.method).__name__
+        if name == own:
+            self.method.load_state_dict(state)
+            return
+        # Before the first pseudo-label, most methods have learned nothing that is their own.
+        is_burning_in = self.iter < self.settings.burn_in_iters
+        if not is_burning_in or state or self.method.state_dict():
             raise CheckpointError(
                 f"the run was started with SSOD.METHOD {name!r} and cannot be resumed with "
-                f"{type(self.method).__name__!r}: keep its method, or start another run from its "
-                "weights with MODEL.WEIGHTS in another OUTPUT_DIR"
+                f"{own!r}: keep its method, or start another run from its weights with "
+                "MODEL.WEIGHTS in another OUTPUT_DIR"
             )
-        self.method.load_state_dict(state)
+        logger.warning("In use from here on: SSOD.METHOD %r; it was %r in the burn-in", own, name)
 
 
 def _boxes(instances: list[Instances], device: torch.device) -> Mean:

@@ -16,6 +16,7 @@ from dre_ssod.engine.setup import complete
 from dre_ssod.engine.training_data import load_pools
 from dre_ssod.files import open_whole, write_text
 from dre_ssod.runs.contents import by_role
+from dre_ssod.runs.history import METRICS
 from dre_ssod.runs.sets import describe_sets
 from dre_ssod.tables.definition import Cell, TableError
 from dre_ssod.tables.filed import Result, find_result, slug
@@ -133,6 +134,7 @@ def _training(cell: Cell, identity: Identity, folder: Path, donor: str, source: 
         words=["--config-file", str(folder / CONFIG), "--resume", *opts],
         iterations=cell.cfg.SOLVER.MAX_ITER,
         images=cell.cfg.SOLVER.IMS_PER_BATCH,
+        begins=0 if source is None else cell.cfg.SSOD.BURN_IN_ITERS,
         after=donor,
         needs=needs,
         prepare=partial(_prepare, cell.cfg, identity, folder, needs),
@@ -166,10 +168,25 @@ def _prepare(cfg: CfgNode, identity: Identity, folder: Path, burn_in: Path | Non
     # A table has many runs, and of each the last checkpoint will do.
     own.SOLVER.CHECKPOINTS_KEPT = 1
     write_text(folder / CONFIG, own.dump())
-    if burn_in is not None and burn_in.is_file() and not our_files(folder):
-        with burn_in.open("rb") as source, open_whole(folder / BURN_IN) as target:
+    if burn_in is not None:
+        take_over(burn_in, folder)
+
+
+def take_over(burn_in: Path, folder: Path) -> None:
+    """Have a run begin where the burn-in of another one ended, if it has not begun.
+
+    Args:
+        burn_in: checkpoint in the other run's folder; where it is missing, nothing is done.
+        folder: of the run.
+    """
+    if not burn_in.is_file() or our_files(folder):
+        return
+    # The figures so far; what came after the checkpoint is cut off when it is resumed.
+    figures = burn_in.with_name(METRICS)
+    for path in (figures, burn_in) if figures.is_file() else (burn_in,):
+        with path.open("rb") as source, open_whole(folder / path.name) as target:
             shutil.copyfileobj(source, target)
-        name_last(folder, BURN_IN)
+    name_last(folder, burn_in.name)
 
 
 def _check_folder(folder: Path, identity: Identity) -> None:

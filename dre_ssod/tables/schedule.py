@@ -30,6 +30,7 @@ class Job:
         words: of its command line.
         iterations: of the whole run.
         images: of a batch.
+        begins: iterations of it that the other job does.
         after: name of the job that makes what this one starts from; "" for none. It is waited for
             until it has done so, or has ended.
         needs: the file that the other job makes.
@@ -41,6 +42,7 @@ class Job:
     words: list[str]
     iterations: int
     images: int
+    begins: int = 0
     after: str = ""
     needs: Path | None = None
     prepare: Callable[[], None] = lambda: None
@@ -73,7 +75,9 @@ def run_all(
     waiting, running = {job.name: job for job in jobs}, dict[str, tuple[Job, Started]]()
     failed: dict[str, str] = {}
     done = {job.name: iteration_of(job.folder) for job in jobs}
-    bar = Progress({job.name: (job.iterations, job.images) for job in jobs}, done)
+    bar = Progress(
+        {job.name: (range(job.begins, job.iterations), job.images) for job in jobs}, done
+    )
     try:
         while waiting or running:
             for name, job in list(waiting.items()):
@@ -138,15 +142,15 @@ class Progress:
     """One bar for all runs, by the images that they train on; few lines where no terminal is."""
 
     def __init__(
-        self, runs: Mapping[str, tuple[int, int]], done: Mapping[str, int] | None = None
+        self, runs: Mapping[str, tuple[range, int]], done: Mapping[str, int] | None = None
     ) -> None:
         """
         Args:
-            runs: iterations of each run, and images of its batch.
+            runs: iterations that each run does itself, and images of its batch.
             done: iterations of before, which say nothing about the pace.
         """
         self._runs = dict(runs)
-        self._total = sum(iterations * images for iterations, images in runs.values())
+        self._total = sum(len(iterations) * images for iterations, images in runs.values())
         self._first = self._images(done or {})
         self._told, self._began = 0, time.monotonic()
         self._bar = tqdm(
@@ -166,7 +170,7 @@ class Progress:
         """
         images = self._images(done)
         shown = done if running is None else {name: done[name] for name in running}
-        words = ", ".join(f"{name} {shown[name]}/{self._runs[name][0]}" for name in shown)
+        words = ", ".join(f"{name} {shown[name]}/{self._runs[name][0].stop}" for name in shown)
         if self._bar.disable:
             tenth = 10 * images // max(1, self._total)
             if tenth > self._told:
@@ -182,7 +186,10 @@ class Progress:
         self._bar.close()
 
     def _images(self, done: Mapping[str, int]) -> int:
-        return sum(done.get(name, 0) * images for name, (_, images) in self._runs.items())
+        return sum(
+            max(0, done.get(name, 0) - iterations.start) * images
+            for name, (iterations, images) in self._runs.items()
+        )
 
     def _left(self, images: int) -> str:
         """How long the rest takes at the pace so far; "" where there is none yet, or no rest."""

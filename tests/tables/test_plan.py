@@ -12,10 +12,20 @@ from detectron2.utils.env import seed_all_rng
 from dre_ssod.checkpoints.folder import BURN_IN
 from dre_ssod.engine.setup import complete
 from dre_ssod.engine.trainer import SSODTrainer
+from dre_ssod.errors import CheckpointError
+from dre_ssod.runs.history import METRICS
 from dre_ssod.tables.definition import Cell, Repeat, TableError
 from dre_ssod.tables.filed import file_result, read_results
 from dre_ssod.tables.identity import Identity
-from dre_ssod.tables.plan import FINAL, Plan, folder_of, identify, make_plan, read_data
+from dre_ssod.tables.plan import (
+    FINAL,
+    Plan,
+    folder_of,
+    identify,
+    make_plan,
+    read_data,
+    take_over,
+)
 from dre_ssod.tables.schedule import Job
 from tests.engine.resume_harness import differences, flattened
 from tests.tables.conftest import WriteTable, leave_run
@@ -154,3 +164,55 @@ def test_a_run_from_a_shared_burn_in_is_the_same_to_the_last_bit(tmp_path: Path)
             finals.append(train(job, data, own))
     assert not differences(finals[1], finals[2])
     assert differences(finals[0], finals[1])
+
+
+@pytest.fixture(scope="module")
+def burned_in(tmp_path_factory: pytest.TempPathFactory) -> tuple[TinyDataset, Path]:
+    """Data, and the folder of a run of DRE that kept the end of its burn-in."""
+    folder = tmp_path_factory.mktemp("burned_in")
+    data = write_tiny_dataset(folder / "data")
+    with loggers_kept():
+        train(Job("dre", folder / "dre", ["True"], 4, 4), data, SHORT)
+    return data, folder / "dre"
+
+
+SHORT = {"TEST.EVAL_PERIOD": 0, "DATASETS.TEST": (), "SSOD.BURN_IN_ITERS": 2}
+
+
+def test_supervised_training_from_a_burn_in_is_the_same_to_the_last_bit(
+    burned_in: tuple[TinyDataset, Path], tmp_path: Path
+) -> None:
+    data, donor = burned_in
+    keys = {**SHORT, "SSOD.ENABLED": False, "DATASETS.UNLABELED": (), "SOLVER.IMS_PER_BATCH": 2}
+    for name in ("taker", "alone"):
+        (tmp_path / name).mkdir()
+    take_over(donor / BURN_IN, tmp_path / "taker")
+    with loggers_kept():
+        taker, alone = (
+            train(Job(name, tmp_path / name, [], 4, 4), data, keys) for name in ("taker", "alone")
+        )
+    assert not differences(taker, alone)
+    series = [(tmp_path / name / METRICS).read_text().splitlines() for name in ("taker", "alone")]
+    assert len(series[0]) == len(series[1])
+
+
+def test_a_method_changes_before_the_first_pseudo_label_alone(
+    burned_in: tuple[TinyDataset, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, donor = burned_in
+    keys = {**SHORT, "SSOD.METHOD": "MeanTeacher"}
+    for name in ("taker", "late", "stateful"):
+        (tmp_path / name).mkdir()
+    take_over(donor / BURN_IN, tmp_path / "taker")
+    with loggers_kept():
+        train(Job("taker", tmp_path / "taker", [], 4, 4), data, keys)
+    assert "SSOD.METHOD 'MeanTeacher'; it was 'DRE' in the burn-in" in caplog.text
+    take_over(donor / FINAL, tmp_path / "late")
+    with loggers_kept(), pytest.raises(CheckpointError, match="keep its method"):
+        train(Job("late", tmp_path / "late", [], 4, 4), data, keys)
+    # One that has learned something by then has no state to begin with.
+    take_over(donor / BURN_IN, tmp_path / "stateful")
+    with loggers_kept(), pytest.raises(CheckpointError, match="keep its method"):
+        train(
+            Job("x", tmp_path / "stateful", [], 4, 4), data, {**SHORT, "SSOD.METHOD": "LabelMatch"}
+        )

@@ -115,7 +115,7 @@ def test_progress_is_by_the_newest_line_with_an_iteration(
     assert iteration_of(tmp_path) == 40
     # Without a terminal a line each tenth, weighted by the images of a batch; one of before counts
     # for nothing in the time that is left.
-    bar = Progress({"a": (10, 4), "b": (10, 12)}, {"a": 10})
+    bar = Progress({"a": (range(10), 4), "b": (range(10), 12)}, {"a": 10})
     for done in range(10):
         bar.show({"a": 10, "b": done})
     bar.show({"a": 10, "b": 10})
@@ -132,7 +132,7 @@ def test_an_estimate_takes_the_pace_of_this_life(
 ) -> None:
     clock = iter([0.0, 600.0, 1140.0])
     monkeypatch.setattr("dre_ssod.tables.schedule.time.monotonic", lambda: next(clock))
-    bar = Progress({"a": (100, 1)}, {"a": 40})
+    bar = Progress({"a": (range(100), 1)}, {"a": 40})
     # 20 images in ten minutes leave 40 for twenty.
     bar.show({"a": 60})
     bar.show({"a": 98})
