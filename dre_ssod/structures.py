@@ -149,15 +149,17 @@ class StudentLosses:
         unsupervised: terms of L_u (DRE's eq. 2) and the RPN's, before beta, their names ending in
             ``UNSUPERVISED``; empty without unlabeled images.
         figures: detached diagnostics by name.
+        counts: what the method counts of the unlabeled images, by name.
     """
 
     supervised: dict[str, Tensor] = field(default_factory=dict)
     unsupervised: dict[str, Tensor] = field(default_factory=dict)
     figures: dict[str, Mean] = field(default_factory=dict)
+    counts: dict[str, Tensor] = field(default_factory=dict)
 
     def merge(self, other: StudentLosses) -> None:
         """Add the terms of ``other``, whose names must be new."""
-        for name in ("supervised", "unsupervised", "figures"):
+        for name in ("supervised", "unsupervised", "figures", "counts"):
             mine, theirs = getattr(self, name), getattr(other, name)
             clash = mine.keys() & theirs.keys()
             if clash:

@@ -5,8 +5,8 @@ This is the only place where the teacher's frame (weak view) meets the student's
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -198,14 +198,18 @@ class Labels:
     Attributes:
         rpn, cls, box: for the RPN, the classification and the box loss of the box head.
         ask: the teacher's opinion of boxes in the strong views; None where none is to be had.
+        counts: what the method counts of these images, for a step that learns from them.
     """
 
     rpn: CarriedLabels
     cls: CarriedLabels
     box: CarriedLabels
     ask: Ask | None
+    counts: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def single(cls, labels: CarriedLabels, ask: Ask | None) -> Labels:
+    def single(
+        cls, labels: CarriedLabels, ask: Ask | None, counts: Mapping[str, Tensor] | None = None
+    ) -> Labels:
         """One set for all losses."""
-        return cls(labels, labels, labels, ask)
+        return cls(labels, labels, labels, ask, counts or {})

@@ -45,7 +45,11 @@ class ClassCounts:
 
 
 class StepMetrics:
-    """Collects what one process has to say about a step, and exchanges it with the others."""
+    """Collects what one process has to say about a step, and exchanges it with the others.
+
+    Attributes:
+        counts: what the method counted, of each micro-batch with unlabeled images.
+    """
 
     def __init__(self, data_time: float, device: torch.device) -> None:
         """
@@ -57,6 +61,7 @@ class StepMetrics:
         self._device = device
         self._losses: dict[str, Mean] = {}
         self._figures: dict[str, Mean] = {}
+        self.counts: list[Mapping[str, Tensor]] = []
         self._drawn = 0
         self._unreadable = 0
 
@@ -67,6 +72,8 @@ class StepMetrics:
             _accumulate(self._losses, name, Mean(value, torch.ones_like(value)))
         for name, mean in losses.figures.items():
             _accumulate(self._figures, name, mean)
+        if losses.counts:
+            self.counts.append(losses.counts)
 
     def add_images(self, drawn: int, unreadable: int) -> None:
         """Add images that were drawn, and those among them that could not be read."""

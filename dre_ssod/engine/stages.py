@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
 from torch import nn
 
 from dre_ssod.data.images import ImageError
@@ -22,7 +23,7 @@ from dre_ssod.data.mappers import EvaluationMapper
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.engine.training_data import load_pools
 from dre_ssod.files import write_text
-from dre_ssod.methods import method_class
+from dre_ssod.methods import StoredLabels, method_class
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +48,16 @@ def store_labels(cfg: CfgNode) -> None:
     All processes must call this.
     """
     wanted = method_class(cfg).stored_labels(cfg)
-    if wanted is None or wanted.path.is_file():
+    if wanted is None:
         return
+    if not wanted.path.is_file():
+        _make_labels(cfg, wanted)
+    # The weights that the run starts from are drawn next. They are the same whether the stages
+    # before were made by this process, in part, or by one that was killed.
+    seed_all_rng(cfg.SEED + comm.get_rank())
+
+
+def _make_labels(cfg: CfgNode, wanted: StoredLabels) -> None:
     path = wanted.path
     # What is wrong with the data shows before anything is trained.
     pools = load_pools(cfg)

@@ -19,7 +19,7 @@ from detectron2.layers import cat
 from detectron2.structures import Instances
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
@@ -137,7 +137,7 @@ class SemiSupervisedStep(SimpleTrainer):
         self.after_backward()
         self.grad_scaler.unscale_(self.optimizer)
         totals = metrics.exchange(
-            self.guard.gradient_norm(), self.signals.pending(), self.method.tally()
+            self.guard.gradient_norm(), self.signals.pending(), self.method.tally(metrics.counts)
         )
         self.signals.agree(totals.signals)
         self._count_images(batches, totals)
@@ -184,13 +184,15 @@ class SemiSupervisedStep(SimpleTrainer):
         """What the student learns from a batch (figure 2); the losses before beta."""
         truth = [view["instances"] for view in batch.labeled_views]
         figures = {"labeled_boxes_per_image": _boxes(truth, self.device)}
+        counts: dict[str, Tensor] = {}
         given = self.method.student_batch(self.teacher, batch, self.clock)
         losses: StudentLosses = self.model(given)
         if given.labels is not None:
             pseudo_labels = given.labels.cls.instances()
             figures |= _pseudo_label_figures(pseudo_labels, self.device)
             self.pseudo_boxes.add(pseudo_labels)
-        losses.merge(StudentLosses(figures=figures))
+            counts.update(given.labels.counts)
+        losses.merge(StudentLosses(figures=figures, counts=counts))
         return losses
 
     @property

@@ -16,12 +16,13 @@ from pkgutil import walk_packages
 
 from detectron2.config import CfgNode
 
-from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher
+from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher, StoredLabels
 
 __all__ = [
     "METHODS",
     "Clock",
     "MeanTeacher",
+    "StoredLabels",
     "build_method",
     "method_class",
 ]

@@ -128,10 +128,9 @@ class DRE(LearnsRanks, MeanTeacher):
             return super().label(teacher, samples, clock)
         seen = observe(teacher, samples, self.settings.min_score, self.refinement)
         num_classes: int = teacher.roi_heads.num_classes
-        self._ranks.count(seen.detections, num_classes, clock.iteration)
         bounds = self._ranks.at(share, num_classes).to(teacher.device, non_blocking=True)
         labels = [chosen(f, f.gt_scores >= bounds[f.gt_classes]) for f in seen.detections]
-        return Labels.single(seen.carry(labels), seen.score)
+        return Labels.single(seen.carry(labels), seen.score, self._ranks.counts(seen.detections))
 
     def unlabeled_losses(self, cls: Regions, box: Regions) -> StudentLosses:
         """L_u^reg (eq. 11) and L_u^cls (eq. 14)::

@@ -91,10 +91,9 @@ class LabelMatch(LearnsRanks, MeanTeacher):
         """
         seen = observe(teacher, samples, self.settings.min_score)
         num_classes: int = teacher.roi_heads.num_classes
-        self._ranks.count(seen.detections, num_classes, clock.iteration)
         bounds = torch.stack(self.thresholds(num_classes)).to(teacher.device, non_blocking=True)
         labels = [_select(found, *bounds) for found in seen.detections]
-        return Labels.single(seen.carry(labels), seen.score)
+        return Labels.single(seen.carry(labels), seen.score, self._ranks.counts(seen.detections))
 
     # Losses
 

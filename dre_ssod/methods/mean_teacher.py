@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from detectron2.config import CfgNode
 from fvcore.common.registry import Registry
 from torch import Tensor
@@ -192,7 +193,9 @@ class MeanTeacher:
     ) -> Labels:
         """Pseudo-labels of N unlabeled images: detections with a score of at least tau.
 
-        Must not read which labels are left on the strong views: the host would wait for a GPU.
+        Must not read which labels are left on the strong views: the host would wait for a GPU. Nor
+        may it change the method: panels and probes ask, too. What a step that learns from these
+        labels shall count goes along with them (``Labels.counts``, see :meth:`tally`).
 
         Args:
             teacher: in eval mode.
@@ -310,12 +313,16 @@ class MeanTeacher:
             num_classes: K.
         """
 
-    def tally(self) -> Mapping[str, Tensor]:
-        """Sums of this step on this process, by name, of the same shapes at every step.
+    def tally(self, passes: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+        """Sums of this step on this process, by name, of the same shapes on all processes.
 
         They join the one all-reduce of the step.
+
+        Args:
+            passes: ``Labels.counts`` of each forward pass of the step; empty during the burn-in.
         """
-        return {}
+        names = passes[0] if passes else ()
+        return {name: torch.stack([counts[name] for counts in passes]).sum(0) for name in names}
 
     def learn(self, totals: Mapping[str, Tensor]) -> None:
         """Take in what :meth:`tally` gave, summed over all processes, on the host.

@@ -90,9 +90,6 @@ class RPLLike(MeanTeacher):
         super().__init__(settings)
         self._frequency: Tensor | None = None
         self._qualities: ScoreRanks | None = None
-        # Of the step that is under way, see :meth:`tally`.
-        self._iteration = -1
-        self._tally: dict[str, Tensor] = {}
 
     # Labels
 
@@ -131,8 +128,8 @@ class RPLLike(MeanTeacher):
                 chosen(found, found.gt_localization_quality >= qualities[found.gt_classes])
                 for found in certain
             ]
-        self._count(certain, kept, num_classes, clock)
-        return Labels.single(seen.carry(kept), seen.score)
+        counts = self._counts(certain, kept, num_classes)
+        return Labels.single(seen.carry(kept), seen.score, counts)
 
     # Losses
 
@@ -158,31 +155,22 @@ class RPLLike(MeanTeacher):
 
     # What it learns of the data
 
-    def _count(
-        self,
-        certain: Sequence[Instances],
-        kept: Sequence[Instances],
-        num_classes: int,
-        clock: Clock,
-    ) -> None:
-        """Count a pass; what another iteration has left behind is dropped."""
-        if clock.iteration != self._iteration:
-            self._iteration, self._tally = clock.iteration, {}
+    def _counts(
+        self, certain: Sequence[Instances], kept: Sequence[Instances], num_classes: int
+    ) -> dict[str, Tensor]:
+        """Labels of a pass by class, images, and qualities by bin."""
+        if self._frequency is None:
+            return {}
         classes = torch.cat([found.gt_classes for found in kept])
-        tally = {
+        counts = {
             "labels": torch.bincount(classes, minlength=num_classes).float(),
             "images": torch.full((1,), float(len(kept)), device=classes.device),
         }
         if self.settings.by_quality:
             qualities = torch.cat([found.gt_localization_quality for found in certain])
             of_certain = torch.cat([found.gt_classes for found in certain])
-            tally["qualities"] = count_scores(qualities, of_certain, num_classes)
-        self._tally = {name: self._tally.get(name, 0.0) + value for name, value in tally.items()}
-
-    def tally(self) -> Mapping[str, Tensor]:
-        """Labels by class, images, and qualities by bin; nothing during the burn-in."""
-        found, self._tally = self._tally, {}
-        return {} if self._frequency is None else found
+            counts["qualities"] = count_scores(qualities, of_certain, num_classes)
+        return counts
 
     def learn(self, totals: Mapping[str, Tensor]) -> None:
         if self._frequency is None or self._qualities is None or not totals:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn, Protocol
@@ -39,6 +39,8 @@ class PseudoLabels(Protocol):
     def box(self) -> LabelSet: ...
     @property
     def ask(self) -> Ask | None: ...
+    @property
+    def counts(self) -> Mapping[str, Tensor]: ...
 
 
 class Losses(Protocol):

@@ -184,16 +184,16 @@ def test_thresholds_by_rank_stand_in_for_tau() -> None:
                for c, n in ((0, 2), (1, 1))]  # fmt: skip
     method.study(records, NUM_CLASSES)
 
-    def labels(iteration: int) -> Instances:
-        return method.label(model, [sample], Clock(iteration, 0, 9)).cls.origin[0]
+    def step() -> Instances:
+        labels = method.label(model, [sample], Clock(0, 0, 9))
+        method.learn(method.tally([labels.counts]))
+        return labels.cls.origin[0]
 
     seen = observe(model, [sample], 0.1).detections[0]
-    assert len(labels(0)) == 0
-    method.learn(method.tally())
-    # Two images, as the step learns of this one twice: ranks 2, 1 and 1 of every score twice.
-    labels(1)
-    method.learn(method.tally())
-    found = labels(2)
+    assert len(step()) == 0
+    # Two images, as the steps learn of this one twice: ranks 2, 1 and 1 of every score twice.
+    step()
+    found = step()
     for label, rank in enumerate((2, 1, 1)):
         scores = seen.gt_scores[seen.gt_classes == label]
         twice = scores.repeat(2).sort(descending=True).values.tolist()
@@ -208,7 +208,7 @@ def test_thresholds_by_rank_resume_and_are_nothing_when_off() -> None:
     off = DRE(DRE.Settings())
     off.study([{"annotations": []}], NUM_CLASSES)
     assert off.state_dict() == {}
-    assert off.tally() == {}
+    assert off._ranks.counts([]) == {}
     ranks = torch.zeros(NUM_CLASSES, BINS)
     ranks[:, 500] = 4.0
     methods = [DRE(DRE.Settings(label_share=0.5)) for _ in range(2)]

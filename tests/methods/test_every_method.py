@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from dataclasses import replace
@@ -23,8 +24,9 @@ from dre_ssod.engine.stages import start
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.errors import ConfigError
 from dre_ssod.inspection.run_plots import panels_of
-from dre_ssod.methods import METHODS
+from dre_ssod.methods import METHODS, MeanTeacher
 from dre_ssod.runs.history import read_runs
+from dre_ssod.structures import TrainingBatch
 from tests.engine.resume_harness import Life, differences, end_state, flattened, live
 from tests.methods.every import (
     EXPECTED,
@@ -148,8 +150,6 @@ def test_a_gradient_that_is_not_finite_changes_nothing(trainer: tuple[str, SSODT
     """But for the views that MixPL's student has seen, which are kept, as in the public code."""
     _, run = trainer
     step = run._trainer
-    # Tests before have asked for labels of this iteration.
-    step.iter += 1
     step._data_loader_iter_obj = iter([batch_of(run, run.cfg.SSOD.BURN_IN_ITERS)])
     before = _state(run)
     parameter = next(p for p in run.student.parameters() if p.requires_grad)
@@ -172,6 +172,7 @@ def test_what_it_labels_is_drawn_and_measured(trainer: tuple[str, SSODTrainer]) 
     name, run = trainer
     step, iteration = run._trainer, run.cfg.SSOD.BURN_IN_ITERS
     batch = batch_of(run, iteration)
+    expected = _learned(run, batch)
     step.last_batch = replace(batch, unlabeled=batch.unlabeled[:1])
     hook = PanelHook(run.cfg, step, run.student, run.pools.classes)
     hook.trainer = SimpleNamespace(iter=iteration, storage=EventStorage(iteration))
@@ -183,6 +184,19 @@ def test_what_it_labels_is_drawn_and_measured(trainer: tuple[str, SSODTrainer]) 
         figures = run.probe.measure(run.teacher, step.clock)
         assert figures["boxes_per_image"] > 0.0
         assert 0.0 <= figures["precision"] <= 1.0
+    # Whoever asks for labels changes nothing, not even in the iteration that they are then for.
+    assert differences(_learned(run, batch), expected) == []
+
+
+def _learned(run: SSODTrainer, batch: TrainingBatch) -> dict[str, str]:
+    """The method's state once it has learned from a batch; the method itself stays as it is."""
+    step = run._trainer
+    own, step.method = step.method, copy.deepcopy(step.method)
+    counts = losses_of(run, batch).counts
+    step.method.learn(step.method.tally([counts] if counts else []))
+    found = flattened(step.method.state_dict(), "method")
+    step.method = own
+    return found
 
 
 @pytest.mark.parametrize("lacking", ["labels", "pseudo-labels", "both"])
@@ -277,17 +291,34 @@ def test_its_mapper_refuses_an_unlabeled_image_with_annotations(
 # Two processes
 
 
-def _one_pass(name: str, data: TinyDataset, folder: Path) -> dict[str, Any]:
-    """Losses and gradients of this process's share of the first batch."""
+def _one_step(name: str, data: TinyDataset, folder: Path) -> dict[str, Any]:
+    """Losses and gradients of this process's share of the first batch, and what a step learns."""
     # PCV divides sums of its own.
     keys = {**ONE_SIZE, "SSOD.PCV.ENABLED": True, **EXPECTED[name].certain}
     run = trainer_of(name, data, folder, **keys)
-    losses = losses_of(run, batch_of(run))
+    batch = batch_of(run)
+    losses = losses_of(run, batch)
     terms = losses.supervised | losses.unsupervised
-    return {
+    found = {
         "losses": {key: value.detach() for key, value in terms.items()},
         "gradients": gradients_of(run, terms),
+        "learned": {},
     }
+    if type(run.method).learn is not MeanTeacher.learn:
+        run._trainer._data_loader_iter_obj = iter([batch])
+        with EventStorage(0):
+            run._trainer.run_step()
+        found["learned"] = _tensors(run.method.state_dict(), "")
+    return found
+
+
+def _tensors(value: Any, name: str) -> dict[str, Tensor]:
+    """Those of nested containers by name; counts by bin as those of all bins up to it."""
+    if isinstance(value, Tensor):
+        return {name: value.cumsum(dim=-1) if name.endswith("counts") else value}
+    items = enumerate(value) if isinstance(value, list) else value.items()
+    parts = [_tensors(item, f"{name}/{key}") for key, item in items]
+    return {key: tensor for part in parts for key, tensor in part.items()}
 
 
 def _worker(rank: int, data: TinyDataset, folder: str, names: list[str]) -> None:
@@ -296,7 +327,7 @@ def _worker(rank: int, data: TinyDataset, folder: str, names: list[str]) -> None
         "gloo", init_method=f"file://{folder}/rendezvous", world_size=WORLD_SIZE, rank=rank
     )
     comm.create_local_process_group(WORLD_SIZE)
-    found = {name: _one_pass(name, data, Path(folder) / f"{name}{rank}") for name in names}
+    found = {name: _one_step(name, data, Path(folder) / f"{name}{rank}") for name in names}
     torch.save(found, f"{folder}/{rank}.pth")
     dist.destroy_process_group()
 
@@ -305,8 +336,7 @@ def _worker(rank: int, data: TinyDataset, folder: str, names: list[str]) -> None
 def ranks(data: TinyDataset, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes found, by method."""
     folder = tmp_path_factory.mktemp("ranks")
-    names = [name for name in NAMES if not EXPECTED[name].not_union]
-    mp.start_processes(_worker, (data, str(folder), names), WORLD_SIZE, start_method="fork")
+    mp.start_processes(_worker, (data, str(folder), NAMES), WORLD_SIZE, start_method="fork")
     return [torch.load(folder / f"{rank}.pth", weights_only=True) for rank in range(WORLD_SIZE)]
 
 
@@ -314,14 +344,27 @@ def ranks(data: TinyDataset, tmp_path_factory: pytest.TempPathFactory) -> list[d
 def test_two_processes_are_one_on_the_union_batch(
     name: str, ranks: list[dict[str, Any]], data: TinyDataset, tmp_path: Path
 ) -> None:
-    if EXPECTED[name].not_union:
-        pytest.skip(EXPECTED[name].not_union)
-    whole = _one_pass(name, data, tmp_path)
-    for kind, values in whole.items():
-        for key, value in values.items():
-            mean = torch.stack([rank[name][kind][key] for rank in ranks]).mean(dim=0)
-            _assert_close(mean, value, f"{kind} {key}")
+    whole = _one_step(name, data, tmp_path)
     assert all(whole["losses"][key] > 0.0 for key in EXPECTED[name].terms)
+    means = {
+        kind: {key: torch.stack([r[name][kind][key] for r in ranks]).mean(dim=0) for key in values}
+        for kind, values in whole.items()
+        if kind != "learned"
+    }
+    if EXPECTED[name].not_union:
+        losses = means["losses"].items()
+        assert any(not value.isclose(whole["losses"][key], 1e-3) for key, value in losses)
+        return
+    for kind, values in means.items():
+        for key, mean in values.items():
+            _assert_close(mean, whole[kind][key], f"{kind} {key}")
+    for rank in ranks:
+        assert rank[name]["learned"].keys() == whole["learned"].keys()
+        for key, value in whole["learned"].items():
+            # A score may fall into the next bin by rounding.
+            atol = 1.0 if key.endswith("counts") else 1e-2
+            found = rank[name]["learned"][key]
+            torch.testing.assert_close(found, value, rtol=1e-4, atol=atol, msg=f"{name} {key}")
 
 
 def _assert_close(found: Tensor, expected: Tensor, name: str) -> None:

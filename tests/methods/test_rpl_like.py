@@ -134,19 +134,15 @@ def test_a_detection_that_fails_either_bound_is_dropped(
     assert sum(map(len, labels(0.05, 1.0, by_quality=False))) == sum(map(len, everything))
 
 
-def test_a_step_counts_its_own_passes_and_no_others(teacher: Any) -> None:
+def test_a_step_counts_all_of_its_passes(teacher: Any) -> None:
     method = _method(score_threshold=0.5)
-    method.label(teacher, [unlabeled_sample(7)], Clock(4, 0, 100))
-    found = [
-        method.label(teacher, [unlabeled_sample(number)], CLOCK).cls.origin[0]
-        for number in range(2)
-    ]
-    tally = method.tally()
+    found = [method.label(teacher, [unlabeled_sample(number)], CLOCK) for number in range(2)]
+    tally = method.tally([labels.counts for labels in found])
     assert tally["images"].tolist() == [2.0]
-    classes = torch.cat([labels.gt_classes for labels in found])
+    classes = torch.cat([labels.cls.origin[0].gt_classes for labels in found])
     assert tally["labels"].tolist() == torch.bincount(classes, minlength=3).tolist()
     assert tally["qualities"].shape == (NUM_CLASSES, BINS)
-    assert method.tally() == {}
+    assert method.tally([]) == {}
 
 
 def test_regions_weigh_as_their_class_says_and_the_background_1() -> None:

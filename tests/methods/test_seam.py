@@ -270,14 +270,10 @@ class Counting(DRE):
     def __init__(self, settings: DRE.Settings) -> None:
         super().__init__(settings)
         self.seen = 0.0
-        self._now = 0
 
     def label(self, teacher: Any, samples: Sequence[Any], clock: Clock) -> Labels:
-        self._now = len(samples)
-        return super().label(teacher, samples, clock)
-
-    def tally(self) -> Mapping[str, Tensor]:
-        return {"images": torch.tensor([[float(self._now), 1.0]])}
+        counts = {"images": torch.tensor([[float(len(samples)), 1.0]])}
+        return replace(super().label(teacher, samples, clock), counts=counts)
 
     def learn(self, totals: Mapping[str, Tensor]) -> None:
         assert totals["images"].shape == (1, 2)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
+from detectron2.utils.env import seed_all_rng
 
 from dre_ssod.data.mappers import STORED, EvaluationMapper, StoredLabelMapper
 from dre_ssod.data.splits.pools import Pools
@@ -21,9 +22,10 @@ from dre_ssod.engine import stages
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.errors import ConfigError
 from dre_ssod.geometry import clip_boxes, map_boxes
-from dre_ssod.methods import Clock
+from dre_ssod.methods import METHODS, Clock
 from dre_ssod.methods.parts.stored_labels import confident, with_stored_labels
 from dre_ssod.methods.stac import STAC
+from tests.engine.resume_harness import Stop, StopAt, differences, end_state
 from tests.factories import SIZE, tiny_cfg, unlabeled_sample
 from tests.methods.every import batch_of, config_of, losses_of, trainer_of
 from tests.tiny_dataset import TinyDataset, loggers_kept, write_tiny_dataset
@@ -193,29 +195,54 @@ def stage_cfg(data: TinyDataset, folder: Path, **overrides: Any) -> Any:
     return config_of(NAME, data, folder, **{"SSOD.STAC.LABELS": "", **overrides})
 
 
-def test_a_run_without_labels_makes_them_once(
+def test_a_run_that_is_stopped_in_its_stages_ends_as_one_that_is_not(
     data: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Stopped while its first detector trains, and again while that one labels the fifth image."""
     monkeypatch.setattr(stages, "CHUNK", 3)
-    cfg = stage_cfg(data, tmp_path)
+    label, labeled = stages._label, []
+    run = SSODTrainer.train
+    iterations: list[int] = []
+
+    def train(trainer: SSODTrainer) -> None:
+        if isinstance(trainer.method, METHODS.get("Supervised")):
+            trainer.register_hooks([StopAt(number) for number in iterations])
+        run(trainer)
+
+    def label_one(model: Any, mapper: Any, record: dict[str, Any]) -> Any:
+        labeled.append(record["file_name"])
+        if len(labeled) == 5:
+            raise Stop
+        return label(model, mapper, record)
+
+    def live(name: str, *at: int, resume: bool = True) -> Path:
+        cfg = stage_cfg(data, tmp_path / name, **{"DATASETS.TEST": ()})
+        iterations[:] = at
+        # As a program does.
+        seed_all_rng(cfg.SEED)
+        with loggers_kept():
+            stages.start(cfg, resume=resume).train()
+        return Path(cfg.OUTPUT_DIR)
+
+    monkeypatch.setattr(SSODTrainer, "train", train)
+    whole = live("whole", resume=False)
+    monkeypatch.setattr(stages, "_label", label_one)
+    for at in ((4,), ()):
+        with pytest.raises(Stop):
+            live("stopped", *at, resume=bool(labeled))
+    stopped = live("stopped")
+    # Chunks that are there are kept.
+    assert len(labeled) == 5 + 8 - 3
+    assert len(json.loads((stopped / "stac" / "labels.json").read_text())["images"]) == 8
+    for stage in ("", "stac/supervised"):
+        ends = [end_state(folder / stage) for folder in (whole, stopped)]
+        known = [{k: v for k, v in end.items() if "supervised/" not in k} for end in ends]
+        assert differences(*known) == []
+    # Labels that are there are kept.
+    (stopped / "stac" / "chunk_00002.json").unlink()
     with loggers_kept():
-        stages.store_labels(cfg)
-        path = Path(cfg.OUTPUT_DIR) / "stac" / "labels.json"
-        content = path.read_bytes()
-        assert len(json.loads(content)["images"]) == 8
-        assert len(list(path.parent.glob("chunk_*.json"))) == 3
-        stages.store_labels(cfg)
-        trainer = SSODTrainer(cfg)
-        trainer.resume_or_load(resume=False)
-        trainer.train()
-    assert path.read_bytes() == content
-    # Chunks that are there are kept: a killed labeling goes on after them.
-    last = path.parent / "chunk_00002.json"
-    path.unlink()
-    last.unlink()
-    with loggers_kept():
-        stages.store_labels(cfg)
-    assert path.read_bytes() == content
+        stages.store_labels(stage_cfg(data, tmp_path / "stopped"))
+    assert len(labeled) == 10
 
 
 def test_the_first_stage_trains_on_the_labeled_share(data: TinyDataset, tmp_path: Path) -> None:

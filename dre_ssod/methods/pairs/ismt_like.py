@@ -18,7 +18,7 @@ Not known, and therefore chosen here:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -84,9 +84,6 @@ class ISMTLike(Pair):
         self._positions: dict[str, int] = {}
         # By head and position in the pool.
         self._memory: tuple[dict[int, Tensor], dict[int, Tensor]] = ({}, {})
-        # Of the step that is under way, see :meth:`tally`.
-        self._iteration = -1
-        self._found: list[tuple[int, Tensor, Tensor]] = []
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> ISMTLike:
@@ -104,18 +101,20 @@ class ISMTLike(Pair):
     def find(
         self, teacher: SemiSupervisedRCNN, samples: Sequence[UnlabeledSample], clock: Clock
     ) -> tuple[Found, Found]:
-        """P_2 for the first head and P_1 for the second, from tau on."""
-        seen = [observe(head, samples, self.settings.min_score) for head in teacher.detectors]
-        fused = [
-            [self.fuse(number, *pair) for pair in zip(found.detections, samples, strict=True)]
-            for number, found in enumerate(seen)
-        ]
-        self._note(fused, samples, clock)
+        """P_2 for the first head and P_1 for the second, from tau on.
+
+        The detections of each pass are the whole P_h.
+        """
         tau = self.settings.score_threshold
-        first, second = (
-            [chosen(found, found.gt_scores >= tau) for found in head] for head in fused
-        )
-        return (seen[1], second), (seen[0], first)
+        found = []
+        for number, head in enumerate(teacher.detectors):
+            seen = observe(head, samples, self.settings.min_score)
+            pairs = zip(seen.detections, samples, strict=True)
+            fused = [self.fuse(number, *pair) for pair in pairs]
+            labels = [chosen(joined, joined.gt_scores >= tau) for joined in fused]
+            found.append((replace(seen, detections=fused), labels))
+        first, second = found
+        return second, first
 
     def fuse(self, head: int, found: Instances, sample: UnlabeledSample) -> Instances:
         """P_h of an image, in the coordinates of its weak view."""
@@ -134,42 +133,30 @@ class ISMTLike(Pair):
 
     # The memory, the same on all processes
 
-    def _note(
-        self,
-        heads: Sequence[Sequence[Instances]],
-        samples: Sequence[UnlabeledSample],
-        clock: Clock,
-    ) -> None:
-        """Keep what a pass has fused until its step is known to count.
+    def counts(
+        self, found: tuple[Found, Found], samples: Sequence[UnlabeledSample]
+    ) -> Mapping[str, Tensor]:
+        """Where in the pool the images of a pass stand, from 1, and what they show by head."""
+        (second, _), (first, _) = found
+        device = first.detections[0].gt_scores.device
+        places = [self._positions.get(sample.file_name, -1) + 1.0 for sample in samples]
+        boxes = torch.zeros(len(places), 2, self.settings.kept, NUMBERS, device=device)
+        for number, sample in enumerate(samples):
+            back = torch.linalg.inv(sample.weak.matrix)
+            for head, seen in enumerate((first, second)):
+                rows = _rows(seen.detections[number], back, self.settings.min_score)
+                boxes[number, head, : len(rows)] = rows
+        return {"positions": torch.tensor(places).to(device, non_blocking=True), "boxes": boxes}
 
-        Whoever else asks for labels between two steps leaves notes of another iteration behind.
-        """
-        if clock.iteration != self._iteration:
-            self._iteration, self._found = clock.iteration, []
-        for sample, *found in zip(samples, *heads, strict=True):
-            position = self._positions.get(sample.file_name)
-            if position is not None:
-                back = torch.linalg.inv(sample.weak.matrix)
-                first, second = (_rows(labels, back, self.settings.min_score) for labels in found)
-                self._found.append((position, first, second))
-
-    def tally(self) -> Mapping[str, Tensor]:
-        """Where in the pool the images of this step stand, from 1, and what they show by head.
-
-        Each process fills its own rows, so that their sum is what all have found.
-        """
-        own, self._found = self._found, []
-        if not own:
-            return {}
-        like = own[0][1]
-        positions = like.new_zeros(self._images_per_step)
-        boxes = like.new_zeros(self._images_per_step, 2, self.settings.kept, NUMBERS)
+    def tally(self, passes: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+        """Each process fills its own rows, so that their sum is what all have found."""
         first = comm.get_rank() * self._images_per_step // comm.get_world_size()
-        for row, (position, *heads) in enumerate(own, start=first):
-            positions[row] = position + 1
-            for head, rows in enumerate(heads):
-                boxes[row, head, : len(rows)] = rows
-        return {"positions": positions, "boxes": boxes}
+        totals = {}
+        for name in passes[0] if passes else ():
+            own = torch.cat([counts[name] for counts in passes])
+            totals[name] = own.new_zeros(self._images_per_step, *own.shape[1:])
+            totals[name][first : first + len(own)] = own
+        return totals
 
     def learn(self, totals: Mapping[str, Tensor]) -> None:
         """M_h[image] <- P_h."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from detectron2.structures import Instances
+from torch import Tensor
 
 from dre_ssod.methods.mean_teacher import Clock, MeanTeacher
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
@@ -28,6 +29,12 @@ class Pair(MeanTeacher):
     ) -> tuple[Found, Found]:
         """Labels for the first and for the second student."""
         raise NotImplementedError
+
+    def counts(
+        self, found: tuple[Found, Found], samples: Sequence[UnlabeledSample]
+    ) -> Mapping[str, Tensor]:
+        """What a step that learns from these labels counts: here nothing."""
+        return {}
 
     def labeled_views(
         self, batch: TrainingBatch
@@ -51,8 +58,9 @@ class Pair(MeanTeacher):
         shown = batch.unlabeled, [sample.for_second() for sample in batch.unlabeled]
         batches = []
         found = self.find(teacher, batch.unlabeled, clock)
+        counts = self.counts(found, batch.unlabeled)
         for views, samples, (seen, labels) in zip(labeled, shown, found, strict=True):
             seen = replace(seen, samples=samples)
-            carried = Labels.single(seen.carry(labels), seen.score)
+            carried = Labels.single(seen.carry(labels), seen.score, counts)
             batches.append(self.with_labels(views, samples, carried, clock))
         return PairBatch(*batches)

@@ -118,10 +118,6 @@ class RankThresholds:
         self._tau = tau
         self._ranks: ScoreRanks | None = None
         self._boxes_per_image = torch.zeros(0)
-        # Of the pass that is under way: its iteration, counts by class, and images.
-        self._iteration = -1
-        self._counts: Tensor | None = None
-        self._images = 0
 
     def study(self, labeled: Sequence[dict[str, Any]], num_classes: int) -> None:
         """Count b_c, the boxes of each class per labeled image; at least one in all of them."""
@@ -136,32 +132,22 @@ class RankThresholds:
         found = self._ranks.thresholds(share * self._boxes_per_image)
         return torch.where(found.isnan(), tau, found).clamp(min=self._settings.min_score)
 
-    def count(self, detections: Sequence[Instances], num_classes: int, iteration: int) -> None:
-        """Count the scores of a pass.
-
-        A step that came to nothing and whoever else asks for labels between two steps leave counts
-        behind: those of another iteration are dropped.
-        """
-        if iteration != self._iteration:
-            self._iteration, self._counts, self._images = iteration, None, 0
+    def counts(self, detections: Sequence[Instances]) -> dict[str, Tensor]:
+        """Scores of a pass by class and bin, and its images; nothing without :meth:`study`."""
+        if self._ranks is None:
+            return {}
         scores, classes = (
             torch.cat([found.get(name) for found in detections])
             for name in ("gt_scores", "gt_classes")
         )
-        counts = count_scores(scores, classes, num_classes)
-        self._counts = counts if self._counts is None else self._counts + counts
-        self._images += len(detections)
-
-    def tally(self) -> Mapping[str, Tensor]:
-        """Scores by class and bin, and images, of the step; nothing during the burn-in."""
-        if self._ranks is None or self._counts is None:
-            return {}
-        counts, self._counts = self._counts, None
-        images = torch.full((1,), float(self._images), device=counts.device)
-        return {"scores": counts, "images": images}
+        images = torch.full((1,), float(len(detections)), device=scores.device)
+        return {
+            "scores": count_scores(scores, classes, len(self._boxes_per_image)),
+            "images": images,
+        }
 
     def learn(self, totals: Mapping[str, Tensor]) -> None:
-        """Take in what :meth:`tally` gave, summed over all processes."""
+        """Take in what :meth:`counts` gave, summed over passes and processes."""
         if self._ranks is not None and totals:
             self._ranks.add(totals["scores"], totals["images"].item())
 
@@ -182,9 +168,6 @@ class LearnsRanks:
 
     def study(self, labeled: Sequence[dict[str, Any]], num_classes: int) -> None:
         self._ranks.study(labeled, num_classes)
-
-    def tally(self) -> Mapping[str, Tensor]:
-        return self._ranks.tally()
 
     def learn(self, totals: Mapping[str, Tensor]) -> None:
         self._ranks.learn(totals)

@@ -14,6 +14,7 @@ from dre_ssod.methods import Clock
 from dre_ssod.methods.pairs.ismt_like import ISMTLike, fused
 from dre_ssod.modeling.rcnn import TwoHeadedRCNN
 from dre_ssod.modeling.student_batch import PairBatch
+from dre_ssod.teacher import TeacherPass
 from tests.engine.steps import SAMPLE_ALL
 from tests.factories import SIZE, affine, flip, unlabeled_sample
 from tests.methods.every import batch_of, trainer_of
@@ -74,10 +75,15 @@ def _method(**overrides: Any) -> ISMTLike:
     return method
 
 
+def _counts(method: ISMTLike, sample: Any, *heads: Instances) -> Any:
+    """Of a pass in which the first and the second head have fused these."""
+    first, second = ((TeacherPass([sample], [found], None, {}), []) for found in heads)
+    return method.counts((second, first), [sample])
+
+
 def _step(method: ISMTLike, sample: Any, first: Instances, second: Instances) -> None:
     """What one step leaves behind, that has fused these."""
-    method._note([[first], [second]], [sample], Clock(5, 0, 9))
-    method.learn(dict(method.tally()))
+    method.learn(method.tally([_counts(method, sample, first, second)]))
 
 
 def test_a_box_is_remembered_in_pixels_of_the_image() -> None:
@@ -106,13 +112,15 @@ def test_the_best_are_remembered_and_those_below_the_bound_are_not() -> None:
     assert remembered[:, 5].tolist() == pytest.approx([0.9, 0.8, 0.7])
 
 
-def test_a_step_notes_its_own_passes_and_no_others() -> None:
+def test_a_step_notes_all_of_its_passes_and_no_image_of_another_pool() -> None:
     method = _method()
-    method._note([[_boxes((FAR, 1, 0.9))], [_boxes()]], [unlabeled_sample(1)], Clock(4, 0, 9))
-    _step(method, unlabeled_sample(0), _boxes((HERE, 0, 0.9)), _boxes((FAR, 0, 0.5)))
+    found = _boxes((HERE, 0, 0.9)), _boxes((FAR, 0, 0.5))
+    passes = [_counts(method, unlabeled_sample(number), *found) for number in range(3)]
+    method.learn(method.tally(passes))
     first, second = method.state_dict()["memory"]
-    assert first.keys() == second.keys() == {0}
-    assert not method.tally()
+    assert first.keys() == second.keys() == {0, 7}
+    assert [rows[:, 5].tolist() for rows in (first[7], second[7])] == [[pytest.approx(0.9)], [0.5]]
+    assert not method.tally([])
 
 
 def test_its_state_makes_another_one_the_same(tmp_path: Path) -> None:
