@@ -81,14 +81,17 @@ def open_source(name: str) -> Source:
 
 
 def _program_source(uri: DatasetURI, read: Reader, more: Sequence[str]) -> Source:
-    uri.allow(required=["images"], optional=["classes", *more])
+    # LabelMe's labels are a folder, and lie beside their images unless somebody has moved them.
+    is_folder = read is read_labelme
+    required, optional = ([], ["images"]) if is_folder else (["images"], [])
+    uri.allow(required, [*optional, "classes", *more])
     options = Options(
         classes=uri.class_list(),
         empty_is_labeled=uri.one_of("empty", ("unlabeled", "labeled")) == "labeled",
         attribute=uri.value("attribute"),
     )
-    find_labels = find_folder if read is read_labelme else find_file
-    labels, folder = find_labels(uri.path, uri), find_folder(uri.value("images"), uri)
+    labels = find_folder(uri.path, uri) if is_folder else find_file(uri.path, uri)
+    folder = find_folder(uri.value("images", uri.path), uri)
     return ProgramSource(uri.text, read, labels, folder, options)
 
 

@@ -28,7 +28,7 @@ URI_FORMS = {
     "yolo://ROOT[?classes=A,B,C][&empty=labeled]",
     "labelstudio": "labelstudio://export.json?images=DIR[&classes=A,B,C]",
     "cvat": "cvat://annotations.xml?images=DIR[&classes=A,B,C][&empty=labeled]",
-    "labelme": "labelme://DIR?images=DIR[&classes=A,B,C]",
+    "labelme": "labelme://DIR[?images=DIR][&classes=A,B,C]",
     "via": "via://project.json?images=DIR[&classes=A,B,C][&attribute=NAME][&empty=labeled]",
     "folder": "folder://DIR",
     "shards": "shards://PATTERN[?classes=A,B,C], as shards://data/pool-{000..127}.tar",

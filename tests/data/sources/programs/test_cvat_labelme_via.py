@@ -125,6 +125,15 @@ def test_labelme_shapes(
     assert ("no-box" in remarks) == (box is None)
 
 
+def test_labelme_saves_beside_its_images(root: Path) -> None:
+    whole = {"label": "dog", "points": [[0, 0], [200, 100]], "shape_type": "rectangle"}
+    labelme(root, whole)
+    (root / "labels" / "a.json").rename(root / "photos" / "a.json")
+    records, remarks = read(f"labelme://{root}/photos")
+    assert [record["file_name"] for record in records] == [f"{root}/photos/a.png"]
+    assert remarks == {"unlabeled-image": ["b.png"]}
+
+
 @pytest.mark.parametrize("project", [True, False])
 def test_via_classes(root: Path, project: bool) -> None:
     regions = [rect(kind="cat"), rect(kind={"dog": True, "cat": False})]
