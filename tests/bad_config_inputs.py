@@ -178,6 +178,12 @@ VALUES = [
     ),
     BadInput(
         "Config keys",
+        "a key that the method does not read",
+        "SSOD.METHOD MUM SSOD.SCORE_THRESHOLD 0.6",
+        ("MUM does not read SSOD.SCORE_THRESHOLD 0.6", "SSOD.UNBIASED_TEACHER.SCORE_THRESHOLD"),
+    ),
+    BadInput(
+        "Config keys",
         "a part that is not registered",
         "MODEL.ROI_HEADS.NAME GausianROIHeads",
         ("MODEL.ROI_HEADS.NAME is 'GausianROIHeads'", "'GaussianROIHeads'"),

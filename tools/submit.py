@@ -78,12 +78,15 @@ def main(args: argparse.Namespace) -> None:
     """Submit the command, and say which jobs it has become."""
     from dre_ssod.checkpoints.checkpointer import refuse_to_overwrite
     from dre_ssod.config.checks import check_config
+    from dre_ssod.config.effects import check_effects
     from dre_ssod.config.reading import read_config
     from dre_ssod.launch.slurm import Requeued, run_file, submit
 
     if args.program == "train_net.py":
         cfg = read_config(args.given.config_file, args.given.opts)
         check_config(cfg, args.nodes * args.processes)
+        if not args.given.eval_only:
+            check_effects(cfg, args.given.opts[::2])
         if not (args.given.resume or args.given.eval_only):
             refuse_to_overwrite(cfg.OUTPUT_DIR)
     job = Requeued(run_file, ROOT / args.program, args.words)

@@ -55,13 +55,16 @@ def configure(args: argparse.Namespace) -> CfgNode:
     from detectron2.utils.logger import setup_logger
 
     from dre_ssod.config.checks import check_config
+    from dre_ssod.config.effects import check_effects, say_unread
     from dre_ssod.config.reading import read_config
     from dre_ssod.engine.setup import complete
     from dre_ssod.errors import ConfigError
 
     cfg = read_config(args.config_file, args.opts)
     check_config(cfg, 1)
+    check_effects(cfg, args.opts[::2])
     setup_logger(name="dre_ssod")
+    say_unread(cfg)
     complete(cfg)
     if args.output is None:
         args.output = Path(cfg.OUTPUT_DIR) / "data_panels"

@@ -163,7 +163,7 @@ def check_config(cfg: CfgNode, world_size: int) -> None:
             refuse(cfg, key, valid)
     _check_device(cfg)
     method = method_class(cfg)
-    _check_sizes(cfg, method)
+    _check_sizes(cfg)
     _check_split(cfg, values)
     _check_architecture(cfg, method)
     _check_variance(cfg, values, method)
@@ -205,7 +205,7 @@ def _check_device(cfg: CfgNode) -> None:
             refuse(cfg, "MODEL.DEVICE", f"{valid}; this machine has {found} GPU(s), from 'cuda:0'")
 
 
-def _check_sizes(cfg: CfgNode, method: type[MeanTeacher]) -> None:
+def _check_sizes(cfg: CfgNode) -> None:
     sides = cfg.INPUT.MIN_SIZE_TRAIN
     is_pair = len(sides) == 2 and sides[0] <= sides[1]
     if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and not is_pair:
@@ -218,9 +218,6 @@ def _check_sizes(cfg: CfgNode, method: type[MeanTeacher]) -> None:
         shortest, longest = cfg.SSOD[view].LONG_SIDES
         if longest and not shortest:
             refuse(cfg, f"SSOD.{view}.LONG_SIDES", "(smallest, largest), both from 1 on, or (0, 0)")
-        if longest and view not in method.sized_views:
-            valid = f"(0, 0) with the method {method.__name__}, which sizes these views by INPUT"
-            refuse(cfg, f"SSOD.{view}.LONG_SIDES", f"{valid}.MIN_SIZE_TRAIN")
     if cfg.TEST.PSEUDO_LABEL_SET and cfg.INPUT.MIN_SIZE_TEST == 0:
         refuse(cfg, "INPUT.MIN_SIZE_TEST", "1 or more while TEST.PSEUDO_LABEL_SET names a set")
 

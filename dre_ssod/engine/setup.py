@@ -19,6 +19,7 @@ from detectron2.utils.logger import setup_logger
 
 from dre_ssod.checkpoints.checkpointer import refuse_to_overwrite
 from dre_ssod.config.checks import check_config
+from dre_ssod.config.effects import check_effects, say_unread
 from dre_ssod.config.reading import read_config
 from dre_ssod.data.sources.catalog import class_names, ensure_registered
 from dre_ssod.engine.precision import use_tf32
@@ -48,6 +49,8 @@ def setup(args: argparse.Namespace, until: ExitStack) -> CfgNode:
     """
     cfg = read_config(args.config_file, args.opts)
     check_config(cfg, comm.get_world_size())
+    if not args.eval_only:
+        check_effects(cfg, args.opts[::2])
     _make_folder(cfg)
     if not args.resume:
         _check_weights(cfg)
@@ -64,6 +67,8 @@ def setup(args: argparse.Namespace, until: ExitStack) -> CfgNode:
         cfg.SEED = _draw_seed(Path(cfg.OUTPUT_DIR), args.resume)
     cfg.freeze()
     _log_start(cfg, args)
+    if not args.eval_only:
+        say_unread(cfg)
     # What of the config a resumed run takes up, its checkpoint says.
     if not args.resume:
         save_config(cfg, "config_eval.yaml" if args.eval_only else "config.yaml")

@@ -62,9 +62,12 @@ class InstantTeaching(MeanTeacher):
             Number(0.0, 1.0),
         )
 
+    # The teacher is the student.
+    unread = ("ema_decay", "ema_horizon", "burn_in_copy")
+
     # Views: the strong one has its own flip and size, and pixel operations of the method's own
 
-    sized_views: ClassVar[tuple[str, ...]] = ("LABELED_VIEW",)
+    view_keys: ClassVar[tuple[str, ...]] = ("LABELED_VIEW",)
 
     def mappers(self, cfg: CfgNode) -> tuple[LabeledMapper, UnlabeledViews]:
         return LabeledMapper.from_config(cfg), self.unlabeled_mapper(cfg)

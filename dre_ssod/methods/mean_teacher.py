@@ -147,8 +147,10 @@ class MeanTeacher:
     """Field of pseudo-labels that weighs the objectness loss of the anchors; None: all weigh 1."""
     uses_teacher: ClassVar[bool] = True
     """Whether the teacher labels unlabeled images."""
-    sized_views: ClassVar[tuple[str, ...]] = ("LABELED_VIEW", "STRONG_VIEW")
-    """Groups of keys whose ``LONG_SIDES`` its mappers read."""
+    view_keys: ClassVar[tuple[str, ...]] = ("LABELED_VIEW", "STRONG_VIEW")
+    """Groups of keys that its mappers read, all of them."""
+    unread: ClassVar[tuple[str, ...]] = ()
+    """Inherited fields of ``Settings`` that it has no use for."""
     variance_keys: ClassVar[tuple[str, ...]] = ()
     """Keys that must be False where the box head has no variance branch."""
 
@@ -162,9 +164,14 @@ class MeanTeacher:
     @classmethod
     def from_config(cls, cfg: CfgNode) -> MeanTeacher:
         """The method as a checked config describes it."""
+        return cls(cls.settings_of(cfg))
+
+    @classmethod
+    def settings_of(cls, cfg: CfgNode) -> Any:
+        """The settings of a checked config, with the decay that a run of its length may have."""
         settings = read_settings(cfg, cls.Settings)
         bound = horizon_decay(settings.ema_horizon, cfg.SOLVER.MAX_ITER)
-        return cls(replace(settings, ema_decay=min(settings.ema_decay, bound)))
+        return replace(settings, ema_decay=min(settings.ema_decay, bound))
 
     @classmethod
     def threshold_key(cls) -> str:

@@ -24,7 +24,7 @@ from dre_ssod.data.views.views import ViewRecipe
 from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher, StoredLabels
 from dre_ssod.methods.parts.stored_labels import with_stored_labels
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
-from dre_ssod.settings import ExistingFile, Number, read_settings, setting
+from dre_ssod.settings import ExistingFile, Number, setting
 from dre_ssod.structures import UnlabeledSample
 from dre_ssod.teacher import CarriedLabels, Labels
 from dre_ssod.transfers import to_device
@@ -64,7 +64,9 @@ class STAC(MeanTeacher):
         )
 
     uses_teacher: ClassVar[bool] = False
-    sized_views: ClassVar[tuple[str, ...]] = ("LABELED_VIEW",)
+    view_keys: ClassVar[tuple[str, ...]] = ("LABELED_VIEW",)
+    # The model that is kept is the student.
+    unread = ("ema_decay", "ema_horizon", "burn_in_copy")
 
     def __init__(self, settings: Any, labels: Path) -> None:
         """
@@ -76,13 +78,13 @@ class STAC(MeanTeacher):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> STAC:
-        settings = read_settings(cfg, cls.Settings)
+        settings = cls.settings_of(cfg)
         made = cls.stored_labels(cfg)
         return cls(settings, made.path if made else Path(settings.labels))
 
     @classmethod
     def stored_labels(cls, cfg: CfgNode) -> StoredLabels | None:
-        settings = read_settings(cfg, cls.Settings)
+        settings = cls.settings_of(cfg)
         if settings.labels:
             return None
         path = Path(cfg.OUTPUT_DIR) / "stac" / "labels.json"

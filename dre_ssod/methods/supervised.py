@@ -10,3 +10,5 @@ class Supervised(MeanTeacher):
     """Loads no unlabeled image; the "teacher" is the moving average of the student."""
 
     uses_unlabeled = False
+    view_keys = ("LABELED_VIEW",)
+    unread = ("score_threshold", "unsup_loss_weight", "rpn_objectness", "rpn_box", "pcv")

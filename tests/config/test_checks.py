@@ -7,12 +7,9 @@ import pytest
 from dre_ssod.config.checks import CHECKS as TABLE
 from dre_ssod.config.checks import check_config
 from dre_ssod.config.keys import get_cfg
-from dre_ssod.config.reading import read_config
-from dre_ssod.data.mappers import UnlabeledMapper
 from dre_ssod.errors import ConfigError
-from dre_ssod.methods import METHODS, build_method
+from dre_ssod.methods import METHODS
 from dre_ssod.settings import Number, Numbers, OneOf, Registered
-from tests import ROOT
 
 # Of several kinds, each with its own bounds.
 CHECKS: dict[str, Any] = TABLE
@@ -140,24 +137,6 @@ def test_long_sides_are_two_or_none(view: str) -> None:
     key = f"SSOD.{view}.LONG_SIDES"
     check(key, (205, 1843))
     assert refusal(key, (0, 1843)).startswith(f"{key} is (0, 1843); it must be (smallest, largest)")
-
-
-@pytest.mark.parametrize("name", sorted(name for name, _ in METHODS))
-def test_long_sides_are_refused_where_a_method_does_not_read_them(name: str) -> None:
-    path = str(ROOT / "configs" / "methods" / f"{name}.yaml")
-    for view in ("LABELED_VIEW", "STRONG_VIEW"):
-        key = f"SSOD.{view}.LONG_SIDES"
-        cfg = read_config(path, [*BATCH, key, (205, 1843)])
-        labeled, unlabeled = build_method(cfg).mappers(cfg)
-        strong = unlabeled.strong if isinstance(unlabeled, UnlabeledMapper) else None
-        recipe = labeled.recipe if view == "LABELED_VIEW" else strong
-        if recipe is not None and recipe.long_sides == (205, 1843):
-            check_config(cfg, 1)
-            continue
-        with pytest.raises(
-            ConfigError, match=rf"{key} is .* \(0, 0\) with the method {name}, which"
-        ):
-            check_config(cfg, 1)
 
 
 def test_images_of_the_probe_have_a_size() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,10 +24,11 @@ from dre_ssod.engine.stages import start
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.errors import ConfigError
 from dre_ssod.inspection.run_plots import panels_of
-from dre_ssod.methods import METHODS, MeanTeacher
+from dre_ssod.methods import METHODS, Clock, MeanTeacher, build_method
 from dre_ssod.runs.history import read_runs
 from dre_ssod.structures import TrainingBatch
 from tests.engine.resume_harness import Life, differences, end_state, flattened, live
+from tests.factories import NUM_CLASSES
 from tests.methods.every import (
     EXPECTED,
     ONE_SIZE,
@@ -220,6 +221,64 @@ def test_without_boxes_losses_are_finite_and_tied_to_every_parameter(
         if parameter.requires_grad:
             assert parameter.grad is not None, key
             assert parameter.grad.isfinite().all(), key
+
+
+class Recorded:
+    """Settings that remember which of their fields have been read."""
+
+    def __init__(self, settings: Any) -> None:
+        self.settings, self.names = settings, set[str]()
+
+    def __getattr__(self, name: str) -> Any:
+        self.names.add(name)
+        return getattr(self.settings, name)
+
+
+FURTHER = {
+    "DRE": ("SSOD.LABELS.RANK_SHARE", 0.5),
+    # Views without a label.
+    "MixPL": ("SSOD.MIXPL.MAX_ERASED", 0.0),
+    # Labels that the run makes itself.
+    "STAC": ("SSOD.STAC.LABELS", ""),
+}
+"""Under which a method reads the settings that it does not read otherwise."""
+
+
+def test_settings_that_it_does_not_read_are_declared(
+    trainer: tuple[str, SSODTrainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, run = trainer
+    used: list[Recorded] = []
+    plain = type(run.method).settings_of
+
+    def recorded(cfg: Any) -> Recorded:
+        used.append(Recorded(plain(cfg)))
+        return used[-1]
+
+    monkeypatch.setattr(type(run.method), "settings_of", recorded)
+    for keys in {(), FURTHER.get(name, ())}:
+        cfg = run.cfg.clone()
+        cfg.defrost()
+        cfg.merge_from_list(keys)
+        method = build_method(cfg)
+        if not keys:
+            method.prepare(run.pools)
+        method.study(run.pools.labeled, NUM_CLASSES)
+        method.load_state_dict(run.method.state_dict())
+        monkeypatch.setattr(run._trainer, "method", method)
+        losses = losses_of(run, batch_of(run, run.cfg.SSOD.BURN_IN_ITERS))
+        losses.total(run._trainer.weight)
+        method.learn(method.tally([losses.counts] if losses.counts else []))
+        for iteration in range(6):
+            clock = Clock(iteration, 2, 6)
+            method.decay(clock)
+            method.mixer(clock)
+    found = set().union(*(settings.names for settings in used))
+    # The decay that a run may have comes of both.
+    found |= {"ema_horizon"} if "ema_decay" in found else set()
+    # The detector asks for them, and without pseudo-labels they say nothing.
+    found -= set() if method.uses_unlabeled else {"rpn_objectness", "rpn_box"}
+    assert found == {field.name for field in fields(method.Settings)} - set(method.unread)
 
 
 def test_the_burn_in_learns_from_labels_alone(trainer: tuple[str, SSODTrainer]) -> None:

@@ -33,7 +33,7 @@ from dre_ssod.geometry import map_boxes
 from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher
 from dre_ssod.methods.pairs.pair import Found, Pair
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
-from dre_ssod.settings import Number, read_settings, setting
+from dre_ssod.settings import Number, setting
 from dre_ssod.structures import UnlabeledSample
 from dre_ssod.teacher import observe
 from dre_ssod.transfers import chosen
@@ -89,7 +89,7 @@ class ISMTLike(Pair):
     def from_config(cls, cfg: CfgNode) -> ISMTLike:
         labeled, unlabeled = cfg.SSOD.LABELED_TO_UNLABELED
         images = cfg.SOLVER.IMS_PER_BATCH * unlabeled // (labeled + unlabeled)
-        return cls(read_settings(cfg, cls.Settings), images)
+        return cls(cls.settings_of(cfg), images)
 
     def prepare(self, pools: Pools) -> Pools:
         names = [record["file_name"] for record in pools.unlabeled]

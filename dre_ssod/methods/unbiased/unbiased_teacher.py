@@ -60,9 +60,12 @@ class UnbiasedTeacher(MeanTeacher):
             Number(0.0, 10.0),
         )
 
+    # Pseudo-labels train no boxes that could be weighed.
+    unread: ClassVar[tuple[str, ...]] = ("pcv",)
+
     # Views: both versions of every labeled image, and shared geometry
 
-    sized_views: ClassVar[tuple[str, ...]] = ()
+    view_keys: ClassVar[tuple[str, ...]] = ()
 
     def mappers(self, cfg: CfgNode) -> tuple[LabeledPairMapper, UnlabeledViews]:
         recipe, pixels = ViewRecipe.weak(cfg), PixelRecipe()

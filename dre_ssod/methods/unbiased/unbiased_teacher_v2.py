@@ -59,6 +59,7 @@ class UnbiasedTeacherV2(UnbiasedTeacher):
             Number(0.0, 1.0),
         )
 
+    unread = ()
     # Objectness is weighed by the score of the pseudo-label with the highest IoU.
     rpn_weights = "gt_scores"
 

@@ -1,0 +1,138 @@
+"""Keys that a method does not read: declared as they are, refused or named, never passed over."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from detectron2.config import CfgNode
+
+from dre_ssod.config.effects import OF_UNLABELED, check_effects, say_unread, unread_keys
+from dre_ssod.config.keys import get_cfg
+from dre_ssod.config.reading import leaves, read_config
+from dre_ssod.errors import ConfigError
+from dre_ssod.methods import METHODS, build_method
+from dre_ssod.settings import keys_of
+from tests import ROOT
+
+NAMES = sorted(name for name, _ in METHODS)
+VIEW_KEYS = [key for key, _ in leaves(get_cfg().SSOD, "SSOD.") if "_VIEW." in key]
+
+
+def config_of(name: str, *opts: Any) -> CfgNode:
+    return read_config(str(ROOT / "configs" / "methods" / f"{name}.yaml"), opts)
+
+
+def unread(cfg: CfgNode) -> set[str]:
+    return {found.key for found in unread_keys(cfg)}
+
+
+def other_than(value: Any) -> Any:
+    """Another valid value of a key."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, tuple | list):
+        return type(value)(other_than(number) for number in value)
+    if isinstance(value, str):
+        return f"{value}x"
+    return type(value)(value / 2) if value else type(value)(1)
+
+
+def views_of(cfg: CfgNode) -> list[Any]:
+    """The recipes by which a method makes the views that a run of it draws."""
+    method = build_method(cfg)
+    mappers = method.mappers(cfg)[: 1 + method.uses_unlabeled]
+    kinds = ("recipe", "weak", "strong")
+    return [vars(mapper)[kind] for mapper in mappers for kind in kinds if kind in vars(mapper)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_key_of_a_view_changes_the_views_or_is_named(name: str) -> None:
+    cfg, defaults = config_of(name), get_cfg().SSOD
+    groups = {key.split(".")[1] for key in VIEW_KEYS}
+    cfg.SSOD.update({group: defaults[group].clone() for group in groups})
+    before = views_of(cfg)
+    assert before
+    for key in VIEW_KEYS:
+        _, group, last = key.split(".")
+        changed = cfg.clone()
+        changed.SSOD[group][last] = other_than(defaults[group][last])
+        assert (views_of(changed) == before) == (unread(changed) == {key}), key
+        assert unread(changed) <= {key}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_keys_of_other_methods_are_named_and_its_own_are_not(name: str) -> None:
+    method = METHODS.get(name)
+    own = {key.name for key in keys_of(method.Settings)}
+    every = {key.name: key for _, other in METHODS for key in keys_of(other.Settings)}
+    cfg = get_cfg()
+    cfg.SSOD.METHOD = name
+    for key, found in every.items():
+        *groups, last = key.split(".")
+        node = cfg
+        for group in groups:
+            node = node[group]
+        node[last] = other_than(found.default)
+    assert unread(cfg) >= every.keys() - own
+    # What it inherits and has no use for; tests/methods/test_every_method.py sees what it reads.
+    assert len(unread(cfg) & own) == len(method.unread)
+
+
+def test_without_unlabeled_images_what_is_about_them_is_named() -> None:
+    opts = [word for key in sorted(OF_UNLABELED) for word in (key, other_than(default_of(key)))]
+    assert unread(config_of("Supervised", *opts)) == OF_UNLABELED
+    assert unread(config_of("MeanTeacher", *opts)) == set()
+
+
+def default_of(key: str) -> Any:
+    return dict(leaves(get_cfg().SSOD, "SSOD."))[key]
+
+
+def test_on_the_command_line_they_are_refused() -> None:
+    words = ["SSOD.STRONG_VIEW.MAX_ROTATE", 5.0, "SSOD.SCORE_THRESHOLD", 0.6]
+    cfg = config_of("MUM", *words)
+    with pytest.raises(ConfigError) as error:
+        check_effects(cfg, words[::2])
+    message = str(error.value)
+    assert message.startswith("the method MUM does not read ")
+    assert "SSOD.STRONG_VIEW.MAX_ROTATE 5.0" in message
+    assert (
+        "SSOD.SCORE_THRESHOLD 0.6 (SSOD.UNBIASED_TEACHER.SCORE_THRESHOLD is read in its place)"
+        in message
+    )
+    # A file's are not, nor those of which the method reads each, nor the baseline's.
+    check_effects(cfg, ["SSOD.BURN_IN_ITERS"])
+    check_effects(config_of("MeanTeacher", *words), words[::2])
+    check_effects(config_of("MUM", *words, "SSOD.ENABLED", False), words[::2])
+
+
+@pytest.mark.parametrize(
+    ("name", "level"), [("UnbiasedTeacher", logging.WARNING), ("Supervised", logging.INFO)]
+)
+def test_those_of_files_are_named_once(
+    name: str, level: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    data = ROOT / "configs" / "bccd_10pct.yaml"
+    say_unread(read_config(f"{data},{ROOT / 'configs' / 'methods' / f'{name}.yaml'}"))
+    (record,) = caplog.records
+    assert record.levelno == level
+    message = record.getMessage()
+    assert message.startswith(f"The method {name} does not read these keys, which have no effect: ")
+    assert "SSOD.STRONG_VIEW.MAX_ROTATE 0.0, SSOD.STRONG_VIEW.MAX_SHEAR 0.0" in message
+    caplog.clear()
+    say_unread(read_config(str(data)))
+    assert not caplog.records
+
+
+def test_shipped_configs_set_nothing_without_effect() -> None:
+    folders = ("published", "methods", "recipes", "ablations")
+    files = [path for folder in folders for path in (ROOT / "configs" / folder).glob("*.yaml")]
+    files += (ROOT / "configs").glob("*.yaml")
+    # A base without a method of its own.
+    files.remove(ROOT / "configs" / "published" / "Base-STAC-COCO.yaml")
+    assert {str(path): unread(read_config(str(path))) for path in files} == {
+        str(path): set() for path in files
+    }
