@@ -18,17 +18,37 @@ def program_parser(description: str | None) -> argparse.ArgumentParser:
     )
 
 
-def local(text: str) -> Path:
+def output(text: str) -> Path | str:
+    """The type of an argument that says where a finished result is put: a path, or an address.
+
+    ``dre_ssod.stores.delivered_file`` and ``delivered_folder`` take it.
+    """
+    return text if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) else Path(text)
+
+
+def local(text: str, why: str = "it is read from a disk; copy it to one first") -> Path:
     """The type of an argument that names a file or folder of this machine.
 
     ``Path`` alone would make a folder ``s3:`` of an address.
+
+    Args:
+        why: it must be of this machine.
     """
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
+    path = output(text)
+    if isinstance(path, str):
         raise argparse.ArgumentTypeError(
-            f"{text} is an address: name a path of this machine. Data and weights are read from "
-            "stores; what is written is copied there afterwards"
+            f"{text} is an address: name a path of this machine: {why}"
         )
-    return Path(text)
+    return path
+
+
+def worked_in(text: str) -> Path:
+    """The same of what is written to, and read again, until all is done."""
+    return local(
+        text,
+        "work proceeds, and is resumed, by its files and locks, which stores do not have; copy it "
+        "there when all is done",
+    )
 
 
 def run_parser(description: str | None) -> argparse.ArgumentParser:

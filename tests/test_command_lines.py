@@ -7,9 +7,12 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+from detectron2.config import CfgNode
+from PIL import Image
 
 from dre_ssod.data.audit.files import LEVELS
 from dre_ssod.data.audit.sets import ROLES
@@ -18,6 +21,7 @@ from dre_ssod.deployment.labeling.label_tasks import FORMS as TASKS
 from dre_ssod.deployment.labeling.uncertainty import CRITERIA
 from dre_ssod.gpu_check.steps import STEPS
 from tests import ROOT
+from tests.tiny_dataset import loggers_kept
 
 PATHS = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path
@@ -29,7 +33,8 @@ before = {name.partition(".")[0] for name in sys.modules}
 answers = {}
 for name in sys.argv[1:]:
     program = importlib.import_module(name)
-    for words in ("--help", "--no-such-option", "", "--output s3://bucket/new"):
+    written = [f"--{name} s3://bucket/new" for name in ("output", "json", "results", "folder")]
+    for words in ("--help", "--no-such-option", "", *written):
         said, complained, code = io.StringIO(), io.StringIO(), None
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(complained):
             try:
@@ -94,16 +99,79 @@ def test_what_is_missing_ends_the_program(asked: dict[str, Any]) -> None:
     assert all("error: " in complaints[name][2] for name in stopped)
 
 
-def test_nothing_is_written_to_an_address(asked: dict[str, Any]) -> None:
-    """Not even to a folder ``s3:``, which its path on this machine would be."""
-    options = {name: asked["answers"][f"{name} --help"][1] for name in PATHS}
-    # Not those whose examples show the option of another program.
-    writers = [name for name, said in options.items() if "\n  --output " in said]
-    assert len(writers) >= 10
-    for name in writers:
-        code, _, complained = asked["answers"][f"{name} --output s3://bucket/new"]
-        assert code == 2
-        assert "argument --output: s3://bucket/new is an address" in complained
+DELIVERIES = {
+    "tools.analyze_localization --output": "--config-file CONFIG",
+    "tools.benchmark --json": "eval",
+    "tools.check_dataset --json": "--labeled SET",
+    "tools.convert_dataset --output": "SET --to yolo",
+    "tools.demo --json": "--input IMAGE",
+    "tools.demo --output": "--input IMAGE",
+    "tools.export_model --output": "--run RUN",
+    "tools.make_split --output": "SET --percent 10",
+    "tools.merge_labels --output": "--corrected SET",
+    "tools.pack_images --output": "SET",
+    "tools.plot_run --output": "RUN",
+    "tools.report --output": "RUN",
+    "tools.visualize_data --output": "--config-file CONFIG",
+}
+"""Options that take an address for a finished result, and the least other words."""
+WHY_LOCAL = {
+    **dict.fromkeys(
+        (
+            "tools.gpu_check --json",
+            "tools.pseudo_label --output",
+            "tools.quickstart --output",
+            "tools.run_table --output",
+            "tools.run_table --results",
+            "tools.simulate_labeling --output",
+            "tools.submit --folder",
+        ),
+        "by its files and locks, which stores do not have",
+    ),
+    "tools.new_config --output": "it names the config that it builds upon by a path from it",
+}
+
+
+def test_what_is_written_goes_to_a_store_or_says_why_not(asked: dict[str, Any]) -> None:
+    """It never goes to a folder ``s3:``, which the path of an address on this machine would be."""
+    found = set()
+    for words, (code, _, complained) in asked["answers"].items():
+        name, option, *_ = words.split(" ")
+        # Not those whose examples show the option of another program.
+        if not words.endswith(" s3://bucket/new") or (
+            f"\n  {option} " not in asked["answers"][f"{name} --help"][1]
+        ):
+            continue
+        found.add(words := f"{name} {option}")
+        refusal = f"argument {option}: s3://bucket/new is an address"
+        assert (refusal in complained) == (words in WHY_LOCAL)
+        if words in WHY_LOCAL:
+            assert code == 2
+            assert WHY_LOCAL[words] in " ".join(complained.split())
+    # A benchmark's options come after its name.
+    assert found | {"tools.benchmark --json"} == {*DELIVERIES, *WHY_LOCAL}
+
+
+@pytest.mark.parametrize("words", DELIVERIES)
+def test_where_a_result_goes_is_looked_at_before_the_work(
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Nothing else that these command lines name is there."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 8)).save("IMAGE")
+    name, option = words.split(" ")
+    program = importlib.import_module(name)
+    if hasattr(program, "configure"):
+        monkeypatch.setattr(program, "configure", lambda args: CfgNode())
+    arguments = [*DELIVERIES[words].split(), option, "zip://new::s3://bucket/a.zip"]
+    with loggers_kept():
+        assert program.run(arguments) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "error: zip://new::s3://bucket/a.zip: nothing is written there. Name a path" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["IMAGE"]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dre_ssod_cli.parsers import add_model_option, local, run_parser
+from dre_ssod_cli.parsers import add_model_option, output, run_parser
 from dre_ssod_cli.program import run_program
 
 if TYPE_CHECKING:
@@ -43,9 +43,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = run_parser(__doc__)
     parser.add_argument(
         "--output",
-        type=local,
+        type=output,
         metavar="DIR",
-        help="for what is written (default: OUTPUT_DIR/localization)",
+        help="for what is written (default: OUTPUT_DIR/localization); with an address, as "
+        "s3://BUCKET/NAME, log and config stay in that folder",
     )
     parser.add_argument(
         "--min-score", type=float, default=0.5, help="lowest foreground score (default: 0.5)"
@@ -69,8 +70,8 @@ def configure(args: argparse.Namespace) -> CfgNode:
     from dre_ssod.errors import ConfigError
 
     own = read_config(args.config_file, args.opts)
-    output = f"{own.OUTPUT_DIR}/localization" if args.output is None else str(args.output)
-    args.opts = [*args.opts, "OUTPUT_DIR", output, *_PLAIN]
+    folder = args.output if isinstance(args.output, Path) else f"{own.OUTPUT_DIR}/localization"
+    args.opts = [*args.opts, "OUTPUT_DIR", str(folder), *_PLAIN]
     cfg = setup(args, ExitStack())
     if own.TEST.RANK_BY_QUALITY or own.TEST.VARIANCE_VOTING.ENABLED:
         logger.info(
@@ -134,7 +135,7 @@ def tables_of(
     )
 
 
-def main(args: argparse.Namespace) -> None:
+def write_analysis(cfg: CfgNode, args: argparse.Namespace, folder: Path) -> None:
     """Run, analyze, write, print."""
     from dre_ssod.data.records import objects_of
     from dre_ssod.data.sources.catalog import load_one_labeled
@@ -145,7 +146,6 @@ def main(args: argparse.Namespace) -> None:
     from dre_ssod.files import open_whole, write_text
     from dre_ssod.inspection.localization_figure import draw_analysis
 
-    cfg = configure(args)
     table, rankings = collect(cfg, load_trained(cfg, args.model), args.min_score)
     reports = analyze(table, args.min_score, MIN_IOU)
     sigma = reliability(table.residuals[table.ious >= MIN_IOU])
@@ -157,7 +157,6 @@ def main(args: argparse.Namespace) -> None:
     }
     ratio = sigma["all"].deviation
     scale = None if ratio is None else cfg.MODEL.ROI_BOX_HEAD.SIGMA_SCALE * ratio
-    folder = Path(cfg.OUTPUT_DIR)
     content = {
         "weights": cfg.MODEL.WEIGHTS,
         "model": args.model,
@@ -181,9 +180,19 @@ def main(args: argparse.Namespace) -> None:
         print(f"\nRMS z is 1 on these images with MODEL.ROI_BOX_HEAD.SIGMA_SCALE {scale:.2f}")
     print(
         f"all: score >= {args.min_score}; matched, and edges: those with IoU >= {MIN_IOU} to an "
-        "object of their class. z: (predicted - true edge) / sigma. AP: over all detections. "
-        f"Written to {folder}: localization.json, localization.png"
+        "object of their class. z: (predicted - true edge) / sigma. AP: over all detections."
     )
+
+
+def main(args: argparse.Namespace) -> None:
+    """Analyze, say where the result is."""
+    from dre_ssod.stores import any_folder, delivered_folder
+
+    cfg = configure(args)
+    output = args.output if isinstance(args.output, str) else Path(cfg.OUTPUT_DIR)
+    with delivered_folder(output, any_folder) as (folder, place):
+        write_analysis(cfg, args, folder)
+    print(f"Written to {place}: localization.json, localization.png")
 
 
 def run(arguments: list[str] | None = None) -> int:

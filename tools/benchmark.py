@@ -24,9 +24,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from dre_ssod_cli.parsers import local, positive_number, program_parser
+from dre_ssod_cli.parsers import output, positive_number, program_parser, worked_in
 from dre_ssod_cli.program import run_program
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--entries", type=positive_number, default=1_000_000, help="names in the pool"
     )
     growth.add_argument(
-        "--shards", type=local, metavar="DIR", help="for shards without content and their index"
+        "--shards", type=worked_in, metavar="DIR", help="for shards without content and their index"
     )
     growth.add_argument("--workers", type=int, default=2, help="loading processes")
     sources = _add_kind(kinds, "sources")
@@ -84,7 +85,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def _add_kind(kinds: Any, name: str) -> argparse.ArgumentParser:
     kind: argparse.ArgumentParser = kinds.add_parser(name)
-    kind.add_argument("--json", type=local, metavar="FILE", help="also write the report there")
+    kind.add_argument(
+        "--json",
+        type=output,
+        metavar="FILE",
+        help="also write the report there; a path or an address, as s3://BUCKET/NAME",
+    )
     return kind
 
 
@@ -141,10 +147,14 @@ def configure(args: argparse.Namespace) -> CfgNode:
 
 def main(args: argparse.Namespace) -> None:
     """Measure, print, write."""
-    report = measure(args)
-    print(report.text())
-    if args.json is not None:
-        report.save(args.json)
+    from dre_ssod.stores import any_file, delivered_file
+
+    with ExitStack() as until:
+        path = args.json and until.enter_context(delivered_file(args.json, any_file))[0]
+        report = measure(args)
+        print(report.text())
+        if path:
+            report.save(path)
 
 
 def run(arguments: list[str] | None = None) -> int:

@@ -15,9 +15,10 @@ import argparse
 import json
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
-from dre_ssod_cli.parsers import local, program_parser
+from dre_ssod_cli.parsers import output, program_parser
 from dre_ssod_cli.program import run_program
 
 KEYS = {"labeled": "TRAIN", "unlabeled": "UNLABELED", "test": "TEST"}
@@ -39,7 +40,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="header (default): sizes, and whether files are whole, without decoding; "
         "full: decode every image as training does",
     )
-    parser.add_argument("--json", type=local, metavar="FILE", help="write the whole report there")
+    parser.add_argument(
+        "--json",
+        type=output,
+        metavar="FILE",
+        help="write the whole report there, a new file; a path or an address, as s3://BUCKET/NAME",
+    )
     parser.add_argument(
         "--workers", metavar="N", type=int, default=_cores(), help="processes (default: all cores)"
     )
@@ -53,12 +59,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parsed = parser.parse_args(arguments)
     if parsed.workers < 1 or parsed.examples < 0:
         parser.error("--workers must be 1 or more, --examples 0 or more")
-    if parsed.json and Path(parsed.json).exists():
-        parser.error(f"--json {parsed.json!r} exists already; remove it or choose another name")
-    if parsed.json and not Path(parsed.json).parent.is_dir():
-        parser.error(
-            f"--json {parsed.json!r}: there is no folder {str(Path(parsed.json).parent)!r}"
-        )
+    if isinstance(parsed.json, Path) and not parsed.json.parent.is_dir():
+        parser.error(f"--json {parsed.json}: there is no folder {parsed.json.parent}")
     return parsed
 
 
@@ -89,16 +91,19 @@ def main(args: argparse.Namespace) -> int:
     from dre_ssod.data.audit.audit import audit
     from dre_ssod.data.audit.report import as_dict, as_text, kinds_table
     from dre_ssod.files import write_text
+    from dre_ssod.stores import delivered_file
 
     if args.explain:
         print(kinds_table())
         return 0
-    sets, detections = _sets(args)
-    with tqdm(desc="images", unit="", dynamic_ncols=True, disable=None) as bar:
-        report = audit(sets, args.level, args.workers, bar, detections)
-    print(as_text(report, args.examples))
-    if args.json:
-        write_text(args.json, json.dumps(as_dict(report), indent=1, allow_nan=False) + "\n")
+    with ExitStack() as until:
+        path = args.json and until.enter_context(delivered_file(args.json))[0]
+        sets, detections = _sets(args)
+        with tqdm(desc="images", unit="", dynamic_ncols=True, disable=None) as bar:
+            report = audit(sets, args.level, args.workers, bar, detections)
+        print(as_text(report, args.examples))
+        if path:
+            write_text(path, json.dumps(as_dict(report), indent=1, allow_nan=False) + "\n")
     return int(report.failed)
 
 

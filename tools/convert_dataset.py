@@ -13,7 +13,7 @@ import argparse
 import shlex
 import sys
 
-from dre_ssod_cli.parsers import local, program_parser
+from dre_ssod_cli.parsers import output, program_parser
 from dre_ssod_cli.program import run_program
 
 
@@ -32,9 +32,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--output",
         required=True,
-        type=local,
+        type=output,
         metavar="DIR",
-        help="for the new dataset: empty, or not there",
+        help="for the new dataset: empty, or not there; a path or an address, as s3://BUCKET/NAME",
     )
     parser.add_argument(
         "--images",
@@ -42,17 +42,23 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default="copy",
         help="copy them (default), link to them, or reference them where they are (coco only)",
     )
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if isinstance(args.output, str) and args.images == "link":
+        parser.error("--images link: a store has no links; choose copy")
+    return args
 
 
 def main(args: argparse.Namespace) -> None:
     """Convert and print."""
     from dre_ssod.data.conversion.convert import convert
     from dre_ssod.errors import counted
+    from dre_ssod.stores import delivered_folder
 
     named = {"train": args.source, "val": args.val, "test": args.test}
     sources = {split: source for split, source in named.items() if source is not None}
-    for part in convert(sources, args.to, args.output, args.images):
+    with delivered_folder(args.output) as (folder, place):
+        parts = convert(sources, args.to, folder, args.images, place)
+    for part in parts:
         counts = f"{counted(part.images, 'image')} with {counted(part.boxes, 'box')}"
         print(f"{part.split}: {counts}, to be read as")
         # A shell would take the & of some for itself.

@@ -17,14 +17,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dre_ssod_cli.parsers import add_model_options, local, program_parser
+from dre_ssod_cli.parsers import add_model_options, output, program_parser
 from dre_ssod_cli.program import run_program
 
 if TYPE_CHECKING:
     from dre_ssod.deployment.demo import DrawingDetector
+    from dre_ssod.stores import Place, Rule, Written
 
 SKIPPED_CODE = 1
 Results = list[dict[str, Any]]
@@ -37,8 +39,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--input", nargs="+", metavar="IMAGE", help="files, globs or folders")
     source.add_argument("--video-input", metavar="FILE", help="a video file")
-    parser.add_argument("--output", type=local, help="folder, or file for one image or a video")
-    parser.add_argument("--json", type=local, metavar="FILE", help="detections as COCO results")
+    parser.add_argument(
+        "--output",
+        type=output,
+        help="folder, or file for one image or a video; a path or an address, as s3://BUCKET/NAME",
+    )
+    parser.add_argument(
+        "--json",
+        type=output,
+        metavar="FILE",
+        help="detections as COCO results; a path or an address",
+    )
     parser.add_argument(
         "--confidence-threshold", type=float, default=0.5, help="lowest score (default: 0.5)"
     )
@@ -72,6 +83,13 @@ def build_detector(args: argparse.Namespace) -> DrawingDetector:
     )
 
 
+def delivered(args: argparse.Namespace, rule: Rule) -> AbstractContextManager[Written]:
+    """Where to put pictures or a video: what has an extension is a file, else a folder."""
+    from dre_ssod.stores import delivered_file, delivered_folder
+
+    return (delivered_file if Path(args.output).suffix else delivered_folder)(args.output, rule)
+
+
 def run_on_images(args: argparse.Namespace) -> tuple[Results, int]:
     """COCO results of all images, and the number of images that were skipped."""
     from tqdm import tqdm
@@ -81,19 +99,25 @@ def run_on_images(args: argparse.Namespace) -> tuple[Results, int]:
     from dre_ssod.errors import counted
 
     images = find_images(args.input)
+
+    def plan(place: Place) -> list[Place]:
+        return plan_outputs(images, place, args.overwrite)
+
     pictures: list[Path | None] = [None] * len(images)
-    if args.output is not None:
-        pictures = [*plan_outputs(images, args.output, args.overwrite)]
-    detector = build_detector(args)
     results: Results = []
     skipped = 0
-    pairs = list(zip(images, pictures, strict=True))
-    for number, (image, picture) in enumerate(tqdm(pairs, unit="image"), start=1):
-        try:
-            results += run_on_image(detector, image, number, picture)
-        except ImageError as error:
-            skipped += 1
-            tqdm.write(f"skipped: {error}", file=sys.stderr)
+    with ExitStack() as until:
+        if args.output is not None:
+            written = until.enter_context(delivered(args, plan))
+            pictures = [*map(written.path_for, plan(written.place))]
+        detector = build_detector(args)
+        pairs = list(zip(images, pictures, strict=True))
+        for number, (image, picture) in enumerate(tqdm(pairs, unit="image"), start=1):
+            try:
+                results += run_on_image(detector, image, number, picture)
+            except ImageError as error:
+                skipped += 1
+                tqdm.write(f"skipped: {error}", file=sys.stderr)
     seen = counted(len(images) - skipped, "image")
     print(f"{counted(len(results), 'detection')} on {seen}, {skipped:,} skipped")
     if args.output is not None:
@@ -109,25 +133,33 @@ def run_on_video(args: argparse.Namespace) -> Results:
     from dre_ssod.inspection.video import EXTENSION, VideoReader, VideoWriter
 
     source = Path(args.video_input)
-    target = args.output
-    if target is not None:
-        if target.suffix.lower() != EXTENSION:
-            target = target / f"{source.stem}{EXTENSION}"
+
+    def plan(place: Place) -> Place:
+        is_file = place.suffix.lower() == EXTENSION
+        target = place if is_file else place / f"{source.stem}{EXTENSION}"
         refuse_overwriting([target], [source], args.overwrite)
-    video = VideoReader(source)
-    detector = build_detector(args)
+        return target
+
     results: Results = []
     number = 0
-    with VideoWriter(target or Path(), video.fps) as writer:
+    with ExitStack() as until:
+        path = None
+        if args.output is not None:
+            written = until.enter_context(delivered(args, plan))
+            target = plan(written.place)
+            path = written.path_for(target)
+        video = VideoReader(source)
+        detector = build_detector(args)
+        writer = until.enter_context(VideoWriter(path or Path(), video.fps))
         for number, frame in enumerate(
             tqdm(video, total=video.frames or None, unit="frame"), start=1
         ):
             found = detector.detect(frame)
             results += detector.results(found, number, source.name)
-            if target is not None:
+            if path is not None:
                 writer.write(detector.draw(frame, found))
     print(f"{len(results)} detections on {number} of {video.frames or 'unknown'} frames")
-    if target is not None:
+    if path is not None:
         print(f"Video: {target}")
     return results
 
@@ -138,19 +170,23 @@ def main(args: argparse.Namespace) -> int:
 
     from dre_ssod.deployment.demo import refuse_overwriting
     from dre_ssod.files import write_text
-    from dre_ssod.stores import place_of
+    from dre_ssod.stores import delivered_file, place_of
+
+    def rule(place: Place) -> None:
+        inputs = map(place_of, args.input or [args.video_input])
+        refuse_overwriting([place], inputs, args.overwrite)
 
     setup_logger(name="dre_ssod")
-    if args.json is not None:
-        inputs = map(place_of, args.input or [args.video_input])
-        refuse_overwriting([args.json], inputs, args.overwrite)
     skipped = 0
-    if args.video_input is not None:
-        results = run_on_video(args)
-    else:
-        results, skipped = run_on_images(args)
-    if args.json is not None:
-        write_text(args.json, json.dumps(results) + "\n")
+    with ExitStack() as until:
+        path = args.json and until.enter_context(delivered_file(args.json, rule))[0]
+        if args.video_input is not None:
+            results = run_on_video(args)
+        else:
+            results, skipped = run_on_images(args)
+        if path:
+            write_text(path, json.dumps(results) + "\n")
+    if path:
         print(f"Detections: {args.json}")
     return SKIPPED_CODE if skipped else 0
 

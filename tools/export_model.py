@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dre_ssod_cli.parsers import add_model_options, local, program_parser
+from dre_ssod_cli.parsers import add_model_options, output, program_parser
 from dre_ssod_cli.program import run_program
 
 if TYPE_CHECKING:
@@ -38,7 +38,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """The command line."""
     parser = program_parser(__doc__)
     add_model_options(parser)
-    parser.add_argument("--output", required=True, type=local, metavar="DIR", help="folder to fill")
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=output,
+        metavar="DIR",
+        help="folder to fill; a path or an address, as s3://BUCKET/NAME",
+    )
     parser.add_argument(
         "--format",
         action="append",
@@ -55,7 +61,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values")
     parsed = parser.parse_args(arguments)
-    parsed.format = parsed.format or ["torchscript", "weights"]
+    parsed.format = list(dict.fromkeys(parsed.format or ["torchscript", "weights"]))
     return parsed
 
 
@@ -72,7 +78,11 @@ def read_images(cfg: CfgNode, source: str, count: int) -> Iterator[Tensor]:
 
 
 def export_checked(
-    args: argparse.Namespace, cfg: CfgNode, model: nn.Module, class_names: list[str]
+    args: argparse.Namespace,
+    cfg: CfgNode,
+    model: nn.Module,
+    class_names: list[str],
+    folder: Path,
 ) -> None:
     """Trace on the image with the most boxes, compare, and write what does not differ."""
     import torch
@@ -90,13 +100,11 @@ def export_checked(
     if "torchscript" in args.format:
         traced = trace(model, richest)
         check("TorchScript", traced, model, images, args.tolerance)
-        save_torchscript(traced, args.output / TARGETS["torchscript"], cfg, class_names)
-        print(args.output / TARGETS["torchscript"])
+        save_torchscript(traced, folder / TARGETS["torchscript"], cfg, class_names)
     if "onnx" in args.format:
         exported = export_onnx(model, richest, cfg, class_names)
         check("ONNX", exported, model, images, args.tolerance)
-        exported.save(args.output / TARGETS["onnx"])
-        print(args.output / TARGETS["onnx"])
+        exported.save(folder / TARGETS["onnx"])
 
 
 def check(
@@ -126,27 +134,26 @@ def main(args: argparse.Namespace) -> None:
 
     from dre_ssod.deployment.export import save_safetensors, save_weights
     from dre_ssod.deployment.trained_model import configure_arguments, device_of, load_trained
-    from dre_ssod.errors import ConfigError
     from dre_ssod.runs.detector import entry_for_weights
+    from dre_ssod.stores import delivered_folder, folder_without
 
     setup_logger(name="dre_ssod")
-    cfg, categories = configure_arguments(args)
-    class_names = [category["name"] for category in categories]
-    cfg.MODEL.DEVICE = device_of(cfg)
-    for path in (args.output / TARGETS[name] for name in args.format):
-        if path.exists():
-            raise ConfigError(f"{path} exists: choose another --output")
-    model = load_trained(cfg, args.model)
-    args.output.mkdir(parents=True, exist_ok=True)
-    if {"torchscript", "onnx"} & set(args.format):
-        export_checked(args, cfg, model, class_names)
-    if "weights" in args.format:
-        run_entry = entry_for_weights(cfg, categories)
-        save_weights(model, args.output / TARGETS["weights"], run_entry)
-        print(args.output / TARGETS["weights"])
-    if "safetensors" in args.format:
-        save_safetensors(model, args.output / TARGETS["safetensors"])
-        print(args.output / TARGETS["safetensors"])
+    names = [TARGETS[name] for name in args.format]
+    with delivered_folder(args.output, folder_without(*names)) as (folder, place):
+        cfg, categories = configure_arguments(args)
+        class_names = [category["name"] for category in categories]
+        cfg.MODEL.DEVICE = device_of(cfg)
+        model = load_trained(cfg, args.model)
+        folder.mkdir(parents=True, exist_ok=True)
+        if {"torchscript", "onnx"} & set(args.format):
+            export_checked(args, cfg, model, class_names, folder)
+        if "weights" in args.format:
+            run_entry = entry_for_weights(cfg, categories)
+            save_weights(model, folder / TARGETS["weights"], run_entry)
+        if "safetensors" in args.format:
+            save_safetensors(model, folder / TARGETS["safetensors"])
+    for name in names:
+        print(place / name)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from dre_ssod_cli.parsers import local, program_parser
+from dre_ssod_cli.parsers import program_parser, worked_in
 from dre_ssod_cli.program import run_program
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,7 +38,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "processes, speed, sizes, profile, loading, training, evaluating, tools, resuming",
     )
     parser.add_argument(
-        "--json", type=local, metavar="FILE", help="report; tables and traces go beside it"
+        "--json", type=worked_in, metavar="FILE", help="report; tables and traces go beside it"
     )
     return parser.parse_args(arguments)
 

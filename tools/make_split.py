@@ -22,7 +22,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dre_ssod_cli.parsers import local, program_parser
+from dre_ssod_cli.parsers import output, program_parser
 from dre_ssod_cli.program import run_program
 
 if TYPE_CHECKING:
@@ -40,7 +40,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line, with every option checked against the form of the split."""
     parser = program_parser(__doc__)
     parser.add_argument("source", help="URI or registered name of a labeled dataset")
-    parser.add_argument("--output", required=True, type=local, metavar="DIR", help="for the files")
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=output,
+        metavar="DIR",
+        help="for the files; a path or an address, as s3://BUCKET/NAME",
+    )
     parser.add_argument("--percent", type=float, help="share that stays labeled, in (0, 100]")
     parser.add_argument("--labeled", type=int, metavar="N", help="number that stays labeled")
     parser.add_argument(
@@ -105,12 +111,16 @@ def main(args: argparse.Namespace) -> None:
     from dre_ssod.data.sources.catalog import class_names, load_named, load_unlabeled
     from dre_ssod.data.splits.counts import hold_out, objects_by_class
     from dre_ssod.errors import printable
+    from dre_ssod.stores import delivered_folder, folder_without
 
-    output = args.output
-    records = load_named([args.source])
-    held_out = set() if args.val is None else hold_out(records, args.val, args.fold or 0)
-    split = choose(args, [entry for entry in records if entry[0] not in held_out])
-    image_root = write_split(args.source, records, split, output, held_out)
+    keys = {"TRAIN": "labeled", "UNLABELED": "unlabeled", "TEST": "val"}
+    names = [f"{part}.json" for part in (*keys.values(), "split")]
+    with delivered_folder(args.output, folder_without(*names)) as (folder, output):
+        records = load_named([args.source])
+        held_out = set() if args.val is None else hold_out(records, args.val, args.fold or 0)
+        split = choose(args, [entry for entry in records if entry[0] not in held_out])
+        image_root = write_split(args.source, records, split, folder, held_out)
+        written = {key: part for key, part in keys.items() if (folder / f"{part}.json").exists()}
     # Sources without splits have images that nobody has labeled, and that no record stands for.
     loose = len(load_unlabeled([args.source], Remarks())) - len(records)
     unlabeled = split.total - len(split.labeled_ids) + loose
@@ -122,9 +132,7 @@ def main(args: argparse.Namespace) -> None:
     shown = ", ".join(f"{name} {count}" for name, count in objects.items())
     print(f"Labeled objects: {printable(shown)}")
     print("Train with it by")
-    keys = {"TRAIN": "labeled", "UNLABELED": "unlabeled", "TEST": "val"}
-    parts = {key: output / f"{part}.json" for key, part in keys.items()}
-    uris = {key: coco_uri(path, image_root) for key, path in parts.items() if path.exists()}
+    uris = {key: coco_uri(output / f"{part}.json", image_root) for key, part in written.items()}
     if loose:
         # All of its images, of which training leaves the labeled and the measured ones out.
         uris["UNLABELED"] = args.source

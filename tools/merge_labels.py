@@ -15,7 +15,7 @@ import argparse
 import json
 import sys
 
-from dre_ssod_cli.parsers import local, program_parser
+from dre_ssod_cli.parsers import output, program_parser
 from dre_ssod_cli.program import run_program
 
 
@@ -36,7 +36,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="where old and corrected labels of an image differ, take the corrected ones",
     )
-    parser.add_argument("--output", required=True, type=local, metavar="FILE", help="a new file")
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=output,
+        metavar="FILE",
+        help="a new file; a path or an address, as s3://BUCKET/NAME",
+    )
     return parser.parse_args(arguments)
 
 
@@ -45,17 +51,17 @@ def main(args: argparse.Namespace) -> None:
     from dre_ssod.data.conversion.coco_content import coco_uri, content_of
     from dre_ssod.data.records import objects_of
     from dre_ssod.deployment.labeling.corrected_labels import compare, join
-    from dre_ssod.errors import ConfigError, counted
+    from dre_ssod.errors import counted
     from dre_ssod.files import write_text
+    from dre_ssod.stores import delivered_file
 
-    if args.output.exists():
-        raise ConfigError(f"--output {args.output} exists; choose another name")
-    joined = join(args.old, args.corrected, args.replace)
-    changes = compare(args.suggested, args.corrected) if args.suggested else None
-    merged = content_of(joined.records, joined.classes)
-    write_text(args.output, json.dumps(merged.content) + "\n")
+    with delivered_file(args.output) as (path, place):
+        joined = join(args.old, args.corrected, args.replace)
+        changes = compare(args.suggested, args.corrected) if args.suggested else None
+        merged = content_of(joined.records, joined.classes)
+        write_text(path, json.dumps(merged.content) + "\n")
     boxes = sum(len(objects_of(record)) for record in joined.records)
-    uri = coco_uri(args.output, merged.image_root)
+    uri = coco_uri(place, merged.image_root)
     counts = f"{counted(len(joined.records), 'image')} with {counted(boxes, 'box')}"
     print(f"{counts}, {joined.corrected} of them new or changed:\n  {uri}")
     if changes is not None:

@@ -13,6 +13,7 @@ trains with it is printed.
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import shlex
 import sys
@@ -41,7 +42,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--device", choices=("cuda", "cpu"), default="", help="default: what is there"
     )
-    parser.add_argument("--output", required=True, type=local, metavar="FILE", help="YAML to write")
+    here = functools.partial(local, why="it names the config that it builds upon by a path from it")
+    parser.add_argument("--output", required=True, type=here, metavar="FILE", help="YAML to write")
     return parser.parse_args(arguments)
 
 

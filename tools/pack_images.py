@@ -15,7 +15,7 @@ import argparse
 import re
 import sys
 
-from dre_ssod_cli.parsers import local, positive_number, program_parser
+from dre_ssod_cli.parsers import output, positive_number, program_parser
 from dre_ssod_cli.program import run_program
 
 
@@ -26,9 +26,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--output",
         required=True,
-        type=local,
+        type=output,
         metavar="DIR",
-        help="for the shards: empty, or not there",
+        help="for the shards: empty, or not there; a path or an address, such as s3://BUCKET/NAME",
     )
     parser.add_argument("--labels", action="store_true", help="pack the labels as well")
     parser.add_argument(
@@ -54,8 +54,10 @@ def main(args: argparse.Namespace) -> None:
     """Pack and print."""
     from dre_ssod.data.conversion.packing import pack
     from dre_ssod.errors import counted
+    from dre_ssod.stores import delivered_folder
 
-    packed = pack(args.source, args.output, args.name, args.images, labels=args.labels)
+    with delivered_folder(args.output) as (folder, place):
+        packed = pack(args.source, folder, args.name, args.images, args.labels, place)
     role = "DATASETS.TRAIN" if args.labels else "DATASETS.UNLABELED"
     print(f"{counted(packed.images, 'image')} in {counted(packed.shards, 'shard')}. For a config:")
     print(f"{role} \"('{packed.uri}',)\"")

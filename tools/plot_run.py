@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dre_ssod_cli.parsers import local, program_parser
+from dre_ssod_cli.parsers import local, output, program_parser
 from dre_ssod_cli.program import run_program
 
 
@@ -25,7 +25,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = program_parser(__doc__)
     parser.add_argument("runs", nargs="+", type=local, metavar="RUN", help="OUTPUT_DIR of a run")
     parser.add_argument(
-        "--output", type=local, default=Path("."), metavar="DIR", help="default: here"
+        "--output",
+        type=output,
+        default=Path("."),
+        metavar="DIR",
+        help="a path or an address, as s3://BUCKET/NAME (default: here)",
     )
     parser.add_argument(
         "--found", type=int, default=0, metavar="N", help="draw N test images of finished runs"
@@ -45,21 +49,23 @@ def main(args: argparse.Namespace) -> None:
     from dre_ssod.inspection.panels import write_picture
     from dre_ssod.inspection.run_plots import draw_runs
     from dre_ssod.runs.history import comparison, read_runs
+    from dre_ssod.stores import any_folder, delivered_folder
 
-    runs = read_runs(args.runs)
-    args.output.mkdir(parents=True, exist_ok=True)
-    with open_whole(args.output / "runs.png") as picture:
-        draw_runs(runs).savefig(picture, format="png", dpi=110)
-    header, rows = comparison(runs)
-    table = tabulate(rows, headers=header, tablefmt="github", floatfmt=".2f", missingval="")
-    write_text(args.output / "runs.md", table + "\n")
-    print(table)
-    print(f"{args.output / 'runs.png'}, {args.output / 'runs.md'}")
+    with delivered_folder(args.output, any_folder) as (folder, place):
+        runs = read_runs(args.runs)
+        folder.mkdir(parents=True, exist_ok=True)
+        with open_whole(folder / "runs.png") as picture:
+            draw_runs(runs).savefig(picture, format="png", dpi=110)
+        header, rows = comparison(runs)
+        table = tabulate(rows, headers=header, tablefmt="github", floatfmt=".2f", missingval="")
+        write_text(folder / "runs.md", table + "\n")
+        print(table)
+        if args.found:
+            folders = {run.name: path for run, path in zip(runs, args.runs, strict=True)}
+            write_picture(folder / "found.jpg", draw_comparison(folders, args.found))
+    print(f"{place / 'runs.png'}, {place / 'runs.md'}")
     if args.found:
-        picture = args.output / "found.jpg"
-        folders = {run.name: folder for run, folder in zip(runs, args.runs, strict=True)}
-        write_picture(picture, draw_comparison(folders, args.found))
-        print(picture)
+        print(place / "found.jpg")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dre_ssod_cli.parsers import add_model_options, local, program_parser
+from dre_ssod_cli.parsers import add_model_options, program_parser, worked_in
 from dre_ssod_cli.program import run_program
 
 if TYPE_CHECKING:
@@ -31,7 +31,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = program_parser(__doc__)
     add_model_options(parser)
     parser.add_argument("--input", required=True, help="folder of images, or a dataset's URI")
-    parser.add_argument("--output", required=True, type=local, metavar="DIR", help="folder to fill")
+    parser.add_argument(
+        "--output", required=True, type=worked_in, metavar="DIR", help="folder to fill"
+    )
     parser.add_argument(
         "--min-score", type=float, help="of a box (default: tau of the config's method)"
     )

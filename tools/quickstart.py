@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dre_ssod_cli.parsers import local, program_parser
+from dre_ssod_cli.parsers import program_parser, worked_in
 from dre_ssod_cli.program import run_program
 
 if TYPE_CHECKING:
@@ -44,7 +44,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command-line arguments."""
     parser = program_parser(__doc__)
     parser.add_argument("--seed", type=int, default=1, help="of both runs (default: 1)")
-    parser.add_argument("--output", type=local, default=Path("output/demo"), help="folder of runs")
+    parser.add_argument(
+        "--output", type=worked_in, default=Path("output/demo"), help="folder of runs"
+    )
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values, both runs")
     return parser.parse_args(arguments)
 

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dre_ssod_cli.parsers import add_model_option, local, program_parser
+from dre_ssod_cli.parsers import add_model_option, local, output, program_parser
 from dre_ssod_cli.program import run_program
 
 
@@ -25,10 +25,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("runs", nargs="+", type=local, metavar="RUN", help="OUTPUT_DIR of a run")
     parser.add_argument(
         "--output",
-        type=local,
+        type=output,
         default=Path("report.html"),
         metavar="FILE",
-        help="default: report.html, here",
+        help="a path or an address, as s3://BUCKET/NAME (default: report.html, here)",
     )
     parser.add_argument(
         "--images",
@@ -67,9 +67,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def main(args: argparse.Namespace) -> None:
     """Write the page, say where it is."""
     from dre_ssod.report.page import write_report
+    from dre_ssod.stores import any_file, delivered_file
 
     model = None if args.no_model else args.model
-    print(write_report(args.runs, args.output, model, args.opts, args.min_score, args.images))
+    with delivered_file(args.output, any_file) as (path, place):
+        shown = write_report(args.runs, path, model, args.opts, args.min_score, args.images)
+    print(shown if path == place else place)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dre_ssod_cli.parsers import check_counts, local, parse_slurm, program_parser
+from dre_ssod_cli.parsers import check_counts, local, parse_slurm, program_parser, worked_in
 from dre_ssod_cli.program import run_program
 
 PROGRAM = Path(__file__).resolve().parent.parent / "train_net.py"
@@ -32,10 +32,17 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = program_parser(__doc__)
     parser.add_argument("table", type=local, metavar="YAML", help="rows and runs")
     parser.add_argument(
-        "--output", type=local, default=Path("output/tables"), metavar="DIR", help="for all runs"
+        "--output",
+        type=worked_in,
+        default=Path("output/tables"),
+        metavar="DIR",
+        help="for all runs",
     )
     parser.add_argument(
-        "--results", type=local, metavar="DIR", help="for results that are kept (OUTPUT/results)"
+        "--results",
+        type=worked_in,
+        metavar="DIR",
+        help="for results that are kept (OUTPUT/results)",
     )
     parser.add_argument("--at-once", type=int, default=1, metavar="N", help="runs at a time")
     parser.add_argument(

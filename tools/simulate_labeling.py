@@ -22,7 +22,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dre_ssod_cli.parsers import add_model_option, check_counts, local, program_parser
+from dre_ssod_cli.parsers import (
+    add_model_option,
+    check_counts,
+    local,
+    program_parser,
+    worked_in,
+)
 from dre_ssod_cli.program import run_program
 
 if TYPE_CHECKING:
@@ -49,7 +55,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         metavar="DIR",
         help="a finished run; repeat it for one per seed or draw",
     )
-    parser.add_argument("--output", required=True, type=local, metavar="DIR", help="folder to fill")
+    parser.add_argument(
+        "--output", required=True, type=worked_in, metavar="DIR", help="folder to fill"
+    )
     parser.add_argument(
         "--by",
         nargs="+",

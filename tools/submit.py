@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dre_ssod_cli.parsers import check_counts, local, parse_slurm, program_parser
+from dre_ssod_cli.parsers import check_counts, parse_slurm, program_parser, worked_in
 from dre_ssod_cli.program import run_program
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,7 +44,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument(
         "--folder",
-        type=local,
+        type=worked_in,
         default=Path("output/slurm"),
         metavar="DIR",
         help="for submitit's files and what the jobs print (default: output/slurm)",

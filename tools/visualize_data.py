@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dre_ssod_cli.parsers import local, program_parser
+from dre_ssod_cli.parsers import output, program_parser
 from dre_ssod_cli.program import run_program
 
 if TYPE_CHECKING:
@@ -30,7 +30,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = program_parser(__doc__)
     parser.add_argument("--config-file", metavar="FILE", required=True)
     parser.add_argument(
-        "--output", type=local, metavar="DIR", help="new folder (default: OUTPUT_DIR/data_panels)"
+        "--output",
+        type=output,
+        metavar="DIR",
+        help="new folder; a path or an address, as s3://BUCKET/NAME (default: "
+        "OUTPUT_DIR/data_panels)",
     )
     parser.add_argument("--images", type=int, default=8, help="how many (default: 8)")
     parser.add_argument("--seed", type=int, default=0, help="of images and views (default: 0)")
@@ -47,18 +51,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def configure(args: argparse.Namespace) -> CfgNode:
-    """The checked config; sets ``args.output`` where the user did not.
-
-    Raises:
-        ConfigError: if the output folder holds files already.
-    """
+    """The checked config; sets ``args.output`` where the user did not."""
     from detectron2.utils.logger import setup_logger
 
     from dre_ssod.config.checks import check_config
     from dre_ssod.config.effects import check_effects, say_unread
     from dre_ssod.config.reading import read_config
     from dre_ssod.engine.setup import complete
-    from dre_ssod.errors import ConfigError
 
     cfg = read_config(args.config_file, args.opts)
     check_config(cfg, 1)
@@ -68,12 +67,10 @@ def configure(args: argparse.Namespace) -> CfgNode:
     complete(cfg)
     if args.output is None:
         args.output = Path(cfg.OUTPUT_DIR) / "data_panels"
-    if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
-        raise ConfigError(f"--output {str(args.output)!r} holds files already; give a new folder")
     return cfg
 
 
-def draw_labeled(cfg: CfgNode, pools: Pools, args: argparse.Namespace) -> None:
+def draw_labeled(cfg: CfgNode, pools: Pools, args: argparse.Namespace, folder: Path) -> None:
     """One picture for each of ``--images`` labeled images."""
     import numpy as np
     from tqdm import tqdm
@@ -91,10 +88,10 @@ def draw_labeled(cfg: CfgNode, pools: Pools, args: argparse.Namespace) -> None:
         except ImageError as error:
             tqdm.write(f"skipped: {error}", file=sys.stderr)
             continue
-        write_picture(args.output / f"labeled_{number:03d}.jpg", picture)
+        write_picture(folder / f"labeled_{number:03d}.jpg", picture)
 
 
-def draw_unlabeled(cfg: CfgNode, pools: Pools, args: argparse.Namespace) -> None:
+def draw_unlabeled(cfg: CfgNode, pools: Pools, args: argparse.Namespace, folder: Path) -> None:
     """The panels of training for ``--images`` unlabeled images."""
     import numpy as np
     from tqdm import tqdm
@@ -131,7 +128,7 @@ def draw_unlabeled(cfg: CfgNode, pools: Pools, args: argparse.Namespace) -> None
             continue
         [found] = inspect(teacher, student, [sample], method, clock, seed=number)
         picture = draw_inspection(found, pools.classes, cfg.INPUT.FORMAT)
-        write_picture(args.output / f"unlabeled_{number:03d}.jpg", picture)
+        write_picture(folder / f"unlabeled_{number:03d}.jpg", picture)
 
 
 def _choose(size: int, args: argparse.Namespace) -> list[int]:
@@ -145,14 +142,17 @@ def _choose(size: int, args: argparse.Namespace) -> list[int]:
 def main(args: argparse.Namespace) -> None:
     """Draw the views of labeled images and, if asked for, the panels of unlabeled ones."""
     from dre_ssod.engine.training_data import load_pools
+    from dre_ssod.stores import delivered_folder
 
     cfg = configure(args)
-    pools = load_pools(cfg)
-    args.output.mkdir(parents=True, exist_ok=True)
-    draw_labeled(cfg, pools, args)
-    if args.pseudo_labels:
-        draw_unlabeled(cfg, pools, args)
-    print(f"Written to {args.output}: {len(list(args.output.iterdir()))} pictures")
+    with delivered_folder(args.output) as (folder, place):
+        pools = load_pools(cfg)
+        folder.mkdir(parents=True, exist_ok=True)
+        draw_labeled(cfg, pools, args, folder)
+        if args.pseudo_labels:
+            draw_unlabeled(cfg, pools, args, folder)
+        count = len(list(folder.iterdir()))
+    print(f"Written to {place}: {count} pictures")
 
 
 def run(arguments: list[str] | None = None) -> int:

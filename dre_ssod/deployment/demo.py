@@ -115,7 +115,7 @@ def _expand(path: Place, named: bool) -> list[InputImage]:
     return [InputImage(path, Path(path.name))] if named or is_image_name(path.name) else []
 
 
-def plan_outputs(images: Sequence[InputImage], output: Path, overwrite: bool) -> list[Path]:
+def plan_outputs(images: Sequence[InputImage], output: Place, overwrite: bool) -> list[Place]:
     """Where the picture of each image goes: no two to the same place, none onto an input.
 
     Pictures of JPEG files are JPEG files, all others PNG.
@@ -135,19 +135,19 @@ def plan_outputs(images: Sequence[InputImage], output: Path, overwrite: bool) ->
         )
     if not is_file and output.exists() and not output.is_dir():
         raise ConfigError(f"--output {str(output)!r} is a file that is no picture; give a folder")
-    planned: dict[Path, InputImage] = {}
+    planned: dict[Place, InputImage] = {}
     for image in images:
-        path = output if is_file else output / _picture_name(image.name)
+        path = output if is_file else output / _picture_name(image.name).as_posix()
         plain, number = path, 1
         while path in planned:
             number += 1
-            path = plain.with_name(f"{plain.stem}_{number}{plain.suffix}")
+            path = plain.parent / f"{plain.stem}_{number}{plain.suffix}"
         planned[path] = image
     refuse_overwriting(planned, [image.path for image in images], overwrite)
     return list(planned)
 
 
-def refuse_overwriting(outputs: Iterable[Path], inputs: Iterable[Place], overwrite: bool) -> None:
+def refuse_overwriting(outputs: Iterable[Place], inputs: Iterable[Place], overwrite: bool) -> None:
     """Raise a ConfigError if an output is an input, or is there already and may not be replaced."""
     originals = {_real(path) for path in inputs}
     for path in outputs:

@@ -75,7 +75,7 @@ def test_the_sets_of_a_config(
         (["--labeled", "a", "--config-file", "b.yaml"], "not by both"),
         (["--labeled", "a", "--workers", "0"], "--workers must be 1 or more"),
         (["--labeled", "a", "--level", "deep"], "invalid choice"),
-        (["--labeled", "a", "--json", str(TOOL)], "exists already"),
+        (["--labeled", "a", "--json", str(TOOL)], "exists;"),
         (["--labeled", "a", "--json", "no/such/folder/a.json"], "no folder"),
     ],
 )

@@ -42,7 +42,7 @@ def test_everything_is_written_and_the_difference_printed(
     assert dre_ssod.load(tmp_path / "model_weights.pth").class_names == ["a", "b", "c"]
     before = (tmp_path / "model.ts").read_bytes()
     assert tool.run(["--output", str(tmp_path), *arguments]) == 2
-    assert "model.ts exists: choose another --output" in " ".join(capsys.readouterr().err.split())
+    assert "model.ts exists; choose another folder" in " ".join(capsys.readouterr().err.split())
     assert (tmp_path / "model.ts").read_bytes() == before
 
 

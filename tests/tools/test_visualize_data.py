@@ -75,5 +75,5 @@ def test_a_broken_image_is_named_and_skipped(
 def test_a_used_folder_is_refused(tool: ModuleType, config: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").touch()
-    with pytest.raises(ConfigError, match="holds files already"):
+    with pytest.raises(ConfigError, match="exists and is not empty"):
         run(tool, config, "--output", str(tmp_path / "out"))

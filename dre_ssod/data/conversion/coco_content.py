@@ -8,7 +8,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from dre_ssod.data.conversion.plan import on_this_machine
 from dre_ssod.data.records import corners, image_size, is_crowd
@@ -16,7 +15,7 @@ from dre_ssod.data.sources.catalog import NamedRecord, class_names
 from dre_ssod.data.sources.coco import CocoSource
 from dre_ssod.data.sources.opening import open_source
 from dre_ssod.data.sources.truth import registered_coco_file
-from dre_ssod.data.sources.uri import is_uri
+from dre_ssod.data.sources.uri import encode, is_uri
 from dre_ssod.data.splits.split import Split
 from dre_ssod.data.text_files import read_json
 from dre_ssod.errors import SourceError
@@ -135,9 +134,9 @@ def write_split(
     return content.image_root
 
 
-def coco_uri(json_file: Path, image_root: Place) -> str:
+def coco_uri(json_file: Place, image_root: Place) -> str:
     """The URI of a COCO file."""
-    return f"coco://{quote(str(json_file))}?images={quote(str(image_root))}"
+    return f"coco://{encode(json_file)}?images={encode(image_root)}"
 
 
 def relative_names(files: Sequence[str]) -> tuple[Path, list[str]]:

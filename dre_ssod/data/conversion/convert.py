@@ -19,12 +19,17 @@ from dre_ssod.data.conversion.programs import plan_cvat, plan_label_studio
 from dre_ssod.data.sources.catalog import class_names, load_one_labeled
 from dre_ssod.errors import SourceError
 from dre_ssod.files import open_whole_folder
+from dre_ssod.stores import Place
 
 IMAGE_MODES = ("copy", "link", "reference")
 
 
 def convert(
-    sources: dict[str, str], form: str, output: Path, images: str = "copy"
+    sources: dict[str, str],
+    form: str,
+    output: Path,
+    images: str = "copy",
+    place: Place | None = None,
 ) -> list[Converted]:
     """Write labeled datasets in another form.
 
@@ -35,6 +40,7 @@ def convert(
             written.
         images: "copy"; "link" for symbolic links to the originals; "reference", for "coco" only,
             leaves the images where they are.
+        place: where the folder is put afterwards, for the URIs; it stays if None.
 
     Raises:
         SourceError: if a source cannot be read, the form cannot hold it, or ``output`` is not
@@ -55,7 +61,7 @@ def convert(
         for file in part.files:
             if not os.path.isfile(file):
                 raise SourceError(f"{part.name}: the image {file} is missing")
-    plan = FORMS[form](parts, classes, output, images == "reference")
+    plan = FORMS[form](parts, classes, place or output, images == "reference")
     with open_whole_folder(output) as folder:
         pairs = plan.pictures.items()
         for name, file in tqdm(pairs, desc="images", unit="image", disable=None):
@@ -68,7 +74,7 @@ def convert(
     return plan.results
 
 
-_Planner = Callable[[Sequence[Part], Sequence[str], Path, bool], Plan]
+_Planner = Callable[[Sequence[Part], Sequence[str], Place, bool], Plan]
 
 FORMS: dict[str, _Planner] = {
     "coco": plan_coco,

@@ -23,17 +23,19 @@ from dre_ssod.data.conversion.plan import (
 )
 from dre_ssod.data.images import check_size, read_header
 from dre_ssod.data.records import Corners, corners, image_size, is_crowd
+from dre_ssod.data.sources.uri import encode
 from dre_ssod.errors import SourceError
+from dre_ssod.stores import Place
 
 
 def plan_coco(
-    parts: Sequence[Part], classes: Sequence[str], output: Path, referenced: bool
+    parts: Sequence[Part], classes: Sequence[str], output: Place, referenced: bool
 ) -> Plan:
     """``annotations/instances_SPLIT.json`` and, unless the images stay, ``images/SPLIT``."""
     plan = Plan()
     for part in parts:
         coco = as_coco(part.name, part.records)
-        root = coco.image_root
+        root: Place = coco.image_root
         if not referenced:
             root = output / "images" / part.split
             for image, file in zip(coco.content["images"], part.files, strict=True):
@@ -46,12 +48,12 @@ def plan_coco(
 
 
 def plan_yolo(
-    parts: Sequence[Part], classes: Sequence[str], output: Path, referenced: bool
+    parts: Sequence[Part], classes: Sequence[str], output: Place, referenced: bool
 ) -> Plan:
     """``data.yaml``, ``images/SPLIT`` and ``labels/SPLIT``; ``classes.txt`` for other programs."""
     plan = Plan()
     for part in parts:
-        result = part.start(f"yolo://{quote(str(output))}?split={quote(part.split)}")
+        result = part.start(f"yolo://{encode(output)}?split={quote(part.split)}")
         names = names_in_order(part.files)
         for record, file, name in zip(part.records, part.files, names, strict=True):
             lines = _yolo_lines(record, result)
@@ -68,7 +70,9 @@ def plan_yolo(
     return plan
 
 
-def plan_voc(parts: Sequence[Part], classes: Sequence[str], output: Path, referenced: bool) -> Plan:
+def plan_voc(
+    parts: Sequence[Part], classes: Sequence[str], output: Place, referenced: bool
+) -> Plan:
     """``Annotations``, ``ImageSets/Main/SPLIT.txt``, ``JPEGImages`` and ``labelmap.txt``."""
     check_xml_names(classes, "VOC")
     chosen = ",".join(quote(text, safe="") for text in classes)
@@ -76,9 +80,7 @@ def plan_voc(parts: Sequence[Part], classes: Sequence[str], output: Path, refere
     names = iter(different_names([file for part in parts for file in part.files]))
     plan = Plan()
     for part in parts:
-        result = part.start(
-            f"voc://{quote(str(output))}?split={quote(part.split)}&classes={chosen}"
-        )
+        result = part.start(f"voc://{encode(output)}?split={quote(part.split)}&classes={chosen}")
         listing = ""
         for record, file in zip(part.records, part.files, strict=True):
             name = next(names)

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import quote
 
 from tqdm import tqdm
 
@@ -18,8 +17,10 @@ from dre_ssod.data.sources.catalog import class_names, load_one_labeled, load_un
 from dre_ssod.data.sources.folder import is_image_name
 from dre_ssod.data.sources.shards.labels import label_text
 from dre_ssod.data.sources.shards.source import CLASSES_FILE
+from dre_ssod.data.sources.uri import encode
 from dre_ssod.errors import SourceError
 from dre_ssod.files import open_whole_folder
+from dre_ssod.stores import Place
 
 _DIGITS = 6
 
@@ -33,7 +34,14 @@ class Packed:
     uri: str
 
 
-def pack(source: str, output: Path, name: str, per_shard: int, labels: bool) -> Packed:
+def pack(
+    source: str,
+    output: Path,
+    name: str,
+    per_shard: int,
+    labels: bool,
+    place: Place | None = None,
+) -> Packed:
     """Write the images of a dataset as shards, in its order; their bytes stay as they are.
 
     Args:
@@ -43,6 +51,7 @@ def pack(source: str, output: Path, name: str, per_shard: int, labels: bool) -> 
         name: what the names of shards begin with.
         per_shard: images in each but the last.
         labels: whether to write labels too.
+        place: where the folder is put afterwards, for the URI; it stays if None.
 
     Raises:
         SourceError: if the source cannot be read, an image is missing, or ``output`` is not empty.
@@ -68,7 +77,8 @@ def pack(source: str, output: Path, name: str, per_shard: int, labels: bool) -> 
                 progress.update(len(part))
     last = f"{len(starts) - 1:0{_DIGITS}}"
     numbers = f"{{{'0' * _DIGITS}..{last}}}" if len(starts) > 1 else last
-    return Packed(len(records), len(starts), f"shards://{quote(str(output))}/{name}-{numbers}.tar")
+    uri = f"shards://{encode(place or output)}/{name}-{numbers}.tar"
+    return Packed(len(records), len(starts), uri)
 
 
 def _write(

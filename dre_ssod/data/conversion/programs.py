@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree
 
 from dre_ssod.data.conversion.plan import Part, Plan, check_xml_names, is_xml, names_in_order
 from dre_ssod.data.records import corners, image_size, is_crowd
+from dre_ssod.data.sources.uri import encode
 from dre_ssod.errors import SourceError
+from dre_ssod.stores import Place
 
 LOCAL_FILES = "/data/local-files/?d="
 """Where Label Studio serves the files below its LOCAL_FILES_DOCUMENT_ROOT."""
@@ -24,7 +25,7 @@ _CONTROL, _OBJECT = "label", "image"
 
 
 def plan_label_studio(
-    parts: Sequence[Part], classes: Sequence[str], output: Path, referenced: bool
+    parts: Sequence[Part], classes: Sequence[str], output: Place, referenced: bool
 ) -> Plan:
     """``SPLIT.json`` with the tasks, ``images/SPLIT``, and ``label_config.xml``."""
     check_xml_names(classes, "Label Studio's interface")
@@ -44,7 +45,7 @@ def plan_label_studio(
 
 
 def plan_cvat(
-    parts: Sequence[Part], classes: Sequence[str], output: Path, referenced: bool
+    parts: Sequence[Part], classes: Sequence[str], output: Place, referenced: bool
 ) -> Plan:
     """``SPLIT.xml`` and ``images/SPLIT``."""
     check_xml_names(classes, "CVAT")
@@ -56,10 +57,12 @@ def plan_cvat(
 
 
 def _start(
-    plan: Plan, part: Part, classes: Sequence[str], output: Path, scheme: str, suffix: str
+    plan: Plan, part: Part, classes: Sequence[str], output: Place, scheme: str, suffix: str
 ) -> list[tuple[str, dict[str, Any]]]:
     """Enter a part's result and images; gives its new names and records without crowd regions."""
-    file, images = quote(f"{output}/{part.split}.{suffix}"), quote(f"{output}/images/{part.split}")
+    file, images = (
+        encode(output / name) for name in (f"{part.split}.{suffix}", f"images/{part.split}")
+    )
     chosen = ",".join(quote(text, safe="") for text in classes)
     looked_at = "&empty=labeled" if scheme == "cvat" else ""
     result = part.start(f"{scheme}://{file}?images={images}&classes={chosen}{looked_at}")

@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from dre_ssod.data.remarks import Remarks
 from dre_ssod.data.sources.names import check_class_name, show_names
@@ -312,6 +312,11 @@ def _kind_of(place: Place) -> str:
     if stat.S_ISDIR(mode):
         return "folder"
     return "file" if stat.S_ISREG(mode) else "device or pipe"
+
+
+def encode(place: Place) -> str:
+    """A path or an address as it stands in a URI."""
+    return quote(str(place), safe="/:")
 
 
 def _decode(raw: str, text: str) -> str:

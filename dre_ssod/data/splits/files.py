@@ -11,9 +11,10 @@ from dre_ssod.data.sources.catalog import NamedRecord
 from dre_ssod.data.splits.split import Split, check_different, different_ids
 from dre_ssod.data.text_files import is_integer, read_json
 from dre_ssod.errors import SourceError
+from dre_ssod.stores import Place, place_of
 
 
-def load_split(path: str | Path, ids: Sequence[str]) -> Split:
+def load_split(path: str | Place, ids: Sequence[str]) -> Split:
     """Read which images are labeled from a run's ``split.json`` or a JSON list of image ids.
 
     Args:
@@ -24,7 +25,7 @@ def load_split(path: str | Path, ids: Sequence[str]) -> Split:
     Raises:
         SourceError: if the file cannot be read, its hash is wrong, or it does not fit these images.
     """
-    path = Path(path)
+    path = place_of(str(path))
     check_different(ids)
     content = _read_choice(path)
     example = next(iter(sorted(ids)), "")
@@ -137,7 +138,7 @@ def record_split(split: Split | None, path: Path, resumed: bool) -> None:
         split.save(path)
 
 
-def _read_choice(path: Path) -> Split | list[str]:
+def _read_choice(path: Place) -> Split | list[str]:
     """Read a ``split.json``, or a plain JSON list of image ids."""
     content = read_json(path)
     if isinstance(content, dict):
@@ -150,7 +151,7 @@ def _read_choice(path: Path) -> Split | list[str]:
     return different_ids(content, path)
 
 
-def _check_known(names: Collection[str], known: Collection[str], path: Path, hint: str) -> None:
+def _check_known(names: Collection[str], known: Collection[str], path: Place, hint: str) -> None:
     """Check that a set has all the images that a file names.
 
     Raises:

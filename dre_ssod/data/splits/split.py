@@ -14,6 +14,7 @@ from typing import Any
 from dre_ssod.data.text_files import is_integer, is_number
 from dre_ssod.errors import SourceError
 from dre_ssod.files import write_text
+from dre_ssod.stores import Place
 
 SAVED_KEYS = ("percent", "fold", "labeled", "total", "sha256", "labeled_ids")
 """What ``split.json`` of a run holds at least."""
@@ -48,7 +49,7 @@ class Split:
         return cls(100.0 * len(ids) / total, None, tuple(sorted(ids)), total, origin)
 
     @classmethod
-    def from_content(cls, content: dict[str, Any], path: Path) -> Split:
+    def from_content(cls, content: dict[str, Any], path: Place) -> Split:
         """The split that the content of a ``split.json`` describes.
 
         Args:
@@ -161,7 +162,7 @@ def check_different(ids: Sequence[str]) -> None:
         raise SourceError(f"the image id {repeated!r} occurs twice; ids must differ to be drawn")
 
 
-def different_ids(entries: Sequence[Any], path: Path) -> list[str]:
+def different_ids(entries: Sequence[Any], path: Place) -> list[str]:
     """The ids of a JSON list as text.
 
     Raises:
