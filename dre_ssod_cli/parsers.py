@@ -23,7 +23,8 @@ def output(text: str) -> Path | str:
 
     ``dre_ssod.stores.delivered_file`` and ``delivered_folder`` take it.
     """
-    return text if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) else Path(text)
+    # With one slash it is a mistake that would make a folder "s3:".
+    return text if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text) else Path(text)
 
 
 def local(text: str, why: str = "it is read from a disk; copy it to one first") -> Path:
@@ -37,7 +38,7 @@ def local(text: str, why: str = "it is read from a disk; copy it to one first") 
     path = output(text)
     if isinstance(path, str):
         raise argparse.ArgumentTypeError(
-            f"{text} is an address: name a path of this machine: {why}"
+            f"{text} is an address; name a path of this machine: {why}"
         )
     return path
 
@@ -46,8 +47,8 @@ def worked_in(text: str) -> Path:
     """The same of what is written to, and read again, until all is done."""
     return local(
         text,
-        "work proceeds, and is resumed, by its files and locks, which stores do not have; copy it "
-        "there when all is done",
+        "work that is resumed needs the files and locks of a disk; copy it to the store when all "
+        "is done",
     )
 
 

@@ -216,6 +216,22 @@ TOOLS = [
     ),
     BadInput(
         "Tools",
+        "shards for a web server",
+        "folder://more --output https://example.org/pool",
+        ("https://example.org/pool", "s3://BUCKET/NAME"),
+        program="tools/pack_images.py",
+        config=None,
+    ),
+    BadInput(
+        "Tools",
+        "an object store as the folder of a labeling job",
+        "--input more --output s3://bucket/labeled",
+        ("--output", "s3://bucket/labeled", "copy it to the store when all is done"),
+        program="tools/pseudo_label.py",
+        config=None,
+    ),
+    BadInput(
+        "Tools",
         "a check without a set",
         "",
         ("no set to check", "--labeled"),

@@ -126,7 +126,7 @@ WHY_LOCAL = {
             "tools.simulate_labeling --output",
             "tools.submit --folder",
         ),
-        "by its files and locks, which stores do not have",
+        "needs the files and locks of a disk",
     ),
     "tools.new_config --output": "it names the config that it builds upon by a path from it",
 }
@@ -161,7 +161,7 @@ def test_where_a_result_goes_is_looked_at_before_the_work(
 ) -> None:
     """Nothing else that these command lines name is there."""
     monkeypatch.chdir(tmp_path)
-    Image.new("RGB", (8, 8)).save("IMAGE")
+    Image.new("RGB", (8, 8)).save("IMAGE", "png")
     name, option = words.split(" ")
     program = importlib.import_module(name)
     if hasattr(program, "configure"):

@@ -100,8 +100,10 @@ def run_on_images(args: argparse.Namespace) -> tuple[Results, int]:
 
     images = find_images(args.input)
 
-    def plan(place: Place) -> list[Place]:
-        return plan_outputs(images, place, args.overwrite)
+    planned: list[Place] = []
+
+    def plan(place: Place) -> None:
+        planned[:] = plan_outputs(images, place, args.overwrite)
 
     pictures: list[Path | None] = [None] * len(images)
     results: Results = []
@@ -109,7 +111,7 @@ def run_on_images(args: argparse.Namespace) -> tuple[Results, int]:
     with ExitStack() as until:
         if args.output is not None:
             written = until.enter_context(delivered(args, plan))
-            pictures = [*map(written.path_for, plan(written.place))]
+            pictures = [*map(written.path_for, planned)]
         detector = build_detector(args)
         pairs = list(zip(images, pictures, strict=True))
         for number, (image, picture) in enumerate(tqdm(pairs, unit="image"), start=1):

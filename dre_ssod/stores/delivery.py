@@ -8,6 +8,7 @@ before anything is sent.
 
 from __future__ import annotations
 
+import functools
 import logging
 import secrets
 import shutil
@@ -124,9 +125,17 @@ def _delivered(output: Path | str, rule: Rule, is_folder: bool) -> Iterator[Writ
         rule(output)
         yield Written(output, output)
         return
-    place = _place_to_write(output)
+    place = StorePath.parse(output)
+    above = place if is_folder else place.parent
+    is_read = place.after or place.before.removesuffix("://") in _NOT_WRITTEN
+    if is_read or not is_address(output) or not above.name:
+        raise ConfigError(
+            f"{output}: nothing is written there. Name a path of this machine, or a bucket and "
+            "what the result is called in it, s3://BUCKET/NAME, gs:// or az:// or another store "
+            "that fsspec writes to; web servers and archives are only read"
+        )
     rule(place)
-    _try_to_write(place if is_folder else place.parent)
+    _try_to_write(above)
     folder = Path(tempfile.mkdtemp(prefix="dre_ssod_"))
     path = folder / place.name
     try:
@@ -139,19 +148,7 @@ def _delivered(output: Path | str, rule: Rule, is_folder: bool) -> Iterator[Writ
             ) from error
         raise
     _send(path, place, rule)
-    shutil.rmtree(folder)
-
-
-def _place_to_write(address: str) -> StorePath:
-    place = StorePath.parse(address)
-    is_read = place.after or place.before.removesuffix("://") in _NOT_WRITTEN
-    if is_read or not is_address(address) or not place.name:
-        raise ConfigError(
-            f"{address}: nothing is written there. Name a path of this machine, or a bucket and "
-            "what the result is called in it, s3://BUCKET/NAME, gs:// or az:// or another store "
-            "that fsspec writes to; web servers and archives are only read"
-        )
-    return place
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _try_to_write(folder: StorePath) -> None:
@@ -165,16 +162,21 @@ def _try_to_write(folder: StorePath) -> None:
             except NotImplementedError as error:
                 raise StoreError(f"{folder}: fsspec does not write to this store") from error
 
-    try:
-        ask(str(trial), put)
-    except FileNotFoundError as error:
-        raise StoreError(
-            f"{folder}: there is no such bucket to write to; make it, or correct the name"
-        ) from error
+    _write(trial, put)
     try:
         ask(str(trial), lambda system, inner: system.rm_file(inner))
     except (StoreError, OSError) as error:
         logger.warning("%s was written as a trial and stays, an empty object: %s", trial, error)
+
+
+def _write(place: StorePath, question: Callable[[Any, str], None]) -> None:
+    """:func:`.objects.ask`, of what writes at a place."""
+    try:
+        ask(str(place), question)
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"{place}: there is no {place.top} to write to; make it, or correct the name"
+        ) from error
 
 
 def _send(path: Path, place: StorePath, rule: Rule) -> None:
@@ -187,23 +189,22 @@ def _send(path: Path, place: StorePath, rule: Rule) -> None:
         rule(place)
         with tqdm(total=len(files), desc="sent", unit="file", disable=None) as bar:
             for batch in _batches(files):
-                names = ["" if f == path else f"/{f.relative_to(path).as_posix()}" for f in batch]
-                local = list(map(str, batch))
-                ask(
-                    str(place),
-                    lambda system, inner, local=local, names=names: system.put(  # type: ignore[misc]
-                        local, [f"{inner}{name}" for name in names]
-                    ),
-                )
+                _write(place, functools.partial(_put, path, batch))
                 sent += len(batch)
                 bar.update(len(batch))
     except (Exception, KeyboardInterrupt) as error:
-        said = str(error).rstrip(".") or "interrupted"
+        said = str(error).removeprefix(f"{place}: ").rstrip(".") or "interrupted"
         raise StoreError(
             f"{place}: {sent} of {len(files)} files were sent, then: {said}. All of them are kept "
             f"in {path}: copy it to {place} with the store's own program, such as aws s3 cp, "
             "gcloud storage cp or azcopy, and remove it then"
         ) from error
+
+
+def _put(path: Path, batch: Sequence[Path], system: Any, inner: str) -> None:
+    """Put ``path``, or files of that folder, at the path ``inner`` of a store."""
+    names = ["" if file == path else f"/{file.relative_to(path).as_posix()}" for file in batch]
+    system.put([str(file) for file in batch], [f"{inner}{name}" for name in names])
 
 
 def _in_order(path: Path) -> list[Path]:

@@ -6,7 +6,6 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from dre_ssod.files import write_text
 from dre_ssod.stores import (
     Place,
     StoreError,
-    Written,
     any_file,
     any_folder,
     delivered_file,
@@ -56,12 +54,9 @@ def raising(error: Exception) -> None:
     raise error
 
 
-def refusing(*errors: Exception) -> Callable[..., None]:
-    """A function that raises these, one at each call, and then the last again."""
-    left = list(errors)
-
-    def fail(*arguments: Any, **named: Any) -> None:
-        raise left.pop(0) if len(left) > 1 else left[0]
+def refusing(error: BaseException) -> Callable[..., None]:
+    def fail(*arguments: Any) -> None:
+        raise error
 
     return fail
 
@@ -94,13 +89,13 @@ def test_files_of_a_folder_come_in_the_order_in_which_they_were_written(
     bucket: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[list[str]] = []
-    put = type(bucket).put
+    put = bucket.put
 
-    def noting(system: Any, here: list[str], there: list[str]) -> None:
+    def noting(here: list[str], there: list[str]) -> None:
         sent.append([name.removeprefix("data/out/new/") for name in there])
-        put(system, here, there)
+        put(here, there)
 
-    monkeypatch.setattr(type(bucket), "put", noting)
+    monkeypatch.setattr(bucket, "put", noting)
     monkeypatch.setattr(delivery, "_BYTES_AT_ONCE", 11)
     with delivered_folder(FOLDER) as (folder, _):
         fill(folder, "b/2.png", "b/1.png", "a", "index.json")
@@ -110,30 +105,27 @@ def test_files_of_a_folder_come_in_the_order_in_which_they_were_written(
     assert len(bucket.find(FOLDER)) == 4
 
 
-@pytest.mark.parametrize(
-    ("deliver", "said"),
-    [
-        (lambda: delivered_file("s3://data/there/a.txt"), "a.txt exists; choose another name"),
-        (lambda: delivered_file("s3://data/there", any_file), "there is a folder; name a file"),
-        (lambda: delivered_folder("s3://data/there"), "there exists and is not empty"),
-        (lambda: delivered_folder("s3://data/there/a.txt", any_folder), "is a file; name a fol"),
-        (
-            lambda: delivered_folder("s3://data/there", folder_without("b.txt", "a.txt")),
-            "there/a.txt exists; choose another folder",
-        ),
-        (lambda: delivered_file("https://host/a.txt"), "web servers and archives are only read"),
-        (lambda: delivered_file("zip://a.txt::s3://data/a.zip"), "nothing is written there"),
-        (lambda: delivered_file("memory://a/a.txt"), "nothing is written there"),
-        (lambda: delivered_file("s4://data/a.txt"), "nothing is written there"),
-        (lambda: delivered_folder("s3://"), "s3://BUCKET/NAME"),
-    ],
-)
-def test_what_does_not_fit_is_refused_before_the_work(
-    deliver: Callable[[], AbstractContextManager[Written]], said: str, bucket: Any
-) -> None:
+def test_what_does_not_fit_is_refused_before_the_work(bucket: Any) -> None:
     bucket.pipe("data/there/a.txt", b"mine")
-    with pytest.raises(ConfigError, match=said), deliver():
-        raise AssertionError("the work has begun")
+    without = folder_without("b.txt", "a.txt")
+    there = "s3://data/there"
+    refused = {
+        "/a.txt exists; choose another name": delivered_file(f"{there}/a.txt"),
+        "there is a folder; name a file": delivered_file(there, any_file),
+        "there exists and is not empty": delivered_folder(there),
+        "a.txt is a file; name a folder": delivered_folder(f"{there}/a.txt", any_folder),
+        "there/a.txt exists; choose another folder": delivered_folder(there, without),
+        "https://host/a.txt: nothing is written there": delivered_file("https://host/a.txt"),
+        "a.txt::s3://data/a.zip: nothing": delivered_file("zip://a.txt::s3://data/a.zip"),
+        "memory://a/a.txt: nothing is written": delivered_file("memory://a/a.txt"),
+        "s4://data/a.txt: nothing is written": delivered_file("s4://data/a.txt"),
+        "s3:/data/a.txt: nothing is written": delivered_file("s3:/data/a.txt"),
+        "s3://: nothing is written there.*s3://BUCKET/NAME": delivered_folder("s3://"),
+        "s3://data: nothing is written there": delivered_file("s3://data"),
+    }
+    for said, deliver in refused.items():
+        with pytest.raises(ConfigError, match=said), deliver:
+            raise AssertionError("the work has begun")
     assert bucket.find("data") == ["data/there/a.txt"]
 
 
@@ -143,28 +135,27 @@ def test_what_may_be_replaced_is(bucket: Any) -> None:
         fill(folder, "a")
     with delivered_folder(FOLDER, folder_without("b")) as (folder, _):
         fill(folder, "b")
-    assert bucket.cat(FOLDER, recursive=True) == {
-        "data/out/new/mine": b"mine",
-        "data/out/new/a": b"a",
-        "data/out/new/b": b"b",
-    }
+    found = {name.removeprefix("data/out/new/"): bucket.cat(name) for name in bucket.find(FOLDER)}
+    assert found == {"mine": b"mine", "a": b"a", "b": b"b"}
 
 
-@pytest.mark.parametrize(
-    ("address", "error", "said"),
-    [
-        ("s3://no-such-bucket/a/b", None, "no-such-bucket/a: there is no such bucket to write to"),
-        (FILE, PermissionError("denied"), "access is refused.*AWS_PROFILE"),
-        (FILE, ConnectionResetError("reset"), "no answer in 4 tries.*reset"),
-        (FILE, NotImplementedError(), "data/out: fsspec does not write to this store"),
-    ],
-)
 def test_a_store_that_takes_nothing_shows_before_the_work(
-    address: str, error: Exception | None, said: str, bucket: Any, monkeypatch: pytest.MonkeyPatch
+    bucket: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if error is not None:
-        monkeypatch.setattr(type(bucket), "put_file", refusing(error))
-    with pytest.raises(StoreError, match=said), delivered_file(address):
+    troubles = {
+        "access is refused.*AWS_PROFILE": PermissionError("denied"),
+        "no answer in 4 tries.*reset": ConnectionResetError("reset"),
+        "data/out: fsspec does not write to this store": NotImplementedError(),
+    }
+    for said, error in troubles.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(bucket, "put_file", refusing(error))
+            with pytest.raises(StoreError, match=said), delivered_file(FILE):
+                raise AssertionError("the work has begun")
+    with (
+        pytest.raises(StoreError, match="there is no s3://no-such-bucket to write to"),
+        delivered_file("s3://no-such-bucket/a/b"),
+    ):
         raise AssertionError("the work has begun")
     assert bucket.ls("") == ["data"]
 
@@ -172,7 +163,7 @@ def test_a_store_that_takes_nothing_shows_before_the_work(
 def test_a_trial_that_stays_is_named(
     bucket: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(type(bucket), "rm_file", refusing(PermissionError("no deletion")))
+    monkeypatch.setattr(bucket, "rm_file", refusing(PermissionError("no deletion")))
     with caplog.at_level(logging.WARNING), delivered_file(FILE) as (path, _):
         path.write_text("page")
     assert "stays, an empty object" in caplog.text
@@ -200,14 +191,11 @@ def bucket_is_gone(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def store_is_gone(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(type(bucket), "put", refusing(ConnectionResetError("reset")))
+    monkeypatch.setattr(bucket, "put", refusing(ConnectionResetError("reset")))
 
 
 def user_stops(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(system: Any, here: list[str], there: list[str]) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(type(bucket), "put", stop)
+    monkeypatch.setattr(bucket, "put", refusing(KeyboardInterrupt()))
 
 
 def others_come_first(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +207,7 @@ def others_come_first(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("trouble", "said"),
     [
-        (bucket_is_gone, "there is no such object"),
+        (bucket_is_gone, "there is no s3://data to write to"),
         (store_is_gone, "no answer in 4 tries, the last: ConnectionResetError: reset"),
         (user_stops, "interrupted"),
         (others_come_first, "s3://data/out/new exists and is not empty"),
@@ -252,29 +240,29 @@ def test_what_cannot_be_sent_is_kept_and_named(
 def test_a_store_that_goes_between_two_files_has_the_first(
     bucket: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put = type(bucket).put
+    put = bucket.put
 
-    def once(system: Any, here: list[str], there: list[str]) -> None:
+    def once(here: list[str], there: list[str]) -> None:
         if here[0].endswith("index.json"):
             raise PermissionError("denied")
-        put(system, here, there)
+        put(here, there)
 
-    monkeypatch.setattr(type(bucket), "put", once)
+    monkeypatch.setattr(bucket, "put", once)
     with pytest.raises(StoreError, match=r"1 of 2 files were sent, then: .*access is refused"):
         deliver("a", "index.json", then=lambda _: None)
     assert bucket.find("data") == ["data/out/new/a"]
 
 
 def test_a_short_trouble_of_the_store_is_none(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    put, calls = type(bucket).put, []
+    put, calls = bucket.put, []
 
-    def later(system: Any, here: list[str], there: list[str]) -> None:
+    def later(here: list[str], there: list[str]) -> None:
         calls.append(there)
         if len(calls) < 3:
             raise ConnectionResetError("reset")
-        put(system, here, there)
+        put(here, there)
 
-    monkeypatch.setattr(type(bucket), "put", later)
+    monkeypatch.setattr(bucket, "put", later)
     with delivered_file(FILE) as (path, _):
         path.write_text("page")
     assert len(calls) == 3

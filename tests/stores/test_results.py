@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from dre_ssod.data.records import corners
 from dre_ssod.data.sources.catalog import load_one_labeled, load_unlabeled
 from dre_ssod.data.splits.pools import build_pools
 from tests.tiny_dataset import TinyDataset, write_tiny_dataset
@@ -38,7 +39,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> Say:
 
 def boxes(uri: str) -> list[Any]:
     return [
-        sorted((item["category_id"], *item["bbox"]) for item in record["annotations"])
+        [(item["category_id"], *map(round, corners(item))) for item in record["annotations"]]
         for record in load_one_labeled(uri)
     ]
 
@@ -55,19 +56,17 @@ def test_shards(data: TinyDataset, said: Say, bucket: Any) -> None:
     assert pack_images.run([*words, "s3://data/packed"]) == 2
 
 
-@pytest.mark.parametrize("form", ["coco", "yolo"])
-def test_a_converted_dataset(form: str, data: TinyDataset, said: Say) -> None:
-    words = [data.labeled, "--to", form, "--output", "s3://data/new"]
-    assert convert_dataset.run(words) == 0
-    [uri] = shlex.split(said().splitlines()[1])
-    assert uri.startswith(f"{form}://s3://data/new")
-    for ours, theirs in zip(boxes(data.labeled), boxes(uri), strict=True):
-        assert [box[0] for box in ours] == [box[0] for box in theirs]
-        assert [box[1:] for box in theirs] == [pytest.approx(box[1:], abs=1e-4) for box in ours]
+def test_a_converted_dataset(data: TinyDataset, said: Say) -> None:
+    for form in ("coco", "yolo"):
+        words = [data.labeled, "--to", form, "--output", f"s3://data/{form}"]
+        assert convert_dataset.run(words) == 0
+        [uri] = shlex.split(said().splitlines()[1])
+        assert uri.startswith(f"{form}://s3://data/{form}")
+        assert boxes(uri) == boxes(data.labeled)
 
 
-def test_a_store_has_no_links(data: TinyDataset, capsys: pytest.CaptureFixture[str]) -> None:
-    words = [data.labeled, "--to", "yolo", "--output", "s3://data/new", "--images", "link"]
+def test_a_store_has_no_links(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["voc://a", "--to", "yolo", "--output", "s3://data/new", "--images", "link"]
     with pytest.raises(SystemExit):
         convert_dataset.run(words)
     assert "a store has no links; choose copy" in capsys.readouterr().err
