@@ -72,6 +72,7 @@ class StepParts:
         self.batch: TrainingBatch = next(iter(trainer.build_paired_loader()))
         cfg.merge_from_list([method_class(cfg).threshold_key(), self._matching_threshold()])
         self.step.method = build_method(cfg)
+        self.step.method.prepare(trainer.pools)
         self.step.method.study(trainer.pools.labeled, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
         self.step.data_loader = itertools.repeat(self.batch)
         with torch.no_grad():

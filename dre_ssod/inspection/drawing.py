@@ -127,7 +127,7 @@ def draw_ground_truth(
 def draw_proposals(
     image_rgb: RGBImage, boxes: Boxes, weights: Tensor | None, is_foreground: bool
 ) -> RGBImage:
-    """Draw proposals colored by their PRC weight (``WEIGHT_COLORS``).
+    """Draw proposals colored by their weight in the loss (``WEIGHT_COLORS``).
 
     What stands out lies on top: proposals of high weight among foreground ones; among background
     ones those of low weight, which the teacher takes for objects.
@@ -135,7 +135,7 @@ def draw_proposals(
     Args:
         image_rgb: (H, W, 3) uint8.
         boxes: R boxes in pixels of the image.
-        weights: (R,) in [0, 1]; None, where PRC is off, draws all as weight 1.
+        weights: (R,) in [0, 1], parts of the largest; None draws all as weight 1.
         is_foreground: how the student labeled them; background ones get thinner lines.
     """
     corners = boxes.tensor.detach().cpu().numpy()

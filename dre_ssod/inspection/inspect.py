@@ -32,8 +32,8 @@ class Inspection:
         weak_labels: the method's pseudo-labels for classification, in the weak view.
         strong_labels: those that the student learns from, in the strong view.
         proposals: R sampled proposals of the student in the strong view: ``proposal_boxes``,
-            ``gt_classes`` (R,), K for background, and ``weight`` (R,) in [0, 1] where the method
-            weighs them (``region_weights``).
+            ``gt_classes`` (R,), K for background, and ``weight`` (R,) where the method weighs them
+            (``region_weights``).
     """
 
     sample: UnlabeledSample

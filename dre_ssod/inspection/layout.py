@@ -81,8 +81,8 @@ def note(lines: Sequence[str]) -> RGBImage:
     return np.asarray(canvas)
 
 
-def color_scale(label: str, colors: Colormap) -> RGBImage:
-    """A strip with the colors of 0 to 1, after the label of what they stand for."""
+def color_scale(label: str, colors: Colormap, most: float = 1.0) -> RGBImage:
+    """A strip with the colors of 0 to ``most``, after the label of what they stand for."""
     font = _font(NOTE_SIZE)
     width, height = BAR_SIZE
     ramp = (colors(np.linspace(0, 1, width))[:, :3] * 255).round().astype(np.uint8)
@@ -91,7 +91,7 @@ def color_scale(label: str, colors: Colormap) -> RGBImage:
     strip = Image.new("RGB", (start + width + 4 * GAP, height + 2 * GAP), "white")
     strip.paste(Image.fromarray(bar), (start, GAP))
     draw = ImageDraw.Draw(strip)
-    for x, text in ((GAP, f"{label}   0"), (start + width + GAP, "1")):
+    for x, text in ((GAP, f"{label}   0"), (start + width + GAP, f"{most:.3g}")):
         draw.text((x, GAP + height / 2), text, fill=INK, font=font, anchor="lm")
     return np.asarray(strip)
 

@@ -47,7 +47,10 @@ def draw_inspection(
     """
     weak, strong = inspection.sample.weak, inspection.sample.strong
     proposals, on_weak = inspection.proposals, inspection.proposals_on_weak_view()
-    weights = proposals.weight if proposals.has("weight") else None
+    weights, most = None, 1.0
+    if proposals.has("weight"):
+        most = max(1.0, float(proposals.weight.max())) if len(proposals) else 1.0
+        weights = proposals.weight / most
     is_foreground = proposals.gt_classes < len(class_names)
     rows = []
     for title, view, other, labels, boxes in (
@@ -68,7 +71,7 @@ def draw_inspection(
         board = canvas.reduce(checkerboard(view, other, image_format))
         columns.append((f"{title} view, every other field from the other view", board))
         rows.append(side_by_side(columns))
-    scale = [] if weights is None else [color_scale(WEIGHT_NOTE, WEIGHT_COLORS)]
+    scale = [] if weights is None else [color_scale(WEIGHT_NOTE, WEIGHT_COLORS, most)]
     return stack([note([Path(inspection.sample.file_name).name, ALIGNMENT_NOTE]), *rows, *scale])
 
 

@@ -284,7 +284,10 @@ class MeanTeacher:
         return box.box_mean(consistency_weights(box) * losses if self.settings.pcv else losses)
 
     def region_weights(self, cls: Regions) -> Tensor | None:
-        """(R,) weight in [0, 1] of each region in the classification loss; None where all are 1."""
+        """(R,) weight of each region in the classification loss; None where all are 1.
+
+        Panels show it, so the loss of a method that weighs regions asks for it here.
+        """
         return None
 
     def box_weights(self, box: Regions) -> Tensor | None:

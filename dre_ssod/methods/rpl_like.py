@@ -135,17 +135,20 @@ class RPLLike(MeanTeacher):
 
     def unlabeled_losses(self, cls: Regions, box: Regions) -> StudentLosses:
         """Cross-entropy weighed by class, the background by 1; plain box loss."""
+        return StudentLosses(
+            unsupervised={
+                "loss_cls_unsup": cls.mean(self.region_weights(cls) * cls.cross_entropy()),
+                "loss_box_reg_unsup": self.box_mean(box, box.smooth_l1().sum(dim=1)),
+            }
+        )
+
+    def region_weights(self, cls: Regions) -> Tensor:
+        """The weight of a region's class, 1 of background."""
         classes = cls.classes.clamp(max=cls.predictor.num_classes - 1)
         weights = self.class_weights(cls.predictor.num_classes).to(
             classes.device, non_blocking=True
         )
-        weights = torch.where(cls.is_foreground, weights[classes], 1.0)
-        return StudentLosses(
-            unsupervised={
-                "loss_cls_unsup": cls.mean(weights * cls.cross_entropy()),
-                "loss_box_reg_unsup": self.box_mean(box, box.smooth_l1().sum(dim=1)),
-            }
-        )
+        return torch.where(cls.is_foreground, weights[classes], 1.0)
 
     def class_weights(self, num_classes: int) -> Tensor:
         """(K,) min(r_c^-g2, u_max), divided by the mean of it over labels as frequent as r says."""

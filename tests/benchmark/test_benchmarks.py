@@ -16,11 +16,20 @@ from dre_ssod.benchmark.loader import (
     benchmark_shard_growth,
     benchmark_sources,
 )
-from dre_ssod.benchmark.report import Report
+from dre_ssod.benchmark.report import Goal, Report
 from dre_ssod.benchmark.step import StepParts, _over_mean_teacher, benchmark_step
 from dre_ssod.data.conversion.packing import pack
 from dre_ssod.errors import ConfigError
+from dre_ssod.methods import METHODS
 from dre_ssod.modeling.student_batch import PairBatch
+from tests.factories import FEWER_LAYERS
+from tests.methods.every import config_of
+from tests.tiny_dataset import TinyDataset, loggers_kept, write_tiny_dataset
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
+    return write_tiny_dataset(tmp_path_factory.mktemp("tiny"))
 
 
 def names(report: Report) -> list[str]:
@@ -107,6 +116,22 @@ def test_the_parts_of_a_step_of_two_detectors_are_those_of_both(cfg: CfgNode) ->
     assert _over_mean_teacher(cfg, parts, rounds=1).value > 0.0
     for detector in parts.step.model.detectors:
         assert any(bool(p.grad.any()) for p in detector.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS if method.uses_unlabeled])
+def test_every_method_has_a_row_of_its_step(
+    name: str, data: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Further models, which the row of the first test has.
+    monkeypatch.setattr("dre_ssod.benchmark.step._over_mean_teacher", lambda *_: Goal("", 1.0, 1.0))
+    monkeypatch.setattr("dre_ssod.benchmark.step._add_waits", lambda *_: None)
+    with loggers_kept():
+        report = benchmark_step(config_of(name, data, tmp_path, **FEWER_LAYERS), rounds=1)
+    times = {row.name: row.value for row in report.rows if row.unit == "ms"}
+    assert times.keys() == {"step", "student", "teacher", "optimizer"}
+    assert all(value > 0.0 for value in times.values())
+    values = {row.name: row.value for row in report.rows}
+    assert values["peak of the step, without the teacher's weights"] > 0.0
 
 
 def test_a_supervised_baseline_has_no_such_step(cfg: CfgNode) -> None:

@@ -43,7 +43,10 @@ class Expected:
         prepare: more of them, given the data and a folder for files.
         certain: config keys that take the randomness out of its losses.
         is_live: whether the teacher is the student itself.
-        not_union: why two processes are not one process on the union batch; "" where they are.
+        draws: what each process draws for itself, beside sampled regions; ``certain`` turns it off.
+        not_union: why two processes are not one process on the union batch even then; "" where they
+            are.
+        shows_weights: whether panels show how regions weigh in its classification loss.
     """
 
     terms: frozenset[str] = RPN | BOX_HEAD
@@ -52,7 +55,9 @@ class Expected:
     prepare: Callable[[TinyDataset, Path], Mapping[str, Any]] = lambda data, folder: {}
     certain: Mapping[str, Any] = field(default_factory=dict)
     is_live: bool = False
+    draws: str = ""
     not_union: str = ""
+    shows_weights: bool = False
 
 
 def stored_labels(data: TinyDataset, folder: Path) -> dict[str, Any]:
@@ -74,7 +79,8 @@ def stored_labels(data: TinyDataset, folder: Path) -> dict[str, Any]:
     return {"SSOD.STAC.LABELS": str(path)}
 
 
-MIXES = "which views are mixed with which is drawn by each process among its own"
+MIXES = "which views are mixed with which"
+JITTERS = "how candidates are jittered"
 
 EXPECTED: dict[str, Expected] = {
     "Supervised": Expected(terms=frozenset()),
@@ -84,23 +90,27 @@ EXPECTED: dict[str, Expected] = {
         untrained=BOX_LAYERS + VARIANCE,
         overrides={"SSOD.UNBIASED_TEACHER.SCORE_THRESHOLD": 0.2, "SSOD.MUM.GROUP": 2},
         certain={"SSOD.MUM.PROBABILITY": 0.0},
+        draws=MIXES,
     ),
     "RobustTeacher": Expected(
         terms=frozenset({"loss_rpn_cls_unsup", "loss_cls_unsup", "loss_image_unsup"}),
         untrained=BOX_LAYERS + VARIANCE,
         overrides={"MODEL.META_ARCHITECTURE": "ImageClassRCNN"},
         certain={"SSOD.ROBUST_TEACHER.PASTE": 0.0, "SSOD.ROBUST_TEACHER.JITTER_COPIES": 0},
+        draws=f"{JITTERS}, and whether objects are pasted",
     ),
     "LabelMatch": Expected(),
-    "RPLLike": Expected(overrides={"SSOD.RPL_LIKE.SCORE_THRESHOLD": 0.2}),
+    "RPLLike": Expected(overrides={"SSOD.RPL_LIKE.SCORE_THRESHOLD": 0.2}, shows_weights=True),
     "MixPL": Expected(
         overrides={"SSOD.MIXPL.SCORE_THRESHOLD": 0.2, "SSOD.MIXPL.OLDER_VIEWS": 2},
         certain={"SSOD.MIXPL.ERASE_COUNT": (0, 0)},
-        not_union=MIXES,
+        draws=f"{MIXES}, and what is erased",
+        not_union="it mixes with its own older views, and a view without a label takes all out",
     ),
     "InstantTeaching": Expected(
         overrides={"SSOD.INSTANT_TEACHING.SCORE_THRESHOLD": 0.2},
         certain={"SSOD.INSTANT_TEACHING.MIX": 0.0},
+        draws=MIXES,
         is_live=True,
     ),
     "InstantTeachingStar": Expected(
@@ -116,6 +126,7 @@ EXPECTED: dict[str, Expected] = {
             # Fewer labels, since of a hundred some score so nearly alike that rounding sorts them.
             "SSOD.INSTANT_TEACHING.SCORE_THRESHOLD": 0.4,
         },
+        draws=MIXES,
         is_live=True,
     ),
     "ISMTLike": Expected(
@@ -126,6 +137,7 @@ EXPECTED: dict[str, Expected] = {
             "SSOD.ISMT_LIKE.MIN_SCORE": 0.1,
         },
         certain={"MODEL.ROI_BOX_HEAD.DROP_BLOCK": 0.0},
+        draws="which features DropBlock drops",
     ),
     "CSTLike": Expected(
         terms=frozenset({"loss_rpn_cls_unsup", "loss_cls_unsup"}),
@@ -139,8 +151,9 @@ EXPECTED: dict[str, Expected] = {
         },
         # With the usual seed a label overlaps two anchors equally, and rounding picks one.
         certain={"SEED": 5},
+        shows_weights=True,
     ),
-    "DRE": Expected(),
+    "DRE": Expected(shows_weights=True),
     "STAC": Expected(prepare=stored_labels, is_live=True),
     "SoftTeacher": Expected(
         overrides={
@@ -150,6 +163,8 @@ EXPECTED: dict[str, Expected] = {
             "SSOD.SOFT_TEACHER.BOX_SPREAD": 1e6,
         },
         certain={"SSOD.SOFT_TEACHER.JITTER_SCALE": 0.0},
+        draws=JITTERS,
+        shows_weights=True,
     ),
     "UnbiasedTeacherV2": Expected(
         terms=frozenset({"loss_rpn_cls_unsup", "loss_cls_unsup", "loss_box_reg_unsup"}),

@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from dre_ssod.engine.hooks.panels import PanelHook
 from dre_ssod.engine.stages import start
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.errors import ConfigError
+from dre_ssod.inspection.panels import draw_inspection
 from dre_ssod.inspection.run_plots import panels_of
 from dre_ssod.methods import METHODS, Clock, MeanTeacher, build_method
 from dre_ssod.runs.history import read_runs
@@ -45,6 +47,8 @@ from tests.methods.every import (
 from tests.tiny_dataset import TinyDataset, write_tiny_dataset
 
 WORLD_SIZE = 2
+DOCUMENTED = ("Every method, run", "Several processes")
+"""Parts of docs/methods.md with a row per method."""
 NAMES = sorted(EXPECTED)
 SEMI_SUPERVISED = [name for name in NAMES if METHODS.get(name).uses_unlabeled]
 
@@ -169,7 +173,9 @@ def _state(run: SSODTrainer) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("trainer", SEMI_SUPERVISED, indirect=True, scope="module")
-def test_what_it_labels_is_drawn_and_measured(trainer: tuple[str, SSODTrainer]) -> None:
+def test_what_it_labels_is_drawn_and_measured(
+    trainer: tuple[str, SSODTrainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
     name, run = trainer
     step, iteration = run._trainer, run.cfg.SSOD.BURN_IN_ITERS
     batch = batch_of(run, iteration)
@@ -177,7 +183,11 @@ def test_what_it_labels_is_drawn_and_measured(trainer: tuple[str, SSODTrainer]) 
     step.last_batch = replace(batch, unlabeled=batch.unlabeled[:1])
     hook = PanelHook(run.cfg, step, run.student, run.pools.classes)
     hook.trainer = SimpleNamespace(iter=iteration, storage=EventStorage(iteration))
+    drawn = Mock(wraps=draw_inspection)
+    monkeypatch.setattr("dre_ssod.inspection.panels.draw_inspection", drawn)
     hook.after_step()
+    proposals = drawn.call_args.args[0].proposals
+    assert proposals.has("weight") == EXPECTED[name].shows_weights
     panels = Path(run.cfg.OUTPUT_DIR) / "panels"
     assert [path.name for path in panels.iterdir()] == [f"{iteration:07d}_0.jpg"]
     assert (run.probe is None) == (not METHODS.get(name).uses_teacher)
@@ -185,6 +195,11 @@ def test_what_it_labels_is_drawn_and_measured(trainer: tuple[str, SSODTrainer]) 
         figures = run.probe.measure(run.teacher, step.clock)
         assert figures["boxes_per_image"] > 0.0
         assert 0.0 <= figures["precision"] <= 1.0
+    if EXPECTED[name].shows_weights:
+        # The loss weighs regions by what panels show.
+        with monkeypatch.context() as patch:
+            patch.setattr(run.method, "region_weights", lambda cls: torch.zeros(len(cls.classes)))
+            assert losses_of(run, batch).unsupervised["loss_cls_unsup"] == 0.0
     # Whoever asks for labels changes nothing, not even in the iteration that they are then for.
     assert differences(_learned(run, batch), expected) == []
 
@@ -424,6 +439,23 @@ def test_two_processes_are_one_on_the_union_batch(
             atol = 1.0 if key.endswith("counts") else 1e-2
             found = rank[name]["learned"][key]
             torch.testing.assert_close(found, value, rtol=1e-4, atol=atol, msg=f"{name} {key}")
+
+
+def test_documentation_says_of_every_method_whether_two_processes_are_one() -> None:
+    """And has a row of its run."""
+    for expected in EXPECTED.values():
+        # Keys that keep rounding from choosing leave nothing to chance.
+        off = [key for key in expected.certain if key != "SEED" and "THRESHOLD" not in key]
+        assert bool(off) == bool(expected.draws)
+    text = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
+    runs, processes = (text.split(f"\n## {part}\n")[1].split("\n## ")[0] for part in DOCUMENTED)
+    rows = [line.split("|")[1:-1] for line in processes.splitlines() if line.startswith("| `")]
+    assert {tuple(cell.strip() for cell in cells) for cells in rows} == {
+        (f"`{name}`", f"no: {e.not_union}" if e.not_union else "yes", e.draws)
+        for name, e in EXPECTED.items()
+    }
+    ran = [line.split("`")[1] for line in runs.splitlines() if line.startswith("| `")]
+    assert set(ran) == set(NAMES)
 
 
 def _assert_close(found: Tensor, expected: Tensor, name: str) -> None:

@@ -56,12 +56,16 @@ class CSTLike(Pair, UnbiasedTeacher):
 
     def unlabeled_losses(self, cls: Regions, box: Regions) -> StudentLosses:
         """Unbiased Teacher's focal loss, regions of b weighed by w_b and the background by 1."""
-        weights = torch.where(cls.is_foreground, cls.matched("gt_consistency"), 1.0).detach()
+        weights = self.region_weights(cls)
         losses = focal_loss(cls.predictions.logits, cls.classes, self.settings.gamma)
         return StudentLosses(
             unsupervised={"loss_cls_unsup": cls.mean(weights * losses)},
             figures={"consistency": Mean.of(weights, cls.is_foreground)},
         )
+
+    def region_weights(self, cls: Regions) -> Tensor:
+        """w_b of a region of b, 1 of background."""
+        return torch.where(cls.is_foreground, cls.matched("gt_consistency"), 1.0).detach()
 
 
 @torch.no_grad()
