@@ -99,7 +99,6 @@ def run_on_images(args: argparse.Namespace) -> tuple[Results, int]:
     from dre_ssod.errors import counted
 
     images = find_images(args.input)
-
     planned: list[Place] = []
 
     def plan(place: Place) -> None:

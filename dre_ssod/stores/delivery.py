@@ -175,7 +175,7 @@ def _write(place: StorePath, question: Callable[[Any, str], None]) -> None:
         ask(str(place), question)
     except FileNotFoundError as error:
         raise StoreError(
-            f"{place}: there is no {place.top} to write to; make it, or correct the name"
+            f"{place.top}: there is no such bucket; make it, or correct the name"
         ) from error
 
 

@@ -25,7 +25,7 @@ class StoreHandler(PathHandler):
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO[Any]:
         if set(mode) & set("wax+"):
-            raise StoreError(f"{path}: stores are only read; write to a folder of this machine")
+            raise StoreError(f"{path}: is only read this way; write to a folder of this machine")
         return open(local_copy(path), mode, buffering, **kwargs)
 
     def _exists(self, path: str, **kwargs: Any) -> bool:
