@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import pytest
-
-from dre_ssod.data.sample.dataset import ensure_sample_set
-from dre_ssod.locks import taking_turns
-from dre_ssod.workers import compute_with
-from tests.factories import tiny_cfg, tiny_model
 
 MOST_WORKERS = 12
 # Files side by side start with these, which take 5 to 80 seconds of a core, the longest first: at
@@ -29,15 +24,6 @@ LONGEST = (
     *("test_quiet.py", "test_command_lines.py", "launch/test_streams.py", "test_geometry.py"),
 )
 
-# The models of the tests are too small to share among cores: on a busy machine, threads that wait
-# for each other make them many times slower. Sums also have one order.
-compute_with(1)
-os.environ["OMP_NUM_THREADS"] = "1"  # of programs that tests start
-
-# How long an example takes says how busy the machine is.
-hypothesis.settings.register_profile("tests", deadline=None)
-hypothesis.settings.load_profile("tests")
-
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -47,6 +33,26 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     cores = len(os.sched_getaffinity(0))
     # Tests of programs wait more than they compute.
     return min(cores + cores // 2, MOST_WORKERS)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Prepare a process that runs tests. The one that has others run them imports nothing."""
+    if session.config.pluginmanager.has_plugin("dsession"):
+        return
+    # Until all is imported and collected there is no garbage, but ever more to look through.
+    gc.disable()
+    import hypothesis
+
+    from dre_ssod.workers import compute_with
+
+    # The models of the tests are too small to share among cores: on a busy machine, threads that
+    # wait for each other make them many times slower. Sums also have one order.
+    compute_with(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of programs that tests start
+    # How long an example takes says how busy the machine is.
+    hypothesis.settings.register_profile("tests", deadline=None)
+    hypothesis.settings.load_profile("tests")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -62,12 +68,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True, scope="session")
 def _first_model_built() -> None:
     """The first model of a kind in a process draws further random numbers; have it done."""
+    from tests.factories import tiny_cfg, tiny_model
+
     tiny_model(tiny_cfg())
+    # Spare the collector, here and in forks, what stays until the end.
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
 def datasets_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """For DETECTRON2_DATASETS: the built-in sample set, drawn once for all processes; read only."""
+    from dre_ssod.data.sample.dataset import ensure_sample_set
+    from dre_ssod.locks import taking_turns
+
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     with taking_turns(shared / "sample_set.lock"):

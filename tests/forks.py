@@ -71,10 +71,9 @@ def fork_server() -> ForkServerContext:
     """Starts processes that get all of their arguments pickled and nothing else of this one, as
     spawned ones do, from one server that has imported what they need."""
     context = multiprocessing.get_context("forkserver")
-    # The last two are imported when a run needs them; each would.
-    context.set_forkserver_preload(
-        ["tests.engine.resume_harness", "timm", "torch.utils.tensorboard"]
-    )
+    # What a run imports when it needs it, each would.
+    late = ("timm", "torch._dynamo", "torch.utils.tensorboard")
+    context.set_forkserver_preload(["tests.engine.resume_harness", *late, "tests.frozen"])
     return context
 
 

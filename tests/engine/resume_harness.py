@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
 import time
 import uuid
@@ -91,12 +92,14 @@ class Life:
         kill: a moment and the iteration in which the life kills itself, if it gets there.
         processes: how many train together, by gloo.
         send: a signal that the life sends itself at the start of an iteration.
+        copy: an iteration, and where the folder is copied before it, as a kill would leave it.
     """
 
     overrides: Mapping[str, object] = field(default_factory=dict)
     kill: tuple[str, int] | None = None
     processes: int = 1
     send: tuple[signal.Signals, int] | None = None
+    copy: tuple[int, Path] | None = None
 
 
 def run_config(data: TinyDataset, folder: Path, overrides: Mapping[str, object]) -> CfgNode:
@@ -166,6 +169,9 @@ def _live(data: TinyDataset, folder: Path, life: Life, rank: int, meeting: str) 
     trainer.resume_or_load(resume=True)
     if rank == life.processes - 1 and life.send is not None:
         trainer.register_hooks([_BeforeStep(life.send[1], lambda: _die(life.send[0]))])
+    if rank == 0 and life.copy is not None:
+        iteration, copy = life.copy
+        trainer.register_hooks([_BeforeStep(iteration, lambda: _copy(folder, copy))])
     with contextlib.ExitStack() as stack:
         if rank == 0 and life.kill is not None:
             stack.enter_context(killing_itself(trainer, *life.kill))
@@ -180,6 +186,10 @@ class _BeforeStep(HookBase):
     def before_step(self) -> None:
         if self.trainer.iter == self._iteration:
             self._act()
+
+
+def _copy(folder: Path, copy: Path) -> None:
+    shutil.copytree(folder, copy)
 
 
 def _die(number: signal.Signals = signal.SIGKILL) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import glob
 import importlib
 import json
@@ -73,6 +74,8 @@ def main() -> None:
     programs = {name: importlib.import_module(name).run for name in {e.program for e in endings}}
     for name in LATE:
         importlib.import_module(name)
+    # Programs need not look through all of that for garbage.
+    gc.freeze()
     waiting = list(enumerate(endings))
     running: list[_Running] = []
     outcomes: dict[int, Outcome] = {}

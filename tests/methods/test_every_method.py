@@ -69,11 +69,12 @@ def test_every_registered_method_has_a_row() -> None:
 def finished(
     request: pytest.FixtureRequest, data: TinyDataset, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Path]:
-    """A method and the folder of its whole run."""
+    """A method and the folder of its whole run; beside it, what a kill would have left."""
     folder: Path = tmp_path_factory.mktemp(request.param)
-    assert live(data, folder / "run", _life(request.param, data, folder)) == [0], (
-        folder / "run" / "log.txt.life0"
-    ).read_text()[-3000:]
+    life = _life(request.param, data, folder, copy=(4, folder / "killed" / "run"))
+    assert live(data, folder / "run", life) == [0], (folder / "run" / "log.txt.life0").read_text()[
+        -3000:
+    ]
     return request.param, folder / "run"
 
 
@@ -99,7 +100,8 @@ def test_it_trains(finished: tuple[str, Path]) -> None:
 def test_it_resumes_bit_for_bit(finished: tuple[str, Path], data: TinyDataset) -> None:
     name, folder = finished
     killed = folder.parent / "killed" / "run"
-    assert live(data, killed, _life(name, data, folder.parent, kill=("step", 4))) == [-9]
+    assert (killed / "last_checkpoint").read_text() == "model_0000002.pth"
+    assert not (killed / "model_final.pth").exists()
     assert live(data, killed, _life(name, data, folder.parent)) == [0]
     assert differences(end_state(folder), end_state(killed)) == []
 
