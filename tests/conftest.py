@@ -11,16 +11,19 @@ from typing import Any
 import pytest
 
 MOST_WORKERS = 12
-# Files side by side start with these, which take 5 to 80 seconds of a core, the longest first: at
-# the end nobody waits for one. The sample set is drawn for the third, and read by the last.
+# Files side by side start with these, which take 5 to 130 seconds of a core, the longest first: at
+# the end nobody waits for one. The sample set is drawn for the third, and read by later ones.
 LONGEST = (
     *("launch/test_endings.py", "methods/test_every_method.py", "gpu_check/test_steps.py"),
     *("engine/test_on_a_pretended_gpu.py", "engine/test_resume.py", "tools/test_quickstart.py"),
-    *("deployment/test_export.py", "test_train_net.py", "config/test_fuzz.py"),
-    *("engine/test_trainer.py", "test_bad_input.py", "tools/test_report.py"),
-    *("methods/parts/test_pcv.py", "tools/test_export_model.py", "benchmark/test_benchmarks.py"),
-    *("inspection/test_panels.py", "tools/test_analyze_localization.py", "config/test_keys.py"),
-    *("tools/test_pseudo_label.py", "engine/test_step.py", "gpu_check/test_runner.py"),
+    # Waits for most of its time.
+    "gpu_check/test_runner.py",
+    *("tools/test_report.py", "engine/test_trainer.py", "deployment/test_export.py"),
+    *("test_train_net.py", "test_bad_input.py", "modeling/backbones/test_timm_backbone.py"),
+    *("benchmark/test_benchmarks.py", "config/test_fuzz.py", "stores/test_runs.py"),
+    *("engine/test_step.py", "methods/parts/test_pcv.py", "modeling/backbones/test_weights.py"),
+    *("inspection/test_panels.py", "data/sample/test_dataset.py", "tools/test_export_model.py"),
+    *("tools/test_analyze_localization.py", "tools/test_pseudo_label.py", "config/test_keys.py"),
     *("test_quiet.py", "test_command_lines.py", "launch/test_streams.py", "test_geometry.py"),
 )
 
