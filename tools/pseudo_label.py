@@ -182,7 +182,11 @@ def finish(args: argparse.Namespace, before: dict[str, Any]) -> None:
         note_merge,
         real_paths,
     )
-    from dre_ssod.deployment.labeling.label_tasks import tasks_path, write_tasks
+    from dre_ssod.deployment.labeling.label_tasks import (
+        corrected_uri,
+        tasks_path,
+        write_tasks,
+    )
     from dre_ssod.deployment.labeling.labeling_job import LOCK
     from dre_ssod.errors import counted
     from dre_ssod.locks import taking_turns
@@ -209,6 +213,8 @@ def finish(args: argparse.Namespace, before: dict[str, Any]) -> None:
     print(f"{listed} to label next: {job.folder / LABEL_NEXT}, {names}")
     if args.tasks and summary.listed:
         print(f"as tasks with boxes to correct: {tasks_path(job.folder, args.tasks)}")
+        if corrected := corrected_uri(job.folder, args.tasks):
+            print(f"corrected there, for tools/merge_labels.py: {corrected}")
 
 
 def doubt_of_many(cfg: CfgNode, boxes_per_image: float, min_score: float) -> str | None:

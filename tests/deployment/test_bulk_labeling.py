@@ -26,7 +26,7 @@ from dre_ssod.deployment.labeling.bulk_labeling import image_line
 from dre_ssod.deployment.labeling.corrected_labels import Changes, compare, join
 from dre_ssod.deployment.labeling.label_manifest import Entry
 from dre_ssod.deployment.labeling.label_merge import merge, real_paths
-from dre_ssod.deployment.labeling.label_tasks import write_tasks
+from dre_ssod.deployment.labeling.label_tasks import corrected_uri, write_tasks
 from dre_ssod.deployment.labeling.labeling_job import LabelingJob, prepare
 from dre_ssod.errors import ConfigError, SourceError
 from tests.deployment.labeling_jobs import CATEGORIES, MIN_SCORE, job_in, result, run
@@ -264,11 +264,11 @@ def _check_folders_of_tasks(
     """Of two listed images: COCO, YOLO and VOC have the model's boxes, in the order of the list."""
     found = {record["image_id"]: record for record in load_one_labeled(suggested)}
     same = Changes(2, kept=sum(len(found[image]["annotations"]) for image in ids))
-    uris = {
-        "coco": f"coco://{write_tasks(job, 'coco')}?images={images}",
-        "yolo": f"yolo://{write_tasks(job, 'yolo')}?split=train",
-        "voc": f"voc://{write_tasks(job, 'voc')}?split=train&classes=class0,class1,class2",
-    }
+    uris = {"coco": f"coco://{write_tasks(job, 'coco')}?images={images}"}
+    assert corrected_uri(job.folder, "coco") is None
+    for form in ("yolo", "voc"):
+        write_tasks(job, form)
+        uris[form] = corrected_uri(job.folder, form) or ""
     for form, uri in uris.items():
         assert compare(suggested, [uri]) == same, form
         files = [os.path.realpath(record["file_name"]) for record in load_one_labeled(uri)]

@@ -20,6 +20,7 @@ from dre_ssod.data.conversion.programs import (
     label_studio_task,
     local_address,
 )
+from dre_ssod.data.sources.uri import encode
 from dre_ssod.data.text_files import read_json
 from dre_ssod.deployment.labeling.label_merge import LABEL_NEXT, lines
 from dre_ssod.deployment.labeling.labeling_job import LabelingJob, open_manifest
@@ -74,6 +75,12 @@ def tasks_path(folder: Path, form: str) -> Path:
         return folder / _FILES[form]
     digest = hashlib.sha256((folder / LABEL_NEXT).read_bytes()).hexdigest()
     return folder / "tasks" / f"{form}_{digest[:8]}"
+
+
+def corrected_uri(folder: Path, form: str) -> str | None:
+    """The source that the tasks are once they are corrected where they are; None for a file."""
+    path = tasks_path(folder, form)
+    return None if form in _FILES else f"{form}://{encode(path)}?split=train"
 
 
 def _write_label_studio(job: LabelingJob, images: Sequence[Line], doubts: Sequence[float]) -> None:
