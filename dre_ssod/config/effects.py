@@ -101,11 +101,11 @@ def say_unread(cfg: CfgNode) -> None:
 
 
 def _is_read(key: str, method: type[MeanTeacher]) -> bool:
-    group = key.split(".")[1]
+    _, group, *names = key.split(".")
     if any(key in _keys(other).values() for _, other in METHODS):
         return key in _keys(method).values()
     if group.endswith("_VIEW"):
-        return group in method.view_keys
+        return bool({group, ".".join([group, *names])} & {*method.view_keys})
     return method.uses_unlabeled or key not in OF_UNLABELED
 
 

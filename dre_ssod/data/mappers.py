@@ -21,7 +21,7 @@ from dre_ssod.data.records import corners, is_crowd
 from dre_ssod.data.views import stac
 from dre_ssod.data.views.geometric import Matrix
 from dre_ssod.data.views.pixels import PixelRecipe, pixels_alone
-from dre_ssod.data.views.views import ViewRecipe, make_pair, make_view
+from dre_ssod.data.views.views import ViewRecipe, draw_flip, make_pair, make_view
 from dre_ssod.geometry import map_boxes
 from dre_ssod.structures import FURTHER_VIEWS, UnlabeledSample, View
 
@@ -121,7 +121,14 @@ class LabeledTwiceMapper(LabeledMapper):
 class UnlabeledMapper:
     """Makes a weak view of an image, decoded once, and a strong one for each student."""
 
-    def __init__(self, weak: ViewRecipe, strong: ViewRecipe, students: int = 1) -> None:
+    def __init__(
+        self, weak: ViewRecipe, strong: ViewRecipe, students: int = 1, one_flip: bool = False
+    ) -> None:
+        """
+        Args:
+            students: how many strong views there are, one or two.
+            one_flip: all views are flipped as the weak one is; else each by a draw of its own.
+        """
         if weak.image_format != strong.image_format:
             raise ValueError(
                 f"weak views in {weak.image_format} and strong views in {strong.image_format}: the "
@@ -130,6 +137,7 @@ class UnlabeledMapper:
         self.weak = weak
         self.strong = strong
         self.students = students
+        self.one_flip = one_flip
 
     @classmethod
     def from_config(cls, cfg: CfgNode, students: int = 1) -> UnlabeledMapper:
@@ -141,7 +149,8 @@ class UnlabeledMapper:
         Args:
             dataset_dict: with ``file_name``, without ``annotations``.
             rng: the sample's own generator; its first child draws the weak view, the others the
-                strong ones, so that neither recipe touches the other's randomness.
+                strong ones, so that neither recipe touches the other's randomness. A flip that is
+                common to both comes from the generator itself.
 
         Raises:
             ValueError: if the dict has an ``annotations`` entry, even an empty one: labels of
@@ -150,9 +159,10 @@ class UnlabeledMapper:
         """
         max_size = min(self.weak.max_size, self.strong.max_size)
         image = _read_unlabeled(dataset_dict, self.weak.image_format, max_size)
+        flipped = draw_flip(self.weak, rng) if self.one_flip else None
         weak_rng, *strong_rngs = rng.spawn(1 + self.students)
-        weak = make_view(image, self.weak, weak_rng)
-        strong = [make_view(image, self.strong, child) for child in strong_rngs]
+        weak = make_view(image, self.weak, weak_rng, flipped)
+        strong = [make_view(image, self.strong, child, flipped) for child in strong_rngs]
         return UnlabeledSample(dataset_dict["file_name"], weak, *strong)
 
 

@@ -13,14 +13,18 @@ mining finds that the teacher is sure of them all the same.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 from detectron2.structures.boxes import matched_pairwise_iou
 from torch import Tensor
 
+from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper, UnlabeledViews
+from dre_ssod.data.views.pixels import PixelRecipe
+from dre_ssod.data.views.views import ViewRecipe
 from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher
 from dre_ssod.methods.parts.per_label import mean_per_label
 from dre_ssod.methods.parts.score_ranks import LearnsRanks, RankSettings, RankThresholds
@@ -73,6 +77,20 @@ class LabelMatch(LearnsRanks, MeanTeacher):
     def __init__(self, settings: Any) -> None:
         super().__init__(settings)
         self._ranks = RankThresholds(settings, settings.score_threshold)
+
+    # Views: Unbiased Teacher's pixel operations, on labeled images without the erasing, and one
+    # flip of the weak and the strong view, whose sizes are drawn apart
+
+    view_keys = ("LABELED_VIEW.LONG_SIDES", "STRONG_VIEW.LONG_SIDES")
+
+    def mappers(self, cfg: CfgNode) -> tuple[LabeledMapper, UnlabeledViews]:
+        weak, views = ViewRecipe.weak(cfg), cfg.SSOD
+        labeled = weak.sized(*views.LABELED_VIEW.LONG_SIDES)
+        strong = weak.sized(*views.STRONG_VIEW.LONG_SIDES)
+        return (
+            LabeledMapper(replace(labeled, pixels=PixelRecipe(erasing=()))),
+            UnlabeledMapper(weak, replace(strong, pixels=PixelRecipe()), one_flip=True),
+        )
 
     # Labels
 

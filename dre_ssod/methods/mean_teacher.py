@@ -148,7 +148,7 @@ class MeanTeacher:
     uses_teacher: ClassVar[bool] = True
     """Whether the teacher labels unlabeled images."""
     view_keys: ClassVar[tuple[str, ...]] = ("LABELED_VIEW", "STRONG_VIEW")
-    """Groups of keys that its mappers read, all of them."""
+    """Keys that its mappers read: groups of them, or single ones by GROUP.KEY."""
     unread: ClassVar[tuple[str, ...]] = ()
     """Inherited fields of ``Settings`` that it has no use for."""
     variance_keys: ClassVar[tuple[str, ...]] = ()

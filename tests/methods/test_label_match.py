@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances, pairwise_iou
+from PIL import Image as PillowImage
 from torch import Tensor
 from torch.nn import functional as F
 
+from dre_ssod.data.mappers import UnlabeledMapper
+from dre_ssod.data.views.pixels import PixelRecipe
+from dre_ssod.data.views.views import ViewRecipe
 from dre_ssod.methods import Clock
 from dre_ssod.methods.label_match import LabelMatch, sharpen, soft_cross_entropy
 from dre_ssod.methods.parts.score_ranks import BINS, count_scores
@@ -84,6 +90,36 @@ def _case() -> Regions:
     for row, number in enumerate(REGIONS):
         probabilities[row, number] = 0.88
     return _regions(Opinion(probabilities, refined), weak)
+
+
+# Views
+
+
+def test_the_weak_and_the_strong_view_share_a_flip_and_nothing_else(tmp_path: Path) -> None:
+    path = str(tmp_path / "image.png")
+    PillowImage.fromarray(np.full((60, 40, 3), 90, np.uint8)).save(path)
+    cfg = tiny_cfg(**{"INPUT.MIN_SIZE_TRAIN": (20, 40), "SSOD.STRONG_VIEW.LONG_SIDES": (20, 90)})
+    _, mapper = _method().mappers(cfg)
+    samples = [mapper({"file_name": path}, np.random.default_rng(seed)) for seed in range(40)]
+    flips = [(s.weak.matrix[0, 0] < 0, s.strong.matrix[0, 0] < 0) for s in samples]
+    assert all(weak == strong for weak, strong in flips)
+    assert {bool(weak) for weak, _ in flips} == {False, True}
+    assert sum(s.weak.size == s.strong.size for s in samples) < 10
+    # Pixels of the strong views alone change, in most of them.
+    assert all((s.weak.image == 90).all() for s in samples)
+    assert sum(bool((s.strong.image != 90).any()) for s in samples) > 20
+
+
+def test_pixels_are_unbiased_teachers_without_erasing_on_labeled_images() -> None:
+    cfg = tiny_cfg(**{"SSOD.LABELED_VIEW.LONG_SIDES": (205, 1843)})
+    labeled, unlabeled = _method().mappers(cfg)
+    assert isinstance(unlabeled, UnlabeledMapper)
+    assert labeled.recipe.pixels == PixelRecipe(erasing=())
+    assert unlabeled.strong.pixels == PixelRecipe()
+    assert (labeled.recipe.long_sides, unlabeled.strong.long_sides) == ((205, 1843), None)
+    assert unlabeled.weak == ViewRecipe.weak(cfg)
+    for recipe in (labeled.recipe, unlabeled.strong):
+        assert (recipe.photometric, recipe.geometric, recipe.erase) == (False, None, None)
 
 
 # Thresholds

@@ -58,37 +58,36 @@ class PixelRecipe:
         NoiseErasing(0.3, (0.02, 0.2), (0.05, 8.0)),
     )
 
+    def __call__(self, image: Image, image_format: str, rng: np.random.Generator) -> Image:
+        """Draw what happens to the pixels of a view.
+
+        Args:
+            image: (H, W, 3) uint8.
+            image_format: order of its channels, "RGB" or "BGR".
+        """
+        if rng.random() < self.jitter:
+            image = _jitter(image, self, image_format, rng)
+        if rng.random() < self.gray:
+            image = color(image, 0.0, image_format)
+        if rng.random() < self.blur:
+            deviation = float(rng.uniform(*self.sigma))
+            edge = cv2.BORDER_REPLICATE
+            image = np.asarray(
+                cv2.GaussianBlur(image, (0, 0), deviation, borderType=edge), np.uint8
+            )
+        for erasing in self.erasing:
+            if rng.random() < erasing.probability:
+                image = erase_with_noise(image, erasing, rng)
+        return image
+
 
 def pixels_alone(recipe: PixelRecipe, image_format: str) -> Strengthen:
     """A strong view of the same geometry as the weak one, for ``make_pair``."""
 
     def strengthen(image: Image, matrix: Matrix, rng: np.random.Generator) -> tuple[Image, Matrix]:
-        return change_pixels(image, recipe, image_format, rng), np.eye(3)
+        return recipe(image, image_format, rng), np.eye(3)
 
     return strengthen
-
-
-def change_pixels(
-    image: Image, recipe: PixelRecipe, image_format: str, rng: np.random.Generator
-) -> Image:
-    """Draw what happens to the pixels of a view.
-
-    Args:
-        image: (H, W, 3) uint8.
-        image_format: order of its channels, "RGB" or "BGR".
-    """
-    if rng.random() < recipe.jitter:
-        image = _jitter(image, recipe, image_format, rng)
-    if rng.random() < recipe.gray:
-        image = color(image, 0.0, image_format)
-    if rng.random() < recipe.blur:
-        deviation = float(rng.uniform(*recipe.sigma))
-        edge = cv2.BORDER_REPLICATE
-        image = np.asarray(cv2.GaussianBlur(image, (0, 0), deviation, borderType=edge), np.uint8)
-    for erasing in recipe.erasing:
-        if rng.random() < erasing.probability:
-            image = erase_with_noise(image, erasing, rng)
-    return image
 
 
 def hue(image: Image, turns: float, image_format: str) -> Image:

@@ -104,7 +104,7 @@ class ViewRecipe:
     def labeled(cls, cfg: CfgNode) -> ViewRecipe:
         """The labeled view: flip, resize and one photometric operation."""
         node = cfg.SSOD.LABELED_VIEW
-        return replace(cls.weak(cfg)._sized(*node.LONG_SIDES), photometric=node.PHOTOMETRIC)
+        return replace(cls.weak(cfg).sized(*node.LONG_SIDES), photometric=node.PHOTOMETRIC)
 
     @classmethod
     def strong(cls, cfg: CfgNode) -> ViewRecipe:
@@ -112,29 +112,32 @@ class ViewRecipe:
         node = cfg.SSOD.STRONG_VIEW
         geometric = GeometricRecipe(node.MAX_TRANSLATE, node.MAX_ROTATE, node.MAX_SHEAR)
         return replace(
-            cls.weak(cfg)._sized(*node.LONG_SIDES),
+            cls.weak(cfg).sized(*node.LONG_SIDES),
             photometric=node.PHOTOMETRIC,
             geometric=geometric if node.GEOMETRIC else None,
             erase=EraseRecipe(tuple(node.ERASE_COUNT), tuple(node.ERASE_SIZE)),
         )
 
-    def _sized(self, low: int, high: int) -> ViewRecipe:
-        """With long sides from ``low`` to ``high``, unless they are 0."""
+    def sized(self, low: int, high: int) -> ViewRecipe:
+        """The same with long sides from ``low`` to ``high``, unless they are 0."""
         return replace(self, long_sides=(low, high), max_size=high) if high else self
 
 
-def make_view(image: Image, recipe: ViewRecipe, rng: np.random.Generator) -> View:
+def make_view(
+    image: Image, recipe: ViewRecipe, rng: np.random.Generator, flipped: bool | None = None
+) -> View:
     """Draw one view of an image.
 
     Args:
         image: (H, W, 3) uint8, contiguous, in ``recipe.image_format``; it is not changed.
         recipe: what may happen to it.
         rng: the only source of randomness.
+        flipped: whether it is flipped; None: as drawn.
 
     Returns:
         The view; ``matrix`` is exactly the map that its pixels went through.
     """
-    placed, matrix = _draw(image, recipe, rng)
+    placed, matrix = _draw(image, recipe, rng, flipped)
     return View(_to_tensor(placed), torch.from_numpy(matrix))
 
 
@@ -167,9 +170,17 @@ def make_pair(
     return tuple(views)
 
 
-def _draw(image: Image, recipe: ViewRecipe, rng: np.random.Generator) -> tuple[Image, Matrix]:
+def draw_flip(recipe: ViewRecipe, rng: np.random.Generator) -> bool:
+    """Whether a view is flipped."""
+    return recipe.flip != "none" and bool(rng.random() < 0.5)
+
+
+def _draw(
+    image: Image, recipe: ViewRecipe, rng: np.random.Generator, flipped: bool | None = None
+) -> tuple[Image, Matrix]:
     """One view as an (H, W, 3) array, and its (3, 3) matrix."""
-    matrix, (height, width) = _draw_flip_and_size(image, recipe, rng)
+    is_flipped = draw_flip(recipe, rng) if flipped is None else flipped
+    matrix, (height, width) = _draw_size(image, recipe, is_flipped, rng)
     geometric = recipe.geometric
     steps = ["photometric"] * recipe.photometric + ["geometric"] * (geometric is not None)
     order = rng.permutation(steps).tolist()
@@ -236,12 +247,11 @@ def erase_patches(
         image[top : top + rows, left : left + columns] = fill
 
 
-def _draw_flip_and_size(
-    image: Image, recipe: ViewRecipe, rng: np.random.Generator
+def _draw_size(
+    image: Image, recipe: ViewRecipe, flipped: bool, rng: np.random.Generator
 ) -> tuple[Matrix, tuple[int, int]]:
-    """The (3, 3) matrix of a random flip and resize, and the (height, width) of the result."""
+    """The (3, 3) matrix of a flip and a random resize, and the (height, width) of the result."""
     height, width = image.shape[:2]
-    flipped = recipe.flip != "none" and rng.random() < 0.5
     max_size = recipe.max_size
     if recipe.long_sides is not None:
         # As its own limit, a short side is the long one.

@@ -14,7 +14,6 @@ from dre_ssod.data.views.photometric import Image
 from dre_ssod.data.views.pixels import (
     NoiseErasing,
     PixelRecipe,
-    change_pixels,
     erase_with_noise,
     pixels_alone,
 )
@@ -41,7 +40,7 @@ def test_the_defaults_are_those_of_the_paper() -> None:
 
 def test_without_operations_an_image_stays_as_it_is() -> None:
     image = noise()
-    assert np.array_equal(change_pixels(image, NOTHING, "RGB", np.random.default_rng(0)), image)
+    assert np.array_equal(NOTHING(image, "RGB", np.random.default_rng(0)), image)
 
 
 @pytest.mark.parametrize(("field", "probability"), [("jitter", 0.8), ("gray", 0.2), ("blur", 0.5)])
@@ -49,7 +48,7 @@ def test_operations_come_as_often_as_they_should(field: str, probability: float)
     image = noise(16, 16)
     recipe = replace(NOTHING, **{field: probability})
     changed = sum(
-        not np.array_equal(change_pixels(image, recipe, "RGB", np.random.default_rng(seed)), image)
+        not np.array_equal(recipe(image, "RGB", np.random.default_rng(seed)), image)
         for seed in range(400)
     )
     # Four standard deviations of a binomial.
@@ -68,7 +67,7 @@ def test_hue_is_pillows_in_either_channel_order(image_format: str) -> None:
 
 
 def test_gray_has_three_equal_channels() -> None:
-    gray = change_pixels(noise(), replace(NOTHING, gray=1.0), "BGR", np.random.default_rng(0))
+    gray = replace(NOTHING, gray=1.0)(noise(), "BGR", np.random.default_rng(0))
     assert np.ptp(gray.astype(int), axis=2).max() <= 1
 
 
