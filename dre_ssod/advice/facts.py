@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from dre_ssod.config.keys import get_cfg
 from dre_ssod.data.records import corners, image_size, objects_of
 from dre_ssod.data.splits.pools import build_pools
 from dre_ssod.errors import ConfigError
@@ -75,7 +76,13 @@ def look_at_data(sources: Sources) -> DataFacts:
         SourceError: if a set cannot be read, or does not say how large its images are.
         ConfigError: if there is nothing to learn from.
     """
-    pools = build_pools(sources.labeled, sources.unlabeled, sources.percent, test=sources.test)
+    # As the run to be planned has it.
+    unreadable = get_cfg().DATALOADER.MAX_UNREADABLE_SHARE
+    pools = build_pools(
+        *(sources.labeled, sources.unlabeled, sources.percent),
+        test=sources.test,
+        unreadable=unreadable,
+    )
     sizes: FloatArray = np.array([image_size(record) for record in pools.labeled], dtype=float)
     boxes: list[Any] = []
     counts: Counter[int] = Counter()

@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
-from detectron2.data.transforms import ResizeShortestEdge
 
 from dre_ssod.benchmark.memory import private_bytes, resident_bytes
 from dre_ssod.benchmark.report import Goal, Report, Row
@@ -28,6 +27,7 @@ from dre_ssod.data.sources.shards.patterns import look_at, root_of
 from dre_ssod.data.sources.shards.scanning import COLUMNS, Content
 from dre_ssod.data.splits.pools import without_known
 from dre_ssod.data.splits.split import draw_split
+from dre_ssod.data.views.views import draw_size
 from dre_ssod.methods import build_method
 from dre_ssod.runs.contents import SetContent
 
@@ -56,7 +56,7 @@ def benchmark_loader(cfg: CfgNode, rounds: int, images: int) -> Report:
         timings = interleave(
             {
                 "two views": lambda: _load(records, mapper),
-                "limit": lambda: _decode_and_resize(records, cfg),
+                "limit": lambda: _decode_and_resize(records, mapper),
                 "Detectron2": lambda: _twice(records, detectron2_mapper),
                 "worker": lambda: [next(batches) for _ in records],
             },
@@ -66,7 +66,7 @@ def benchmark_loader(cfg: CfgNode, rounds: int, images: int) -> Report:
         cv2.setNumThreads(threads)
     names = {
         "two views": "weak and strong view, per image",
-        "limit": "decode and two plain resizes with OpenCV, per image",
+        "limit": "decode and a plain resize for each size with OpenCV, per image",
         "Detectron2": "two plain views by Detectron2's mapper, per image",
         "worker": "weak and strong view out of one loading process, per image",
     }
@@ -242,17 +242,14 @@ def _load(records: Sequence[dict[str, Any]], mapper: UnlabeledViews) -> None:
         mapper(record, np.random.default_rng(position))
 
 
-def _decode_and_resize(records: Sequence[dict[str, Any]], cfg: CfgNode) -> None:
+def _decode_and_resize(records: Sequence[dict[str, Any]], mapper: UnlabeledViews) -> None:
     """OpenCV alone; sizes as the views draw them."""
-    low, high = cfg.INPUT.MIN_SIZE_TRAIN
     for position, record in enumerate(records):
         rng = np.random.default_rng(position)
         image = cv2.imread(record["file_name"])
         assert image is not None, record["file_name"]
-        for short_side in rng.integers(low, high, size=2, endpoint=True):
-            height, width = ResizeShortestEdge.get_output_shape(
-                *image.shape[:2], int(short_side), cfg.INPUT.MAX_SIZE_TRAIN
-            )
+        for recipe in mapper.drawn:
+            height, width = draw_size(image.shape[:2], recipe, rng)
             cv2.resize(image, (width, height))
 
 

@@ -6,9 +6,9 @@ from the generator, so that a sample is a function of the dict and the generator
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,8 +28,17 @@ from dre_ssod.structures import FURTHER_VIEWS, UnlabeledSample, View
 STORED = "pseudo_labels"
 """Entry of an unlabeled image's dict: labels that were found before training, ``Instances``."""
 
-UnlabeledViews = Callable[[dict[str, Any], np.random.Generator], UnlabeledSample]
-"""A mapper of unlabeled images."""
+
+class UnlabeledViews(Protocol):
+    """A mapper of unlabeled images."""
+
+    @property
+    def drawn(self) -> Sequence[ViewRecipe]:
+        """By which the flip and size of a sample's views are drawn; a strong view of the same
+        geometry as the weak one has none of its own."""
+
+    def __call__(self, dataset_dict: dict[str, Any], rng: np.random.Generator) -> UnlabeledSample:
+        """Make the views of an image."""
 
 
 class LabeledMapper:
@@ -143,6 +152,10 @@ class UnlabeledMapper:
     def from_config(cls, cfg: CfgNode, students: int = 1) -> UnlabeledMapper:
         return cls(ViewRecipe.weak(cfg), ViewRecipe.strong(cfg), students)
 
+    @property
+    def drawn(self) -> Sequence[ViewRecipe]:
+        return [self.weak, *[self.strong] * self.students]
+
     def __call__(self, dataset_dict: dict[str, Any], rng: np.random.Generator) -> UnlabeledSample:
         """Read an image and make its two views.
 
@@ -174,6 +187,10 @@ class UnlabeledPairMapper:
         self.students = students
         self.strengthen = pixels_alone(pixels, recipe.image_format)
 
+    @property
+    def drawn(self) -> Sequence[ViewRecipe]:
+        return [self.recipe]
+
     def __call__(self, dataset_dict: dict[str, Any], rng: np.random.Generator) -> UnlabeledSample:
         """See :class:`UnlabeledMapper`; the matrices of the views are equal."""
         image = _read_unlabeled(dataset_dict, self.recipe.image_format, self.recipe.max_size)
@@ -189,6 +206,10 @@ class StoredLabelMapper:
 
     def __init__(self, recipe: ViewRecipe) -> None:
         self.recipe = replace(recipe, flip="none")
+
+    @property
+    def drawn(self) -> Sequence[ViewRecipe]:
+        return [self.recipe]
 
     def __call__(self, dataset_dict: dict[str, Any], rng: np.random.Generator) -> UnlabeledSample:
         """See :class:`UnlabeledMapper`.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 from detectron2.config import CfgNode
 
+from dre_ssod.benchmark import loader
 from dre_ssod.benchmark.ema import benchmark_ema
 from dre_ssod.benchmark.formats import benchmark_formats
 from dre_ssod.benchmark.loader import (
@@ -19,8 +21,9 @@ from dre_ssod.benchmark.loader import (
 from dre_ssod.benchmark.report import Goal, Report
 from dre_ssod.benchmark.step import StepParts, _over_mean_teacher, benchmark_step
 from dre_ssod.data.conversion.packing import pack
+from dre_ssod.data.sources.catalog import load_unlabeled
 from dre_ssod.errors import ConfigError
-from dre_ssod.methods import METHODS
+from dre_ssod.methods import METHODS, build_method
 from dre_ssod.modeling.student_batch import PairBatch
 from tests.factories import FEWER_LAYERS
 from tests.methods.every import config_of
@@ -47,6 +50,23 @@ def test_the_loader_measures_each_image_once_a_view(cfg: CfgNode) -> None:
     report = benchmark_loader(cfg, rounds=2, images=5)
     assert report.settings["images"] == 5
     assert report.goals[0].value == report.rows[0].value > 0
+
+
+def test_the_limit_resizes_as_the_views_are_drawn(
+    cfg: CfgNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SSOD.STRONG_VIEW.LONG_SIDES = (33, 33)
+    records = load_unlabeled(cfg.DATASETS.TRAIN)[:2]
+    sizes: list[tuple[int, int]] = []
+    monkeypatch.setattr(cv2, "resize", lambda image, size: sizes.append(size))
+    for name, views in (("MeanTeacher", 2), ("UnbiasedTeacher", 1)):
+        cfg.SSOD.METHOD = name
+        sizes.clear()
+        loader._decode_and_resize(records, build_method(cfg).mappers(cfg)[1])
+        assert len(sizes) == views * len(records)
+        assert [max(size) == 33 for size in sizes] == [False, True][:views] * len(records)
 
 
 def test_growth_counts_the_memory_of_workers() -> None:

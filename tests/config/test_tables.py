@@ -199,7 +199,8 @@ def test_published_views_of_label_match_have_large_scale_jitter() -> None:
     for path in paths:
         cfg = read_config(str(path))
         labeled, unlabeled = build_method(cfg).mappers(cfg)
-        weak, learned = unlabeled.weak, (labeled.recipe, unlabeled.strong)  # type: ignore[attr-defined]
+        weak, strong = unlabeled.drawn
+        learned = labeled.recipe, strong
         assert (weak.short_sides, weak.max_size, weak.long_sides) == ((500, 800), 1333, None)
         # 1024 * 0.2 and 1024 * 1.8.
         assert {recipe.long_sides for recipe in learned} == {(205, 1843)}, path.name

@@ -14,7 +14,6 @@ from PIL import Image as PillowImage
 from torch import Tensor
 from torch.nn import functional as F
 
-from dre_ssod.data.mappers import UnlabeledMapper
 from dre_ssod.data.views.pixels import PixelRecipe
 from dre_ssod.data.views.views import ViewRecipe
 from dre_ssod.methods import Clock
@@ -113,12 +112,12 @@ def test_the_weak_and_the_strong_view_share_a_flip_and_nothing_else(tmp_path: Pa
 def test_pixels_are_unbiased_teachers_without_erasing_on_labeled_images() -> None:
     cfg = tiny_cfg(**{"SSOD.LABELED_VIEW.LONG_SIDES": (205, 1843)})
     labeled, unlabeled = _method().mappers(cfg)
-    assert isinstance(unlabeled, UnlabeledMapper)
+    weak, strong = unlabeled.drawn
     assert labeled.recipe.pixels == PixelRecipe(erasing=())
-    assert unlabeled.strong.pixels == PixelRecipe()
-    assert (labeled.recipe.long_sides, unlabeled.strong.long_sides) == ((205, 1843), None)
-    assert unlabeled.weak == ViewRecipe.weak(cfg)
-    for recipe in (labeled.recipe, unlabeled.strong):
+    assert strong.pixels == PixelRecipe()
+    assert (labeled.recipe.long_sides, strong.long_sides) == ((205, 1843), None)
+    assert weak == ViewRecipe.weak(cfg)
+    for recipe in (labeled.recipe, strong):
         assert (recipe.photometric, recipe.geometric, recipe.erase) == (False, None, None)
 
 

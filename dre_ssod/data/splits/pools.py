@@ -61,7 +61,7 @@ def build_pools(
     split_file: str = "",
     test: Sequence[str] = (),
     overlap: bool = False,
-    unreadable: float = 0.01,
+    unreadable: float = 0.0,
 ) -> Pools:
     """Load ``DATASETS.TRAIN`` and ``DATASETS.UNLABELED`` and choose the labeled images.
 

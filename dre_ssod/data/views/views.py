@@ -180,7 +180,8 @@ def _draw(
 ) -> tuple[Image, Matrix]:
     """One view as an (H, W, 3) array, and its (3, 3) matrix."""
     is_flipped = draw_flip(recipe, rng) if flipped is None else flipped
-    matrix, (height, width) = _draw_size(image, recipe, is_flipped, rng)
+    height, width = draw_size(image.shape[:2], recipe, rng)
+    matrix = _flip_and_scale(image.shape[:2], (height, width), recipe.flip if is_flipped else None)
     geometric = recipe.geometric
     steps = ["photometric"] * recipe.photometric + ["geometric"] * (geometric is not None)
     order = rng.permutation(steps).tolist()
@@ -247,11 +248,10 @@ def erase_patches(
         image[top : top + rows, left : left + columns] = fill
 
 
-def _draw_size(
-    image: Image, recipe: ViewRecipe, flipped: bool, rng: np.random.Generator
-) -> tuple[Matrix, tuple[int, int]]:
-    """The (3, 3) matrix of a flip and a random resize, and the (height, width) of the result."""
-    height, width = image.shape[:2]
+def draw_size(
+    image_size: tuple[int, int], recipe: ViewRecipe, rng: np.random.Generator
+) -> tuple[int, int]:
+    """The (height, width) of a view of an image of this (height, width)."""
     max_size = recipe.max_size
     if recipe.long_sides is not None:
         # As its own limit, a short side is the long one.
@@ -261,16 +261,20 @@ def _draw_size(
         short_side = int(rng.integers(shortest, longest, endpoint=True))
     else:
         short_side = int(rng.choice(recipe.short_sides))
+    height, width = ResizeShortestEdge.get_output_shape(*image_size, short_side, max_size)
     # A very long image can come out less than half a pixel thin.
-    shape = ResizeShortestEdge.get_output_shape(height, width, short_side, max_size)
-    new_height, new_width = max(shape[0], 1), max(shape[1], 1)
-    matrix = np.diag([new_width / width, new_height / height, 1.0])
-    if flipped:
+    return max(height, 1), max(width, 1)
+
+
+def _flip_and_scale(image_size: tuple[int, int], size: tuple[int, int], flip: str | None) -> Matrix:
+    """The (3, 3) matrix of a resize, and of a flip where there is one."""
+    matrix = np.diag([size[1] / image_size[1], size[0] / image_size[0], 1.0])
+    if flip is not None:
         # x of the image goes to width - x, as Detectron2 has it.
-        axis, side = (0, new_width) if recipe.flip == "horizontal" else (1, new_height)
+        axis, side = (0, size[1]) if flip == "horizontal" else (1, size[0])
         matrix[axis, axis] *= -1.0
         matrix[axis, 2] = side
-    return matrix, (new_height, new_width)
+    return matrix
 
 
 def _flip_resize_and_warp(
