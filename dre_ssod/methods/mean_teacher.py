@@ -207,8 +207,13 @@ class MeanTeacher:
         Args:
             teacher: in eval mode.
         """
-        seen = observe(teacher, samples, self.settings.score_threshold, self.refinement)
+        seen = observe(teacher, samples, self.lowest_score, self.refinement)
         return Labels.single(seen.carry(seen.detections), seen.score)
+
+    @property
+    def lowest_score(self) -> float:
+        """tau: what scores as much is a label."""
+        return float(self.settings.score_threshold)
 
     @property
     def refinement(self) -> Refinement:

@@ -21,12 +21,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.structures import ImageList, Instances
 from torch import Tensor
 
+from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper, UnlabeledViews
+from dre_ssod.data.views.views import ViewRecipe
 from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher
 from dre_ssod.methods.parts.older_views import OlderView, OlderViews
 from dre_ssod.methods.parts.placing import Mixture, Piece, draw_integer, draw_rectangles
+from dre_ssod.methods.parts.thresholds import above
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.modeling.student_batch import Mixer, StudentBatch
 from dre_ssod.settings import Number, Numbers, setting
@@ -46,7 +50,7 @@ class MixPL(MeanTeacher):
         score_threshold: float = setting(
             "SSOD.MIXPL.SCORE_THRESHOLD",
             0.7,
-            "tau: from this foreground score on a detection of the teacher becomes a pseudo-label.",
+            "tau: a detection of the teacher with a score above it becomes a pseudo-label.",
             Number(0.0, 1.0),
         )
         older_views: int = setting(
@@ -111,6 +115,18 @@ class MixPL(MeanTeacher):
     def __init__(self, settings: Any) -> None:
         super().__init__(settings)
         self._older = OlderViews(settings.older_views)
+
+    # Views: the strong one is moved as in MMDetection 3, by one of five operations
+
+    def mappers(self, cfg: CfgNode) -> tuple[LabeledMapper, UnlabeledViews]:
+        strong = ViewRecipe.strong(cfg)
+        if strong.geometric is not None:
+            strong = replace(strong, geometric=replace(strong.geometric, lone_shears=True))
+        return LabeledMapper.from_config(cfg), UnlabeledMapper(ViewRecipe.weak(cfg), strong)
+
+    @property
+    def lowest_score(self) -> float:
+        return above(self.settings.score_threshold)
 
     def student_batch(
         self, teacher: SemiSupervisedRCNN, batch: TrainingBatch, clock: Clock

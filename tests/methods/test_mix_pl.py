@@ -15,6 +15,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils import comm
 from torch import Tensor
 
+from dre_ssod.data.views.views import ViewRecipe
 from dre_ssod.engine.step import SemiSupervisedStep
 from dre_ssod.methods import Clock
 from dre_ssod.methods.mean_teacher import MeanTeacher
@@ -23,7 +24,7 @@ from dre_ssod.methods.parts.older_views import OlderViews
 from dre_ssod.modeling.student_batch import StudentBatch
 from tests.engine.steps import SAMPLE_ALL, make_trainer, run
 from tests.engine.steps import batch as make_batch
-from tests.factories import labeled_image
+from tests.factories import labeled_image, tiny_cfg
 
 SIZE = (64, 96)
 PLAIN = {"erase_count": (0, 0)}
@@ -374,6 +375,19 @@ def test_a_checkpoint_has_the_views_of_all_processes(
 
 
 # Following
+
+
+def test_labels_score_above_tau_and_views_have_lone_shears() -> None:
+    method = MixPL(replace(MixPL.Settings(), score_threshold=0.7))
+    scores = torch.tensor([0.7, torch.nextafter(torch.tensor(0.7), torch.tensor(1.0))])
+    assert (scores >= method.lowest_score).tolist() == [False, True]
+    cfg = tiny_cfg()
+    _, strong = method.mappers(cfg)[1].drawn
+    expected = ViewRecipe.strong(cfg)
+    assert expected.geometric is not None
+    assert strong == replace(expected, geometric=replace(expected.geometric, lone_shears=True))
+    cfg.SSOD.STRONG_VIEW.GEOMETRIC = False
+    assert method.mappers(cfg)[1].drawn[1] == ViewRecipe.strong(cfg)
 
 
 def test_the_teacher_follows_at_every_third_iteration() -> None:

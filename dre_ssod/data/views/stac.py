@@ -25,6 +25,8 @@ def strengthen(
 ) -> tuple[Image, Matrix]:
     """Draw the strong view of an image: color and move in random order, then cutout.
 
+    A move takes the nearest pixel or, as often, interpolates.
+
     Args:
         image: (H, W, 3) uint8; it is not changed.
         boxes: (R, 4) of its labels.
@@ -34,15 +36,16 @@ def strengthen(
         the view, of the same size, and the (3, 3) matrix that leads to it.
     """
     matrix = np.eye(3)
+    nearest = bool(rng.random() < 0.5)
     for step in rng.permutation(["color", "move"]):
         if step == "color":
             image = random_photometric(image, image_format, rng)
         elif rng.random() < 0.5:
             height, width = image.shape[:2]
             matrix = random_move(width, height, *WHOLE, rng)
-            image = warp(image, matrix, FILL)
+            image = warp(image, matrix, FILL, nearest=nearest)
         else:
-            image = move_in_box(image, boxes, rng)
+            image = move_in_box(image, boxes, rng, nearest)
     return cut_out(image, rng), matrix
 
 
@@ -68,8 +71,14 @@ def random_move(
     return center @ linear @ np.linalg.inv(center)
 
 
-def move_in_box(image: Image, boxes: NDArray[np.float64], rng: np.random.Generator) -> Image:
-    """A copy of an image in which what one of the boxes shows has moved, and nothing outside it."""
+def move_in_box(
+    image: Image, boxes: NDArray[np.float64], rng: np.random.Generator, nearest: bool = False
+) -> Image:
+    """A copy of an image in which what one of the boxes shows has moved, and nothing outside it.
+
+    Args:
+        nearest: see :func:`warp`.
+    """
     height, width = image.shape[:2]
     if not len(boxes):
         return image
@@ -82,7 +91,7 @@ def move_in_box(image: Image, boxes: NDArray[np.float64], rng: np.random.Generat
     crop = np.ascontiguousarray(image[top:bottom, left:right])
     move = random_move(int(right - left), int(bottom - top), *IN_BOX, rng)
     moved = image.copy()
-    moved[top:bottom, left:right] = warp(crop, move, FILL)
+    moved[top:bottom, left:right] = warp(crop, move, FILL, nearest=nearest)
     return moved
 
 

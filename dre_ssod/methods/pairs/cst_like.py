@@ -29,7 +29,6 @@ from dre_ssod.data.views.views import ViewRecipe
 from dre_ssod.methods.mean_teacher import METHODS, Clock
 from dre_ssod.methods.pairs.pair import Found, Pair
 from dre_ssod.methods.parts.focal import focal_loss
-from dre_ssod.methods.parts.thresholds import above
 from dre_ssod.methods.unbiased.unbiased_teacher import UnbiasedTeacher
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.modeling.regions import Regions
@@ -50,8 +49,9 @@ class CSTLike(Pair, UnbiasedTeacher):
         self, teacher: SemiSupervisedRCNN, samples: Sequence[UnlabeledSample], clock: Clock
     ) -> tuple[Found, Found]:
         """T_2's labels for S_1 and T_1's for S_2, each with its ``gt_consistency`` (R,), w_b."""
-        bound = above(self.settings.score_threshold)
-        first, second = (observe(detector, samples, bound) for detector in teacher.detectors)
+        first, second = (
+            observe(detector, samples, self.lowest_score) for detector in teacher.detectors
+        )
         return (second, weighed(second, first)), (first, weighed(first, second))
 
     def unlabeled_losses(self, cls: Regions, box: Regions) -> StudentLosses:

@@ -8,7 +8,6 @@ other pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,11 +21,9 @@ from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher
 from dre_ssod.methods.parts.decay import constant_after_burn_in
 from dre_ssod.methods.parts.focal import focal_loss
 from dre_ssod.methods.parts.thresholds import above
-from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.modeling.regions import Regions
 from dre_ssod.settings import Number, setting
-from dre_ssod.structures import StudentLosses, UnlabeledSample
-from dre_ssod.teacher import Labels, observe
+from dre_ssod.structures import StudentLosses
 
 
 @METHODS.register()
@@ -73,11 +70,9 @@ class UnbiasedTeacher(MeanTeacher):
 
     # Labels: detections that score above delta
 
-    def label(
-        self, teacher: SemiSupervisedRCNN, samples: Sequence[UnlabeledSample], clock: Clock
-    ) -> Labels:
-        seen = observe(teacher, samples, above(self.settings.score_threshold))
-        return Labels.single(seen.carry(seen.detections), seen.score)
+    @property
+    def lowest_score(self) -> float:
+        return above(self.settings.score_threshold)
 
     # Losses
 

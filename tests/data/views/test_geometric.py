@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -148,6 +149,26 @@ def test_operations_stay_in_their_bounds_reach_them_and_keep_their_point() -> No
     assert 29 < max(angles) <= 30
     # tanh of 30 degrees.
     assert 0.47 < max(shears) <= 0.4805
+
+
+def test_lone_shears_are_two_of_five_operations_by_the_tangent() -> None:
+    drawn = draws(4000, replace(RECIPE, lone_shears=True))
+    slopes = np.array([(m[0, 1], m[1, 0]) for m in drawn if kind_of(m) == "shear"])
+    in_x, in_y = np.abs(slopes).T
+    assert not (in_x * in_y).any()
+    for lone in (in_x, in_y):
+        # Four standard deviations of a binomial (4000, 1/5).
+        assert abs(np.count_nonzero(lone) - 800) < 4 * math.sqrt(4000 * 0.2 * 0.8)
+        assert 0.56 < lone.max() <= math.tan(math.radians(30)) + 1e-9
+    assert all(np.allclose(m @ [0, 0, 1], [0, 0, 1]) for m in drawn if kind_of(m) == "shear")
+
+
+def test_the_nearest_pixels_make_no_new_values() -> None:
+    image = np.zeros((20, 30, 3), np.uint8)
+    image[5:12, 8:20] = 200
+    turned = rotation(20.0)
+    assert set(np.unique(warp(image, turned, (0, 0, 0), nearest=True))) == {0, 200}
+    assert len(np.unique(warp(image, turned, (0, 0, 0)))) > 2
 
 
 def test_zero_strength_is_the_identity() -> None:

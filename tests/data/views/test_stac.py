@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -83,3 +85,20 @@ def test_half_of_the_strong_views_move_as_a_whole() -> None:
         moved += not np.array_equal(matrix, np.eye(3))
     # A shift that is rounded to nothing does not count.
     assert 70 < moved < 125
+
+
+def test_half_of_the_moves_take_the_nearest_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: dict[str, list[bool]] = {"image": [], "box": []}
+
+    def recorded(image: Image, *_: Any, nearest: bool) -> Image:
+        taken["image" if image.shape == whole.shape else "box"].append(nearest)
+        return image
+
+    monkeypatch.setattr(stac, "warp", recorded)
+    whole = noise()
+    for seed in range(400):
+        stac.strengthen(whole, BOXES, "RGB", np.random.default_rng(seed))
+    # Four standard deviations of a binomial (400, 1/4).
+    for nearest in taken.values():
+        assert abs(sum(nearest) - 100) < 35
+        assert abs(len(nearest) - 200) < 40
