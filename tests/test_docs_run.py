@@ -28,6 +28,8 @@ NOT_RUN = {
     "('wandb',)": "a service: tests/engine/hooks/test_trackers.py",
     "('shards://s3://bucket/shards/images-{000000..009999}.tar',)": "a store: tests/stores",
     "DETECTRON2_DATASETS=s3://bucket/data": "a store: tests/stores/test_runs.py",
+    "s3://bucket/pool": "a store: tests/stores/test_results.py",
+    "s3://bucket/reports/run.html": "a store: tests/stores/test_delivery.py",
     "tools/gpu_check.py": "a GPU: tests/tools/test_gpu_check.py has its dry run",
 }
 TRAIN2017 = "datasets/coco/annotations/instances_train2017"
