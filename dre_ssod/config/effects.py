@@ -33,6 +33,16 @@ OF_UNLABELED = frozenset(
     )
 )
 """Keys of no method that a run without unlabeled images does not read."""
+OF_VARIANCE = frozenset(
+    (
+        "MODEL.ROI_BOX_HEAD.BETA_NLL",
+        "MODEL.ROI_BOX_HEAD.BOUNDED_SIGMA",
+        "MODEL.ROI_BOX_HEAD.SIGMA_SCALE",
+        "SSOD.LOG_VARIANCE_RANGE",
+        "SSOD.RESCALE_LOCALIZATION_QUALITY",
+    )
+)
+"""Keys that a box head without variance branch does not read."""
 
 
 @dataclass(frozen=True)
@@ -42,29 +52,37 @@ class Unread:
     Attributes:
         key: dotted.
         value: of the config.
-        instead: the key that the method has in its place; "" where it has none.
+        why: what is read in its place, or what is not there to read it; "" where neither is known.
     """
 
     key: str
     value: Any
-    instead: str
+    why: str
 
     def __str__(self) -> str:
-        instead = f" ({self.instead} is read in its place)" if self.instead else ""
-        return f"{self.key} {self.value!r:.80}{instead}"
+        return f"{self.key} {self.value!r:.80}" + (f" ({self.why})" if self.why else "")
 
 
 def unread_keys(cfg: CfgNode) -> list[Unread]:
-    """Keys of SSOD that differ from their defaults, but that the config's method does not read."""
+    """Keys of this project that differ from their defaults, but are not read.
+
+    By the config's method, that is, or by its box head.
+    """
     method = method_class(cfg)
-    defaults = dict(leaves(get_cfg().SSOD, "SSOD."))
+    defaults = dict(leaves(get_cfg()))
+    changed = {key: value for key, value in leaves(cfg) if value != defaults[key]}
     base, own = _keys(MeanTeacher), _keys(method)
     in_place = {base[name]: own[name] for name in base.keys() & own.keys()}
-    return [
-        Unread(key, value, in_place.get(key, ""))
-        for key, value in leaves(cfg.SSOD, "SSOD.")
-        if value != defaults[key] and not _is_read(key, method)
+    whys = {key: f"{other} is read in its place" for key, other in in_place.items()}
+    found = [
+        Unread(key, value, whys.get(key, ""))
+        for key, value in changed.items()
+        if key.startswith("SSOD.") and not _is_read(key, method)
     ]
+    if cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE != "kl":
+        why = "for a variance branch, which BBOX_REG_LOSS_TYPE 'smooth_l1' has not"
+        found += [Unread(key, changed[key], why) for key in sorted(changed.keys() & OF_VARIANCE)]
+    return found
 
 
 def check_effects(cfg: CfgNode, given: Collection[str]) -> None:

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 from detectron2.config import CfgNode
 
-from dre_ssod.config.effects import OF_UNLABELED, check_effects, say_unread, unread_keys
+from dre_ssod.config.effects import (
+    OF_UNLABELED,
+    OF_VARIANCE,
+    check_effects,
+    say_unread,
+    unread_keys,
+)
 from dre_ssod.config.keys import get_cfg
 from dre_ssod.config.reading import leaves, read_config
 from dre_ssod.errors import ConfigError
@@ -84,8 +90,18 @@ def test_without_unlabeled_images_what_is_about_them_is_named() -> None:
     assert unread(config_of("MeanTeacher", *opts)) == set()
 
 
+def test_keys_of_the_variance_are_named_where_the_box_head_has_none() -> None:
+    pairs = {key: other_than(default_of(key)) for key in sorted(OF_VARIANCE)}
+    words = [word for pair in pairs.items() for word in pair]
+    for loss, expected in (("kl", set()), ("smooth_l1", set(OF_VARIANCE))):
+        opts = ("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", loss, *words)
+        assert unread(config_of("MeanTeacher", *opts)) == expected
+    with pytest.raises(ConfigError, match=r"BETA_NLL 1\.0 \(for a variance branch, which BBOX"):
+        check_effects(config_of("SoftTeacher", *words), words[::2])
+
+
 def default_of(key: str) -> Any:
-    return dict(leaves(get_cfg().SSOD, "SSOD."))[key]
+    return dict(leaves(get_cfg()))[key]
 
 
 def test_on_the_command_line_they_are_refused() -> None:
