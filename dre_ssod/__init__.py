@@ -5,16 +5,17 @@ Importing this package registers the detector's parts with Detectron2.
 
 from typing import TYPE_CHECKING, Any
 
-from dre_ssod.compiler import compiler_later
 from dre_ssod.quiet import silence_imports
+from dre_ssod.starting import collector_resting, compiler_later
 
 silence_imports()
 
-with compiler_later():
-    import torchvision  # noqa: F401
+with collector_resting():
+    with compiler_later():
+        import torchvision  # noqa: F401
 
-from dre_ssod import modeling  # noqa: E402
-from dre_ssod.config.keys import add_ssod_config, get_cfg  # noqa: E402
+    from dre_ssod import modeling
+    from dre_ssod.config.keys import add_ssod_config, get_cfg
 
 __version__ = "0.2.0"
 __all__ = ["__version__", "add_ssod_config", "get_cfg", "load", "modeling"]

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "dre_ssod"
 FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(floor.split())
     for floor in (
-        "errors structures transfers allocator compiler quiet",
+        "errors structures transfers allocator quiet starting",
         "files geometry workers launch settings modeling.backbones data.kinds",
         "locks",
         "stores",
@@ -50,7 +50,16 @@ STRANGERS = {
     "deployment": {"engine"},
 }
 # The face of the package only hands on names.
-FACES = {"dre_ssod": {"config", "modeling", "data.sources", "compiler", "quiet", "deployment"}}
+FACES = {
+    "dre_ssod": {
+        "config",
+        "modeling",
+        "data.sources",
+        "quiet",
+        "starting",
+        "deployment",
+    }
+}
 
 
 def module_name(path: Path) -> str:

@@ -102,8 +102,9 @@ class Programs:
         words += " INPUT.MIN_SIZE_TRAIN (48,64) SOLVER.AMP.ENABLED False DATALOADER.NUM_WORKERS 0"
         words += f" MODEL.ROI_HEADS.NUM_CLASSES 0 DATASETS.TRAIN ('{self._data.labeled}',)"
         words += f" DATASETS.UNLABELED ('{self._data.unlabeled}',) TEST.EVAL_PERIOD 0"
-        words += f" DATASETS.TEST ('{self._data.labeled}',)"
-        sign = f"{run}/seed_1/supervised/last_checkpoint"
+        words += f" DATASETS.TEST ('{self._data.labeled}',) SSOD.BURN_IN_ITERS 1"
+        # Its own: what it takes over has another name.
+        sign = f"{run}/seed_1/supervised/model_0*.pth"
         return Ending("tools.quickstart", words.split(), "fork", sign, 3, signal.SIGKILL)
 
     def run(self, endings: Iterable[Ending]) -> list[Outcome]:
