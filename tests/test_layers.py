@@ -50,16 +50,7 @@ STRANGERS = {
     "deployment": {"engine"},
 }
 # The face of the package only hands on names.
-FACES = {
-    "dre_ssod": {
-        "config",
-        "modeling",
-        "data.sources",
-        "quiet",
-        "starting",
-        "deployment",
-    }
-}
+FACES = {"dre_ssod": {"config", "modeling", "data.sources", "quiet", "starting", "deployment"}}
 
 
 def module_name(path: Path) -> str:
