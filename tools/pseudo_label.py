@@ -91,7 +91,7 @@ def configure(args: argparse.Namespace) -> tuple[LabelingJob, CfgNode]:
     from dre_ssod.settings import get_key
 
     cfg, categories = configure_arguments(args)
-    tau = float(get_key(cfg, method_class(cfg).threshold_key()))
+    tau = float(get_key(cfg, method_class(cfg).threshold_keys()[0]))
     min_score = tau if args.min_score is None else args.min_score
     check_score(cfg, "--min-score", min_score)
     check_score(cfg, "--label-next-score", args.label_next_score)

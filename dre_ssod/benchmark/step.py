@@ -70,7 +70,9 @@ class StepParts:
         for group in self.step.optimizer.param_groups:
             group["lr"] = 0.0
         self.batch: TrainingBatch = next(iter(trainer.build_paired_loader()))
-        cfg.merge_from_list([method_class(cfg).threshold_key(), self._matching_threshold()])
+        bound = self._matching_threshold()
+        for key in method_class(cfg).threshold_keys():
+            cfg.merge_from_list([key, bound])
         self.step.method = build_method(cfg)
         self.step.method.prepare(trainer.pools)
         self.step.method.study(trainer.pools.labeled, cfg.MODEL.ROI_HEADS.NUM_CLASSES)

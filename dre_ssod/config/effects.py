@@ -73,6 +73,9 @@ def unread_keys(cfg: CfgNode) -> list[Unread]:
     changed = {key: value for key, value in leaves(cfg) if value != defaults[key]}
     base, own = _keys(MeanTeacher), _keys(method)
     in_place = {base[name]: own[name] for name in base.keys() & own.keys()}
+    if "score_threshold" in own:
+        # Of several that bound scores the one that decides as the base's does.
+        in_place[base["score_threshold"]] = method.threshold_keys()[0]
     whys = {key: f"{other} is read in its place" for key, other in in_place.items()}
     found = [
         Unread(key, value, whys.get(key, ""))

@@ -244,7 +244,7 @@ class SSODTrainer(DefaultTrainer):
         """Warnings about pseudo-labels."""
         cfg, classes = self.cfg, self.pools.classes
         window = box_window(cfg.SOLVER.MAX_ITER - cfg.SSOD.BURN_IN_ITERS)
-        key = self.method.threshold_key()
+        key = self.method.threshold_keys()[0]
         return [
             PseudoLabelWatch(
                 *(cfg.SSOD.WARN_NO_PSEUDO_LABELS_ITERS, cfg.SSOD.WARN_PSEUDO_BOX_RATIO),

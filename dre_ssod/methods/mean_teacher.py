@@ -147,6 +147,8 @@ class MeanTeacher:
     """Field of pseudo-labels that weighs the objectness loss of the anchors; None: all weigh 1."""
     uses_teacher: ClassVar[bool] = True
     """Whether the teacher labels unlabeled images."""
+    score_bounds: ClassVar[tuple[str, ...]] = ("score_threshold",)
+    """Fields of ``Settings`` that bound the scores of labels, that of the classes first."""
     view_keys: ClassVar[tuple[str, ...]] = ("LABELED_VIEW", "STRONG_VIEW")
     """Keys that its mappers read: groups of them, or single ones by GROUP.KEY."""
     unread: ClassVar[tuple[str, ...]] = ()
@@ -174,9 +176,13 @@ class MeanTeacher:
         return replace(settings, ema_decay=min(settings.ema_decay, bound))
 
     @classmethod
-    def threshold_key(cls) -> str:
-        """The config key of tau, the score threshold: methods may give it a key of their own."""
-        return key_of(cls.Settings, "score_threshold")
+    def threshold_keys(cls) -> tuple[str, ...]:
+        """The config keys of what bounds the scores of labels; methods may have keys of their own.
+
+        Whoever lowers all of them gets more labels. The first is that of tau, which decides what
+        trains the classes.
+        """
+        return tuple(key_of(cls.Settings, name) for name in cls.score_bounds)
 
     # 1. Images and views
 

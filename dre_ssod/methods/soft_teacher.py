@@ -37,8 +37,8 @@ class SoftTeacher(MeanTeacher):
             alpha: ``SSOD.UNSUP_LOSS_WEIGHT``, in ``configs/published`` 4 by
             ``Base-SoftTeacher-COCO.yaml``, 2 by ``SoftTeacher_coco_additional.yaml``
     eq. 2   L_s: of the box head ``labeled_losses`` in ``modeling/regions.py``, of the RPN
-            ``SemiSupervisedRPN.student_losses`` in ``modeling/rpn.py``; differs, a mean over
-            regions and anchors, not over images
+            ``SemiSupervisedRPN.student_losses`` in ``modeling/rpn.py``, whose mean is over
+            images, as here; the box head's differs, a mean over regions
     eq. 3   L_u = L_u^cls + L_u^reg: :meth:`unlabeled_losses`; differs as eq. 2
     eq. 4-5 L_u^cls, the weight w_j out of r_j: :meth:`unlabeled_losses`; differs in its divisor;
             the reliability r_j of background: :meth:`region_weights`, for which the teacher is
@@ -102,6 +102,8 @@ class SoftTeacher(MeanTeacher):
             "paper's is uniform within as much.",
             Number(0.0, 1.0),
         )
+
+    score_bounds = ("cls_score", "rpn_score", "score_threshold")
 
     # Labels
 

@@ -310,14 +310,19 @@ def test_nothing_is_learned_from_a_step_that_is_skipped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "key"),
-    [("DRE", "SSOD.SCORE_THRESHOLD"), ("MUM", "SSOD.UNBIASED_TEACHER.SCORE_THRESHOLD")],
+    ("name", "key", "field"),
+    [
+        ("DRE", "SSOD.SCORE_THRESHOLD", "score_threshold"),
+        ("MUM", "SSOD.UNBIASED_TEACHER.SCORE_THRESHOLD", "score_threshold"),
+        # The first of three: what advice about the number of labels must name.
+        ("SoftTeacher", "SSOD.SOFT_TEACHER.CLS_SCORE", "cls_score"),
+    ],
 )
-def test_a_method_says_which_key_its_threshold_has(name: str, key: str) -> None:
+def test_a_method_says_which_key_its_threshold_has(name: str, key: str, field: str) -> None:
     cfg = tiny_cfg(**{"SSOD.METHOD": name})
-    assert method_class(cfg).threshold_key() == key
+    assert method_class(cfg).threshold_keys()[0] == key
     cfg.merge_from_list([key, 0.123])
-    assert build_method(cfg).settings.score_threshold == 0.123
+    assert getattr(build_method(cfg).settings, field) == 0.123
 
 
 @pytest.fixture
