@@ -140,7 +140,7 @@ def main(args: argparse.Namespace) -> None:
     from dre_ssod.deployment.comparison import draw_comparison
     from dre_ssod.inspection.panels import write_picture
     from dre_ssod.report.page import write_report
-    from dre_ssod.tables.processes import LocalRun
+    from dre_ssod.tables.processes import LocalStarter
     from dre_ssod.tables.schedule import run_all
 
     folder = args.output / f"seed_{args.seed}"
@@ -148,15 +148,10 @@ def main(args: argparse.Namespace) -> None:
     jobs = make_jobs(runs, args)
     for job in jobs:
         print("$", shlex.join([PROGRAM.name, *job.words]), flush=True)
-    cores = os.cpu_count() or 1
-
-    def start(words: list[str], folder: Path) -> LocalRun:
-        # The semi-supervised run is alone at first, and at the end.
-        is_alone = folder == runs["semi-supervised"]
-        return LocalRun(PROGRAM, words, folder, cores if is_alone else max(1, cores // 2))
-
     begin = time.monotonic()
-    run_all(jobs, start, len(jobs), stop_at_failure=True)
+    # More, for the run that is alone at first, make both slower once they are two.
+    threads = max(1, (os.cpu_count() or 1) // len(jobs))
+    run_all(jobs, LocalStarter(PROGRAM, threads), len(jobs), stop_at_failure=True)
     counts = count_images(runs["semi-supervised"])
     captions = {
         "supervised": f"{counts['labeled']} labeled images",
