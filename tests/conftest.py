@@ -14,7 +14,8 @@ MOST_WORKERS = 12
 # Files side by side start with these, which take 5 to 130 seconds of a core, the longest first: at
 # the end nobody waits for one. The sample set is drawn for the third, and read by later ones.
 LONGEST = (
-    *("launch/test_endings.py", "methods/test_every_method.py", "gpu_check/test_steps.py"),
+    *("launch/test_endings.py", "methods/test_short_runs.py", "gpu_check/test_steps.py"),
+    *("methods/test_every_method.py", "methods/test_two_processes.py"),
     *("engine/test_on_a_pretended_gpu.py", "engine/test_resume.py", "tools/test_quickstart.py"),
     # Waits for most of its time.
     "gpu_check/test_runner.py",

@@ -182,11 +182,7 @@ def finish(args: argparse.Namespace, before: dict[str, Any]) -> None:
         note_merge,
         real_paths,
     )
-    from dre_ssod.deployment.labeling.label_tasks import (
-        corrected_uri,
-        tasks_path,
-        write_tasks,
-    )
+    from dre_ssod.deployment.labeling.label_tasks import corrected_uri, tasks_path, write_tasks
     from dre_ssod.deployment.labeling.labeling_job import LOCK
     from dre_ssod.errors import counted
     from dre_ssod.locks import taking_turns

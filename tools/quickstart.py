@@ -62,15 +62,17 @@ def make_jobs(runs: Mapping[str, Path], args: argparse.Namespace) -> list[Job]:
     from dre_ssod.tables.plan import take_over
     from dre_ssod.tables.schedule import Job
 
+    configs = {name: read_config(str(path), args.opts) for name, path in RUNS.items()}
+
     def job(name: str, opts: Sequence[str] = (), **order: Any) -> Job:
-        solver = read_config(str(RUNS[name]), args.opts).SOLVER
+        solver = configs[name].SOLVER
         words = ["--config-file", str(RUNS[name]), "--resume", "SEED", str(args.seed), *opts]
         words += ["OUTPUT_DIR", str(runs[name]), *args.opts]
         return Job(name, runs[name], words, solver.MAX_ITER, solver.IMS_PER_BATCH, **order)
 
     shared = runs["semi-supervised"] / BURN_IN
     begin = partial(take_over, shared, runs["supervised"])
-    burn_in = read_config(str(RUNS["semi-supervised"]), args.opts).SSOD.BURN_IN_ITERS
+    burn_in = configs["semi-supervised"].SSOD.BURN_IN_ITERS
     return [
         job("semi-supervised", ["SSOD.BURN_IN_KEPT", "True"]),
         job("supervised", begins=burn_in, after="semi-supervised", needs=shared, prepare=begin),

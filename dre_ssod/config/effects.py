@@ -122,11 +122,12 @@ def say_unread(cfg: CfgNode) -> None:
 
 
 def _is_read(key: str, method: type[MeanTeacher]) -> bool:
-    _, group, *names = key.split(".")
     if any(key in _keys(other).values() for _, other in METHODS):
         return key in _keys(method).values()
+    name = key.removeprefix("SSOD.")
+    group = name.partition(".")[0]
     if group.endswith("_VIEW"):
-        return bool({group, ".".join([group, *names])} & {*method.view_keys})
+        return group in method.view_keys or name in method.view_keys
     return method.uses_unlabeled or key not in OF_UNLABELED
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper, UnlabeledViews
 from dre_ssod.data.splits.pools import Pools
+from dre_ssod.methods.parts.decay import ema_decay, horizon_decay
 from dre_ssod.methods.parts.pcv import consistency_weights
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.modeling.refinement import PLAIN, Refinement
@@ -64,20 +65,6 @@ class Clock:
     iteration: int
     burn_in: int
     max_iter: int
-
-
-def ema_decay(step: int, maximum: float) -> float:
-    """Decay of EMA step ``step`` (from 0): min(maximum, 1 - 1 / (step + 1)).
-
-    The first step copies the student; until the bound is reached the teacher is the plain mean of
-    the students so far. (DRE, section 3.1.)
-    """
-    return min(maximum, 1.0 - 1.0 / (step + 1))
-
-
-def horizon_decay(horizon: float, max_iter: int) -> float:
-    """The decay that looks back on a share of a run's iterations; 1, no bound, for a share of 0."""
-    return max(0.0, 1.0 - 1.0 / (horizon * max_iter)) if horizon else 1.0
 
 
 @METHODS.register()

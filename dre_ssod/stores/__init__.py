@@ -22,7 +22,7 @@ from dre_ssod.stores.delivery import (
 from dre_ssod.stores.handler import StoreHandler, weights_file
 from dre_ssod.stores.objects import CHAIN, StoreError, describe, identity, is_address, read_range
 from dre_ssod.stores.pieces import Piece, is_piece
-from dre_ssod.stores.places import Place, StorePath, place_of
+from dre_ssod.stores.places import Place, StorePath, is_taken, place_of
 
 __all__ = [
     "CHAIN",
@@ -43,6 +43,7 @@ __all__ = [
     "identity",
     "is_address",
     "is_piece",
+    "is_taken",
     "local_copy",
     "open_copy",
     "place_of",

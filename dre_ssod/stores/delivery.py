@@ -23,7 +23,7 @@ from tqdm import tqdm
 from dre_ssod.errors import ConfigError, FileError
 from dre_ssod.files import PARTIAL
 from dre_ssod.stores.objects import StoreError, ask, is_address
-from dre_ssod.stores.places import Place, StorePath
+from dre_ssod.stores.places import Place, StorePath, is_taken
 
 # What is in "memory" is gone with the program.
 _NOT_WRITTEN = frozenset(
@@ -74,7 +74,7 @@ def any_folder(place: Place) -> None:
 
 def new_folder(place: Place) -> None:
     """The folder must be empty, or not be there."""
-    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+    if is_taken(place):
         raise ConfigError(f"{place} exists and is not empty; choose another folder")
 
 

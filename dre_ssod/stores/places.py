@@ -194,6 +194,11 @@ Place = Path | StorePath
 """A path on this machine or into a store."""
 
 
+def is_taken(place: Place) -> bool:
+    """Whether no new folder can be made there: it is a file, or a folder that is not empty."""
+    return place.exists() and (not place.is_dir() or any(place.iterdir()))
+
+
 def place_of(text: str) -> Place:
     """The path that a text names."""
     return StorePath.parse(text) if is_address(text) else Path(text)

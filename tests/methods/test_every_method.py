@@ -13,11 +13,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
-from torch import Tensor
 
 from dre_ssod.data.sources.catalog import UNLABELED_KEYS
 from dre_ssod.engine.hooks.panels import PanelHook
@@ -25,30 +21,22 @@ from dre_ssod.engine.stages import start
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.errors import ConfigError
 from dre_ssod.inspection.panels import draw_inspection
-from dre_ssod.inspection.run_plots import panels_of
-from dre_ssod.methods import METHODS, Clock, MeanTeacher, build_method
-from dre_ssod.runs.history import read_runs
+from dre_ssod.methods import METHODS, Clock, build_method
 from dre_ssod.structures import TrainingBatch
-from tests.engine.resume_harness import Life, differences, end_state, flattened, live
+from tests.engine.resume_harness import differences, flattened
 from tests.factories import NUM_CLASSES
 from tests.methods.every import (
     EXPECTED,
-    ONE_SIZE,
-    SHORT,
     batch_of,
     config_of,
     gradients_of,
     losses_of,
     out_of_sight,
-    overrides_of,
     trainer_of,
     without_boxes,
 )
 from tests.tiny_dataset import TinyDataset, write_tiny_dataset
 
-WORLD_SIZE = 2
-DOCUMENTED = ("Every method, run", "Several processes")
-"""Parts of docs/methods.md with a row per method."""
 NAMES = sorted(EXPECTED)
 SEMI_SUPERVISED = [name for name in NAMES if METHODS.get(name).uses_unlabeled]
 
@@ -60,50 +48,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
 
 def test_every_registered_method_has_a_row() -> None:
     assert {name for name, _ in METHODS} == EXPECTED.keys()
-
-
-# A short run
-
-
-@pytest.fixture(scope="module", params=NAMES)
-def finished(
-    request: pytest.FixtureRequest, data: TinyDataset, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[str, Path]:
-    """A method and the folder of its whole run; beside it, what a kill would have left."""
-    folder: Path = tmp_path_factory.mktemp(request.param)
-    life = _life(request.param, data, folder, copy=(4, folder / "killed" / "run"))
-    assert live(data, folder / "run", life) == [0], (folder / "run" / "log.txt.life0").read_text()[
-        -3000:
-    ]
-    return request.param, folder / "run"
-
-
-def _life(name: str, data: TinyDataset, folder: Path, **more: Any) -> Life:
-    return Life({**SHORT, **overrides_of(name, data, folder)}, **more)
-
-
-def test_it_trains(finished: tuple[str, Path]) -> None:
-    name, folder = finished
-    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
-    losses = {key: value for key, value in lines[-1].items() if "loss" in key}
-    assert all(math.isfinite(value) for value in losses.values())
-    assert {key for key in losses if key.endswith("_unsup")} == EXPECTED[name].terms
-    saved = torch.load(folder / "model_final.pth", weights_only=True)
-    same = [torch.equal(saved["model"][key], saved["student"][key]) for key in saved["model"]]
-    assert all(same) == EXPECTED[name].is_live
-    plotted = {
-        figure for panel in panels_of(read_runs([folder])) for figure in panel.figures.values()
-    }
-    assert losses.keys() - {"total_loss"} <= plotted
-
-
-def test_it_resumes_bit_for_bit(finished: tuple[str, Path], data: TinyDataset) -> None:
-    name, folder = finished
-    killed = folder.parent / "killed" / "run"
-    assert (killed / "last_checkpoint").read_text() == "model_0000002.pth"
-    assert not (killed / "model_final.pth").exists()
-    assert live(data, killed, _life(name, data, folder.parent)) == [0]
-    assert differences(end_state(folder), end_state(killed)) == []
 
 
 # One forward pass
@@ -362,104 +306,3 @@ def test_its_mapper_refuses_an_unlabeled_image_with_annotations(
     record = {**run.pools.unlabeled[0], "annotations": []}
     with pytest.raises(ValueError, match="carries 'annotations'"):
         mapper(record, None)
-
-
-# Two processes
-
-
-def _one_step(name: str, data: TinyDataset, folder: Path) -> dict[str, Any]:
-    """Losses and gradients of this process's share of the first batch, and what a step learns."""
-    # PCV divides sums of its own.
-    keys = {**ONE_SIZE, "SSOD.PCV.ENABLED": True, **EXPECTED[name].certain}
-    run = trainer_of(name, data, folder, **keys)
-    batch = batch_of(run)
-    losses = losses_of(run, batch)
-    terms = losses.supervised | losses.unsupervised
-    found = {
-        "losses": {key: value.detach() for key, value in terms.items()},
-        "gradients": gradients_of(run, terms),
-        "learned": {},
-    }
-    if type(run.method).learn is not MeanTeacher.learn:
-        run._trainer._data_loader_iter_obj = iter([batch])
-        with EventStorage(0):
-            run._trainer.run_step()
-        found["learned"] = _tensors(run.method.state_dict(), "")
-    return found
-
-
-def _tensors(value: Any, name: str) -> dict[str, Tensor]:
-    """Those of nested containers by name; counts by bin as those of all bins up to it."""
-    if isinstance(value, Tensor):
-        return {name: value.cumsum(dim=-1) if name.endswith("counts") else value}
-    items = enumerate(value) if isinstance(value, list) else value.items()
-    parts = [_tensors(item, f"{name}/{key}") for key, item in items]
-    return {key: tensor for part in parts for key, tensor in part.items()}
-
-
-def _worker(rank: int, data: TinyDataset, folder: str, names: list[str]) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", world_size=WORLD_SIZE, rank=rank
-    )
-    comm.create_local_process_group(WORLD_SIZE)
-    found = {name: _one_step(name, data, Path(folder) / f"{name}{rank}") for name in names}
-    torch.save(found, f"{folder}/{rank}.pth")
-    dist.destroy_process_group()
-
-
-@pytest.fixture(scope="module")
-def ranks(data: TinyDataset, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two processes found, by method."""
-    folder = tmp_path_factory.mktemp("ranks")
-    mp.start_processes(_worker, (data, str(folder), NAMES), WORLD_SIZE, start_method="fork")
-    return [torch.load(folder / f"{rank}.pth", weights_only=True) for rank in range(WORLD_SIZE)]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_two_processes_are_one_on_the_union_batch(
-    name: str, ranks: list[dict[str, Any]], data: TinyDataset, tmp_path: Path
-) -> None:
-    whole = _one_step(name, data, tmp_path)
-    assert all(whole["losses"][key] > 0.0 for key in EXPECTED[name].terms)
-    means = {
-        kind: {key: torch.stack([r[name][kind][key] for r in ranks]).mean(dim=0) for key in values}
-        for kind, values in whole.items()
-        if kind != "learned"
-    }
-    if EXPECTED[name].not_union:
-        losses = means["losses"].items()
-        assert any(not value.isclose(whole["losses"][key], 1e-3) for key, value in losses)
-        return
-    for kind, values in means.items():
-        for key, mean in values.items():
-            _assert_close(mean, whole[kind][key], f"{kind} {key}")
-    for rank in ranks:
-        assert rank[name]["learned"].keys() == whole["learned"].keys()
-        for key, value in whole["learned"].items():
-            # A score may fall into the next bin by rounding.
-            atol = 1.0 if key.endswith("counts") else 1e-2
-            found = rank[name]["learned"][key]
-            torch.testing.assert_close(found, value, rtol=1e-4, atol=atol, msg=f"{name} {key}")
-
-
-def test_documentation_says_of_every_method_whether_two_processes_are_one() -> None:
-    """And has a row of its run."""
-    for expected in EXPECTED.values():
-        # Keys that keep rounding from choosing leave nothing to chance.
-        off = [key for key in expected.certain if key != "SEED" and "THRESHOLD" not in key]
-        assert bool(off) == bool(expected.draws)
-    text = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
-    runs, processes = (text.split(f"\n## {part}\n")[1].split("\n## ")[0] for part in DOCUMENTED)
-    rows = [line.split("|")[1:-1] for line in processes.splitlines() if line.startswith("| `")]
-    assert {tuple(cell.strip() for cell in cells) for cells in rows} == {
-        (f"`{name}`", f"no: {e.not_union}" if e.not_union else "yes", e.draws)
-        for name, e in EXPECTED.items()
-    }
-    ran = [line.split("`")[1] for line in runs.splitlines() if line.startswith("| `")]
-    assert set(ran) == set(NAMES)
-
-
-def _assert_close(found: Tensor, expected: Tensor, name: str) -> None:
-    scale = float(expected.abs().max())
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * scale + 1e-9, msg=name)

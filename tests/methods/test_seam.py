@@ -16,7 +16,8 @@ from dre_ssod.config.keys import get_cfg
 from dre_ssod.errors import ConfigError
 from dre_ssod.methods import METHODS, Clock, build_method, method_class
 from dre_ssod.methods.dre import DRE
-from dre_ssod.methods.mean_teacher import MeanTeacher, horizon_decay
+from dre_ssod.methods.mean_teacher import MeanTeacher
+from dre_ssod.methods.parts.decay import horizon_decay
 from dre_ssod.methods.supervised import Supervised
 from dre_ssod.modeling.student_batch import Features, Mixer, StudentBatch
 from dre_ssod.settings import Number, add_keys, keys_of, setting

@@ -19,7 +19,7 @@ from dre_ssod.data.conversion.programs import plan_cvat, plan_label_studio
 from dre_ssod.data.sources.catalog import class_names, load_one_labeled
 from dre_ssod.errors import SourceError
 from dre_ssod.files import open_whole_folder
-from dre_ssod.stores import Place
+from dre_ssod.stores import Place, is_taken
 
 IMAGE_MODES = ("copy", "link", "reference")
 
@@ -53,7 +53,7 @@ def convert(
         raise SourceError(f"images must be one of {', '.join(IMAGE_MODES)}, is {images!r}")
     if images == "reference" and form != "coco":
         raise SourceError(f"{form} looks for images in its own folders: choose copy or link")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if is_taken(output):
         raise SourceError(f"{output} exists and is not empty; choose another folder")
     classes = class_names(list(sources.values()))
     parts = [Part(split, name, load_one_labeled(name)) for split, name in sources.items()]

@@ -20,7 +20,7 @@ from dre_ssod.data.sources.shards.source import CLASSES_FILE
 from dre_ssod.data.sources.uri import encode
 from dre_ssod.errors import SourceError
 from dre_ssod.files import open_whole_folder
-from dre_ssod.stores import Place
+from dre_ssod.stores import Place, is_taken
 
 _DIGITS = 6
 
@@ -59,7 +59,7 @@ def pack(
         FileError: if something cannot be written. Nothing is left then.
         StoreError: if a store cannot be asked.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if is_taken(output):
         raise SourceError(f"{output} exists and is not empty; choose another folder")
     classes = class_names([source]) if labels else []
     records = load_one_labeled(source) if labels else load_unlabeled([source])

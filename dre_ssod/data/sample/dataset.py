@@ -31,6 +31,7 @@ from dre_ssod.data.sample.scenes import Scene, draw_scene
 from dre_ssod.data.sample.shapes import HEIGHT, SHAPES, WIDTH, RandomStream
 from dre_ssod.data.text_files import read_json
 from dre_ssod.errors import SourceError
+from dre_ssod.stores import is_taken
 
 CLASS_NAMES: tuple[str, ...] = tuple(SHAPES)
 SAMPLE_SET_VERSION = 2
@@ -147,8 +148,7 @@ def _read_description(root: Path) -> dict[str, Any] | None:
 
 def _check_replaceable(root: Path) -> None:
     """Never delete what is no sample set."""
-    is_free = not root.exists() or (root.is_dir() and not any(root.iterdir()))
-    if not is_free and _read_description(root) is None:
+    if is_taken(root) and _read_description(root) is None:
         raise FileExistsError(
             f"{root} exists and is no sample set (no valid {DESCRIPTION_FILE} in it); "
             "name a new or empty folder, or remove it yourself"

@@ -1,6 +1,20 @@
-"""How a teacher follows its student, other than by the ramp of ``mean_teacher.ema_decay``."""
+"""How much of a teacher stays as it follows its student: the decay of a step."""
 
 from __future__ import annotations
+
+
+def ema_decay(step: int, maximum: float) -> float:
+    """Decay of EMA step ``step`` (from 0): min(maximum, 1 - 1 / (step + 1)).
+
+    The first step copies the student; until the bound is reached the teacher is the plain mean of
+    the students so far. (DRE, section 3.1.)
+    """
+    return min(maximum, 1.0 - 1.0 / (step + 1))
+
+
+def horizon_decay(horizon: float, max_iter: int) -> float:
+    """The decay that looks back on a share of a run's iterations; 1, no bound, for a share of 0."""
+    return max(0.0, 1.0 - 1.0 / (horizon * max_iter)) if horizon else 1.0
 
 
 def constant_after_burn_in(iteration: int, burn_in: int, alpha: float) -> float | None:
