@@ -5,8 +5,8 @@
     python tools/plot_run.py output/run output/other --output comparison --found 3
 
 Writes comparison/runs.png and comparison/runs.md, and prints the table. --found also draws, in
-comparison/found.jpg, what the runs' last models find and miss, on the test images where the last
-run finds most that the first misses, and counts it over all images.
+comparison/found.jpg, what the teachers of the last checkpoints find and miss, on the test images
+where the last run finds most that the first misses, and counts it over all images.
 """
 
 from __future__ import annotations
@@ -31,9 +31,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         metavar="DIR",
         help="a path or an address, as s3://BUCKET/NAME (default: here)",
     )
-    parser.add_argument(
-        "--found", type=int, default=0, metavar="N", help="draw N test images of finished runs"
-    )
+    parser.add_argument("--found", type=int, default=0, metavar="N", help="draw N test images too")
     parsed = parser.parse_args(arguments)
     if parsed.found < 0:
         parser.error(f"--found is {parsed.found}; it is a number of images")
@@ -44,10 +42,12 @@ def main(args: argparse.Namespace) -> None:
     """Read, draw, tabulate."""
     from tabulate import tabulate
 
-    from dre_ssod.deployment.comparison import draw_comparison
     from dre_ssod.files import open_whole, write_text
     from dre_ssod.inspection.panels import write_picture
     from dre_ssod.inspection.run_plots import draw_runs
+    from dre_ssod.report.comparison import draw_comparison
+    from dre_ssod.report.examined import examine_run
+    from dre_ssod.report.folders import read_folders
     from dre_ssod.runs.history import comparison, read_runs
     from dre_ssod.stores import any_folder, delivered_folder
 
@@ -61,8 +61,13 @@ def main(args: argparse.Namespace) -> None:
         write_text(folder / "runs.md", table + "\n")
         print(table)
         if args.found:
-            folders = {run.name: path for run, path in zip(runs, args.runs, strict=True)}
-            write_picture(folder / "found.jpg", draw_comparison(folders, args.found))
+            examined = {
+                one.name: examine_run(one, "teacher", with_sigma=False)
+                for one in read_folders(args.runs)
+            }
+            write_picture(folder / "found.jpg", draw_comparison(examined, args.found))
+            for notice in [notice for one in examined.values() for notice in one.notices]:
+                print(f"Notice: {notice}")
     print(f"{place / 'runs.png'}, {place / 'runs.md'}")
     if args.found:
         print(place / "found.jpg")

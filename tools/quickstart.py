@@ -139,9 +139,11 @@ What next? Look at some of your images, then make a config for them:
 
 def main(args: argparse.Namespace) -> None:
     """Train, evaluate, draw, tabulate."""
-    from dre_ssod.deployment.comparison import draw_comparison
     from dre_ssod.inspection.panels import write_picture
-    from dre_ssod.report.page import write_report
+    from dre_ssod.report.comparison import draw_comparison
+    from dre_ssod.report.examined import examine_run
+    from dre_ssod.report.folders import read_folders
+    from dre_ssod.report.page import write_page
     from dre_ssod.tables.processes import LocalStarter
     from dre_ssod.tables.schedule import run_all
 
@@ -159,11 +161,12 @@ def main(args: argparse.Namespace) -> None:
         "supervised": f"{counts['labeled']} labeled images",
         "semi-supervised": f"the same and {counts['unlabeled']} unlabeled",
     }
+    folders = read_folders(list(runs.values()))
+    examined = [examine_run(run, "teacher") for run in folders]
+    shown = {captions[name]: one for name, one in zip(runs, examined, strict=True)}
     picture = folder / "predictions.png"
-    write_picture(
-        picture, draw_comparison({captions[name]: run for name, run in runs.items()}, DRAWN_IMAGES)
-    )
-    address = write_report(list(runs.values()), folder / "report.html")
+    write_picture(picture, draw_comparison(shown, DRAWN_IMAGES))
+    address = write_page(folder / "report.html", folders, examined)
     print()
     print(report(runs, captions, args.seed))
     print()

@@ -39,6 +39,7 @@ MIN_SCORE, MIN_IOU = 0.5, 0.5
 """Of detections whose sigma is compared with their true error."""
 AP_TOLERANCE = 0.1
 """By which AP computed here may differ from the recorded one, for another machine's rounding."""
+WITHOUT = "tools/report.py --no-model needs none"
 _PLAIN = ["TEST.RANK_BY_QUALITY", "False", "TEST.VARIANCE_VOTING.ENABLED", "False"]
 
 
@@ -91,7 +92,8 @@ class ExaminedRun:
         model: "teacher" or "student".
         iteration: last finished one of the checkpoint, from 0.
         sets: by name.
-        sigma: of the edges of boxes that meet an object; None for a model that predicts none.
+        sigma: of the edges of boxes that meet an object; None for a model that predicts none, or
+            where nobody has asked.
         notices: where what is found here does not fit what the run has recorded.
     """
 
@@ -104,7 +106,12 @@ class ExaminedRun:
 
 
 def examine_run(
-    run: RunFolder, model: str, opts: Sequence[str], lowest_score: float | None
+    run: RunFolder,
+    model: str,
+    opts: Sequence[str] = (),
+    lowest_score: float | None = None,
+    *,
+    with_sigma: bool = True,
 ) -> ExaminedRun:
     """Run the last model of a run over its test sets.
 
@@ -113,6 +120,8 @@ def examine_run(
         opts: config keys and values over those of the run.
         lowest_score: of the detections whose mistakes are told; None for the score at which F1 is
             highest, in each set.
+        with_sigma: whether it is compared with true errors, for which a model whose scores and
+            boxes do not belong to it anymore goes over the sets once more.
 
     Raises:
         RunError: if the run has no checkpoint yet.
@@ -121,7 +130,7 @@ def examine_run(
     """
     checkpoint = find_last(run.path)
     if checkpoint is None:
-        raise RunError(f"{run.path} holds no checkpoint to look at yet: add --no-model")
+        raise RunError(f"{run.path} holds no checkpoint to look at yet: {WITHOUT}")
     words = [*opts, "MODEL.WEIGHTS", str(checkpoint.path)]
     cfg = _configure(run, words)
     detector = load_trained(cfg, model)
@@ -129,7 +138,7 @@ def examine_run(
     found = {row.name: _detect(cfg, detector, row.name, run.name) for row in rows}
     sets = {row.name: _test_set(row, found[row.name], lowest_score) for row in rows}
     sigma = None
-    if cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE == "kl":
+    if with_sigma and cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE == "kl":
         if cfg.TEST.RANK_BY_QUALITY or cfg.TEST.VARIANCE_VOTING.ENABLED:
             # They replace the scores and the boxes that sigma belongs to.
             plain = _configure(run, [*words, *_PLAIN])
@@ -157,7 +166,7 @@ def _configure(run: RunFolder, opts: Sequence[str]) -> CfgNode:
     if not cfg.DATASETS.TEST:
         raise ConfigError(
             f"{run.name}: DATASETS.TEST is (), so there is nothing to detect on. Name labeled "
-            "images, --opts DATASETS.TEST \"('URI',)\", or add --no-model."
+            f"images as DATASETS.TEST \"('URI',)\"; {WITHOUT}"
         )
     if cfg.MODEL.ROI_HEADS.NUM_CLASSES == 0:
         cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(class_names(cfg.DATASETS.TRAIN))

@@ -48,19 +48,13 @@ class Mistake:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """Detections of one image against its objects.
+class Judged(Finding):
+    """Detections of one image, of at least the lowest score, against its objects.
 
     Attributes:
-        detections: of at least the lowest score, on the CPU.
-        objects: annotations in Detectron2's format; crowd regions are none.
-        partner: of each object, the number of the detection that found it, -1 for none.
         mistakes: the worst first: missed objects, then detections by falling score.
     """
 
-    detections: Instances
-    objects: Sequence[dict[str, Any]]
-    partner: Sequence[int]
     mistakes: Sequence[Mistake]
 
 
@@ -110,7 +104,7 @@ def judge(finding: Finding, annotations: Sequence[dict[str, Any]]) -> Judged:
             elif near[number].any():
                 kind = "misplaced"
             mistakes.append(Mistake(kind, int(classes[number]), number))
-    return Judged(detections, finding.objects, finding.partner, mistakes)
+    return Judged(finding.objects, finding.partner, detections, mistakes)
 
 
 def _in_crowds(detections: Instances, annotations: Sequence[dict[str, Any]]) -> list[bool]:

@@ -64,6 +64,16 @@ def write_report(
     """
     runs = read_folders(folders)
     examined = [examine_run(run, model, opts, lowest_score) for run in runs] if model else []
+    return write_page(output, runs, examined, most_images)
+
+
+def write_page(
+    output: Path,
+    runs: Sequence[RunFolder],
+    examined: Sequence[ExaminedRun],
+    most_images: int = MOST_IMAGES,
+) -> str:
+    """Write :func:`make_page` into a file; returns its address."""
     write_text(output, make_page(runs, examined, most_images))
     return output.resolve().as_uri()
 

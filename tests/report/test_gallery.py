@@ -32,7 +32,7 @@ def with_mistakes(*images: list[tuple[str, int]]) -> ExaminedSet:
         precision=Precision((0.0, 0.0, 0.0), nan, nan, np.zeros((101, 3))),
         lowest_score=0.5,
         judged=[
-            Judged(NOTHING, [], [], [Mistake(kind, index) for kind, index in image])
+            Judged([], [], NOTHING, [Mistake(kind, index) for kind, index in image])
             for image in images
         ],
     )
@@ -64,7 +64,7 @@ def test_of_many_classes_the_most_frequent_confusions_are_told() -> None:
     found = Instances((8, 8), pred_classes=torch.tensor([5, 5, 6]))
     mistakes = [Mistake("confused", k, n, n) for n, k in enumerate((1, 1, 2))]
     part: Any = with_mistakes([])
-    judged = [Judged(found, [], [], [*mistakes, Mistake("missed", 3, object=3)])]
+    judged = [Judged([], [], found, [*mistakes, Mistake("missed", 3, object=3)])]
     told = confusion_of(classes, judged)
     assert told == {"pairs": [(2, "class 1", "class 5"), (1, "class 2", "class 6")]}
     table = confusion_of(part.class_names, part.judged)

@@ -25,7 +25,7 @@ def test_a_picture_and_a_table(
     with Image.open(tmp_path / "out" / "runs.png") as picture:
         assert len(picture.convert("L").getcolors() or []) > 20
     assert tool.run([*folders, "--output", str(tmp_path / "out"), "--found", "1"]) == 2
-    assert "one holds no model_final.pth" in " ".join(capsys.readouterr().err.split())
+    assert "one/run.json: there is no such file" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out" / "found.jpg").exists()
 
 

@@ -43,7 +43,7 @@ def test_the_demo_trains_both_draws_and_tabulates(
     started_run = partial(print_as_programs_do, processes._run_locally)
     monkeypatch.setattr(processes, "_run_locally", started_run)
     # Images of the report are drawn in the tests of its own.
-    monkeypatch.setattr(page, "write_report", partial(page.write_report, most_images=0))
+    monkeypatch.setattr(page, "write_page", partial(page.write_page, most_images=0))
     sets = ["DATASETS.TRAIN", f"('{data.labeled}',)", "DATASETS.TEST", f"('{data.labeled}',)"]
     unlabeled = ["DATASETS.UNLABELED", f"('{data.unlabeled}',)"]
     words = ["--seed", "5", "--output", str(tmp_path), *MOMENT.split(), *sets, *unlabeled]
