@@ -92,6 +92,14 @@ def tend(loader: Loader) -> Loader:
     return loader
 
 
+def share_imports() -> None:
+    """Let the fork server, where Python starts processes by one, import this package for all.
+
+    Else each loading process would do so itself, for seconds, and every evaluation has new ones.
+    """
+    multiprocessing.set_forkserver_preload(["__main__", "dre_ssod"])
+
+
 def init_checking() -> None:
     """First call of a process of a ``ProcessPoolExecutor``, which ends its processes by SIGTERM."""
     _init((signal.SIGINT, signal.SIGUSR1))

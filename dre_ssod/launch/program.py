@@ -38,7 +38,7 @@ from dre_ssod.launch.streams import (
     reader_is_gone,
     showing_all_names,
 )
-from dre_ssod.workers import after_parent
+from dre_ssod.workers import after_parent, share_imports
 
 USER_ERROR_CODE = 2
 """Exit code of a program that its user's input stopped; argparse ends with the same."""
@@ -65,6 +65,7 @@ def run_program(main: Callable[..., int | None], *arguments: Any) -> int:
         program are raised as they are.
     """
     keep_freed_memory()
+    share_imports()
     with losing_output_quietly(), showing_all_names():
         try:
             with _TrainingTracebacks():
@@ -170,6 +171,7 @@ def _run_process(
     ``SystemExit`` leaves through ``torch.multiprocessing`` without a traceback.
     """
     keep_freed_memory()
+    share_imports()
     with losing_output_quietly(), showing_all_names():
         try:
             with _TrainingTracebacks():

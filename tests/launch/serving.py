@@ -11,6 +11,8 @@ import numpy as np
 
 from dre_ssod.data.loader import BatchPlan, build_paired_loader
 from dre_ssod.launch.signals import SIGNALS
+from dre_ssod.workers import share_imports
+from tests.launch.imported import is_imported
 
 
 def name_only(record: dict[str, Any], rng: np.random.Generator) -> str:
@@ -19,6 +21,10 @@ def name_only(record: dict[str, Any], rng: np.random.Generator) -> str:
 
 def run(words: list[str]) -> int:
     """Load on after each signal, then exit with the loader left open."""
+    share_imports()
+    if multiprocessing.get_start_method() == "forkserver":
+        with multiprocessing.Pool(1) as processes:
+            assert processes.apply(is_imported, ("dre_ssod",)), "each process imports it"
     pool = [{"file_name": "a"}]
     plan = BatchPlan(1, 1)
     batches = iter(
