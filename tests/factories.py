@@ -30,7 +30,7 @@ def beta_4(term: str) -> float:
 
 
 FEWER_LAYERS = {"MODEL.TIMM.NAME": "test_efficientnet"}
-"""Halves the layers of the tiny detector, for tests in which nothing depends on what it finds."""
+"""Halves the layers of the tiny detector, as those of runs have."""
 
 gpu_only = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

@@ -15,7 +15,7 @@ import numpy as np
 from detectron2.config import CfgNode
 from PIL import Image
 
-from tests.factories import NUM_CLASSES, SIZE, draw, tiny_cfg
+from tests.factories import FEWER_LAYERS, NUM_CLASSES, SIZE, draw, tiny_cfg
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def _files() -> dict[str, bytes]:
 
 def tiny_run(data: TinyDataset, output_dir: Path, **overrides: object) -> CfgNode:
     """A config that trains four iterations of 2 + 2 images, half of the labels hidden."""
-    cfg = tiny_cfg()
+    cfg = tiny_cfg(**FEWER_LAYERS)
     # Taken from the data.
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 0
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.001

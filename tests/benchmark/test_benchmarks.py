@@ -25,7 +25,6 @@ from dre_ssod.data.sources.catalog import load_unlabeled
 from dre_ssod.errors import ConfigError
 from dre_ssod.methods import METHODS, build_method
 from dre_ssod.modeling.student_batch import PairBatch
-from tests.factories import FEWER_LAYERS
 from tests.methods.every import config_of
 from tests.tiny_dataset import TinyDataset, loggers_kept, write_tiny_dataset
 
@@ -146,7 +145,7 @@ def test_every_method_has_a_row_of_its_step(
     monkeypatch.setattr("dre_ssod.benchmark.step._over_mean_teacher", lambda *_: Goal("", 1.0, 1.0))
     monkeypatch.setattr("dre_ssod.benchmark.step._add_waits", lambda *_: None)
     with loggers_kept():
-        report = benchmark_step(config_of(name, data, tmp_path, **FEWER_LAYERS), rounds=1)
+        report = benchmark_step(config_of(name, data, tmp_path), rounds=1)
     times = {row.name: row.value for row in report.rows if row.unit == "ms"}
     assert times.keys() == {"step", "student", "teacher", "optimizer"}
     assert all(value > 0.0 for value in times.values())

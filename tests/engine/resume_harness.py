@@ -35,7 +35,6 @@ from dre_ssod.engine.hooks.writers import TIMES
 from dre_ssod.engine.setup import complete
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.files import open_whole
-from tests.factories import FEWER_LAYERS
 from tests.forks import fork_server
 from tests.tiny_dataset import TinyDataset, tiny_run
 
@@ -49,7 +48,6 @@ OVERRIDES: dict[str, object] = {
     "SSOD.BURN_IN_ITERS": 3,
     "SSOD.EVAL_MODEL": "teacher",
     "TEST.EVAL_PERIOD": 9,
-    **FEWER_LAYERS,
 }
 """Checkpoints, evaluations and written metrics fall into different iterations."""
 

@@ -72,7 +72,6 @@ def train(data: TinyDataset, folder: Path, **overrides: Any) -> tuple[SSODTraine
         "SOLVER.STEPS": (ITERATIONS - 1,),
         "SOLVER.WARMUP_ITERS": 0,
         "TEST.EVAL_PERIOD": 0,
-        **FEWER_LAYERS,
         **overrides,
     }
     cfg = tiny_run(data, folder / "run", **chosen)

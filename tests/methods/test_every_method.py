@@ -24,7 +24,7 @@ from dre_ssod.inspection.panels import draw_inspection
 from dre_ssod.methods import METHODS, Clock, build_method
 from dre_ssod.structures import TrainingBatch
 from tests.engine.resume_harness import differences, flattened
-from tests.factories import NUM_CLASSES
+from tests.factories import NUM_CLASSES, SIZE
 from tests.methods.every import (
     EXPECTED,
     batch_of,
@@ -131,6 +131,8 @@ def test_what_it_labels_is_drawn_and_measured(
     hook.trainer = SimpleNamespace(iter=iteration, storage=EventStorage(iteration))
     drawn = Mock(wraps=draw_inspection)
     monkeypatch.setattr("dre_ssod.inspection.panels.draw_inspection", drawn)
+    # How large it is drawn is no question of the method.
+    monkeypatch.setattr("dre_ssod.inspection.canvas.READABLE_SIDE", max(SIZE))
     hook.after_step()
     proposals = drawn.call_args.args[0].proposals
     assert proposals.has("weight") == EXPECTED[name].shows_weights

@@ -16,7 +16,7 @@ from dre_ssod.modeling.rcnn import PairedRCNN, SemiSupervisedRCNN
 from dre_ssod.modeling.student_batch import PairBatch, StudentBatch
 from dre_ssod.structures import StudentLosses
 from tests.engine.steps import SAMPLE_ALL
-from tests.factories import labeled_image, tiny_cfg, tiny_model
+from tests.factories import FEWER_LAYERS, labeled_image, tiny_cfg, tiny_model
 from tests.tiny_dataset import tiny_run, write_tiny_dataset
 
 PAIR = {"MODEL.META_ARCHITECTURE": "PairedRCNN"}
@@ -93,7 +93,7 @@ def test_two_batches_are_too_much_for_one() -> None:
 
 
 def test_both_start_from_a_file_of_one_and_apart_where_it_says_nothing(tmp_path: Path) -> None:
-    backbone = tiny_model(tiny_cfg(), seed=7).backbone.state_dict()
+    backbone = tiny_model(tiny_cfg(**FEWER_LAYERS), seed=7).backbone.state_dict()
     weights = {f"backbone.{name}": tensor for name, tensor in backbone.items()}
     torch.save({"model": weights}, tmp_path / "backbone.pth")
     overrides: dict[str, Any] = {
