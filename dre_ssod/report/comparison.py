@@ -32,10 +32,10 @@ def draw_comparison(runs: Mapping[str, ExaminedRun], count: int) -> RGBImage:
             f"the first test sets are not the same images and labels ({named}); they must be, to "
             "see what is found in them and missed"
         )
-    every = [part.judged for part in tested.values()]
-    gains = [gained(before, after) for before, after in zip(every[0], every[-1], strict=True)]
-    shown = sorted(range(len(gains)), key=lambda image: -gains[image])[:count]
     judged = {caption: part.judged for caption, part in tested.items()}
+    left, *_, right = [first.judged, *judged.values()]
+    gains = [gained(before, after) for before, after in zip(left, right, strict=True)]
+    shown = sorted(range(len(gains)), key=lambda image: -gains[image])[:count]
     rows = [note([*_heading(judged, len(shown)), LEGEND])]
     for number in shown:
         image = read_image(first.records[number]["file_name"], "RGB")

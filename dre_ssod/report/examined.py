@@ -39,7 +39,6 @@ MIN_SCORE, MIN_IOU = 0.5, 0.5
 """Of detections whose sigma is compared with their true error."""
 AP_TOLERANCE = 0.1
 """By which AP computed here may differ from the recorded one, for another machine's rounding."""
-WITHOUT = "tools/report.py --no-model needs none"
 _PLAIN = ["TEST.RANK_BY_QUALITY", "False", "TEST.VARIANCE_VOTING.ENABLED", "False"]
 
 
@@ -130,7 +129,9 @@ def examine_run(
     """
     checkpoint = find_last(run.path)
     if checkpoint is None:
-        raise RunError(f"{run.path} holds no checkpoint to look at yet: {WITHOUT}")
+        raise RunError(
+            f"{run.path} holds no checkpoint to look at yet; with --no-model tools/report.py needs none"
+        )
     words = [*opts, "MODEL.WEIGHTS", str(checkpoint.path)]
     cfg = _configure(run, words)
     detector = load_trained(cfg, model)
@@ -165,8 +166,8 @@ def _configure(run: RunFolder, opts: Sequence[str]) -> CfgNode:
     cfg.MODEL.DEVICE = device_of(cfg)
     if not cfg.DATASETS.TEST:
         raise ConfigError(
-            f"{run.name}: DATASETS.TEST is (), so there is nothing to detect on. Name labeled "
-            f"images as DATASETS.TEST \"('URI',)\"; {WITHOUT}"
+            f"{run.name}: DATASETS.TEST is (), so there is nothing to detect on. tools/report.py "
+            "takes labeled images by --opts DATASETS.TEST \"('URI',)\"; with --no-model it needs none."
         )
     if cfg.MODEL.ROI_HEADS.NUM_CLASSES == 0:
         cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(class_names(cfg.DATASETS.TRAIN))
