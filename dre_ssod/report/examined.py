@@ -130,7 +130,8 @@ def examine_run(
     checkpoint = find_last(run.path)
     if checkpoint is None:
         raise RunError(
-            f"{run.path} holds no checkpoint to look at yet; with --no-model tools/report.py needs none"
+            f"{run.path} holds no checkpoint to look at yet; with --no-model tools/report.py needs "
+            "none"
         )
     words = [*opts, "MODEL.WEIGHTS", str(checkpoint.path)]
     cfg = _configure(run, words)
@@ -167,7 +168,8 @@ def _configure(run: RunFolder, opts: Sequence[str]) -> CfgNode:
     if not cfg.DATASETS.TEST:
         raise ConfigError(
             f"{run.name}: DATASETS.TEST is (), so there is nothing to detect on. tools/report.py "
-            "takes labeled images by --opts DATASETS.TEST \"('URI',)\"; with --no-model it needs none."
+            "takes labeled images by --opts DATASETS.TEST \"('URI',)\"; with --no-model it needs "
+            "none."
         )
     if cfg.MODEL.ROI_HEADS.NUM_CLASSES == 0:
         cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(class_names(cfg.DATASETS.TRAIN))
