@@ -6,7 +6,7 @@
 
 Writes comparison/runs.png and comparison/runs.md, and prints the table. --found also draws, in
 comparison/found.jpg, what the teachers of the last checkpoints find and miss, on the test images
-where the last run finds most that the first misses, and counts it over all images.
+where the last run finds most objects more than the first, and counts them over all images.
 """
 
 from __future__ import annotations

@@ -88,12 +88,6 @@ def best_score(findings: Sequence[Finding]) -> float:
     return float(scores[order][f1.argmax()])
 
 
-def gained(before: Finding, after: Finding) -> int:
-    """How many objects of an image are found after that were not before."""
-    pairs = zip(before.partner, after.partner, strict=True)
-    return sum(old < 0 <= new for old, new in pairs)
-
-
 def tally(findings: Sequence[Finding]) -> str:
     """What was found in all images, and how many detections are wrong."""
     found = sum(finding.found for finding in findings)

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from dre_ssod.data.images import read_image
 from dre_ssod.errors import ConfigError
 from dre_ssod.inspection.canvas import RGBImage
-from dre_ssod.inspection.found import LEGEND, Finding, draw_finding, gained, tally
+from dre_ssod.inspection.found import LEGEND, Finding, draw_finding, tally
 from dre_ssod.inspection.layout import note, side_by_side, stack
 from dre_ssod.report.examined import ExaminedRun
 
 
 def draw_comparison(runs: Mapping[str, ExaminedRun], count: int) -> RGBImage:
-    """Draw the images of the first test set on which the last run finds most of what the first one
-    misses; among equals, the first. What they find in all images, that picture cannot show, so its
-    heading counts it.
+    """Draw the images of the first test set on which the last run finds most objects more than the
+    first one; among equals, the first. What they find in all images, that picture cannot show, so
+    its heading counts it.
 
     Args:
         runs: by their captions, from left to right.
@@ -34,7 +34,7 @@ def draw_comparison(runs: Mapping[str, ExaminedRun], count: int) -> RGBImage:
         )
     judged = {caption: part.judged for caption, part in tested.items()}
     left, *_, right = [first.judged, *judged.values()]
-    gains = [gained(before, after) for before, after in zip(left, right, strict=True)]
+    gains = [after.found - before.found for before, after in zip(left, right, strict=True)]
     shown = sorted(range(len(gains)), key=lambda image: -gains[image])[:count]
     rows = [note([*_heading(judged, len(shown)), LEGEND])]
     for number in shown:
@@ -49,6 +49,6 @@ def draw_comparison(runs: Mapping[str, ExaminedRun], count: int) -> RGBImage:
 
 
 def _heading(findings: Mapping[str, Sequence[Finding]], shown: int) -> list[str]:
-    rule = ": those with most objects that are found on the right and missed on the left"
+    rule = ": those on which the right finds most objects more than the left"
     lines = [f"{shown} test images{rule if len(findings) > 1 else ''}. In all test images:"]
     return [*lines, *(f"{caption}: {tally(found)}" for caption, found in findings.items())]
