@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,9 @@ def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> A
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", os.fspath(tmp_path / "no_config"))
+    # One that runs, where Python starts processes by it, has the environment of its start.
+    server: Any = forkserver._forkserver
+    server._stop()
     # One for all tests of a process: another takes a fifth of a second.
     system = s3fs.S3FileSystem()
     system.invalidate_cache()
