@@ -62,12 +62,13 @@ def main(args: argparse.Namespace) -> None:
         print(table)
         if args.found:
             examined = {
-                one.name: examine_run(one, "teacher", with_sigma=False)
-                for one in read_folders(args.runs)
+                run.name: examine_run(run, "teacher", with_sigma=False)
+                for run in read_folders(args.runs)
             }
             write_picture(folder / "found.jpg", draw_comparison(examined, args.found))
-            for notice in [notice for one in examined.values() for notice in one.notices]:
-                print(f"Notice: {notice}")
+            for one in examined.values():
+                for notice in one.notices:
+                    print(f"Notice: {notice}")
     print(f"{place / 'runs.png'}, {place / 'runs.md'}")
     if args.found:
         print(place / "found.jpg")

@@ -33,8 +33,8 @@ def draw_comparison(runs: Mapping[str, ExaminedRun], count: int) -> RGBImage:
             "see what is found in them and missed"
         )
     judged = {caption: part.judged for caption, part in tested.items()}
-    left, *_, right = [first.judged, *judged.values()]
-    gains = [after.found - before.found for before, after in zip(left, right, strict=True)]
+    every = list(judged.values())
+    gains = [after.found - before.found for before, after in zip(every[0], every[-1], strict=True)]
     shown = sorted(range(len(gains)), key=lambda image: -gains[image])[:count]
     rows = [note([*_heading(judged, len(shown)), LEGEND])]
     for number in shown:
