@@ -7,8 +7,10 @@ that of a training step on a CPU (docs/performance.md).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+from collections.abc import Iterator
 
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -16,6 +18,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _NEVER_TRIMMED = -1
 # The largest that is accepted wins; glibc has a limit, which differs between its versions.
 _MMAP_THRESHOLDS = (2**30, 2**25)
+# In bytes: glibc's own to begin with.
+_LARGE = 2**17
 _USER_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
 
@@ -31,10 +35,37 @@ def keep_freed_memory() -> bool:
     """
     if any(name in os.environ for name in _USER_SETTINGS):
         return False
+    global _is_kept
+    _is_kept = _set(_M_TRIM_THRESHOLD, _NEVER_TRIMMED) and _keep_large_blocks()
+    return _is_kept
+
+
+@contextlib.contextmanager
+def large_blocks_apart() -> Iterator[None]:
+    """For a first step: what it leaves behind must not lie scattered over the memory of the others.
+
+    Large blocks are the system's for that long, so that small ones that stay, such as what kernels
+    know of their shapes, lie beside each other. Else they lie between the large ones, which find no
+    room there again, and the process grows. Does nothing where freed memory is not kept.
+    """
+    apart = _is_kept and _set(_M_MMAP_THRESHOLD, _LARGE)
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        yield
+    finally:
+        if apart:
+            _keep_large_blocks()
+
+
+_is_kept = False
+
+
+def _keep_large_blocks() -> bool:
+    return any(_set(_M_MMAP_THRESHOLD, threshold) for threshold in _MMAP_THRESHOLDS)
+
+
+def _set(parameter: int, value: int) -> bool:
+    """Whether the C library has taken up a setting of its allocator."""
+    try:
+        return bool(ctypes.CDLL(None).mallopt(parameter, value))
     except (AttributeError, OSError, TypeError):
         return False
-    if not mallopt(_M_TRIM_THRESHOLD, _NEVER_TRIMMED):
-        return False
-    return any(mallopt(_M_MMAP_THRESHOLD, threshold) for threshold in _MMAP_THRESHOLDS)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from dre_ssod.allocator import large_blocks_apart
 from dre_ssod.engine.ema import ModelEMA
 from dre_ssod.engine.metrics import PREFIX, ClassCounts, StepMetrics, StepTotals
 from dre_ssod.engine.nonfinite import NonfiniteGuard
@@ -115,9 +116,15 @@ class SemiSupervisedStep(SimpleTrainer):
             student, self.statistics, self.grad_scaler, settings.skip_nonfinite
         )
         self.signals = SignalRequests()
+        self._memory: AbstractContextManager[None] = large_blocks_apart()
 
     def run_step(self) -> None:
         """Draw, compute, descend, average."""
+        first_step, self._memory = self._memory, contextlib.nullcontext()
+        with first_step:
+            self._run_step()
+
+    def _run_step(self) -> None:
         assert self.model.training, "the student was changed to eval mode"
         start = time.perf_counter()
         batches = [next(self._data_loader_iter) for _ in range(self.settings.accumulation_steps)]

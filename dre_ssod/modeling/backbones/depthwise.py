@@ -1,23 +1,33 @@
-"""Depthwise convolutions that stay in float32 under autocast on a CPU.
+"""Depthwise convolutions that stay in float32 under autocast on a CPU, and keep their input once.
 
 PyTorch's bfloat16 kernels are up to six times slower there backwards than the float32 ones where
 the kernel is 5 x 5, and hardly faster elsewhere (see docs/performance.md).
+
+These layers have the largest maps of a network. What PyTorch saves of them for the backward pass,
+converted or padded, is a second map beside the one that the activation before them has saved.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.padding import pad_same_arg
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 
-def keep_depthwise_in_float32(model: nn.Module) -> None:
-    """Let the depthwise layers of a timm model compute in float32 under autocast on a CPU.
+def improve_depthwise(model: nn.Module) -> None:
+    """Let the depthwise layers of a timm model compute and keep what is best for them.
 
+    In float32 under autocast on a CPU; and for the backward pass they save their input as it came.
     They keep their weights, names and settings; only their class, and so their forward pass, is
-    another. Without autocast and on other devices it does what it did.
+    another. Values and gradients are equal to the last bit to those of the layers' own classes, in
+    float32 where these would have computed in 16 bits on a CPU.
     """
     for module in model.modules():
         if not isinstance(module, nn.Conv2d) or type(module) not in _KINDS:
@@ -31,7 +41,7 @@ class DepthwiseConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C, H', W')."""
-        return _in_float32(super().forward, x)
+        return _convolve(self, x, None)
 
 
 class DepthwiseConv2dSame(Conv2dSame):
@@ -39,7 +49,9 @@ class DepthwiseConv2dSame(Conv2dSame):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C, H', W')."""
-        return _in_float32(super().forward, x)
+        sizes = (x.shape[-2:], self.kernel_size, self.stride, self.dilation)
+        padding = pad_same_arg(*map(list, sizes))
+        return _convolve(self, x, padding)
 
 
 _KINDS: dict[type, type[nn.Conv2d]] = {
@@ -48,8 +60,72 @@ _KINDS: dict[type, type[nn.Conv2d]] = {
 }
 
 
-def _in_float32(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
-        return function(x)
-    with torch.autocast("cpu", enabled=False):
-        return function(x.float())
+def _convolve(layer: nn.Conv2d, x: Tensor, padding: list[int] | None) -> Tensor:
+    """The layer's convolution of ``x``, with zeros added to its left, right, top and bottom."""
+    device = x.device.type
+    dtype = x.dtype
+    autocast: AbstractContextManager[None] = contextlib.nullcontext()
+    if torch.is_autocast_enabled(device):
+        dtype = torch.float32 if device == "cpu" else torch.get_autocast_dtype(device)
+        autocast = torch.autocast(device, enabled=False)
+    geometry: Any = (layer.stride, layer.padding, layer.dilation, layer.groups)
+    with autocast:
+        if torch.is_grad_enabled() and (dtype != x.dtype or padding):
+            result: Tensor = _Convolution.apply(
+                x, layer.weight, layer.bias, dtype, padding, geometry
+            )
+            return result
+        weight, bias = _converted(dtype, layer.weight, layer.bias)
+        return F.conv2d(_prepared(x, dtype, padding), weight, bias, *geometry)
+
+
+class _Convolution(torch.autograd.Function):
+    """Saves its input as it came, and converts and pads it once more for the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        dtype: torch.dtype,
+        padding: list[int] | None,
+        geometry: tuple[Any, ...],
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.how = (None if bias is None else bias.shape, dtype, padding, geometry)
+        weight, bias = _converted(dtype, weight, bias)
+        return F.conv2d(_prepared(x, dtype, padding), weight, bias, *geometry)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        bias_shape, dtype, padding, (*geometry, groups) = ctx.how
+        of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(
+            gradients[0],
+            _prepared(x, dtype, padding),
+            weight.to(dtype),
+            bias_shape,
+            *geometry,
+            transposed=False,
+            output_padding=(0, 0),
+            groups=groups,
+            output_mask=ctx.needs_input_grad[:3],
+        )
+        if of_x is not None and padding:
+            left, _, top, _ = padding
+            height, width = x.shape[-2:]
+            of_x = of_x[..., top : top + height, left : left + width]
+        (of_x,) = _converted(x.dtype, of_x)
+        of_weight, of_bias = _converted(weight.dtype, of_weight, of_bias)
+        return of_x, of_weight, of_bias, None, None, None
+
+
+def _prepared(x: Tensor, dtype: torch.dtype, padding: list[int] | None) -> Tensor:
+    x = x.to(dtype)
+    return F.pad(x, padding) if padding else x
+
+
+def _converted(dtype: torch.dtype, *tensors: Tensor | None) -> list[Any]:
+    return [None if tensor is None else tensor.to(dtype) for tensor in tensors]

@@ -23,7 +23,7 @@ from timm.models.mobilenetv3 import MobileNetV3Features
 from torch import Tensor, nn
 
 from dre_ssod.errors import ConfigError
-from dre_ssod.modeling.backbones.depthwise import keep_depthwise_in_float32
+from dre_ssod.modeling.backbones.depthwise import improve_depthwise
 from dre_ssod.modeling.backbones.relu6 import keep_one_map_per_relu6
 from dre_ssod.modeling.backbones.weights import LITE0_WEIGHTS, feature_name, load_weights
 
@@ -45,7 +45,15 @@ class FrozenBatchNormAct2d(FrozenBatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to the same shape."""
-        return self.act(self.drop(super().forward(x)))
+        normed = self._scaled_and_shifted(x) if x.requires_grad else super().forward(x)
+        return self.act(self.drop(normed))
+
+    def _scaled_and_shifted(self, x: Tensor) -> Tensor:
+        """As Detectron2's, to the last bit, with one map less in memory: nobody needs x * scale."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        scale, shift = (value.to(x.dtype).reshape(1, -1, 1, 1) for value in (scale, shift))
+        return (x * scale).add_(shift)
 
 
 class TimmBackbone(Backbone):
@@ -97,7 +105,7 @@ class TimmBackbone(Backbone):
         everything = [module for module, _ in body.named_modules()]
         _freeze_batch_norms(body, everything if norm == "FrozenBN" else frozen)
 
-        keep_depthwise_in_float32(body)
+        improve_depthwise(body)
         keep_one_map_per_relu6(body)
         self.body: nn.Module = body
         self._channels_last_output = getattr(body, "output_fmt", "NCHW") == "NHWC"

@@ -13,7 +13,7 @@ from detectron2.modeling import build_backbone
 from torch import Tensor, nn
 
 from dre_ssod.config.keys import get_cfg
-from dre_ssod.modeling.backbones.timm_backbone import TimmBackbone
+from dre_ssod.modeling.backbones.timm_backbone import FrozenBatchNormAct2d, TimmBackbone
 
 SMALL_MODELS = ["resnet18", "mobilenetv3_small_100", "tf_efficientnet_lite0"]
 
@@ -116,6 +116,24 @@ def test_frozen_norms_compute_what_eval_mode_does(name: str) -> None:
     for key, feature in frozen(images).items():
         scale = expected[key].abs().max().item()
         torch.testing.assert_close(feature, expected[key], rtol=1e-3, atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_frozen_norms_are_detectron2s_to_the_last_bit(dtype: torch.dtype) -> None:
+    mine = FrozenBatchNormAct2d(4, 1e-3, nn.Identity(), nn.ReLU())
+    for buffer in mine.buffers():
+        buffer.uniform_(0.5, 2.0)
+    theirs = FrozenBatchNorm2d(4, 1e-3)
+    theirs.load_state_dict(mine.state_dict())
+    start = torch.randn(2, 4, 5, 6).to(dtype)
+    found = []
+    for layer in (mine, nn.Sequential(theirs, nn.ReLU())):
+        x = start.clone().requires_grad_()
+        result = layer(x)
+        (result * result).sum().backward()
+        found.append((result, x.grad))
+    assert all(map(torch.equal, *found))
+    assert torch.equal(mine(start), theirs(start).relu())
 
 
 def test_detectron2s_conversion_would_lose_the_activation() -> None:
