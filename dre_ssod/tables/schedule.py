@@ -87,13 +87,14 @@ def run_all(
             time.sleep(poll_seconds)
             for name, (job, started) in list(running.items()):
                 code = started.exit_code()
-                done[name] = iteration_of(job.folder) if code is None else job.iterations
+                done[name] = job.iterations if code == 0 else iteration_of(job.folder)
                 if code is None:
                     continue
                 del running[name]
                 if code == 0:
                     on_end(job)
                     continue
+                bar.fail(name, done[name], job.folder / CONSOLE)
                 failed[name] = last_words(job.folder)
                 if stop_at_failure:
                     raise RunFailedError(
@@ -150,7 +151,7 @@ class Progress:
             done: iterations of before, which say nothing about the pace.
         """
         self._runs = dict(runs)
-        self._total = sum(len(iterations) * images for iterations, images in runs.values())
+        self._total = self._count()
         self._first = self._images(done or {})
         self._told, self._began = 0, time.monotonic()
         self._bar = tqdm(
@@ -181,9 +182,23 @@ class Progress:
         self._bar.update(images - self._bar.n)
         self._bar.refresh()
 
+    def fail(self, name: str, done: int, console: Path) -> None:
+        """Say that a run has failed, and no longer count what it had left.
+
+        Args:
+            done: iterations that it has done.
+        """
+        iterations, images = self._runs[name]
+        self._runs[name] = (range(iterations.start, max(iterations.start, done)), images)
+        self._total = self._bar.total = self._count()
+        tqdm.write(f"{name} failed after {counted(done, 'iteration')}, see {console}")
+
     def close(self) -> None:
         """Leave the bar as it is."""
         self._bar.close()
+
+    def _count(self) -> int:
+        return sum(len(iterations) * images for iterations, images in self._runs.values())
 
     def _images(self, done: Mapping[str, int]) -> int:
         return sum(

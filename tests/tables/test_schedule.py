@@ -95,6 +95,27 @@ def test_a_donor_that_fails_is_not_waited_for(tmp_path: Path) -> None:
     assert fake.events[-1] == "end taker"
 
 
+def test_a_run_that_failed_is_not_shown_as_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = FakeRuns({"one": 2, "other": 5}, codes={"one": 143})
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / CONSOLE).write_text("eta: 0:08:08  iter: 3  total_loss: 1.1\n")
+
+    def get_on(name: str, left: int) -> None:
+        if name == "other":
+            (tmp_path / "other" / CONSOLE).write_text(f"eta: 1  iter: {7 - left}  total\n")
+
+    fake.act = get_on
+    run_all(jobs(tmp_path, "one", "other"), fake, 2, poll_seconds=0.0)
+    printed = capsys.readouterr().out.splitlines()
+    assert f"one failed after 4 iterations, see {tmp_path / 'one' / CONSOLE}" in printed
+    # 10 of 14 iterations, not 16 of 20.
+    assert "training 70 %: other 6/10" in [line.partition(";")[0] for line in printed]
+    assert printed[-1].startswith("training 100 %: ")
+    assert not any("one 10/10" in line for line in printed)
+
+
 def test_a_failure_may_end_the_others_and_says_why(tmp_path: Path) -> None:
     fake = FakeRuns({"one": 1000, "other": 2}, codes={"other": 3})
     (tmp_path / "other").mkdir()
