@@ -32,7 +32,8 @@ def improve_depthwise(model: nn.Module) -> None:
     for module in model.modules():
         if not isinstance(module, nn.Conv2d) or type(module) not in _KINDS:
             continue
-        if module.groups == module.in_channels > 1:
+        pads_by_zeros = module.padding_mode == "zeros" and not isinstance(module.padding, str)
+        if module.groups == module.in_channels > 1 and pads_by_zeros:
             module.__class__ = _KINDS[type(module)]
 
 
@@ -62,20 +63,18 @@ _KINDS: dict[type, type[nn.Conv2d]] = {
 
 def _convolve(layer: nn.Conv2d, x: Tensor, padding: list[int] | None) -> Tensor:
     """The layer's convolution of ``x``, with zeros added to its left, right, top and bottom."""
-    device = x.device.type
-    dtype = x.dtype
+    device, dtype = x.device.type, x.dtype
+    weight, bias = layer.weight, layer.bias
     autocast: AbstractContextManager[None] = contextlib.nullcontext()
     if torch.is_autocast_enabled(device):
-        dtype = torch.float32 if device == "cpu" else torch.get_autocast_dtype(device)
         autocast = torch.autocast(device, enabled=False)
+        dtype = torch.float32 if device == "cpu" else torch.get_autocast_dtype(device)
+        weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
     geometry: Any = (layer.stride, layer.padding, layer.dilation, layer.groups)
     with autocast:
         if torch.is_grad_enabled() and (dtype != x.dtype or padding):
-            result: Tensor = _Convolution.apply(
-                x, layer.weight, layer.bias, dtype, padding, geometry
-            )
+            result: Tensor = _Convolution.apply(x, weight, bias, dtype, padding, geometry)
             return result
-        weight, bias = _converted(dtype, layer.weight, layer.bias)
         return F.conv2d(_prepared(x, dtype, padding), weight, bias, *geometry)
 
 
@@ -94,7 +93,6 @@ class _Convolution(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.how = (None if bias is None else bias.shape, dtype, padding, geometry)
-        weight, bias = _converted(dtype, weight, bias)
         return F.conv2d(_prepared(x, dtype, padding), weight, bias, *geometry)
 
     @staticmethod
@@ -105,7 +103,7 @@ class _Convolution(torch.autograd.Function):
         of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(
             gradients[0],
             _prepared(x, dtype, padding),
-            weight.to(dtype),
+            weight,
             bias_shape,
             *geometry,
             transposed=False,
@@ -113,19 +111,15 @@ class _Convolution(torch.autograd.Function):
             groups=groups,
             output_mask=ctx.needs_input_grad[:3],
         )
-        if of_x is not None and padding:
-            left, _, top, _ = padding
-            height, width = x.shape[-2:]
-            of_x = of_x[..., top : top + height, left : left + width]
-        (of_x,) = _converted(x.dtype, of_x)
-        of_weight, of_bias = _converted(weight.dtype, of_weight, of_bias)
+        if of_x is not None:
+            if padding:
+                left, _, top, _ = padding
+                height, width = x.shape[-2:]
+                of_x = of_x[..., top : top + height, left : left + width]
+            of_x = of_x.to(x.dtype)
         return of_x, of_weight, of_bias, None, None, None
 
 
 def _prepared(x: Tensor, dtype: torch.dtype, padding: list[int] | None) -> Tensor:
     x = x.to(dtype)
     return F.pad(x, padding) if padding else x
-
-
-def _converted(dtype: torch.dtype, *tensors: Tensor | None) -> list[Any]:
-    return [None if tensor is None else tensor.to(dtype) for tensor in tensors]

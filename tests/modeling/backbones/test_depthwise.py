@@ -113,6 +113,12 @@ def test_an_input_that_was_changed_is_not_taken_for_the_one_that_came() -> None:
         result.sum().backward()
 
 
+def test_number_formats_are_not_mixed_without_autocast() -> None:
+    _, layer = layers("strided")
+    with pytest.raises(RuntimeError, match=r"should be the same|expected"):
+        layer(torch.randn(1, CHANNELS, 6, 6, dtype=torch.float64))
+
+
 def test_a_traced_layer_pads_each_size_as_it_needs() -> None:
     _, layer = layers("strided")
     with torch.no_grad():
@@ -123,6 +129,10 @@ def test_a_traced_layer_pads_each_size_as_it_needs() -> None:
 
 
 def test_other_layers_are_left_alone() -> None:
-    model = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Conv2d(1, 4, 3), Conv2dSame(4, 8, 3, groups=2))
-    improve_depthwise(model)
-    assert [type(layer) for layer in model] == [nn.Conv2d, nn.Conv2d, Conv2dSame]
+    others = (
+        *(nn.Conv2d(4, 4, 3), nn.Conv2d(1, 4, 3), Conv2dSame(4, 8, 3, groups=2)),
+        nn.Conv2d(4, 4, 3, padding="same", groups=4),
+        nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect", groups=4),
+    )
+    improve_depthwise(nn.ModuleList(others))
+    assert {type(layer) for layer in others} == {nn.Conv2d, Conv2dSame}
