@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
+from dre_ssod.engine import step
 from dre_ssod.engine.metrics import StepTotals
 from dre_ssod.transfers import HostCopy
 from tests.engine.steps import (
@@ -44,6 +47,22 @@ def test_the_norm_that_is_written_is_that_of_the_gradients_of_the_step() -> None
     found = run(trainer)
     flat = torch.cat([gradient.flatten() for gradient in gradients(trainer.model).values()])
     assert found["ssod/gradient_norm"] == pytest.approx(float(flat.norm()), rel=1e-3)
+
+
+def test_large_blocks_are_apart_in_the_first_step_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+
+    @contextlib.contextmanager
+    def apart() -> Iterator[None]:
+        events.append("begins")
+        yield
+        events.append("ends")
+
+    monkeypatch.setattr(step, "large_blocks_apart", apart)
+    trainer = make_trainer([batch(0), batch(1)])
+    monkeypatch.setattr(trainer, "after_backward", lambda: events.append("computed"))
+    run(trainer, [0, 1])
+    assert events == ["begins", "computed", "ends", "computed"]
 
 
 def test_the_teacher_moves_by_the_average_alone() -> None:
