@@ -88,9 +88,9 @@ def start_from(model: nn.Module, path: str) -> None:
         raise ConfigError(
             f"MODEL.WEIGHTS {path!r} could not be fetched: {error}. Fetch "
             f"{_address(path)} on a machine that has a network and name the file: "
-            "MODEL.WEIGHTS FILE. Without any network configs/Base-small-cpu.yaml trains a smaller "
-            "detector, whose ImageNet weights are installed with this project; MODEL.WEIGHTS '' "
-            "starts from random numbers."
+            "MODEL.WEIGHTS FILE. Without any network, tools/new_config.py --device cpu writes a "
+            "config of a smaller detector, whose ImageNet weights are installed with this project; "
+            "MODEL.WEIGHTS '' starts from random numbers."
         ) from error
     if not path:
         return

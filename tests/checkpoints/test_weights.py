@@ -92,7 +92,7 @@ def test_without_a_network_the_file_to_fetch_and_the_ways_out_are_named(
     message = str(error.value)
     assert "MODEL.WEIGHTS 'detectron2://ImageNetPretrained/MSRA/R-50.pkl' could not be" in message
     assert "/detectron2/ImageNetPretrained/MSRA/R-50.pkl on a machine" in message
-    assert "configs/Base-small-cpu.yaml" in message
+    assert "tools/new_config.py --device cpu" in message
     # A file that cannot be read has another cure.
     with pytest.raises(URLError):
         start_from(detector(3), "a.pth")
