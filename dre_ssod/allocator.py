@@ -22,6 +22,8 @@ _MMAP_THRESHOLDS = (2**30, 2**25)
 _LARGE = 2**17
 _USER_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
+_is_kept = False
+
 
 def keep_freed_memory() -> bool:
     """Let glibc keep freed memory for this process and for those that it forks.
@@ -54,9 +56,6 @@ def large_blocks_apart() -> Iterator[None]:
     finally:
         if apart:
             _keep_large_blocks()
-
-
-_is_kept = False
 
 
 def _keep_large_blocks() -> bool:
