@@ -43,7 +43,12 @@ class Stage(NamedTuple):
 
 FLOW = (
     Stage(1, "views: labeled, weak, strong", build_training_loader, "method.mappers(cfg)"),
-    Stage(0, "one batch of labeled and unlabeled images", Step.run_step, "self._data_loader_iter"),
+    Stage(
+        0,
+        "one batch of labeled and unlabeled images",
+        Step.draw_and_learn,
+        "self._data_loader_iter",
+    ),
     Stage(2, "the teacher's pseudo-labels", MeanTeacher.student_batch, "self.label("),
     Stage(3, "images mixed, or not", MeanTeacher.with_labels, "self.mixer("),
     Stage(0, "the student, one forward pass", Step.compute_losses, "self.model("),
@@ -53,9 +58,9 @@ FLOW = (
     Stage(4, "losses of regions", GaussianROIHeads.student_losses, "method.losses("),
     Stage(4, "what unlabeled images teach", MeanTeacher.losses, "self.unlabeled_losses("),
     Stage(0, "total loss, eq. 3", Step._forward_and_backward, "losses.total(self.weight)"),
-    Stage(0, "one all-reduce, one copy to the host", Step.run_step, "metrics.exchange("),
-    Stage(0, "the student steps", Step.run_step, "self.grad_scaler.step("),
-    Stage(5, "the teacher follows", Step.run_step, "self.method.decay("),
+    Stage(0, "one all-reduce, one copy to the host", Step.draw_and_learn, "metrics.exchange("),
+    Stage(0, "the student steps", Step.draw_and_learn, "self.grad_scaler.step("),
+    Stage(5, "the teacher follows", Step.draw_and_learn, "self.method.decay("),
 )
 
 WIDTH, ROW, BOX = 1400, 44, 30

@@ -119,12 +119,13 @@ class SemiSupervisedStep(SimpleTrainer):
         self._memory: AbstractContextManager[None] = large_blocks_apart()
 
     def run_step(self) -> None:
-        """Draw, compute, descend, average."""
-        first_step, self._memory = self._memory, contextlib.nullcontext()
-        with first_step:
-            self._run_step()
+        """One step; the first gets its memory in another way."""
+        memory, self._memory = self._memory, contextlib.nullcontext()
+        with memory:
+            self.draw_and_learn()
 
-    def _run_step(self) -> None:
+    def draw_and_learn(self) -> None:
+        """Draw, compute, descend, average."""
         assert self.model.training, "the student was changed to eval mode"
         start = time.perf_counter()
         batches = [next(self._data_loader_iter) for _ in range(self.settings.accumulation_steps)]
