@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from dre_ssod.allocator import large_blocks_apart
+from dre_ssod.allocator import large_blocks_apart, relieve_machine
 from dre_ssod.engine.ema import ModelEMA
 from dre_ssod.engine.metrics import PREFIX, ClassCounts, StepMetrics, StepTotals
 from dre_ssod.engine.nonfinite import NonfiniteGuard
@@ -123,6 +123,12 @@ class SemiSupervisedStep(SimpleTrainer):
         memory, self._memory = self._memory, contextlib.nullcontext()
         with memory:
             self.draw_and_learn()
+        if relieve_machine():
+            logger.warning(
+                "Memory is running out: from here on what is freed goes back to the system, and "
+                "steps are slower. More SOLVER.ACCUMULATION_STEPS (the same batch in more passes), "
+                "smaller images (INPUT) or a smaller SOLVER.IMS_PER_BATCH need less."
+            )
 
     def draw_and_learn(self) -> None:
         """Draw, compute, descend, average."""

@@ -65,6 +65,19 @@ def test_large_blocks_are_apart_in_the_first_step_alone(monkeypatch: pytest.Monk
     assert events == ["begins", "computed", "ends", "computed"]
 
 
+def test_a_step_says_that_memory_is_running_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = iter([False, True])
+    monkeypatch.setattr(step, "relieve_machine", lambda: next(answers))
+    trainer = make_trainer([batch(0), batch(1)])
+    run(trainer, [0])
+    assert "Memory is running out" not in caplog.text
+    run(trainer, [1])
+    assert "Memory is running out" in caplog.text
+    assert "SOLVER.ACCUMULATION_STEPS" in caplog.text
+
+
 def test_the_teacher_moves_by_the_average_alone() -> None:
     trainer = make_trainer([batch(0)])
     before = state(trainer.teacher)
