@@ -22,7 +22,7 @@ import cv2
 import torch
 from torch.utils.data import DataLoader
 
-from dre_ssod.allocator import keep_freed_memory
+from dre_ssod.memory.allocator import keep_freed_memory
 
 # Batches may be larger than the average one.
 _RESERVE = 1.25

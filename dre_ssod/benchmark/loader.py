@@ -15,7 +15,7 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 
-from dre_ssod.benchmark.memory import private_bytes, resident_bytes
+from dre_ssod.benchmark.memory import private_bytes
 from dre_ssod.benchmark.report import Goal, Report, Row
 from dre_ssod.benchmark.timing import interleave, machine, ratio
 from dre_ssod.data.images import read_image
@@ -28,6 +28,7 @@ from dre_ssod.data.sources.shards.scanning import COLUMNS, Content
 from dre_ssod.data.splits.pools import without_known
 from dre_ssod.data.splits.split import draw_split
 from dre_ssod.data.views.views import draw_size
+from dre_ssod.memory.machine import resident_bytes
 from dre_ssod.methods import build_method
 from dre_ssod.runs.contents import SetContent
 

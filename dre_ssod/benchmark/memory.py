@@ -1,4 +1,4 @@
-"""Memory: the peak of tensors in a piece of work, and what a process holds."""
+"""Memory: the peak of tensors in a piece of work, and what a process has to itself."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-_STATUS = Path("/proc/self/status")
-
 
 def peak_bytes(task: Callable[[], object], device: torch.device) -> int:
     """Bytes of tensors that ``task`` needs at its peak beyond what is in use before it.
 
     Counted by PyTorch's allocator; what was there before and goes is no gain. On a CPU, work space
     inside an operator is not a tensor and not counted; the resident memory of the process says
-    nothing, as freed memory stays with it (see :mod:`dre_ssod.allocator`).
+    nothing, as freed memory stays with it (see :mod:`dre_ssod.memory.allocator`).
     """
     gc.collect()
     if device.type == "cuda":
@@ -32,19 +30,6 @@ def peak_bytes(task: Callable[[], object], device: torch.device) -> int:
     changes = [event for event in results.events() if event.name() == "[memory]"]
     changes.sort(key=lambda event: event.start_ns())
     return max(itertools.accumulate((event.nbytes() for event in changes), initial=0))
-
-
-def resident_bytes(peak: bool = False) -> int:
-    """Resident memory of this process, now or at its peak so far.
-
-    Raises:
-        OSError: on a system without Linux's ``/proc``.
-    """
-    name = "VmHWM" if peak else "VmRSS"
-    for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"{_STATUS} has no {name}")
 
 
 def private_bytes(process: int) -> int:

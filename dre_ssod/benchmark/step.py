@@ -13,7 +13,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from dre_ssod.benchmark.boxes import threshold_for
-from dre_ssod.benchmark.memory import peak_bytes, resident_bytes
+from dre_ssod.benchmark.memory import peak_bytes
 from dre_ssod.benchmark.pretended_gpu import pretended_gpu
 from dre_ssod.benchmark.report import Goal, Report, Row
 from dre_ssod.benchmark.timing import add, interleave, machine, ratio
@@ -21,6 +21,7 @@ from dre_ssod.benchmark.waits import OWNERS, Waits, gpu_waits
 from dre_ssod.engine.step import SemiSupervisedStep
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.errors import ConfigError
+from dre_ssod.memory.machine import resident_bytes
 from dre_ssod.methods import Clock, build_method, method_class
 from dre_ssod.modeling.student_batch import PairBatch, StudentBatch
 from dre_ssod.structures import TrainingBatch

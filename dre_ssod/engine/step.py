@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from dre_ssod.allocator import large_blocks_apart, relieve_machine
 from dre_ssod.engine.ema import ModelEMA
 from dre_ssod.engine.metrics import PREFIX, ClassCounts, StepMetrics, StepTotals
 from dre_ssod.engine.nonfinite import NonfiniteGuard
@@ -32,6 +31,8 @@ from dre_ssod.engine.running_statistics import RunningStatistics
 from dre_ssod.engine.unreadable import UnreadableImages
 from dre_ssod.errors import CheckpointError
 from dre_ssod.launch.signals import SignalRequests
+from dre_ssod.memory.allocator import hand_back, large_blocks_apart
+from dre_ssod.memory.machine import is_short
 from dre_ssod.methods import Clock, MeanTeacher
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.structures import Mean, StudentLosses, TrainingBatch
@@ -123,7 +124,7 @@ class SemiSupervisedStep(SimpleTrainer):
         memory, self._memory = self._memory, contextlib.nullcontext()
         with memory:
             self.draw_and_learn()
-        if relieve_machine():
+        if is_short() and hand_back():
             logger.warning(
                 "Memory is running out: from here on what is freed goes back to the system, and "
                 "steps are slower. More SOLVER.ACCUMULATION_STEPS (the same batch in more passes), "

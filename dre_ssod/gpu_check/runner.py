@@ -20,8 +20,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from dre_ssod.allocator import keep_freed_memory
 from dre_ssod.gpu_check.findings import CheckReport, Outcome, Setting, Step
+from dre_ssod.memory.allocator import keep_freed_memory
 
 # What steps import when they need it, which takes seconds; every process of a step would.
 _LATE = ("matplotlib.pyplot", "torch._dynamo", "torch.utils.tensorboard")

@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 
-from dre_ssod.allocator import keep_freed_memory
 from dre_ssod.config.reading import read_config
 from dre_ssod.errors import ConfigError, UserError, printable
 from dre_ssod.launch.log_file import writes_a_file
@@ -38,6 +37,7 @@ from dre_ssod.launch.streams import (
     reader_is_gone,
     showing_all_names,
 )
+from dre_ssod.memory.allocator import keep_freed_memory
 from dre_ssod.workers import after_parent, share_imports
 
 USER_ERROR_CODE = 2

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from dre_ssod.benchmark.memory import peak_bytes, private_bytes, resident_bytes
+from dre_ssod.benchmark.memory import peak_bytes, private_bytes
+from dre_ssod.memory.machine import resident_bytes
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux's /proc")
 MEGABYTE = 2**20

@@ -69,11 +69,15 @@ def test_a_step_says_that_memory_is_running_out(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     answers = iter([False, True])
-    monkeypatch.setattr(step, "relieve_machine", lambda: next(answers))
+    monkeypatch.setattr(step, "is_short", lambda: next(answers))
+    handed: list[bool] = []
+    monkeypatch.setattr(step, "hand_back", lambda: handed.append(True) or True)
     trainer = make_trainer([batch(0), batch(1)])
     run(trainer, [0])
+    assert handed == []
     assert "Memory is running out" not in caplog.text
     run(trainer, [1])
+    assert handed == [True]
     assert "Memory is running out" in caplog.text
     assert "SOLVER.ACCUMULATION_STEPS" in caplog.text
 

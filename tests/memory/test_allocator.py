@@ -9,17 +9,16 @@ import os
 import platform
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from dre_ssod import allocator
 from tests import ROOT
 
+PATH = ROOT / "dre_ssod" / "memory" / "allocator.py"
 LOADED = f"""
 import importlib.util
 import sys
-spec = importlib.util.spec_from_file_location("allocator", {str(ROOT / "dre_ssod/allocator.py")!r})
+spec = importlib.util.spec_from_file_location("allocator", {str(PATH)!r})
 allocator = sys.modules["allocator"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(allocator)
 """
@@ -143,7 +142,7 @@ def test_whoever_does_not_keep_freed_memory_has_no_other_first_step() -> None:
 
 
 @glibc_only
-def test_a_machine_that_has_little_left_gets_what_was_kept() -> None:
+def test_what_was_kept_is_handed_back_once() -> None:
     program = PROGRAM.replace(
         "faults()\nprint",
         """faults()
@@ -151,72 +150,11 @@ def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * 4096 // 2**20
 before = resident()
-allocator.is_short = lambda: True
-relieved = [allocator.relieve_machine(), allocator.relieve_machine()]
-print(*map(int, relieved), before - resident(), end=" ")
+handed = [allocator.hand_back(), allocator.hand_back()]
+print(*map(int, handed), before - resident(), end=" ")
 print""",
     )
     first, second, handed_back, kept, faults = map(int, words_of(program))
     assert (first, second, kept) == (1, 0, 1)
     assert handed_back > 30
     assert faults > 10 * BLOCK_PAGES
-
-
-@glibc_only
-def test_a_machine_that_has_enough_left_keeps_it() -> None:
-    program = PROGRAM.replace(
-        "faults()\nprint",
-        "faults()\nallocator.is_short = bool\nassert not allocator.relieve_machine()\nprint",
-    )
-    kept, faults = map(int, words_of(program))
-    assert kept
-    assert faults < BLOCK_PAGES
-
-
-MEMINFO = """MemTotal:        1000 kB
-MemFree:           20 kB
-MemAvailable:    {} kB
-HugePages_Total: 0
-"""
-
-
-@pytest.mark.parametrize(
-    ("available", "limit", "used", "held", "short"),
-    [
-        (300, None, 0, 600, False),
-        (199, None, 0, 600, True),
-        # Others have it.
-        (199, None, 0, 150, False),
-        (300, "max", 900, 600, False),
-        # 100 of what is used are pages of files.
-        (300, "1000", 850, 600, False),
-        (300, "1000", 950, 600, True),
-    ],
-)
-def test_memory_is_short_on_a_machine_or_in_a_container(
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    available: int,
-    limit: str | None,
-    used: int,
-    held: int,
-    short: bool,
-) -> None:
-    (tmp_path / "meminfo").write_text(MEMINFO.format(available))
-    if limit is not None:
-        (tmp_path / "memory.max").write_text(f"{limit}\n")
-        (tmp_path / "memory.current").write_text(f"{used}\n")
-        (tmp_path / "memory.stat").write_text("anon 700\ninactive_file 100\n")
-    monkeypatch.setattr(allocator, "_MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(allocator, "_GROUP", tmp_path)
-    # Sizes of a machine are in KiB, those of a container in bytes.
-    monkeypatch.setattr(allocator, "_held", lambda: held * (1 if limit == "1000" else 1024))
-    assert allocator.is_short() == short
-
-
-def test_where_nothing_is_said_of_memory_it_is_not_short(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(allocator, "_MEMINFO", tmp_path / "none")
-    monkeypatch.setattr(allocator, "_GROUP", tmp_path)
-    assert not allocator.is_short()

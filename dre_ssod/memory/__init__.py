@@ -1,0 +1,1 @@
+"""Memory of the machine: ``allocator`` keeps what is freed, ``machine`` says what is left."""
