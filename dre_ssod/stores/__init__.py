@@ -18,6 +18,7 @@ from dre_ssod.stores.delivery import (
     delivered_file,
     delivered_folder,
     folder_without,
+    new_folder,
 )
 from dre_ssod.stores.handler import StoreHandler, weights_file
 from dre_ssod.stores.objects import CHAIN, StoreError, describe, identity, is_address, read_range
@@ -45,6 +46,7 @@ __all__ = [
     "is_piece",
     "is_taken",
     "local_copy",
+    "new_folder",
     "open_copy",
     "place_of",
     "read_range",

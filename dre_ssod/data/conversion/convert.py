@@ -19,7 +19,7 @@ from dre_ssod.data.conversion.programs import plan_cvat, plan_label_studio
 from dre_ssod.data.sources.catalog import class_names, load_one_labeled
 from dre_ssod.errors import SourceError
 from dre_ssod.files import open_whole_folder
-from dre_ssod.stores import Place, is_taken
+from dre_ssod.stores import Place, new_folder
 
 IMAGE_MODES = ("copy", "link", "reference")
 
@@ -43,8 +43,9 @@ def convert(
         place: where the folder is put afterwards, for the URIs; it stays if None.
 
     Raises:
-        SourceError: if a source cannot be read, the form cannot hold it, or ``output`` is not
-            empty. Nothing is written then.
+        SourceError: if a source cannot be read, or the form cannot hold it. Nothing is written
+            then.
+        ConfigError: if ``output`` is not empty.
         FileError: if something cannot be written. Nothing is left then.
     """
     if form not in FORMS:
@@ -53,8 +54,7 @@ def convert(
         raise SourceError(f"images must be one of {', '.join(IMAGE_MODES)}, is {images!r}")
     if images == "reference" and form != "coco":
         raise SourceError(f"{form} looks for images in its own folders: choose copy or link")
-    if is_taken(output):
-        raise SourceError(f"{output} exists and is not empty; choose another folder")
+    new_folder(output)
     classes = class_names(list(sources.values()))
     parts = [Part(split, name, load_one_labeled(name)) for split, name in sources.items()]
     for part in parts:

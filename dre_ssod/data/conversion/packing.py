@@ -20,7 +20,7 @@ from dre_ssod.data.sources.shards.source import CLASSES_FILE
 from dre_ssod.data.sources.uri import encode
 from dre_ssod.errors import SourceError
 from dre_ssod.files import open_whole_folder
-from dre_ssod.stores import Place, is_taken
+from dre_ssod.stores import Place, new_folder
 
 _DIGITS = 6
 
@@ -54,13 +54,12 @@ def pack(
         place: where the folder is put afterwards, for the URI; it stays if None.
 
     Raises:
-        SourceError: if the source cannot be read, an image is missing, or ``output`` is not empty.
-            Nothing is left then.
+        SourceError: if the source cannot be read, or an image is missing. Nothing is left then.
+        ConfigError: if ``output`` is not empty.
         FileError: if something cannot be written. Nothing is left then.
         StoreError: if a store cannot be asked.
     """
-    if is_taken(output):
-        raise SourceError(f"{output} exists and is not empty; choose another folder")
+    new_folder(output)
     classes = class_names([source]) if labels else []
     records = load_one_labeled(source) if labels else load_unlabeled([source])
     if not records:

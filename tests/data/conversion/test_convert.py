@@ -22,7 +22,7 @@ from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper
 from dre_ssod.data.sources.catalog import class_names, ensure_registered, load_one_labeled
 from dre_ssod.data.splits.pools import build_pools
 from dre_ssod.data.views.views import ViewRecipe
-from dre_ssod.errors import FileError, SourceError
+from dre_ssod.errors import ConfigError, FileError, SourceError
 from dre_ssod.evaluation.evaluators import build_evaluator
 from tests.data.written_sets import boxes_of
 
@@ -255,9 +255,9 @@ def test_what_is_not_written_to_its_end_is_not_there(
 def test_a_folder_with_anything_in_it_is_left_alone(voc: str, tmp_path: Path, form: str) -> None:
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "mine").touch()
-    with pytest.raises(SourceError, match="new exists and is not empty; choose another folder"):
+    with pytest.raises(ConfigError, match="new exists and is not empty; choose another folder"):
         convert({"train": voc}, form, tmp_path / "new")
-    with pytest.raises(SourceError, match="mine exists and is not empty"):
+    with pytest.raises(ConfigError, match="mine exists and is not empty"):
         convert({"train": voc}, form, tmp_path / "new" / "mine")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["mine"]
 
