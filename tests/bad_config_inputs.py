@@ -184,6 +184,12 @@ VALUES = [
     ),
     BadInput(
         "Config keys",
+        "a key of something that is off",
+        "SSOD.STRONG_VIEW.GEOMETRIC False SSOD.STRONG_VIEW.MAX_ROTATE 5",
+        ("does not read SSOD.STRONG_VIEW.MAX_ROTATE 5.0", "GEOMETRIC is False", "switch on"),
+    ),
+    BadInput(
+        "Config keys",
         "a part that is not registered",
         "MODEL.ROI_HEADS.NAME GausianROIHeads",
         ("MODEL.ROI_HEADS.NAME is 'GausianROIHeads'", "'GaussianROIHeads'"),

@@ -18,7 +18,7 @@ from dre_ssod.config.keys import get_cfg
 from dre_ssod.config.reading import leaves
 from dre_ssod.errors import ConfigError
 from dre_ssod.methods import METHODS, MeanTeacher, method_class
-from dre_ssod.settings import key_of
+from dre_ssod.settings import get_key, key_of
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,19 @@ OF_VARIANCE = frozenset(
     )
 )
 """Keys that a box head without variance branch does not read."""
+_SWITCHES = {
+    "SOLVER.AMP.DTYPE": ("SOLVER.AMP.ENABLED",),
+    "SSOD.LABELMATCH.MIN_SCORE": ("SSOD.LABELS.RANK_SHARE",),
+    "SSOD.LABELMATCH.WINDOW": ("SSOD.LABELS.RANK_SHARE",),
+    "SSOD.QUALITY_POWER": ("SSOD.LER.ENABLED", "SSOD.PRC.ENABLED"),
+    "SSOD.RELATIVE_WEIGHTS": ("SSOD.LER.ENABLED", "SSOD.PRC.ENABLED"),
+    "SSOD.STRONG_VIEW.MAX_ROTATE": ("SSOD.STRONG_VIEW.GEOMETRIC",),
+    "SSOD.STRONG_VIEW.MAX_SHEAR": ("SSOD.STRONG_VIEW.GEOMETRIC",),
+    "SSOD.STRONG_VIEW.MAX_TRANSLATE": ("SSOD.STRONG_VIEW.GEOMETRIC",),
+    "TEST.PSEUDO_LABEL_IMAGES": ("TEST.PSEUDO_LABEL_SET",),
+    "TEST.VARIANCE_VOTING.SIGMA_T": ("TEST.VARIANCE_VOTING.ENABLED",),
+}
+"""Keys that are read where one of others is on, by a method that reads those."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +79,7 @@ class Unread:
 def unread_keys(cfg: CfgNode) -> list[Unread]:
     """Keys of this project that differ from their defaults, but are not read.
 
-    By the config's method, that is, or by its box head.
+    By the config's method, that is, by its box head, or because what they are about is off.
     """
     method = method_class(cfg)
     defaults = dict(leaves(get_cfg()))
@@ -85,6 +98,14 @@ def unread_keys(cfg: CfgNode) -> list[Unread]:
     if cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE != "kl":
         why = "for a variance branch, which BBOX_REG_LOSS_TYPE 'smooth_l1' has not"
         found += [Unread(key, changed[key], why) for key in sorted(changed.keys() & OF_VARIANCE)]
+    named = {other.key for other in found}
+    for key in sorted(changed.keys() & _SWITCHES.keys() - named):
+        switches = _SWITCHES[key]
+        if all(_is_read(switch, method) for switch in switches) and not any(
+            get_key(cfg, switch) for switch in switches
+        ):
+            off = " and ".join(f"{switch} is {get_key(cfg, switch)!r}" for switch in switches)
+            found.append(Unread(key, changed[key], off))
     return found
 
 
@@ -103,8 +124,8 @@ def check_effects(cfg: CfgNode, given: Collection[str]) -> None:
     if unread:
         raise ConfigError(
             f"the method {method_class(cfg).__name__} does not read {', '.join(unread)}: take it "
-            "off the command line, or choose another SSOD.METHOD. docs/methods.md says what each "
-            "has of its own."
+            "off the command line, switch on what it is about, or choose another SSOD.METHOD. "
+            "docs/methods.md says what each has of its own."
         )
 
 

@@ -79,6 +79,8 @@ def test_keys_of_other_methods_are_named_and_its_own_are_not(name: str) -> None:
         for group in groups:
             node = node[group]
         node[last] = other_than(found.default)
+    # Off, it switches off others of the method.
+    cfg.SSOD.LER.ENABLED = "SSOD.LER.ENABLED" in own
     assert unread(cfg) >= every.keys() - own
     # What it inherits and has no use for; tests/methods/test_every_method.py sees what it reads.
     assert len(unread(cfg) & own) == len(method.unread)
@@ -98,6 +100,52 @@ def test_keys_of_the_variance_are_named_where_the_box_head_has_none() -> None:
         assert unread(config_of("MeanTeacher", *opts)) == expected
     with pytest.raises(ConfigError, match=r"BETA_NLL 1\.0 \(for a variance branch, which BBOX"):
         check_effects(config_of("SoftTeacher", *words), words[::2])
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "reason"),
+    [
+        (
+            "DRE",
+            ("SSOD.LABELMATCH.WINDOW", 400),
+            r"SSOD.LABELMATCH.WINDOW 400 \(SSOD.LABELS.RANK_SHARE is 0.0\)",
+        ),
+        (
+            "DRE",
+            ("SSOD.STRONG_VIEW.MAX_ROTATE", 5.0, "SSOD.STRONG_VIEW.GEOMETRIC", False),
+            "GEOMETRIC is False",
+        ),
+        ("DRE", ("TEST.VARIANCE_VOTING.SIGMA_T", 0.1), "ENABLED is False"),
+        ("DRE", ("TEST.PSEUDO_LABEL_IMAGES", 10), "PSEUDO_LABEL_SET is ''"),
+        ("MeanTeacher", ("SOLVER.AMP.DTYPE", "bfloat16"), "AMP.ENABLED is False"),
+        (
+            "DRE",
+            ("SSOD.QUALITY_POWER", 4.0, "SSOD.LER.ENABLED", False, "SSOD.PRC.ENABLED", False),
+            "LER.ENABLED is False and SSOD.PRC.ENABLED is False",
+        ),
+    ],
+)
+def test_what_depends_on_a_switch_that_is_off_is_named(
+    name: str, words: tuple[Any, ...], reason: str
+) -> None:
+    cfg = config_of(name, *words)
+    assert words[0] in unread(cfg)
+    with pytest.raises(ConfigError, match=reason):
+        check_effects(cfg, words[::2])
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("DRE", ("SSOD.LABELMATCH.WINDOW", 400, "SSOD.LABELS.RANK_SHARE", 0.8)),
+        # Which has no such switch.
+        ("LabelMatch", ("SSOD.LABELMATCH.WINDOW", 400)),
+        ("DRE", ("SSOD.QUALITY_POWER", 4.0, "SSOD.LER.ENABLED", False)),
+        ("DRE", ("TEST.VARIANCE_VOTING.SIGMA_T", 0.1, "TEST.VARIANCE_VOTING.ENABLED", True)),
+    ],
+)
+def test_what_depends_on_a_switch_that_is_on_is_not(name: str, words: tuple[Any, ...]) -> None:
+    assert not unread(config_of(name, *words))
 
 
 def default_of(key: str) -> Any:
