@@ -14,8 +14,9 @@ from dre_ssod.tables.report import as_markdown, report_rows
 from tests import ROOT
 
 TABLES = (
-    *("bccd_methods", "voc07small_methods", "bccd_table3", "voc07small_table3", "bccd_table4"),
-    *("bccd_labels", "bccd_leads", "voc07small_leads"),
+    *("bccd_config", "bccd_methods", "voc07small_methods", "voc07small_short_burn_in"),
+    *("bccd_table3", "voc07small_table3", "bccd_table4", "bccd_labels"),
+    *("bccd_leads", "voc07small_leads"),
 )
 PAGE = ROOT / "docs" / "comparisons.md"
 RESULTS = ROOT / "docs" / "results"
