@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ class Plan:
     Attributes:
         found: results that are there, by name of the cell.
         missing: cells without one, by name.
-        identities: of all cells, by name.
+        identities: of all cells that are wanted, by name.
         jobs: that make the missing results.
         kinds: of the evaluation that counts, by name of the job.
     """
@@ -81,8 +81,24 @@ def identify(
     return found
 
 
+def begun(cells: Iterable[Cell], runs: Path) -> list[Cell]:
+    """Those of which there is something that other runs may take over.
+
+    Args:
+        runs: folder of run folders.
+    """
+    held = {path.parent.name for kept in (BURN_IN, FINAL) for path in runs.glob(f"*/{kept}")}
+    # By the name alone: whether it is that run's, its data say, and to read them takes time.
+    named = {folder.rpartition("-")[0] for folder in held}
+    return [cell for cell in cells if slug(cell.name) in named]
+
+
 def make_plan(
-    cells: Sequence[Cell], identities: Mapping[str, Identity], results: Sequence[Result], runs: Path
+    cells: Sequence[Cell],
+    identities: Mapping[str, Identity],
+    results: Sequence[Result],
+    runs: Path,
+    chosen: Collection[str] | None = None,
 ) -> Plan:
     """What is there, and the jobs that make the rest.
 
@@ -92,9 +108,11 @@ def make_plan(
     Args:
         results: that are kept.
         runs: folder of run folders.
+        chosen: names of the cells that are wanted; others may be taken over from. None: all.
     """
-    plan = Plan(identities=dict(identities))
-    for cell in cells:
+    wanted = [cell for cell in cells if chosen is None or cell.name in chosen]
+    plan = Plan(identities={cell.name: identities[cell.name] for cell in wanted})
+    for cell in wanted:
         result = find_result(results, identities[cell.name])
         if result is None:
             plan.missing[cell.name] = cell
@@ -102,8 +120,9 @@ def make_plan(
             plan.found[cell.name] = result
     places = {name: folder_of(name, identities, runs) for name in identities}
     # Those that have their models, or will have them.
-    trained = [name for name in plan.found if (places[name] / FINAL).is_file()]
-    burned_in = [name for name in plan.found if (places[name] / BURN_IN).is_file()]
+    others = [name for name in identities if name not in plan.missing]
+    trained = [name for name in others if (places[name] / FINAL).is_file()]
+    burned_in = [name for name in others if (places[name] / BURN_IN).is_file()]
     for name, cell in plan.missing.items():
         own = identities[name]
         twin = next((n for n in trained if identities[n].is_trained_as(own)), None)

@@ -11,7 +11,7 @@ from dre_ssod.errors import printable
 from dre_ssod.files import open_whole, write_text
 from dre_ssod.tables.definition import Cell, Table
 from dre_ssod.tables.filed import file_result, find_results, read_results
-from dre_ssod.tables.plan import Plan, identify, make_plan
+from dre_ssod.tables.plan import Plan, begun, identify, make_plan
 from dre_ssod.tables.plot import draw_curves, draw_rows
 from dre_ssod.tables.processes import Starter
 from dre_ssod.tables.report import as_data, as_markdown, report_rows
@@ -23,6 +23,8 @@ def run_missing(
 ) -> None:
     """Run those of the cells that have no result, and report after each.
 
+    They take over what runs of other cells of the table have left in ``output``.
+
     Args:
         at_once: runs at a time.
         output: for the folders of the runs, and the report.
@@ -32,8 +34,10 @@ def run_missing(
         RunFailedError: after all others have ended, if runs failed.
     """
     logging.getLogger("dre_ssod").setLevel(logging.WARNING)
-    identities = identify(cells)
-    plan = make_plan(cells, identities, read_results(results), output)
+    chosen = {cell.name for cell in cells}
+    others = [cell for cell in begun(table.cells(), output) if cell.name not in chosen]
+    identities = identify([*cells, *others])
+    plan = make_plan([*cells, *others], identities, read_results(results), output, chosen)
     print(describe(plan), flush=True)
 
     def keep(job: Job) -> None:

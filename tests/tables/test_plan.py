@@ -20,6 +20,7 @@ from dre_ssod.tables.identity import Identity
 from dre_ssod.tables.plan import (
     FINAL,
     Plan,
+    begun,
     folder_of,
     identify,
     make_plan,
@@ -46,6 +47,28 @@ def plan_of(
     identities = identify(cells, lambda cfg: {"labeled": "a", "test": "b"})
     results = read_results(tmp_path / "results")
     return cells, identities, make_plan(cells, identities, results, tmp_path / "runs")
+
+
+def test_a_part_of_a_table_takes_over_from_the_rest_of_it(
+    write_table: WriteTable, tmp_path: Path
+) -> None:
+    cells, identities, _ = plan_of(write_table, tmp_path)
+    runs = tmp_path / "runs"
+    [chosen] = [cell.name for cell in cells if cell.row == "DRE"]
+    assert begun(cells, runs) == []
+    folder = folder_of("plain (fold 0)", identities, runs)
+    folder.mkdir(parents=True)
+    (folder / BURN_IN).touch()
+    others = begun(cells, runs)
+    assert [cell.row for cell in others] == ["plain"]
+    assert not begun(others, tmp_path)
+    [job] = make_plan(cells, identities, [], runs, [chosen]).jobs
+    assert (job.name, job.after, job.needs) == (chosen, "plain (fold 0)", folder / BURN_IN)
+    # Not from one of other settings, whatever it is called.
+    folder.rename(folder.with_name(f"{folder.name}0"))
+    assert begun(cells, runs) == others
+    [job] = make_plan(cells, identities, [], runs, [chosen]).jobs
+    assert job.after == ""
 
 
 def test_runs_start_from_those_that_are_the_same_so_far(
