@@ -243,6 +243,11 @@ def _method(data: DataFacts, iterations: int, is_large: bool) -> list[Choice]:
         Choice("SSOD.EMA.HORIZON", 0.1, "the teacher averages over a tenth of the run at most"),
         Choice("SSOD.STRONG_VIEW.MAX_ROTATE", 0.0, "turned boxes grow; raise it for many labels"),
         Choice("SSOD.STRONG_VIEW.MAX_SHEAR", 0.0),
+        Choice(
+            "SSOD.UNSUP_CLS_NORMALIZER",
+            "sampled",
+            "eq. 14's two means let labels multiply where few regions show an object",
+        ),
         Choice("MODEL.ROI_BOX_HEAD.BETA_NLL", 1.0, "short runs learn boxes faster with it"),
         Choice("TEST.VARIANCE_VOTING.ENABLED", True, "better edges by the predicted variance"),
         Choice("TEST.VARIANCE_VOTING.SIGMA_T", 0.1),
