@@ -65,6 +65,9 @@ def tiny_words(given: Sequence[str]) -> list[str]:
     del keys["MODEL.ROI_HEADS.NUM_CLASSES"]
     if "MODEL.WEIGHTS" not in given:
         keys["MODEL.WEIGHTS"] = ""
+    if "SOLVER.AMP.DTYPE" in given:
+        # Without AMP it would be refused, as having no effect.
+        del keys["SOLVER.AMP.ENABLED"]
     if "SSOD.PANEL_PERIOD" in given:
         keys["SSOD.PANEL_PERIOD"] = 2
     return [word for key, value in keys.items() for word in (key, str(value))]
