@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -98,7 +98,6 @@ def make_plan(
     identities: Mapping[str, Identity],
     results: Sequence[Result],
     runs: Path,
-    chosen: Collection[str] | None = None,
 ) -> Plan:
     """What is there, and the jobs that make the rest.
 
@@ -106,13 +105,13 @@ def make_plan(
     is the same until the end of its burn-in starts from there.
 
     Args:
+        cells: that are wanted.
+        identities: theirs, and those of other cells that may be taken over from.
         results: that are kept.
         runs: folder of run folders.
-        chosen: names of the cells that are wanted; others may be taken over from. None: all.
     """
-    wanted = [cell for cell in cells if chosen is None or cell.name in chosen]
-    plan = Plan(identities={cell.name: identities[cell.name] for cell in wanted})
-    for cell in wanted:
+    plan = Plan(identities={cell.name: identities[cell.name] for cell in cells})
+    for cell in cells:
         result = find_result(results, identities[cell.name])
         if result is None:
             plan.missing[cell.name] = cell

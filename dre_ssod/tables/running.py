@@ -37,7 +37,7 @@ def run_missing(
     chosen = {cell.name for cell in cells}
     others = [cell for cell in begun(table.cells(), output) if cell.name not in chosen]
     identities = identify([*cells, *others])
-    plan = make_plan([*cells, *others], identities, read_results(results), output, chosen)
+    plan = make_plan(cells, identities, read_results(results), output)
     print(describe(plan), flush=True)
 
     def keep(job: Job) -> None:

@@ -54,7 +54,7 @@ def test_a_part_of_a_table_takes_over_from_the_rest_of_it(
 ) -> None:
     cells, identities, _ = plan_of(write_table, tmp_path)
     runs = tmp_path / "runs"
-    [chosen] = [cell.name for cell in cells if cell.row == "DRE"]
+    [chosen] = [cell for cell in cells if cell.row == "DRE"]
     assert begun(cells, runs) == []
     folder = folder_of("plain (fold 0)", identities, runs)
     folder.mkdir(parents=True)
@@ -62,12 +62,12 @@ def test_a_part_of_a_table_takes_over_from_the_rest_of_it(
     others = begun(cells, runs)
     assert [cell.row for cell in others] == ["plain"]
     assert not begun(others, tmp_path)
-    [job] = make_plan(cells, identities, [], runs, [chosen]).jobs
-    assert (job.name, job.after, job.needs) == (chosen, "plain (fold 0)", folder / BURN_IN)
+    [job] = make_plan([chosen], identities, [], runs).jobs
+    assert (job.name, job.after, job.needs) == (chosen.name, "plain (fold 0)", folder / BURN_IN)
     # Not from one of other settings, whatever it is called.
     folder.rename(folder.with_name(f"{folder.name}0"))
     assert begun(cells, runs) == others
-    [job] = make_plan(cells, identities, [], runs, [chosen]).jobs
+    [job] = make_plan([chosen], identities, [], runs).jobs
     assert job.after == ""
 
 
