@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from dre_ssod_cli.parsers import program_parser, worked_in
+from dre_ssod_cli.parsers import positive_number, program_parser, worked_in
 from dre_ssod_cli.program import run_program
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,6 +36,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         metavar="A,B",
         help="in this order (default: all): environment, tests, losses, pooling, waits, nccl, "
         "processes, speed, sizes, profile, loading, training, evaluating, tools, resuming",
+    )
+    parser.add_argument(
+        "--patience",
+        type=positive_number,
+        default=1,
+        metavar="N",
+        help="times its time limit that a step gets, beside other programs (default: 1)",
     )
     parser.add_argument(
         "--json", type=worked_in, metavar="FILE", help="report; tables and traces go beside it"
@@ -66,7 +73,7 @@ def main(args: argparse.Namespace) -> int:
         os.environ["DETECTRON2_DATASETS"] = folder
         kept = None if args.json is None else args.json.parent
         setting = Setting(args.device, args.small, ROOT, Path(folder), kept)
-        run_steps([steps[name] for name in chosen], setting, report)
+        run_steps([steps[name] for name in chosen], setting, report, args.patience)
     print(report.summary(), flush=True)
     return int(not report.passed)
 

@@ -26,13 +26,22 @@ from dre_ssod.memory.allocator import keep_freed_memory
 # What steps import when they need it, which takes seconds; every process of a step would.
 _LATE = ("matplotlib.pyplot", "torch._dynamo", "torch.utils.tensorboard")
 CPU_PATIENCE = 4.0
-"""Times the limit of a step that a dry run gets: it may share its cores."""
+"""Times its limit that a step of a dry run gets: it may share its cores."""
 _LAST_WORDS = 2.0
 """Seconds before its end at which a step that hangs writes down where."""
 
 
-def run_steps(steps: Sequence[Step], setting: Setting, report: CheckReport) -> None:
-    """Run steps one after the other; each ends within its limit, by force if need be."""
+def run_steps(
+    steps: Sequence[Step], setting: Setting, report: CheckReport, patience: int = 1
+) -> None:
+    """Run steps one after the other; each ends within its limit, by force if need be.
+
+    Args:
+        steps: in this order.
+        setting: where they run.
+        report: grows with what they find.
+        patience: times its limit that each gets.
+    """
     context = get_context("forkserver")
     context.set_forkserver_preload(["dre_ssod.gpu_check.steps", *_LATE])
     ended: dict[str, str] = {}
@@ -46,7 +55,7 @@ def run_steps(steps: Sequence[Step], setting: Setting, report: CheckReport) -> N
         else:
             receiver, sender = context.Pipe(duplex=False)
             _stack_file(step, setting).touch()
-            deadline = start + step.limit * (1.0 if setting.on_gpu else CPU_PATIENCE)
+            deadline = start + step.limit * patience * (1.0 if setting.on_gpu else CPU_PATIENCE)
             process = context.Process(target=_run, args=(step, setting, sender, deadline))
             process.start()
             sender.close()

@@ -53,14 +53,14 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> CheckReport:
     folder: Path = tmp_path_factory.mktemp("check")
     report = CheckReport(folder / "report.json")
     setting = Setting("cpu", True, folder, folder)
-    limits = {"hangs": 20.0 / CPU_PATIENCE}
+    limits = {"hangs": 10.0 / CPU_PATIENCE}
     steps = [Step(name, function, limits.get(name, 120.0)) for name, function in STEPS.items()]
     steps += [
         Step("needs one", raises, 60.0, needs_gpu=True),
         Step("goes on", ends_well, 60.0, after="misses"),
         Step("cannot go on", ends_well, 60.0, after="raises"),
     ]
-    run_steps(steps, setting, report)
+    run_steps(steps, setting, report, patience=2)
     return report
 
 
