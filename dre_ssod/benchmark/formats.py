@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from dre_ssod.benchmark.report import Goal, Report, Row
 from dre_ssod.benchmark.step import StepParts
 from dre_ssod.benchmark.timing import interleave, machine, ratio
+from dre_ssod.modeling.rcnn import uses_channels_last
 
 # A choice that costs this many times the quickest one's time is worth changing.
 MAX_RATIO = 1.05
@@ -16,13 +17,15 @@ MAX_RATIO = 1.05
 
 def benchmark_formats(cfg: CfgNode, rounds: int) -> Report:
     """Time a step with autocast and channels-last off and on, on the same batch and weights."""
-    choices = itertools.product((False, True), repeat=2)
-    steps = {_name(*choice): _step(cfg, *choice) for choice in choices}
+    variants = [_variant(cfg, *choice) for choice in itertools.product((False, True), repeat=2)]
+    # One of each name: a layout that the device does not take in a format has that of the other.
+    by_name = {_name(variant): variant for variant in variants}
+    steps = {name: StepParts(variant) for name, variant in by_name.items()}
     plain, *_, both = steps.values()
     timings = interleave(
         {name: parts.whole for name, parts in steps.items()}, rounds, plain.step.device
     )
-    chosen = _name(cfg.SOLVER.AMP.ENABLED, cfg.MODEL.CHANNELS_LAST)
+    chosen = _name(cfg)
     quickest = min(timings, key=lambda name: timings[name].median)
     (first, in_float32), *others = timings.items()
     rows = [Row.milliseconds(name, timing) for name, timing in timings.items()]
@@ -47,13 +50,14 @@ def benchmark_formats(cfg: CfgNode, rounds: int) -> Report:
     )
 
 
-def _name(autocast: bool, channels_last: bool) -> str:
-    return ("autocast" if autocast else "float32") + (", channels-last" if channels_last else "")
+def _name(cfg: CfgNode) -> str:
+    layout = ", channels-last" if uses_channels_last(cfg) else ""
+    return ("autocast" if cfg.SOLVER.AMP.ENABLED else "float32") + layout
 
 
-def _step(cfg: CfgNode, autocast: bool, channels_last: bool) -> StepParts:
+def _variant(cfg: CfgNode, autocast: bool, channels_last: bool) -> CfgNode:
     variant = cfg.clone()
     variant.defrost()
     variant.SOLVER.AMP.ENABLED = autocast
     variant.MODEL.CHANNELS_LAST = channels_last
-    return StepParts(variant)
+    return variant

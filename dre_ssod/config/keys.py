@@ -188,11 +188,9 @@ def _add_loop_keys(cfg: CfgNode) -> None:
     # Where a GPU rounds the inputs of float32 products to TF32 (10 bits of mantissa), in training
     # and evaluation: "convolutions" (as PyTorch by default), "all" (the box head too) or "none".
     cfg.MODEL.TF32 = "convolutions"
-    # Whether a GPU convolves by cuDNN. It prepares each layer anew for every size of images; without
-    # it PyTorch's own kernels do the work, slower but at once (docs/gpu.md).
-    cfg.MODEL.CUDNN = True
     # Memory layout of the model and its images: True is faster for convolutions on most CPUs and,
-    # under AMP, on GPUs.
+    # under AMP, on GPUs. In float32 a GPU keeps to the usual one: cuDNN would prepare the layers
+    # for seconds at each new image size (docs/gpu.md).
     cfg.MODEL.CHANNELS_LAST = False
 
 

@@ -63,9 +63,8 @@ def announce(cfg: CfgNode, device: torch.device, dtype: torch.dtype | None) -> N
         )
 
 
-def set_up_gpus(cfg: CfgNode) -> None:
-    """Have GPUs convolve by cuDNN, and round float32 products to TF32, where the config says so."""
-    torch.backends.cudnn.enabled = cfg.MODEL.CUDNN
+def use_tf32(cfg: CfgNode) -> None:
+    """Let GPUs round the inputs of float32 products to TF32 where MODEL.TF32 says so."""
     torch.backends.cudnn.allow_tf32 = cfg.MODEL.TF32 in ("convolutions", "all")
     torch.backends.cuda.matmul.allow_tf32 = cfg.MODEL.TF32 == "all"
 

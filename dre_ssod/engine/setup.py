@@ -22,7 +22,7 @@ from dre_ssod.config.checks import check_config
 from dre_ssod.config.effects import check_effects, say_unread
 from dre_ssod.config.reading import read_config
 from dre_ssod.data.sources.catalog import class_names, ensure_registered
-from dre_ssod.engine.precision import set_up_gpus
+from dre_ssod.engine.precision import use_tf32
 from dre_ssod.errors import UserError
 from dre_ssod.files import set_aside, write_text
 from dre_ssod.launch.log_file import FILE_ONLY, keep_off_the_console
@@ -118,7 +118,7 @@ def complete(cfg: CfgNode) -> None:
     if cfg.MODEL.DEVICE.startswith("cuda:"):
         # What names no GPU, such as the thread that pins memory, would hold another one too.
         torch.cuda.set_device(cfg.MODEL.DEVICE)
-    set_up_gpus(cfg)
+    use_tf32(cfg)
     # Unlabeled sources are left alone: registering one would read its annotations.
     for key in ("TRAIN", "TEST"):
         cfg.DATASETS[key] = tuple(ensure_registered(name) for name in cfg.DATASETS[key])

@@ -136,13 +136,23 @@ def new_sizes(setting: Setting) -> Iterator[Finding]:
     Photographs have many sizes, and the libraries choose, or compile, kernels for each.
     """
     sizes = _SIZES[:1] if setting.small else _SIZES
-    ways = {"channels-last": (True, True), "contiguous": (False, True), "no cuDNN": (True, False)}
-    for way, (channels_last, cudnn) in ways.items():
+    ways = {
+        "contiguous": (False, True, False),
+        "channels-last": (True, True, False),
+        "no cuDNN": (False, False, False),
+        "16 bits, contiguous": (False, True, True),
+        "16 bits, channels-last": (True, True, True),
+    }
+    for way, (channels_last, cudnn, autocast) in ways.items():
         layout = torch.channels_last if channels_last else torch.contiguous_format
         cfg = sample_cfg(setting, {"MODEL.CHANNELS_LAST": channels_last})
         backbone = build_backbone(cfg).to(device=setting.device, memory_format=layout)
         passes: tuple[list[float], list[float]] = ([], [])
-        with torch.backends.cudnn.flags(enabled=cudnn):
+        kind = torch.device(setting.device).type
+        with (
+            torch.backends.cudnn.flags(enabled=cudnn),
+            torch.autocast(kind, torch.bfloat16, enabled=autocast),
+        ):
             for (height, width), times in itertools.product(sizes, passes):
                 images = torch.rand(8, 3, height, width, device=setting.device)
                 times.append(_seconds_of_pass(backbone, images.to(memory_format=layout)))

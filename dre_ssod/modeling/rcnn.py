@@ -23,6 +23,15 @@ from dre_ssod.structures import StudentLosses
 from dre_ssod.transfers import filled_like, to_device
 
 
+def uses_channels_last(cfg: CfgNode) -> bool:
+    """Whether MODEL.CHANNELS_LAST holds on MODEL.DEVICE: not in float32 on a GPU.
+
+    There cuDNN prepares the small backbone for 4.5 s at each new image size, in place of 0.15 s.
+    """
+    in_16_bits = cfg.SOLVER.AMP.ENABLED
+    return bool(cfg.MODEL.CHANNELS_LAST and (cfg.MODEL.DEVICE == "cpu" or in_16_bits))
+
+
 @META_ARCH_REGISTRY.register()
 class SemiSupervisedRCNN(GeneralizedRCNN):
     """Faster R-CNN for the student and the teacher.
@@ -45,7 +54,7 @@ class SemiSupervisedRCNN(GeneralizedRCNN):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         arguments: dict[str, Any] = super().from_config(cfg)
-        arguments["channels_last"] = cfg.MODEL.CHANNELS_LAST
+        arguments["channels_last"] = uses_channels_last(cfg)
         return arguments
 
     @property

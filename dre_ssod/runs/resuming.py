@@ -27,9 +27,7 @@ _OF_THE_MODEL = (
     "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE",
 )
 """First parts of the keys that say what the weights of a model mean."""
-_NOT_OF_THE_RUN = (
-    *("OUTPUT_DIR", "MODEL.DEVICE", "MODEL.CUDNN", "DATALOADER.NUM_WORKERS", "DATASETS."),
-)
+_NOT_OF_THE_RUN = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "DATASETS.")
 """First parts of the keys that may differ from life to life; sets are compared by their content."""
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dre_ssod.engine.precision import announce, autocast_dtype, name_of, set_up_gpus
+from dre_ssod.engine.precision import announce, autocast_dtype, name_of, use_tf32
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.errors import ConfigError
 from tests.factories import tiny_cfg
@@ -133,30 +133,21 @@ def test_a_run_that_goes_on_elsewhere_says_that_it_computes_in_another_format(
 
 
 @pytest.fixture
-def gpu_settings_kept() -> Iterator[None]:
-    enabled, products = torch.backends.cudnn.enabled, torch.backends.cuda.matmul.allow_tf32
-    convolutions = torch.backends.cudnn.allow_tf32
+def tf32_kept() -> Iterator[None]:
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     yield
-    torch.backends.cudnn.enabled, torch.backends.cuda.matmul.allow_tf32 = enabled, products
-    torch.backends.cudnn.allow_tf32 = convolutions
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
-@pytest.mark.usefixtures("gpu_settings_kept")
+@pytest.mark.usefixtures("tf32_kept")
 @pytest.mark.parametrize(
     ("choice", "convolutions", "products"),
     [("none", False, False), ("convolutions", True, False), ("all", True, True)],
 )
 def test_tf32(choice: str, convolutions: bool, products: bool) -> None:
-    set_up_gpus(tiny_cfg(**{"MODEL.TF32": choice}))
+    use_tf32(tiny_cfg(**{"MODEL.TF32": choice}))
     assert torch.backends.cudnn.allow_tf32 is convolutions
     assert torch.backends.cuda.matmul.allow_tf32 is products
-
-
-@pytest.mark.usefixtures("gpu_settings_kept")
-@pytest.mark.parametrize("by_cudnn", [False, True])
-def test_cudnn(by_cudnn: bool) -> None:
-    set_up_gpus(tiny_cfg(**{"MODEL.CUDNN": by_cudnn}))
-    assert torch.backends.cudnn.enabled is by_cudnn
 
 
 def test_names() -> None:

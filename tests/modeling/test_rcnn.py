@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dre_ssod.methods import build_method
 from dre_ssod.modeling.backbones import timm_backbone as backbone
-from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
+from dre_ssod.modeling.rcnn import SemiSupervisedRCNN, uses_channels_last
 from dre_ssod.modeling.student_batch import StudentBatch
 from dre_ssod.structures import StudentLosses
 from dre_ssod.teacher import Labels
@@ -294,6 +294,18 @@ def test_detections_are_float32_under_autocast() -> None:
     for name in ("scores", "pred_boxes_sigma", "localization_quality"):
         assert detections.get(name).dtype == torch.float32
     assert detections.pred_boxes.tensor.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("device", "in_16_bits", "expected"),
+    [("cpu", False, True), ("cpu", True, True), ("cuda", False, False), ("cuda:1", True, True)],
+)
+def test_channels_last_is_not_for_float32_on_a_gpu(
+    device: str, in_16_bits: bool, expected: bool
+) -> None:
+    keys = {"MODEL.DEVICE": device, "SOLVER.AMP.ENABLED": in_16_bits}
+    assert uses_channels_last(tiny_cfg(**keys, **{"MODEL.CHANNELS_LAST": True})) is expected
+    assert not uses_channels_last(tiny_cfg(**keys))
 
 
 def test_channels_last_changes_the_layout_and_nothing_else() -> None:
