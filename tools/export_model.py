@@ -114,13 +114,15 @@ def check(
     from dre_ssod.deployment.export import ExportError, largest_differences
     from dre_ssod.errors import counted
 
-    worst, detections, count = largest_differences(model, exported, images)
-    shown = ", ".join(f"{field} {value:.2g}" for field, value in worst.items())
+    found = largest_differences(model, exported, images)
+    worst = found.worst.items()
+    shown = ", ".join(f"{field} {value:.2g}" for field, value in worst)
+    alone = f" ({found.alone} found by one of the two alone)" if found.alone else ""
     print(
-        f"{name} against eager, {counted(count, 'image')}, {counted(detections, 'detection')}; "
-        f"largest difference: {shown}"
+        f"{name} against eager, {counted(found.images, 'image')}, "
+        f"{counted(found.detections, 'detection')}{alone}; largest difference: {shown}"
     )
-    over = [f"{field} {value:.3g}" for field, value in worst.items() if not value <= tolerance]
+    over = [f"{field} {value:.3g}" for field, value in worst if not value <= tolerance]
     if over:
         raise ExportError(
             f"the {name} model differs by more than --tolerance {tolerance:g}: {', '.join(over)}. "

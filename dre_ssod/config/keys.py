@@ -188,9 +188,9 @@ def _add_loop_keys(cfg: CfgNode) -> None:
     # Where a GPU rounds the inputs of float32 products to TF32 (10 bits of mantissa), in training
     # and evaluation: "convolutions" (as PyTorch by default), "all" (the box head too) or "none".
     cfg.MODEL.TF32 = "convolutions"
-    # Memory layout of the model and its images: True is faster for convolutions on most CPUs and,
-    # under AMP, on GPUs. In float32 a GPU keeps to the usual one: cuDNN would prepare the layers
-    # for seconds at each new image size (docs/gpu.md).
+    # Memory layout of the model and its images on a CPU: True is faster for convolutions on most. A
+    # GPU keeps to the usual one: cuDNN would prepare the layers for seconds at each new image size
+    # (docs/gpu.md).
     cfg.MODEL.CHANNELS_LAST = False
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 from PIL import Image
@@ -95,6 +96,9 @@ def make_cfg(setting: Setting, name: str, overrides: Mapping[str, Any]) -> CfgNo
     }
     words = [str(word) for pair in changed.items() for word in pair]
     cfg = read_config(str(setting.root / "configs" / name), words)
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     complete(cfg)
+    # MODEL.TF32 is for the whole process; here steps say themselves where there is none.
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
     check_config(cfg, world_size=comm.get_world_size())
     return cfg

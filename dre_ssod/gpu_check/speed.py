@@ -54,10 +54,7 @@ def waits(setting: Setting) -> Iterator[Finding]:
 
 def step_times(setting: Setting) -> Iterator[Finding]:
     """Time and memory of a step of 4 + 16 images in each number format."""
-    formats = dict(number_formats(setting))
-    name, overrides = list(formats.items())[-1]
-    formats[f"{name}, channels-last"] = {**overrides, "MODEL.CHANNELS_LAST": True}
-    for name, overrides in formats.items():
+    for name, overrides in number_formats(setting).items():
         yield from _timed(setting, name, paper_cfg(setting, overrides))
         _free()
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from dre_ssod.benchmark.report import Goal, Row
 from dre_ssod.data.mappers import EvaluationMapper
 from dre_ssod.data.sources.catalog import load_unlabeled
+from dre_ssod.deployment.export import partners
 from dre_ssod.deployment.trained_model import load_trained
 from dre_ssod.engine.setup import save_config
 from dre_ssod.engine.trainer import SSODTrainer
@@ -209,14 +210,12 @@ def _matched(
     missing, distances, total = 0, [0.0], 0
     for one, other in zip(found, expected, strict=True):
         sure = other[other.scores >= LOWEST_SCORE]
-        for box, kind in zip(sure.pred_boxes.tensor, sure.pred_classes, strict=True):
-            total += 1
-            rivals = one.pred_boxes.tensor[one.pred_classes == kind]
-            off = float((rivals - box).abs().amax(1).min()) if len(rivals) else math.inf
-            if off > 2.0:
-                missing += 1
-            else:
-                distances.append(off)
+        boxes, rivals = sure.pred_boxes.tensor, one.pred_boxes.tensor
+        which = partners(boxes, sure.pred_classes, rivals, one.pred_classes)
+        total += len(which)
+        missing += int((which < 0).sum())
+        off = (rivals[which[which >= 0]] - boxes[which >= 0]).abs().amax(dim=1)
+        distances.extend(off.tolist())
     yield Row(f"{name}: detections compared", total, "")
     most = float(np.quantile(distances, 0.99))
     yield Row(f"{name}: largest distance of those found", max(distances), "pixels")

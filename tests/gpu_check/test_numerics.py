@@ -10,7 +10,8 @@ from torch import nn
 
 from dre_ssod.benchmark.report import Goal
 from dre_ssod.gpu_check.findings import Setting
-from dre_ssod.gpu_check.numerics import Choices, _compare, pooled_features
+from dre_ssod.gpu_check.numerics import Choices, _compare, pooled_features, without_tf32
+from dre_ssod.gpu_check.scratch import sample_cfg
 from dre_ssod.gpu_check.speed import covered
 from tests import ROOT
 from tests.factories import pseudo_labels
@@ -66,3 +67,10 @@ def test_pooled_features_far_from_the_origin(tmp_path: Path) -> None:
 def test_spans_are_counted_once_where_they_overlap() -> None:
     assert covered([(0, 10), (5, 12), (20, 21), (6, 7)]) == 13
     assert covered([]) == 0
+
+
+def test_a_config_that_is_read_without_tf32_does_not_bring_it_back(tmp_path: Path) -> None:
+    with without_tf32():
+        sample_cfg(Setting("cpu", True, ROOT, tmp_path))
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
