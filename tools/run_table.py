@@ -5,7 +5,7 @@
     python tools/run_table.py table.yaml --at-once 2 --threads 4 SOLVER.MAX_ITER 2000
     python tools/run_table.py table.yaml --row DRE --row "mean teacher" --run "fold 0"
     python tools/run_table.py table.yaml --slurm slurm_partition=gpu,gpus_per_node=1 --at-once 8
-    python tools/run_table.py table.yaml --report
+    python tools/run_table.py table.yaml --report --reference supervised
 
 Runs that have a result in --results are not run again, interrupted ones continue where they
 stopped: start the same command again. Runs that are the same until the end of their burn-in share
@@ -54,6 +54,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--slurm", metavar="KEY=VALUE,...", help="by Slurm, with options of submitit, or ''"
     )
     parser.add_argument("--report", action="store_true", help="run nothing; write what is there")
+    parser.add_argument(
+        "--reference", metavar="NAME", help="the row to compare with (default: the table's)"
+    )
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys, for all rows")
     args = parser.parse_intermixed_args(arguments)
     check_counts(parser, args, "at_once", "threads")
@@ -70,6 +73,8 @@ def main(args: argparse.Namespace) -> None:
 
     results = args.results or args.output / "results"
     table = read_table(args.table, args.opts)
+    if args.reference is not None:
+        table = table.compared_with(args.reference)
     if not args.report:
         threads = args.threads or max(1, (os.cpu_count() or 1) // args.at_once)
         start = (

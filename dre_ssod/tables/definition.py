@@ -21,7 +21,7 @@ table, then its own. Rows that name a ``curve`` and their ``x`` on it are drawn 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +165,16 @@ class Table:
             for cell in self.cells()
             if cell.row in wanted["row"] and cell.repeat.name in wanted["run"]
         ]
+
+    def compared_with(self, row: str) -> Table:
+        """The same with another reference.
+
+        Raises:
+            TableError: if there is no such row.
+        """
+        if row not in self.rows:
+            raise TableError(f"--reference {row!r}: the table has {', '.join(self.rows)}")
+        return replace(self, reference=row)
 
 
 def read_table(path: Path, opts: Sequence[Any] = ()) -> Table:

@@ -99,14 +99,18 @@ def test_a_table_runs_what_is_missing_and_reports(
     capsys.readouterr()
     assert tool.run([*words, "--report"]) == 0
     assert capsys.readouterr().out == (output / "mine.md").read_text() + "\n"
+    assert tool.run([*words, "--report", "--reference", "second"]) == 0
+    assert "Differences are to *second*" in capsys.readouterr().out
+    assert "-4.0 [-4.0, -4.0], n 2" in (output / "mine.md").read_text()
     assert len(starter.started) == 7
 
 
+@pytest.mark.parametrize("option", ["--row", "--reference"])
 def test_names_that_the_table_lacks_are_refused(
-    tool: ModuleType, table: Path, capsys: pytest.CaptureFixture[str]
+    option: str, tool: ModuleType, table: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert tool.run([str(table), "--row", "third"]) == 2
-    assert "--row 'third': the table has first, second" in capsys.readouterr().err
+    assert tool.run([str(table), option, "third"]) == 2
+    assert f"{option} 'third': the table has first, second" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
