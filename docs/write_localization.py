@@ -21,9 +21,10 @@ _HEAD = """# Does s_loc tell how well pseudo-labels are placed?
 
 Written by `python -m docs.write_localization` out of `docs/localization`, whose files were made by
 `tools/analyze_localization.py --config-file RUN/config.yaml --min-score 0.8`, with `MODEL.WEIGHTS
-RUN/model_final.pth`, for single runs of `docs/tables/bccd_leads.yaml` and
-`voc07small_leads.yaml`: fold 0. The detections of score 0.8 (tau) or more, without refinement, are
-what the deployed model would make pseudo-labels of on these images, which it has not seen.
+RUN/model_final.pth`, for single runs of `docs/tables/bccd_leads.yaml` and `voc07small_leads.yaml`:
+fold 0 (`short_burn_in`: its rows of that name). The detections of score 0.8 (tau) or more, without
+refinement, are what the deployed model would make pseudo-labels of on these images, which it has
+not seen.
 """
 
 

@@ -19,7 +19,7 @@ from dre_ssod.benchmark.timing import interleave, machine, ratio
 from dre_ssod.data.mappers import EvaluationMapper
 from dre_ssod.data.sources.catalog import load_unlabeled
 from dre_ssod.deployment.trained_model import load_trained
-from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
+from dre_ssod.modeling.rcnn import SemiSupervisedRCNN, uses_channels_last
 
 MAX_RATIO = 1.10
 # Largest difference of a box, in pixels: on a CPU none, on a GPU what rounding can do.
@@ -110,7 +110,7 @@ def benchmark_inference(cfg: CfgNode, rounds: int, images: int, batch: int) -> R
         "sizes": sorted({tuple(x["image"].shape[-2:]) for x in detectors.images}),
         "batch": batch,
         "detections per image": sum(map(len, single)) / count,
-        "channels_last": cfg.MODEL.CHANNELS_LAST,
+        "channels_last": uses_channels_last(cfg),
         "weights": cfg.MODEL.WEIGHTS or "random",
         "rounds": rounds,
     }

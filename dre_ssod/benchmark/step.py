@@ -23,6 +23,7 @@ from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.errors import ConfigError
 from dre_ssod.memory.machine import resident_bytes
 from dre_ssod.methods import Clock, build_method, method_class
+from dre_ssod.modeling.rcnn import uses_channels_last
 from dre_ssod.modeling.student_batch import PairBatch, StudentBatch
 from dre_ssod.structures import TrainingBatch
 from dre_ssod.teacher import Labels, observe
@@ -163,7 +164,7 @@ def benchmark_step(cfg: CfgNode, rounds: int) -> Report:
             "unlabeled": len(parts.batch.unlabeled),
             "strong views": [sample.strong.size for sample in parts.batch.unlabeled],
             "sampled RoIs per image": cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE,
-            "channels_last": cfg.MODEL.CHANNELS_LAST,
+            "channels_last": uses_channels_last(cfg),
             "autocast": str(parts.step.settings.autocast_dtype),
             "rounds": rounds,
         },

@@ -147,7 +147,7 @@ def _draw_residuals(
             )
     axes.set_title(
         f"Is sigma right? Matched detections (n = {sigma['x1'].n:,})\n"
-        "a curve narrower than the Gaussian would mean: sigma too large",
+        "narrower than the Gaussian: sigma too large",
         fontsize=10,
     )
     axes.set(xlabel="(predicted − true edge) / sigma", ylabel="density")
@@ -180,6 +180,7 @@ def _draw_rankings(axes: Axes, rankings: Rankings) -> None:
     first = next(iter(rankings.values()), {})
     metrics = list(next(iter(first.values()), {}))
     width = 0.8 / max(len(metrics), 1)
+    highest = 0.0
     for k, (metric, color) in enumerate(zip(metrics, METRIC_COLORS, strict=False)):
         places = np.arange(len(first)) + (k - (len(metrics) - 1) / 2) * width
         # None, where nothing was detected, becomes NaN: no bar.
@@ -187,8 +188,10 @@ def _draw_rankings(axes: Axes, rankings: Rankings) -> None:
             np.mean(np.array([part[name][metric] for part in rankings.values()], np.float64))
             for name in first
         ]
+        highest = np.nanmax([highest, *heights])
         bars = axes.bar(places, heights, width, color=color, label=metric)
         axes.bar_label(bars, fmt="%.1f", fontsize=8)
     axes.set_xticks(range(len(first)), list(first))
-    axes.set(ylabel="AP (%)", ylim=(0, 112))
+    # Room for the legend; few classes are found at all in an early model.
+    axes.set(ylabel="AP (%)", ylim=(0, 1.2 * max(highest, 1.0)))
     axes.legend(fontsize=8, loc="upper right", ncols=3, frameon=False)
