@@ -29,7 +29,7 @@ from dre_ssod.engine.hooks.checkpoints import Checkpoints, SaveBeforeEvaluation
 from dre_ssod.engine.hooks.evaluation import BestModel, Evaluation, LaggingTeacher, best_metric_name
 from dre_ssod.engine.hooks.panels import PanelHook
 from dre_ssod.engine.hooks.trackers import build_trackers
-from dre_ssod.engine.hooks.watch import ClassWatch, PseudoLabelWatch, box_window
+from dre_ssod.engine.hooks.watch import ClassWatch, PseudoLabelWatch, TwoMeansWatch, box_window
 from dre_ssod.engine.hooks.writers import FigurePrinter, MetricsFile, ResumingWriter
 from dre_ssod.engine.out_of_memory import advice
 from dre_ssod.engine.precision import announce, name_of
@@ -245,7 +245,9 @@ class SSODTrainer(DefaultTrainer):
         cfg, classes = self.cfg, self.pools.classes
         window = box_window(cfg.SOLVER.MAX_ITER - cfg.SSOD.BURN_IN_ITERS)
         key = self.method.threshold_keys()[0]
+        found: list[HookBase] = [TwoMeansWatch(window)] if self.method.has_two_means else []
         return [
+            *found,
             PseudoLabelWatch(
                 *(cfg.SSOD.WARN_NO_PSEUDO_LABELS_ITERS, cfg.SSOD.WARN_PSEUDO_BOX_RATIO),
                 window=window,

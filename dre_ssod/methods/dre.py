@@ -115,6 +115,11 @@ class DRE(LearnsRanks, MeanTeacher):
         """What the settings say."""
         return Refinement(self.settings.label_ranking, self.settings.label_voting or None)
 
+    @property
+    def has_two_means(self) -> bool:
+        """With ``SSOD.UNSUP_CLS_NORMALIZER`` "separate", as eq. 14 is printed."""
+        return bool(self.settings.cls_normalizer == "separate")
+
     def label(
         self, teacher: SemiSupervisedRCNN, samples: Sequence[UnlabeledSample], clock: Clock
     ) -> Labels:
@@ -153,9 +158,9 @@ class DRE(LearnsRanks, MeanTeacher):
             cls_losses = self._relative(weights, cls) * cls_losses
             figures["prc_weight_fg"] = Mean.of(weights, cls.is_foreground)
             figures["prc_weight_bg"] = Mean.of(weights, ~cls.is_foreground)
-        separate = self.settings.cls_normalizer == "separate"
+        mean = two_means(cls_losses, cls) if self.has_two_means else cls.mean(cls_losses)
         losses = {
-            "loss_cls_unsup": two_means(cls_losses, cls) if separate else cls.mean(cls_losses),
+            "loss_cls_unsup": mean,
             "loss_box_reg_unsup": self.box_mean(box, box_losses),
         }
         return StudentLosses(unsupervised=losses, figures=figures)

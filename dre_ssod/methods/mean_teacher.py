@@ -281,6 +281,11 @@ class MeanTeacher:
         """
         return box.box_mean(consistency_weights(box) * losses if self.settings.pcv else losses)
 
+    @property
+    def has_two_means(self) -> bool:
+        """Whether the classification loss has a mean of its own for foreground regions."""
+        return False
+
     def region_weights(self, cls: Regions) -> Tensor | None:
         """(R,) weight of each region in the classification loss; None where all are 1.
 

@@ -10,7 +10,7 @@ from detectron2.engine import TrainerBase
 from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 
-from dre_ssod.engine.hooks.watch import ClassWatch, PseudoLabelWatch, box_window
+from dre_ssod.engine.hooks.watch import ClassWatch, PseudoLabelWatch, TwoMeansWatch, box_window
 from dre_ssod.engine.metrics import ClassCounts
 from dre_ssod.engine.unreadable import FEW_IMAGES, UnreadableImages
 from dre_ssod.errors import UserError
@@ -153,6 +153,56 @@ def test_a_short_run_compares_its_boxes_sooner(iterations: int, window: int) -> 
 def test_zero_switches_both_off(caplog: pytest.LogCaptureFixture) -> None:
     watch = PseudoLabelWatch(0, 0.0, window=2)
     assert not warnings(watch, [(0.0, 1.0)] * 10 + [(99.0, 1.0)] * 10, caplog)
+
+
+class Shares(TrainerBase):
+    """Writes the given shares of foreground regions; None writes none."""
+
+    def __init__(self, shares: list[float | None]) -> None:
+        super().__init__()
+        self.shares = shares
+
+    def run_step(self) -> None:
+        share = self.shares[self.iter]
+        if share is not None:
+            get_event_storage().put_scalar("ssod/foreground_regions", share, cur_iter=self.iter)
+
+    def after_step(self) -> None:
+        super().after_step()
+        self.storage.step()
+
+
+@pytest.mark.parametrize(
+    ("shares", "told"),
+    [
+        # The burn-in writes none, and steps without pseudo-labels have no mean of foreground.
+        ([None] * 20 + [0.0] * 20 + [0.1] * 9, False),
+        ([None] * 20 + [0.0, 0.1] * 10, True),
+        ([0.25, 0.1] * 5 + [0.3] * 10, False),
+        ([0.25] * 20, False),
+        ([0.25] * 20 + [0.1] * 20, True),
+    ],
+)
+def test_a_small_share_of_foreground_regions_is_told_once(
+    shares: list[float | None], told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Shares(shares + shares)
+    run.register_hooks([TwoMeansWatch(window=10)])
+    run.train(0, len(shares))
+    found = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(found) == told
+    for message in found:
+        assert "foreground, over 10 iterations" in message
+        assert "set SSOD.UNSUP_CLS_NORMALIZER sampled" in message
+
+
+def test_the_share_is_told_with_its_weight(caplog: pytest.LogCaptureFixture) -> None:
+    run = Shares([0.084] * 20)
+    run.register_hooks([TwoMeansWatch(window=10)])
+    run.train(0, 20)
+    (message,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert message.startswith("8 % of the regions")
+    assert "counts 12 times" in message
 
 
 class Counting(TrainerBase):
