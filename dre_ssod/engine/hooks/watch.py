@@ -24,7 +24,7 @@ _FEWEST = 20.0
 """Boxes of a class that must be expected before their absence says something."""
 _NAMED = 10
 """Classes that a warning names."""
-_MOST_WEIGHT = 6.0
+_MOST_WEIGHT = 8.0
 """Times that a foreground region may count in two means what it counts in one, unmentioned."""
 
 
