@@ -111,10 +111,11 @@ def check(
     name: str, exported: Exported, model: nn.Module, images: Sequence[Tensor], tolerance: float
 ) -> None:
     """Say by how much an exported model differs, and refuse it if that is too much."""
-    from dre_ssod.deployment.export import ExportError, largest_differences
+    from dre_ssod.deployment.export import ALONE_ON_A_GPU, ExportError, largest_differences
     from dre_ssod.errors import counted
 
-    found = largest_differences(model, exported, images)
+    max_alone = ALONE_ON_A_GPU if images[0].is_cuda else 0.0
+    found = largest_differences(model, exported, images, max_alone)
     worst = found.worst.items()
     shown = ", ".join(f"{field} {value:.2g}" for field, value in worst)
     alone = f" ({found.alone} found by one of the two alone)" if found.alone else ""

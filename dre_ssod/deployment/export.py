@@ -38,8 +38,11 @@ COMPARED = {
 """Fields of detections, and their names in reports."""
 SAME_PLACE = 2.0
 """Pixels by which a coordinate of a detection may be off, and it is still the same one."""
-MAX_ALONE = 0.01
-"""Share of the detections of two models that the other need not have."""
+ALONE_ON_A_GPU = 0.01
+"""Share of the detections of two models that the other need not have, on a GPU.
+
+Scores that differ by a rounding change places in NMS there, and another box stays.
+"""
 
 
 class ExportError(UserError):
@@ -150,15 +153,13 @@ def partners(boxes: Tensor, classes: Tensor, others: Tensor, their_classes: Tens
 
 @torch.no_grad()
 def largest_differences(
-    model: nn.Module, exported: Exported, images: Iterable[Tensor]
+    model: nn.Module, exported: Exported, images: Iterable[Tensor], max_alone: float = 0.0
 ) -> Agreement:
     """Compare an exported model with the eager one, detection by detection.
 
-    Scores that differ by a rounding change places in NMS now and then, above all on a GPU, and
-    another box stays: as many as ``MAX_ALONE`` may have no counterpart.
-
     Args:
         images: (3, H, W) each, on the model's device.
+        max_alone: share of the detections of both that may have no counterpart.
 
     Raises:
         ExportError: if more have none.
@@ -182,11 +183,11 @@ def largest_differences(
                 difference = (found[field][there[there >= 0]] - value[there >= 0]).abs()
                 largest = float(difference.max()) if difference.numel() else 0.0
                 worst[name] = max(worst.get(name, 0.0), largest)
-    if alone > MAX_ALONE * total:
+    if alone > max_alone * total:
         raise ExportError(
             f"{alone} of {total} detections of the exported model and of the model, on "
             f"{counted(count, 'image')}, are not found by the other: of the class, within "
-            f"{SAME_PLACE:g} pixels. At most {MAX_ALONE:.0%} may be. The export was not written."
+            f"{SAME_PLACE:g} pixels. At most {max_alone:.0%} may be. The export was not written."
         )
     return Agreement(worst, detections, count, alone)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dre_ssod.benchmark.report import Goal, Row
 from dre_ssod.benchmark.step import StepParts
 from dre_ssod.gpu_check.findings import Finding, Setting
-from dre_ssod.gpu_check.scratch import make_cfg, sample_cfg
+from dre_ssod.gpu_check.scratch import make_cfg, sample_cfg, tf32_kept
 
 # Every anchor and every proposal is sampled: devices draw random numbers of their own.
 SAMPLE_ALL = {
@@ -45,14 +45,10 @@ def number_formats(setting: Setting) -> dict[str, dict[str, Any]]:
 @contextlib.contextmanager
 def without_tf32() -> Iterator[None]:
     """While entered, convolutions and matrix products of float32 are computed in float32."""
-    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
-    torch.backends.cudnn.allow_tf32 = False
-    torch.set_float32_matmul_precision("highest")
-    try:
+    with tf32_kept():
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
         yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before[0]
-        torch.set_float32_matmul_precision(before[1])
 
 
 class Choices:

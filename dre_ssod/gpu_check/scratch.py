@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,16 @@ def paper_cfg(setting: Setting, overrides: Mapping[str, Any] | None = None) -> C
     return make_cfg(setting, name, {**given, **(overrides or {})})
 
 
+@contextlib.contextmanager
+def tf32_kept() -> Iterator[None]:
+    """Afterwards float32 is computed as before, whatever was set meanwhile."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
 def sample_cfg(setting: Setting, overrides: Mapping[str, Any] | None = None) -> CfgNode:
     """``configs/quickstart.yaml``: the small detector on the built-in sample set."""
     given = {"DATASETS.TEST": (), **(TINY if setting.small else {})}
@@ -96,9 +107,8 @@ def make_cfg(setting: Setting, name: str, overrides: Mapping[str, Any]) -> CfgNo
     }
     words = [str(word) for pair in changed.items() for word in pair]
     cfg = read_config(str(setting.root / "configs" / name), words)
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    complete(cfg)
     # MODEL.TF32 is for the whole process; here steps say themselves where there is none.
-    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+    with tf32_kept():
+        complete(cfg)
     check_config(cfg, world_size=comm.get_world_size())
     return cfg

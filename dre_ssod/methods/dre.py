@@ -109,16 +109,12 @@ class DRE(LearnsRanks, MeanTeacher):
     def __init__(self, settings: Any) -> None:
         super().__init__(settings)
         self._ranks = RankThresholds(settings, settings.score_threshold)
+        self.has_two_means = settings.cls_normalizer == "separate"
 
     @property
     def refinement(self) -> Refinement:
         """What the settings say."""
         return Refinement(self.settings.label_ranking, self.settings.label_voting or None)
-
-    @property
-    def has_two_means(self) -> bool:
-        """With ``SSOD.UNSUP_CLS_NORMALIZER`` "separate", as eq. 14 is printed."""
-        return bool(self.settings.cls_normalizer == "separate")
 
     def label(
         self, teacher: SemiSupervisedRCNN, samples: Sequence[UnlabeledSample], clock: Clock

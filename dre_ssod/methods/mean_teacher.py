@@ -140,6 +140,8 @@ class MeanTeacher:
     """Keys that its mappers read: groups of them, or single ones by GROUP.KEY."""
     unread: ClassVar[tuple[str, ...]] = ()
     """Inherited fields of ``Settings`` that it has no use for."""
+    has_two_means = False
+    """Whether the classification loss has a mean of its own for foreground regions."""
     variance_keys: ClassVar[tuple[str, ...]] = ()
     """Keys that must be False where the box head has no variance branch."""
 
@@ -280,11 +282,6 @@ class MeanTeacher:
         the method has weighed them by.
         """
         return box.box_mean(consistency_weights(box) * losses if self.settings.pcv else losses)
-
-    @property
-    def has_two_means(self) -> bool:
-        """Whether the classification loss has a mean of its own for foreground regions."""
-        return False
 
     def region_weights(self, cls: Regions) -> Tensor | None:
         """(R,) weight of each region in the classification loss; None where all are 1.

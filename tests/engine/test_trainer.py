@@ -23,7 +23,6 @@ from detectron2.utils.env import seed_all_rng
 import dre_ssod
 from dre_ssod import add_ssod_config
 from dre_ssod.config.checks import check_config
-from dre_ssod.engine.hooks.watch import TwoMeansWatch
 from dre_ssod.engine.setup import complete, setup
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.engine.training_data import load_pools
@@ -346,20 +345,3 @@ def test_a_run_is_not_resumed_with_another_method(data: TinyDataset, tmp_path: P
         cfg.SSOD.METHOD = "MeanTeacher"
         with pytest.raises(CheckpointError, match=r"SSOD\.METHOD 'DRE'.*'MeanTeacher'"):
             train(completed(cfg), resume=True)
-
-
-@pytest.mark.parametrize(
-    ("keys", "watched"),
-    [
-        ({}, True),
-        ({"SSOD.UNSUP_CLS_NORMALIZER": "sampled"}, False),
-        ({"SSOD.METHOD": "MeanTeacher"}, False),
-    ],
-)
-def test_the_share_of_foreground_is_watched_where_there_are_two_means(
-    keys: dict[str, str], watched: bool, data: TinyDataset, tmp_path: Path
-) -> None:
-    cfg = tiny_run(data, tmp_path)
-    cfg.merge_from_list([word for pair in keys.items() for word in pair])
-    hooks = SSODTrainer(completed(cfg))._hooks
-    assert any(isinstance(hook, TwoMeansWatch) for hook in hooks) is watched

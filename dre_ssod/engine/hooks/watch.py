@@ -128,6 +128,7 @@ class TwoMeansWatch(FigureWatch):
         Args:
             window: iterations with foreground regions over which their share is taken.
         """
+        self._window = window
         self._shares: deque[float] = deque(maxlen=window)
         self._told = False
 
@@ -136,8 +137,10 @@ class TwoMeansWatch(FigureWatch):
         if self._told or not share:
             return
         self._shares.append(share)
-        mean = sum(self._shares) / len(self._shares)
-        if len(self._shares) == self._shares.maxlen and mean * _MOST_WEIGHT < 1.0:
+        if len(self._shares) < self._window:
+            return
+        mean = sum(self._shares) / self._window
+        if mean * _MOST_WEIGHT < 1.0:
             self._told = True
             logger.warning(
                 "%.0f %% of the regions on unlabeled images are foreground, over %d iterations: in "
@@ -146,7 +149,7 @@ class TwoMeansWatch(FigureWatch):
                 "fell below that of the labels alone (docs/results.md). Unless the method is to be "
                 "as it was printed, set SSOD.UNSUP_CLS_NORMALIZER sampled.",
                 100.0 * mean,
-                len(self._shares),
+                self._window,
                 1.0 / mean,
             )
 

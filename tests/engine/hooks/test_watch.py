@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +13,12 @@ from detectron2.utils.events import get_event_storage
 
 from dre_ssod.engine.hooks.watch import ClassWatch, PseudoLabelWatch, TwoMeansWatch, box_window
 from dre_ssod.engine.metrics import ClassCounts
+from dre_ssod.engine.setup import complete
+from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.engine.unreadable import FEW_IMAGES, UnreadableImages
 from dre_ssod.errors import UserError
 from dre_ssod.structures import ImageFailure, TrainingBatch
-from tests.tiny_dataset import loggers_kept
+from tests.tiny_dataset import loggers_kept, tiny_run, write_tiny_dataset
 
 
 @pytest.fixture(autouse=True)
@@ -203,6 +206,24 @@ def test_the_share_is_told_with_its_weight(caplog: pytest.LogCaptureFixture) -> 
     (message,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert message.startswith("8 % of the regions")
     assert "counts 12 times" in message
+
+
+@pytest.mark.parametrize(
+    ("keys", "watched"),
+    [
+        ({}, True),
+        ({"SSOD.UNSUP_CLS_NORMALIZER": "sampled"}, False),
+        ({"SSOD.METHOD": "MeanTeacher"}, False),
+    ],
+)
+def test_the_share_of_foreground_is_watched_where_there_are_two_means(
+    keys: dict[str, str], watched: bool, tmp_path: Path
+) -> None:
+    cfg = tiny_run(write_tiny_dataset(tmp_path / "data"), tmp_path)
+    cfg.merge_from_list([word for pair in keys.items() for word in pair])
+    complete(cfg)
+    hooks = SSODTrainer(cfg)._hooks
+    assert any(isinstance(hook, TwoMeansWatch) for hook in hooks) is watched
 
 
 class Counting(TrainerBase):
