@@ -36,8 +36,9 @@ def write() -> str:
     parts = [_HEAD, f"{len(results)} runs so far, {hours:.1f} CPU hours.\n"]
     for name in TABLES:
         table = read_table(ROOT / "docs" / "tables" / f"{name}.yaml")
-        found = find_results(results, table.cells())
-        parts.append(as_markdown(table, report_rows(table, found), level=2))
+        cells = table.cells()
+        rows = report_rows(table, cells, find_results(results, cells))
+        parts.append(as_markdown(table, rows, level=2))
     return "\n".join(parts)
 
 

@@ -106,13 +106,8 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """For people."""
-        return cell_name(self.row, self.repeat)
-
-
-def cell_name(row: str, repeat: Repeat) -> str:
-    """The name of a run of a row, such as "DRE (fold 0)"."""
-    return f"{row} ({repeat.name})"
+        """Such as "DRE (fold 0)"."""
+        return f"{self.row} ({self.repeat.name})"
 
 
 @dataclass(frozen=True)
@@ -138,21 +133,26 @@ class Table:
     def cells(self) -> list[Cell]:
         """All runs, the first of each row first: an unfinished table then compares all rows.
 
+        Where all images are labeled, folds draw nothing: of those with the same seed the first is
+        the only one, so that no run counts twice.
+
         Raises:
             ConfigError: naming the key that cannot be used.
         """
         configs = {name: row.config() for name, row in self.rows.items()}
+        first_of_seed = {repeat.seed: repeat for repeat in reversed(self.repeats)}
         return [
             Cell(name, repeat, repeat.applied(configs[name]))
             for repeat in self.repeats
             for name in self.rows
+            if first_of_seed[repeat.seed] is repeat or not _all_labeled(configs[name])
         ]
 
     def chosen(self, rows: Sequence[str] | None, runs: Sequence[str] | None) -> list[Cell]:
         """The runs of these rows and of these names; None: of all.
 
         Raises:
-            TableError: if there is no such row or run.
+            TableError: if there is no such row or run, or none of both.
         """
         valid = {"row": list(self.rows), "run": [repeat.name for repeat in self.repeats]}
         wanted = {"row": rows or valid["row"], "run": runs or valid["run"]}
@@ -160,11 +160,15 @@ class Table:
             for name in names:
                 if name not in valid[kind]:
                     raise TableError(f"--{kind} {name!r}: the table has {', '.join(valid[kind])}")
-        return [
-            cell
-            for cell in self.cells()
-            if cell.row in wanted["row"] and cell.repeat.name in wanted["run"]
-        ]
+        cells = self.cells()
+        found = [c for c in cells if c.row in wanted["row"] and c.repeat.name in wanted["run"]]
+        if not found:
+            own = ", ".join(cell.name for cell in cells if cell.row in wanted["row"])
+            raise TableError(
+                f"--run {', '.join(wanted['run'])}: no such run of these rows, which have {own}; "
+                "where DATASETS.LABELED_PERCENT is 100 all folds are the same"
+            )
+        return found
 
     def compared_with(self, row: str) -> Table:
         """The same with another reference.
@@ -175,6 +179,10 @@ class Table:
         if row not in self.rows:
             raise TableError(f"--reference {row!r}: the table has {', '.join(self.rows)}")
         return replace(self, reference=row)
+
+
+def _all_labeled(cfg: CfgNode) -> bool:
+    return cfg.DATASETS.LABELED_PERCENT == 100 and not cfg.DATASETS.SPLIT_FILE
 
 
 def read_table(path: Path, opts: Sequence[Any] = ()) -> Table:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import product
 from typing import Any
 
 from tabulate import tabulate
 
 from dre_ssod.errors import printable
-from dre_ssod.tables.definition import Table, cell_name
+from dre_ssod.tables.definition import Cell, Table
 from dre_ssod.tables.filed import Result
 from dre_ssod.tables.statistics import Summary, paired_difference, reached_at, summarize
 
@@ -54,6 +53,7 @@ class RowReport:
             :class:`dre_ssod.tables.filed.Result`).
         commits: of the program in those runs; "changed" behind one whose files were not its own.
         missing: runs without a result.
+        runs: of this row, with those that are missing.
     """
 
     name: str
@@ -64,22 +64,26 @@ class RowReport:
     costs: dict[str, dict[str, float]]
     commits: list[str]
     missing: list[str]
+    runs: int
 
 
-def report_rows(table: Table, found: Mapping[str, Result]) -> list[RowReport]:
+def report_rows(
+    table: Table, cells: Iterable[Cell], found: Mapping[str, Result]
+) -> list[RowReport]:
     """The rows of a table.
 
     Args:
+        cells: all runs of the table.
         found: results by name of the cell; others are missing.
     """
     results: dict[str, dict[str, Result]] = {name: {} for name in table.rows}
     missing: dict[str, list[str]] = {name: [] for name in table.rows}
-    for row, repeat in product(table.rows, table.repeats):
-        result = found.get(cell_name(row, repeat))
+    for cell in cells:
+        result = found.get(cell.name)
         if result is None:
-            missing[row].append(repeat.name)
+            missing[cell.row].append(cell.repeat.name)
         else:
-            results[row][repeat.name] = result
+            results[cell.row][cell.repeat.name] = result
     base = results.get(table.reference, {})
     reports = []
     for name, own in results.items():
@@ -100,6 +104,7 @@ def report_rows(table: Table, found: Mapping[str, Result]) -> list[RowReport]:
                 costs=_costs_by_device(own.values()),
                 commits=commits,
                 missing=missing[name],
+                runs=len(own) + len(missing[name]),
             )
         )
     return reports
@@ -133,16 +138,18 @@ def as_markdown(table: Table, rows: Sequence[RowReport], level: int = 1) -> str:
     parts = [f"{heading} {table.title}"]
     if table.text:
         parts.append(table.text.strip())
-    runs = len(table.repeats)
+    fewer = [row.name for row in rows if row.runs < len(table.repeats)]
+    once = f" Once, with all images labeled: {'; '.join(map(printable, fewer))}." if fewer else ""
     against = f" Differences are to *{table.reference}*, paired by run." if table.reference else ""
     parts.append(
-        f"AP in percent. {runs} run(s) of each row: {', '.join(r.name for r in table.repeats)}. "
+        f"AP in percent. {len(table.repeats)} run(s) of each row: "
+        f"{', '.join(r.name for r in table.repeats)}.{once} "
         f"Mean ± standard deviation.{against} In brackets: 95 % interval of Student's t."
     )
     unfinished = [f"{row.name} ({', '.join(row.missing)})" for row in rows if row.missing]
     if unfinished:
         parts.append(f"**Missing:** {'; '.join(map(printable, unfinished))}.")
-    if any(not row.missing or len(row.missing) < runs for row in rows):
+    if any(len(row.missing) < row.runs for row in rows):
         for model in MODELS:
             parts += [f"{model.capitalize()}:", _model_table(table, rows, model)]
         parts += ["Cost:", _cost_table(rows)]

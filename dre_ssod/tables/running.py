@@ -53,7 +53,8 @@ def run_missing(
 
 def write_report(table: Table, folder: Path, output: Path) -> str:
     """Write the three files of what is there; returns the Markdown."""
-    rows = report_rows(table, find_results(read_results(folder), table.cells()))
+    cells = table.cells()
+    rows = report_rows(table, cells, find_results(read_results(folder), cells))
     text = as_markdown(table, rows)
     write_text(output / f"{table.name}.md", text)
     write_text(output / f"{table.name}.json", json.dumps(as_data(table, rows), indent=1) + "\n")

@@ -29,7 +29,7 @@ def write_table(tmp_path: Path) -> WriteTable:
     """Writes a table beside a config, and reads it."""
 
     def write(base: str = "SSOD: {BURN_IN_ITERS: 2}\n", **changes: Any) -> Table:
-        (tmp_path / "base.yaml").write_text(base)
+        (tmp_path / "base.yaml").write_text("DATASETS: {LABELED_PERCENT: 10}\n" + base)
         path = tmp_path / "table.yaml"
         path.write_text(yaml.safe_dump({**CONTENT, **changes}, sort_keys=False))
         return read_table(path)

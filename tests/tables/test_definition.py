@@ -48,6 +48,20 @@ def test_seeds_and_folds_go_in_pairs_and_the_first_of_each_row_comes_first(
     ]
 
 
+def test_where_all_images_are_labeled_folds_are_one_run(write_table: WriteTable) -> None:
+    rows: dict[str, Any] = {"plain": {}, "all": {"set": {"DATASETS.LABELED_PERCENT": 100.0}}}
+    table = write_table(rows=rows, folds=[0, 3])
+    names = [cell.name for cell in table.cells()]
+    assert names == ["plain (fold 0)", "all (fold 0)", "plain (fold 3)"]
+    said = "--run fold 3: no such run of these rows, which have all .fold 0."
+    with pytest.raises(TableError, match=said):
+        table.chosen(["all"], ["fold 3"])
+    # Seeds tell them apart; folds beside a split file are left to the check of the config.
+    assert len(write_table(rows=rows, folds=[0, 3], seeds=[1, 2]).cells()) == 4
+    rows["all"]["set"]["DATASETS.SPLIT_FILE"] = "split.json"
+    assert len(write_table(rows=rows, folds=[0, 3]).cells()) == 4
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dre_ssod.tables.definition import Table
 from dre_ssod.tables.filed import (
     ResultError,
     file_result,
@@ -22,11 +23,11 @@ from dre_ssod.tables.plot import draw_curves, draw_rows
 from dre_ssod.tables.report import as_data, as_markdown, report_rows
 from tests.tables.conftest import WriteTable, leave_run
 
-AP = {"plain": (40.0, 42.0, 50.0), "DRE": (41.0, 44.0, 50.0)}
+AP = {"plain": (40.0, 42.0, 50.0), "DRE": (41.0, 44.0, 50.0), "all": (45.0,)}
 
 
-def file_all(write_table: WriteTable, tmp_path: Path, runs: int = 3) -> None:
-    for cell in write_table().cells():
+def file_all(table: Table, tmp_path: Path, runs: int = 3) -> None:
+    for cell in table.cells():
         fold = cell.repeat.fold or 0
         if fold < runs:
             value = AP[cell.row][fold]
@@ -39,10 +40,10 @@ def file_all(write_table: WriteTable, tmp_path: Path, runs: int = 3) -> None:
 def test_a_table_tells_means_spread_and_paired_differences(
     write_table: WriteTable, tmp_path: Path
 ) -> None:
-    file_all(write_table, tmp_path)
+    file_all(write_table(), tmp_path)
     table = write_table()
     found = find_results(read_results(tmp_path / "results"), table.cells())
-    rows = report_rows(table, found)
+    rows = report_rows(table, table.cells(), found)
     text = as_markdown(table, rows)
     # Differences 1, 2, 0: mean 1, deviation 1, half width 4.303 / sqrt(3) = 2.5.
     assert "| DRE   | 3   | 45.0 ± 4.6 | 55.0 ± 4.6 | 35.0 ± 4.6 | +1.0 [-1.5, +3.5], n 3 |" in text
@@ -77,7 +78,7 @@ def test_curves_are_drawn_and_say_how_many_labels_a_row_saves(
         leave_run(folder, {"teacher": value, "student": value})
         file_result(cell, Identity.of(cell.cfg), folder, tmp_path / "results", "training")
     found = find_results(read_results(tmp_path / "results"), table.cells())
-    reports = report_rows(table, found)
+    reports = report_rows(table, table.cells(), found)
     assert re.search(r"\| ours 10 +\| 10 +\| 20 +\| 20 +\|", as_markdown(table, reports))
     axes = draw_curves(table.title, reports).axes
     assert [line.get_xydata().tolist() for line in axes[0].lines] == [
@@ -86,18 +87,29 @@ def test_curves_are_drawn_and_say_how_many_labels_a_row_saves(
     ]
 
 
+def test_a_table_says_why_a_row_has_fewer_runs(write_table: WriteTable, tmp_path: Path) -> None:
+    everything = {"set": {"DATASETS.LABELED_PERCENT": 100.0}}
+    table = write_table(rows={"plain": {}, "all": everything})
+    file_all(table, tmp_path)
+    found = find_results(read_results(tmp_path / "results"), table.cells())
+    text = as_markdown(table, report_rows(table, table.cells(), found))
+    assert "fold 2. Once, with all images labeled: all. Mean" in text
+    assert re.search(r"\| all +\| 1 +\| 45.0 +\|", text)
+    assert "Missing" not in text
+
+
 def test_a_table_says_which_runs_are_missing(write_table: WriteTable, tmp_path: Path) -> None:
     table = write_table()
-    none = as_markdown(table, report_rows(table, {}))
+    none = as_markdown(table, report_rows(table, table.cells(), {}))
     assert "**Missing:** plain (fold 0, fold 1, fold 2); DRE (fold 0, fold 1, fold 2)." in none
     assert "Teacher" not in none
-    file_all(write_table, tmp_path, runs=1)
+    file_all(write_table(), tmp_path, runs=1)
     found = find_results(read_results(tmp_path / "results"), table.cells())
-    text = as_markdown(table, report_rows(table, found))
+    text = as_markdown(table, report_rows(table, table.cells(), found))
     assert "**Missing:** plain (fold 1, fold 2); DRE (fold 1, fold 2)." in text
     # One run has neither spread nor interval.
     assert "| DRE   | 1   | 41.0 | 51.0   | 31.0   | +1.0, n 1" in text
-    assert len(draw_rows(table.title, report_rows(table, {})).axes[0].lines) == 2
+    assert len(draw_rows(table.title, report_rows(table, table.cells(), {})).axes[0].lines) == 2
 
 
 def test_costs_of_two_devices_are_not_averaged(write_table: WriteTable, tmp_path: Path) -> None:
@@ -113,13 +125,13 @@ def test_costs_of_two_devices_are_not_averaged(write_table: WriteTable, tmp_path
         (folder / "cost.json").write_text(json.dumps({"lives": lives}))
         file_result(cell, Identity.of(cell.cfg), folder, tmp_path / "results", "training")
     found = find_results(read_results(tmp_path / "results"), table.cells())
-    text = as_markdown(table, report_rows(table, found))
+    text = as_markdown(table, report_rows(table, table.cells(), found))
     assert re.search(r"\| plain +\| CPU +\| 3\.00 +\| 0\.10 +\| 1000 ", text)
     assert re.search(r"\| plain +\| GPU X +\| 0\.50 +\| 0\.10 +\| 1000 ", text)
 
 
 def test_changed_settings_find_no_old_result(write_table: WriteTable, tmp_path: Path) -> None:
-    file_all(write_table, tmp_path)
+    file_all(write_table(), tmp_path)
     results = read_results(tmp_path / "results")
     assert find_results(results, write_table(set={"SOLVER.MAX_ITER": 7}).cells()) == {}
     # Other data under the same names.
