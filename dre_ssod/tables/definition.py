@@ -15,7 +15,8 @@
       DRE, tau 0.9: {set: {SSOD.SCORE_THRESHOLD: 0.9}}
 
 A row is made from ``config``, then ``method``, a further file over it, then the ``set`` of the
-table, then its own. Rows that name a ``curve`` and their ``x`` on it are drawn as such.
+table, then its own. Rows that name a ``curve`` and their ``x`` on it are drawn as such;
+``x_label`` of the table says what x is.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from detectron2.config import CfgNode
 from dre_ssod.config.reading import read_config
 from dre_ssod.errors import UserError
 
-_KEYS = ("title", "text", "config", "set", "folds", "seeds", "reference", "rows")
+_KEYS = ("title", "text", "config", "set", "folds", "seeds", "reference", "x_label", "rows")
 _ROW_KEYS = ("config", "method", "set", "curve", "x")
 
 
@@ -121,6 +122,7 @@ class Table:
         rows: by name.
         repeats: the runs of each row.
         reference: name of the row that others are compared with; "" for none.
+        x_label: what x of the curves is; "" where nobody says.
     """
 
     name: str
@@ -129,6 +131,7 @@ class Table:
     rows: dict[str, Row]
     repeats: tuple[Repeat, ...]
     reference: str
+    x_label: str
 
     def cells(self) -> list[Cell]:
         """All runs, the first of each row first: an unfinished table then compares all rows.
@@ -212,6 +215,7 @@ def read_table(path: Path, opts: Sequence[Any] = ()) -> Table:
         rows=read,
         repeats=_repeats(path, content),
         reference=reference,
+        x_label=str(content.get("x_label", "")),
     )
 
 

@@ -14,16 +14,28 @@ _APART = 0.16
 """Of the points of two models in a row, in rows."""
 
 
-def draw_curves(title: str, rows: Sequence[RowReport]) -> Figure:
-    """Curves of mean AP, one panel for each model, x on a logarithmic axis."""
+def draw_curves(title: str, rows: Sequence[RowReport], x_label: str = "") -> Figure:
+    """Curves of mean AP and its standard deviation, one panel for each model, x logarithmic."""
     figure = Figure(figsize=(9.0, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(MODELS), sharey=True)
     for axes, model in zip(panels, MODELS, strict=True):
         for name, points in curves_of(rows, model).items():
-            axes.plot(*zip(*points, strict=True), "o-", markersize=4, label=name)
+            axes.errorbar(
+                [x for x, _ in points],
+                [summary.mean for _, summary in points],
+                [summary.deviation or 0.0 for _, summary in points],
+                fmt="o-",
+                markersize=4,
+                capsize=2,
+                label=name,
+            )
             axes.legend(loc="best", fontsize="small")
         axes.set_xscale("log")
+        places = sorted({row.x for row in rows if row.curve})
+        axes.set_xticks(places, [f"{x:g}" for x in places])
+        axes.set_xticks([], minor=True)
+        axes.set_xlabel(x_label)
         axes.set_title(model, fontsize="medium")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("AP, percent")

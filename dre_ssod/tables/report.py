@@ -260,30 +260,37 @@ def _scaled(value: float | None, scale: float) -> str:
     return "-" if value is None else f"{value / scale:.{0 if value / scale >= 100.0 else 2}f}"
 
 
-def curves_of(rows: Sequence[RowReport], model: str) -> dict[str, list[tuple[float, float]]]:
-    """(x, mean AP) of the rows with results, at rising x, by name of the curve."""
-    curves: dict[str, list[tuple[float, float]]] = {}
+def curves_of(rows: Sequence[RowReport], model: str) -> dict[str, list[tuple[float, Summary]]]:
+    """(x, AP) of the rows with results, at rising x, by name of the curve in the table's order."""
+    curves: dict[str, list[tuple[float, Summary]]] = {row.curve: [] for row in rows if row.curve}
     for row in sorted(rows, key=lambda row: row.x):
         summary = row.figures[model]["AP"].summary
         if row.curve and summary is not None:
-            curves.setdefault(row.curve, []).append((row.x, summary.mean))
-    return curves
+            curves[row.curve].append((row.x, summary))
+    return {name: points for name, points in curves.items() if points}
+
+
+def worth_text(rows: Sequence[RowReport], row: RowReport, model: str) -> str:
+    """The x at which the first curve has the AP of a row; "-" where one of them has no runs."""
+    first = next((row.curve for row in rows if row.curve), "")
+    curve = [(x, summary.mean) for x, summary in curves_of(rows, model).get(first, [])]
+    summary = row.figures[model]["AP"].summary
+    if summary is None or not curve:
+        return "-"
+    found = reached_at(curve, summary.mean)
+    if found is not None:
+        return f"{found:.3g}"
+    return f"< {curve[0][0]:g}" if summary.mean < curve[0][1] else f"> {curve[-1][0]:g}"
 
 
 def _saved_table(rows: Sequence[RowReport]) -> str:
     """What labels of the first curve a row of another one is worth; "" without curves."""
     first = next((row.curve for row in rows if row.curve), "")
-    lines = []
-    for row in rows:
-        if row.curve in ("", first):
-            continue
-        cells = []
-        for model in MODELS:
-            summary = row.figures[model]["AP"].summary
-            curve = curves_of(rows, model).get(first, [])
-            x = None if summary is None else reached_at(curve, summary.mean)
-            cells.append("-" if x is None else f"{x:.3g}")
-        lines.append([row.name, f"{row.x:g}", *cells])
+    lines = [
+        [row.name, f"{row.x:g}", *(worth_text(rows, row, model) for model in MODELS)]
+        for row in rows
+        if row.curve not in ("", first)
+    ]
     return _pipe(lines, ["row", "x", *(f"x of {first}, {m}" for m in MODELS)]) if lines else ""
 
 

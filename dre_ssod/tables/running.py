@@ -59,8 +59,13 @@ def write_report(table: Table, folder: Path, output: Path) -> str:
     write_text(output / f"{table.name}.md", text)
     write_text(output / f"{table.name}.json", json.dumps(as_data(table, rows), indent=1) + "\n")
     with open_whole(output / f"{table.name}.png") as picture:
-        draw = draw_curves if any(row.curve for row in rows) else draw_rows
-        draw(table.title, rows).savefig(picture, format="png", dpi=110)
+        curves = any(row.curve for row in rows)
+        drawn = (
+            draw_curves(table.title, rows, table.x_label)
+            if curves
+            else draw_rows(table.title, rows)
+        )
+        drawn.savefig(picture, format="png", dpi=110)
     return text
 
 

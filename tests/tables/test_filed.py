@@ -71,20 +71,28 @@ def test_curves_are_drawn_and_say_how_many_labels_a_row_saves(
         "base 40": {"curve": "base", "x": 40, "set": {"SOLVER.MAX_ITER": 3}},
         "base 10": {"curve": "base", "x": 10},
         "ours 10": {"curve": "ours", "x": 10, "set": {"SOLVER.MAX_ITER": 4}},
+        "ours 5": {"curve": "ours", "x": 5, "set": {"SOLVER.MAX_ITER": 5}},
+        "ours 40": {"curve": "ours", "x": 40, "set": {"SOLVER.MAX_ITER": 6}},
     }
     table = write_table(rows=rows, folds=[0], reference="")
-    for cell, value in zip(table.cells(), (40.0, 30.0, 35.0), strict=True):
+    for cell, value in zip(table.cells(), (40.0, 30.0, 35.0, 29.0, 41.0), strict=True):
         folder = tmp_path / cell.name
         leave_run(folder, {"teacher": value, "student": value})
         file_result(cell, Identity.of(cell.cfg), folder, tmp_path / "results", "training")
     found = find_results(read_results(tmp_path / "results"), table.cells())
     reports = report_rows(table, table.cells(), found)
-    assert re.search(r"\| ours 10 +\| 10 +\| 20 +\| 20 +\|", as_markdown(table, reports))
-    axes = draw_curves(table.title, reports).axes
-    assert [line.get_xydata().tolist() for line in axes[0].lines] == [
-        [[10.0, 30.0], [40.0, 40.0]],
-        [[10.0, 35.0]],
-    ]
+    text = as_markdown(table, reports)
+    for line in (
+        r"ours 10 +\| 10 +\| 20 +\| 20",
+        r"ours 5 +\| 5 +\| < 10",
+        r"ours 40 +\| 40 +\| > 40",
+    ):
+        assert re.search(rf"\| {line} +\|", text)
+    axes = draw_curves(table.title, reports, "labels").axes
+    drawn = [bars.lines[0].get_xydata().tolist() for bars in axes[0].containers]
+    assert drawn == [[[10, 30], [40, 40]], [[5, 29], [10, 35], [40, 41]]]
+    assert [text.get_text() for text in axes[0].get_xticklabels()] == ["5", "10", "40"]
+    assert axes[0].get_xlabel() == "labels"
 
 
 def test_a_table_says_why_a_row_has_fewer_runs(write_table: WriteTable, tmp_path: Path) -> None:

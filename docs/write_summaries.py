@@ -1,0 +1,223 @@
+"""Writes the tables of README.md and docs/results.md, in short what docs/comparisons.md has.
+
+    python -m docs.write_summaries
+
+They stand between ``<!-- NAME, written by docs.write_summaries -->`` and ``<!-- end of NAME -->``.
+No figure in them is typed; all are AP of the teacher on test images, in percent.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tabulate import tabulate
+
+from docs.write_comparisons import RESULTS
+from dre_ssod.files import open_whole, write_text
+from dre_ssod.tables.definition import Cell, Table, read_table
+from dre_ssod.tables.filed import Result, find_results, read_results
+from dre_ssod.tables.plot import draw_curves
+from dre_ssod.tables.report import RowReport, difference_text, mean_text, report_rows, worth_text
+from dre_ssod.tables.statistics import Summary
+from tests import ROOT
+
+CURVES = ROOT / "docs" / "images" / "bccd_labels.png"
+_BLOOD, _PHOTOGRAPHS = "bccd_methods", "voc07small_methods"
+_PLAIN, _HEAD = "supervised", "supervised, with the recipe's box head"
+_TEACHER, _PRINTED, _RECIPE = "mean teacher", "DRE", "recipe"
+_UNREFINED = "recipe, not refined at test"
+_OURS = (_PLAIN, _HEAD, _TEACHER, _PRINTED, "DRE, beta-NLL 1", _RECIPE, _UNREFINED)
+"""Rows of the tables of methods that are no other method."""
+
+
+class Known:
+    """A table and those of its results that are there."""
+
+    def __init__(self, name: str, results: Sequence[Result]) -> None:
+        self.table: Table = read_table(ROOT / "docs" / "tables" / f"{name}.yaml")
+        self._cells: list[Cell] = self.table.cells()
+        self._found = find_results(results, self._cells)
+
+    def rows(self, reference: str = "") -> dict[str, RowReport]:
+        """Reports by name, compared with a row."""
+        table = self.table.compared_with(reference) if reference else self.table
+        return {row.name: row for row in report_rows(table, self._cells, self._found)}
+
+    def ap(self, row: str) -> str:
+        """Such as "54.1 ± 0.9"."""
+        report = self.rows()[row]
+        summary = report.figures["teacher"]["AP"].summary
+        return mean_text(summary) + _of(summary, report.runs)
+
+    def over(self, row: str, base: str, metric: str = "AP") -> str:
+        """Such as "+2.8 [+2.4, +3.2]"."""
+        report = self.rows(base)[row]
+        difference = report.figures["teacher"][metric].difference
+        if difference is None:
+            return "-"
+        text = difference_text(difference).removesuffix(f", n {difference.n}")
+        return text + _of(difference, report.runs)
+
+    def with_difference(self, row: str) -> tuple[str, str]:
+        """Its AP, and that over the table's reference."""
+        base = self.table.reference
+        return self.ap(row), "-" if row == base else self.over(row, base)
+
+    def best_other(self) -> str:
+        """The method of others with the highest mean, of those with all runs."""
+        whole = {
+            name: report.figures["teacher"]["AP"].summary
+            for name, report in self.rows().items()
+            if name not in _OURS and not report.missing
+        }
+        return max(whole, key=lambda name: whole[name].mean if whole[name] else 0.0)
+
+
+def _of(summary: Summary | None, wanted: int) -> str:
+    return "" if summary is None or summary.n == wanted else f" ({summary.n} of {wanted} draws)"
+
+
+def gain(results: Sequence[Result]) -> str:
+    """What README promises."""
+    sets = {
+        "blood cells, 20 labeled and 185 unlabeled images": Known(_BLOOD, results),
+        "photographs of 20 classes, 200 and 1,800": Known(_PHOTOGRAPHS, results),
+    }
+    lines = [
+        [
+            name,
+            known.ap(_PLAIN),
+            known.ap(_HEAD),
+            f"**{known.ap(_RECIPE)}** ({known.over(_RECIPE, _PLAIN)})",
+            f"{known.ap(known.best_other())} ({known.best_other()})",
+        ]
+        for name, known in sets.items()
+    ]
+    head = ["", "labels alone", "labels alone, the recipe's box head"]
+    return _pipe(lines, [*head, "with unlabeled images (gain)", "another method at its best"])
+
+
+def headline(results: Sequence[Result]) -> str:
+    """Rows of both tables of methods, and what the recipe has over each."""
+    sets = {
+        "blood cells, 20 labels": Known(_BLOOD, results),
+        "photographs of 20 classes, 200 labels": Known(_PHOTOGRAPHS, results),
+    }
+
+    def line(title: str, text: Callable[[Known], str]) -> list[str]:
+        return [title, *map(text, sets.values())]
+
+    def other(known: Known) -> str:
+        return f"{known.best_other()} {known.ap(known.best_other())}"
+
+    def over(base: str, metric: str = "AP") -> Callable[[Known], str]:
+        return lambda known: known.over(_RECIPE, base, metric)
+
+    lines = [
+        line("supervised", lambda known: known.ap(_PLAIN)),
+        line(_HEAD, lambda known: known.ap(_HEAD)),
+        line("mean teacher", lambda known: known.ap(_TEACHER)),
+        line("DRE as it is printed", lambda known: known.ap(_PRINTED)),
+        line("the best of the other methods", other),
+        line("**the recipe**", lambda known: f"**{known.ap(_RECIPE)}**"),
+        line("it over the mean teacher", over(_TEACHER)),
+        line("it over supervised training", over(_PLAIN)),
+        line("it over supervised training with its box head", over(_HEAD)),
+        line("the same, AP75", over(_HEAD, "AP75")),
+        line("it over DRE as it is printed", over(_PRINTED)),
+        line("it over the best of the others", lambda k: k.over(_RECIPE, k.best_other())),
+        line("of that, refining at test time", over(_UNREFINED)),
+    ]
+    return _pipe(lines, ["", *sets])
+
+
+def table3(results: Sequence[Result]) -> str:
+    """The four rows of the paper's table 3 on both sets."""
+    blood, photographs = Known("bccd_table3", results), Known("voc07small_table3", results)
+    lines = [
+        [row, *blood.with_difference(row), *photographs.with_difference(row)]
+        for row in blood.table.rows
+    ]
+    over = f"over {blood.table.reference}"
+    return _pipe(lines, ["", "blood cells", over, "photographs", over])
+
+
+def table4(results: Sequence[Result]) -> str:
+    """The paper's table 4, tau."""
+    known = Known("bccd_table4", results)
+    lines = [[row, *known.with_difference(row)] for row in known.table.rows]
+    return _pipe(lines, ["", "blood cells", f"over {known.table.reference}"])
+
+
+def labels(results: Sequence[Result]) -> str:
+    """AP by share of labels, and what the share is worth by supervised training."""
+    known = Known("bccd_labels", results)
+    reports = list(known.rows().values())
+    curves = list(dict.fromkeys(row.curve for row in reports))
+    shares = sorted({row.x for row in reports})
+    lines = []
+    for share in shares:
+        line = [f"{share:g} %"]
+        for curve in curves:
+            row = next((r for r in reports if (r.curve, r.x) == (curve, share)), None)
+            if row is None:
+                line.append("")
+                continue
+            worth = worth_text(reports, row, "teacher")
+            told = curve != curves[0] and worth != "-"
+            line.append(known.ap(row.name) + (f", as {worth} %" if told else ""))
+        lines.append(line)
+    return _pipe(lines, ["labels", *curves])
+
+
+def _pipe(lines: Sequence[Sequence[str]], header: Sequence[str]) -> str:
+    return str(tabulate(lines, header, tablefmt="pipe", disable_numparse=True))
+
+
+BLOCKS: dict[Path, tuple[Callable[[Sequence[Result]], str], ...]] = {
+    ROOT / "README.md": (gain,),
+    ROOT / "docs" / "results.md": (headline, labels, table3, table4),
+}
+
+
+def filled(text: str, name: str, block: str) -> str:
+    """A page with the text between a block's marks put in."""
+    begin, end = f"<!-- {name}, written by docs.write_summaries -->\n", f"\n<!-- end of {name} -->"
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+    whole, count = pattern.subn(lambda _: f"{begin}\n{block}\n{end}", text)
+    if count != 1:
+        raise ValueError(f"{count} blocks {begin.strip()} ... {end.strip()}, expected one")
+    return whole
+
+
+def page(path: Path, results: Sequence[Result]) -> str:
+    """A page as it should be."""
+    text = path.read_text(encoding="utf-8")
+    for write in BLOCKS[path]:
+        text = filled(text, write.__name__, write(results))
+    return text
+
+
+def drawn_points(results: Sequence[Result]) -> str:
+    """What the picture of the curves shows, kept in it as its description."""
+    rows = Known("bccd_labels", results).rows().values()
+    return json.dumps({row.name: row.figures["teacher"]["AP"].runs for row in rows})
+
+
+def draw(results: Sequence[Result]) -> None:
+    """Draw the curves of AP against labels."""
+    known = Known("bccd_labels", results)
+    figure = draw_curves(known.table.title, list(known.rows().values()), known.table.x_label)
+    with open_whole(CURVES) as file:
+        description = {"Description": drawn_points(results)}
+        figure.savefig(file, format="png", dpi=110, metadata=description)
+
+
+if __name__ == "__main__":
+    kept = read_results(RESULTS)
+    for known_page in BLOCKS:
+        write_text(known_page, page(known_page, kept))
+    draw(kept)
