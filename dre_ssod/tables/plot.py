@@ -30,7 +30,6 @@ def draw_curves(title: str, rows: Sequence[RowReport], x_label: str = "") -> Fig
                 capsize=2,
                 label=name,
             )
-            axes.legend(loc="best", fontsize="small")
         axes.set_xscale("log")
         places = sorted({row.x for row in rows if row.curve})
         axes.set_xticks(places, [f"{x:g}" for x in places])
@@ -39,6 +38,8 @@ def draw_curves(title: str, rows: Sequence[RowReport], x_label: str = "") -> Fig
         axes.set_title(model, fontsize="medium")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("AP, percent")
+    names = panels[0].get_legend_handles_labels()
+    figure.legend(*names, loc="outside lower center", ncols=2, fontsize="small")
     figure.suptitle(title, fontsize="medium")
     return figure
 
