@@ -107,6 +107,7 @@ def measure(args: argparse.Namespace) -> Report:
         benchmark_sources,
     )
     from dre_ssod.benchmark.step import benchmark_step
+    from dre_ssod.config.effects import check_effects
     from dre_ssod.config.reading import read_config
     from dre_ssod.workers import compute_with
 
@@ -117,6 +118,7 @@ def measure(args: argparse.Namespace) -> Report:
         return benchmark_shard_growth(args.entries, args.workers, args.shards.absolute())
     if args.what == "sources":
         return benchmark_sources(args.sources, args.rounds, args.images)
+    check_effects(read_config(args.config_file, args.opts), args.opts[::2])
     if args.what == "eval":
         return benchmark_evaluation(
             read_config(args.config_file, args.opts), args.rounds, args.images

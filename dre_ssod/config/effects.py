@@ -109,23 +109,29 @@ def unread_keys(cfg: CfgNode) -> list[Unread]:
     return found
 
 
-def check_effects(cfg: CfgNode, given: Collection[str]) -> None:
-    """Refuse keys of the command line that the method does not read.
+def check_effects(cfg: CfgNode, given: Collection[str], trains: bool = True) -> None:
+    """Refuse keys of the command line that have no effect.
 
     Args:
         given: the keys there.
+        trains: whether there is a training to come.
 
     Raises:
         ConfigError: naming them, their values, and the keys that are read in their place.
     """
-    if not method_class(cfg).uses_unlabeled:
-        return
-    unread = [str(found) for found in unread_keys(cfg) if found.key in given]
-    if unread:
+    method = method_class(cfg)
+
+    def matters(key: str) -> bool:
+        if key.startswith("SSOD.") and key not in OF_VARIANCE:
+            return trains and method.uses_unlabeled
+        return trains or not key.startswith("SOLVER.")
+
+    found = [other for other in unread_keys(cfg) if other.key in given and matters(other.key)]
+    if found:
         raise ConfigError(
-            f"the method {method_class(cfg).__name__} does not read {', '.join(unread)}: take it "
-            "off the command line, switch on what it is about, or choose another SSOD.METHOD. "
-            "docs/methods.md says what each has of its own."
+            f"the method {method.__name__} does not read {', '.join(map(str, found))}: leave it "
+            "out, switch on what it is about, or choose another SSOD.METHOD. docs/methods.md says "
+            "what each has of its own."
         )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dre_ssod.checkpoints.weights import load_all, load_student
 from dre_ssod.config.checks import check_config
+from dre_ssod.config.effects import check_effects
 from dre_ssod.config.reading import read_config
 from dre_ssod.data.images import read_image
 from dre_ssod.data.views.photometric import Image
@@ -82,6 +83,7 @@ def configure_trained(
     categories = find_categories(cfg, names, known)
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(categories)
     check_config(cfg, world_size=1)
+    check_effects(cfg, opts[::2], trains=False)
     return cfg, categories
 
 

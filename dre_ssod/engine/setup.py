@@ -49,8 +49,7 @@ def setup(args: argparse.Namespace, until: ExitStack) -> CfgNode:
     """
     cfg = read_config(args.config_file, args.opts)
     check_config(cfg, comm.get_world_size())
-    if not args.eval_only:
-        check_effects(cfg, args.opts[::2])
+    check_effects(cfg, args.opts[::2], trains=not args.eval_only)
     _make_folder(cfg)
     if not args.resume:
         _check_weights(cfg)

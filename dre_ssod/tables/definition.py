@@ -29,8 +29,9 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 
+from dre_ssod.config.effects import check_effects
 from dre_ssod.config.reading import read_config
-from dre_ssod.errors import UserError
+from dre_ssod.errors import ConfigError, UserError
 
 _KEYS = ("title", "text", "config", "set", "folds", "seeds", "reference", "x_label", "rows")
 _ROW_KEYS = ("config", "method", "set", "curve", "x")
@@ -77,6 +78,7 @@ class Row:
         name: as shown.
         files: config files, each over the one before.
         opts: keys and values in turn, over the files.
+        own: the keys of its own ``set``, each of which must have an effect.
         curve: name of the curve that it is a point of; "" for none.
         x: where it stands there, positive.
     """
@@ -84,6 +86,7 @@ class Row:
     name: str
     files: tuple[Path, ...]
     opts: tuple[Any, ...]
+    own: tuple[str, ...]
     curve: str = ""
     x: float = 1.0
 
@@ -91,10 +94,15 @@ class Row:
         """The config of its runs, but for what tells them apart.
 
         Raises:
-            ConfigError: naming the key that cannot be used.
+            ConfigError: naming the key that cannot be used, or has no effect on this row.
         """
         first, *more = map(str, self.files)
-        return read_config(first, self.opts, more_files=more)
+        cfg = read_config(first, self.opts, more_files=more)
+        try:
+            check_effects(cfg, self.own)
+        except ConfigError as error:
+            raise ConfigError(f"row {self.name!r}: {error}") from error
+        return cfg
 
 
 @dataclass(frozen=True)
@@ -255,6 +263,7 @@ def _row(path: Path, name: str, row: Any, table: Mapping[str, Any], opts: Sequen
         name,
         tuple(path.parent / str(file) for file in files if file is not None),
         (*own, *opts),
+        tuple(map(str, row.get("set", {}))),
         str(row.get("curve", "")),
         _x(path, name, row),
     )

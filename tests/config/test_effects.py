@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -168,6 +169,28 @@ def test_on_the_command_line_they_are_refused() -> None:
     check_effects(cfg, ["SSOD.BURN_IN_ITERS"])
     check_effects(config_of("MeanTeacher", *words), words[::2])
     check_effects(config_of("MUM", *words, "SSOD.ENABLED", False), words[::2])
+
+
+@pytest.mark.parametrize(
+    ("words", "matters"),
+    [
+        # For a training of the baseline, and for what evaluates a model.
+        (("MODEL.ROI_BOX_HEAD.BETA_NLL", 1.0), (True, True)),
+        (("SSOD.RESCALE_LOCALIZATION_QUALITY", True), (True, True)),
+        (("TEST.VARIANCE_VOTING.SIGMA_T", 0.1), (True, True)),
+        (("SOLVER.AMP.DTYPE", "bfloat16"), (True, False)),
+        (("SSOD.STRONG_VIEW.MAX_ROTATE", 5.0, "SSOD.STRONG_VIEW.GEOMETRIC", False), (False, False)),
+    ],
+)
+def test_keys_of_a_model_matter_to_the_baseline_and_where_nothing_is_trained(
+    words: tuple[Any, ...], matters: tuple[bool, bool]
+) -> None:
+    for name, trains, refused in (
+        ("Supervised", True, matters[0]),
+        ("SoftTeacher", False, matters[1]),
+    ):
+        with pytest.raises(ConfigError, match=words[0]) if refused else nullcontext():
+            check_effects(config_of(name, *words), words[::2], trains)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,11 @@ def pixels() -> np.ndarray[Any, np.dtype[np.uint8]]:
     return draw(SIZE, BOXES, seed=0).permute(1, 2, 0).contiguous().numpy()
 
 
+def test_a_key_that_changes_nothing_is_refused(path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"VOTING\.ENABLED is False"):
+        dre_ssod.load(path, opts=["TEST.VARIANCE_VOTING.SIGMA_T", 0.2])
+
+
 def test_three_lines_find_what_detectron2_finds(
     detector: Detector, path: Path, pixels: Any, tmp_path: Path
 ) -> None:

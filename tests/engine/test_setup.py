@@ -15,7 +15,7 @@ import yaml
 from detectron2.config import CfgNode
 
 from dre_ssod.engine.setup import complete, save_config, setup
-from dre_ssod.errors import FolderInUseError
+from dre_ssod.errors import ConfigError, FolderInUseError
 from tests.factories import tiny_cfg
 from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run, write_tiny_dataset
 
@@ -67,6 +67,13 @@ def test_an_evaluation_leaves_the_config_of_the_training(config_file: Path) -> N
     start(config_file, "SEED", "5", eval_only=True)
     assert (run / "config.yaml").read_bytes() == before
     assert saved(run / "config_eval.yaml")["SEED"] == 5
+
+
+def test_an_evaluation_refuses_keys_that_change_nothing_of_it(config_file: Path) -> None:
+    key = "TEST.VARIANCE_VOTING.SIGMA_T"
+    with pytest.raises(ConfigError, match=rf"{key} 0.2 \(TEST.VARIANCE_VOTING.ENABLED is False"):
+        start(config_file, key, "0.2", eval_only=True)
+    start(config_file, key, "0.2", "TEST.VARIANCE_VOTING.ENABLED", "True", eval_only=True)
 
 
 def test_config_and_environment_are_in_the_log_file_and_not_on_the_console(

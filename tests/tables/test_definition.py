@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from dre_ssod.config.checks import check_config
+from dre_ssod.errors import ConfigError
 from dre_ssod.tables.definition import Repeat, TableError, read_table
 from tests import ROOT
 from tests.tables.conftest import CONTENT, WriteTable
@@ -60,6 +61,16 @@ def test_where_all_images_are_labeled_folds_are_one_run(write_table: WriteTable)
     assert len(write_table(rows=rows, folds=[0, 3], seeds=[1, 2]).cells()) == 4
     rows["all"]["set"]["DATASETS.SPLIT_FILE"] = "split.json"
     assert len(write_table(rows=rows, folds=[0, 3]).cells()) == 4
+
+
+def test_a_row_may_set_nothing_without_effect(write_table: WriteTable) -> None:
+    """It would be another row's under a name of its own; the table's keys are for any row."""
+    voting = {"TEST.VARIANCE_VOTING.SIGMA_T": 0.2}
+    table = write_table(rows={"voting": {"set": voting}}, reference="")
+    said = r"row 'voting': .* TEST.VARIANCE_VOTING.SIGMA_T 0.2 \(TEST.VARIANCE_VOTING.ENABLED is"
+    with pytest.raises(ConfigError, match=said):
+        table.cells()
+    write_table(rows={"voting": {}}, reference="", set=voting).cells()
 
 
 @pytest.mark.parametrize(

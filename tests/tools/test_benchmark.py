@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 
+from dre_ssod.launch.program import USER_ERROR_CODE
 from tests.tiny_dataset import TinyDataset, tiny_run, write_tiny_dataset
 
 
@@ -42,6 +43,14 @@ def test_evaluation_and_inference_of_a_config(
     settings = json.loads(path.read_text())["settings"]
     assert (settings["images"], settings["batch"], settings["channels_last"]) == (3, 2, True)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("what", ["eval", "inference", "step"])
+def test_a_key_without_effect_is_refused(
+    tool: ModuleType, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    assert tool.run([what, "TEST.VARIANCE_VOTING.SIGMA_T", "0.2"]) == USER_ERROR_CODE
+    assert "ENABLED is False" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(
