@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from dre_ssod.evaluation.reliability import Reliability
 
 MIN_IOU = 0.5
-_PLAIN = ("TEST.RANK_BY_QUALITY", "False", "TEST.VARIANCE_VOTING.ENABLED", "False")
 
 logger = logging.getLogger("dre_ssod.analyze_localization")
 
@@ -64,6 +63,7 @@ def configure(args: argparse.Namespace) -> CfgNode:
     Raises:
         ConfigError: if there is nothing to test the model on, or no variance branch.
     """
+    from dre_ssod.config.keys import without_refining
     from dre_ssod.config.reading import read_config
     from dre_ssod.deployment.trained_model import check_score
     from dre_ssod.engine.setup import setup
@@ -71,7 +71,7 @@ def configure(args: argparse.Namespace) -> CfgNode:
 
     own = read_config(args.config_file, args.opts)
     folder = args.output if isinstance(args.output, Path) else f"{own.OUTPUT_DIR}/localization"
-    args.opts = [*args.opts, "OUTPUT_DIR", str(folder), *_PLAIN]
+    args.opts = without_refining([*args.opts, "OUTPUT_DIR", str(folder)])
     cfg = setup(args, ExitStack())
     if own.TEST.RANK_BY_QUALITY or own.TEST.VARIANCE_VOTING.ENABLED:
         logger.info(

@@ -7,11 +7,18 @@ Detectron2's projects do. The checks that refuse a config which cannot be right 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 
 from dre_ssod.methods import METHODS
 from dre_ssod.settings import add_keys
+
+REFINING_KEYS = (
+    *("TEST.VARIANCE_VOTING.ENABLED", "TEST.VARIANCE_VOTING.SIGMA_T", "TEST.RANK_BY_QUALITY"),
+)
+"""Keys that refine detections of a trained model, and no pseudo-labels."""
 
 
 def get_cfg() -> CfgNode:
@@ -19,6 +26,13 @@ def get_cfg() -> CfgNode:
     cfg = get_detectron2_cfg()
     add_ssod_config(cfg)
     return cfg
+
+
+def without_refining(opts: Sequence[str]) -> list[str]:
+    """Keys and values in turn, changed so that detections are as the box head gives them."""
+    pairs = zip(opts[::2], opts[1::2], strict=True)
+    kept = [word for key, value in pairs if key not in REFINING_KEYS for word in (key, value)]
+    return [*kept, "TEST.VARIANCE_VOTING.ENABLED", "False", "TEST.RANK_BY_QUALITY", "False"]
 
 
 def add_ssod_config(cfg: CfgNode) -> None:

@@ -19,6 +19,8 @@ from tqdm import tqdm
 
 from dre_ssod.checkpoints.folder import find_last
 from dre_ssod.config.checks import check_config
+from dre_ssod.config.effects import check_effects
+from dre_ssod.config.keys import without_refining
 from dre_ssod.config.reading import read_config
 from dre_ssod.data.sources.catalog import class_names
 from dre_ssod.data.sources.truth import load_truth
@@ -39,7 +41,6 @@ MIN_SCORE, MIN_IOU = 0.5, 0.5
 """Of detections whose sigma is compared with their true error."""
 AP_TOLERANCE = 0.1
 """By which AP computed here may differ from the recorded one, for another machine's rounding."""
-_PLAIN = ["TEST.RANK_BY_QUALITY", "False", "TEST.VARIANCE_VOTING.ENABLED", "False"]
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def examine_run(
     if with_sigma and cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE == "kl":
         if cfg.TEST.RANK_BY_QUALITY or cfg.TEST.VARIANCE_VOTING.ENABLED:
             # They replace the scores and the boxes that sigma belongs to.
-            plain = _configure(run, [*words, *_PLAIN])
+            plain = _configure(run, without_refining(words))
             detector = load_trained(plain, model)
             what = f"{run.name}, sigma"
             found = {row.name: _detect(plain, detector, row.name, what) for row in rows}
@@ -164,6 +165,7 @@ def examine_run(
 def _configure(run: RunFolder, opts: Sequence[str]) -> CfgNode:
     cfg = read_config(str(run.path / CONFIG), opts)
     check_config(cfg, 1)
+    check_effects(cfg, opts[::2], trains=False)
     cfg.MODEL.DEVICE = device_of(cfg)
     if not cfg.DATASETS.TEST:
         raise ConfigError(

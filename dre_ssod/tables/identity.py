@@ -11,7 +11,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from dre_ssod.config.keys import get_cfg
+from dre_ssod.config.keys import REFINING_KEYS, get_cfg
 from dre_ssod.config.reading import leaves
 from dre_ssod.runs.record import package_versions
 from dre_ssod.runs.resuming import settings_of
@@ -27,10 +27,6 @@ AFTER_BURN_IN = (
     *("SSOD.LABELS.RANK_BY_QUALITY", "SSOD.LABELS.VOTING_SIGMA_T"),
 )
 """Keys that are about pseudo-labels alone, whatever the method: a burn-in has none."""
-EVALUATION_ALONE = (
-    *("TEST.VARIANCE_VOTING.ENABLED", "TEST.VARIANCE_VOTING.SIGMA_T", "TEST.RANK_BY_QUALITY"),
-)
-"""Keys that refine detections of a trained model, and no pseudo-labels."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +86,12 @@ class Identity:
         keys of the evaluation must be the same too.
         """
         burn_in, period = self.settings["SSOD.BURN_IN_ITERS"], self.settings["TEST.EVAL_PERIOD"]
-        free = AFTER_BURN_IN if 0 < period <= burn_in else (*AFTER_BURN_IN, *EVALUATION_ALONE)
+        free = AFTER_BURN_IN if 0 < period <= burn_in else (*AFTER_BURN_IN, *REFINING_KEYS)
         return burn_in > 0 and self._is_other_only_by(free, other)
 
     def is_trained_as(self, other: Identity) -> bool:
         """Whether two runs train the same model, to the last bit."""
-        return self._is_other_only_by(EVALUATION_ALONE, other)
+        return self._is_other_only_by(REFINING_KEYS, other)
 
     def _is_other_only_by(self, free: tuple[str, ...], other: Identity) -> bool:
         fixed = (self.version, self.sets, self.data) == (other.version, other.sets, other.data)

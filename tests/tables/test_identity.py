@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from dre_ssod.config.checks import CHECKS
-from dre_ssod.config.keys import get_cfg
+from dre_ssod.config.keys import REFINING_KEYS, get_cfg
 from dre_ssod.config.reading import leaves, read_config
-from dre_ssod.tables.identity import AFTER_BURN_IN, EVALUATION_ALONE, Identity
+from dre_ssod.tables.identity import AFTER_BURN_IN, Identity
 
 DATA = {"labeled": "a1", "unlabeled": "b2", "test": "c3"}
 
@@ -82,7 +82,7 @@ def test_the_best_of_a_burn_in_with_evaluations_is_told_apart_by_how_it_is_evalu
     assert not identity().is_trained_as(identity(SSOD__SCORE_THRESHOLD=0.7))
 
 
-@pytest.mark.parametrize("key", [*AFTER_BURN_IN, *EVALUATION_ALONE])
+@pytest.mark.parametrize("key", [*AFTER_BURN_IN, *REFINING_KEYS])
 def test_named_keys_exist(key: str) -> None:
     assert key in dict(leaves(get_cfg()))
     assert key not in CHECKS or key.startswith(("SSOD.", "TEST."))

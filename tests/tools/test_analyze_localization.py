@@ -167,12 +167,18 @@ def test_weights_without_variance_are_refused(tool: ModuleType, run: Path) -> No
         tool.main(tool.parse_arguments(arguments(run)))
 
 
-@pytest.mark.parametrize("key", ["TEST.RANK_BY_QUALITY", "TEST.VARIANCE_VOTING.ENABLED"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("TEST.RANK_BY_QUALITY", "True"),
+        ("TEST.VARIANCE_VOTING.SIGMA_T", "0.2", "TEST.VARIANCE_VOTING.ENABLED", "True"),
+    ],
+)
 def test_refinements_at_test_time_are_off(
-    tool: ModuleType, run: Path, key: str, capsys: pytest.CaptureFixture[str]
+    tool: ModuleType, run: Path, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A run's own config, as that of the quickstart, may have them on."""
-    cfg = tool.configure(tool.parse_arguments(arguments(run, key, "True")))
+    cfg = tool.configure(tool.parse_arguments(arguments(run, *words)))
     assert not cfg.TEST.RANK_BY_QUALITY
     assert not cfg.TEST.VARIANCE_VOTING.ENABLED
     assert "are off here" in capsys.readouterr().out

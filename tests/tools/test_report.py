@@ -208,6 +208,13 @@ def test_without_a_test_set_there_is_nothing_to_detect_on(
     assert "--no-model" in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_key_that_changes_nothing_is_refused(
+    runs: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report.run([str(runs[0]), "--opts", "TEST.VARIANCE_VOTING.SIGMA_T", "0.2"]) == 2
+    assert "ENABLED is False" in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize("words", [["--images", "-1"], ["--min-score", "2"]])
 def test_options_out_of_bounds_are_refused(words: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
