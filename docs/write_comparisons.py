@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dre_ssod.files import write_text
 from dre_ssod.tables.definition import read_table
-from dre_ssod.tables.filed import find_results, read_results
+from dre_ssod.tables.filed import read_results
 from dre_ssod.tables.report import as_markdown, report_rows
 from tests import ROOT
 
@@ -36,9 +36,7 @@ def write() -> str:
     parts = [_HEAD, f"{len(results)} runs so far, {hours:.1f} CPU hours.\n"]
     for name in TABLES:
         table = read_table(ROOT / "docs" / "tables" / f"{name}.yaml")
-        cells = table.cells()
-        rows = report_rows(table, cells, find_results(results, cells))
-        parts.append(as_markdown(table, rows, level=2))
+        parts.append(as_markdown(table, report_rows(table, results), level=2))
     return "\n".join(parts)
 
 

@@ -12,16 +12,23 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-
-from tabulate import tabulate
+from statistics import fmean
 
 from docs.write_comparisons import RESULTS
 from dre_ssod.files import open_whole, write_text
-from dre_ssod.tables.definition import Cell, Table, read_table
-from dre_ssod.tables.filed import Result, find_results, read_results
+from dre_ssod.tables.definition import read_table
+from dre_ssod.tables.filed import Result, read_results
 from dre_ssod.tables.plot import draw_curves
-from dre_ssod.tables.report import RowReport, difference_text, mean_text, report_rows, worth_text
-from dre_ssod.tables.statistics import Summary
+from dre_ssod.tables.report import (
+    Figure,
+    first_curve,
+    interval_text,
+    markdown_table,
+    mean_text,
+    report_rows,
+    worth_text,
+)
+from dre_ssod.tables.statistics import Summary, paired_difference
 from tests import ROOT
 
 CURVES = ROOT / "docs" / "images" / "bccd_labels.png"
@@ -34,32 +41,22 @@ _OURS = (_PLAIN, _HEAD, _TEACHER, _PRINTED, "DRE, beta-NLL 1", _RECIPE, _UNREFIN
 
 
 class Known:
-    """A table and those of its results that are there."""
+    """A table and its rows by name, as far as there are results."""
 
     def __init__(self, name: str, results: Sequence[Result]) -> None:
-        self.table: Table = read_table(ROOT / "docs" / "tables" / f"{name}.yaml")
-        self._cells: list[Cell] = self.table.cells()
-        self._found = find_results(results, self._cells)
-
-    def rows(self, reference: str = "") -> dict[str, RowReport]:
-        """Reports by name, compared with a row."""
-        table = self.table.compared_with(reference) if reference else self.table
-        return {row.name: row for row in report_rows(table, self._cells, self._found)}
+        self.table = read_table(ROOT / "docs" / "tables" / f"{name}.yaml")
+        self.rows = {row.name: row for row in report_rows(self.table, results)}
 
     def ap(self, row: str) -> str:
         """Such as "54.1 ± 0.9"."""
-        report = self.rows()[row]
-        summary = report.figures["teacher"]["AP"].summary
-        return mean_text(summary) + _of(summary, report.runs)
+        summary = self._figure(row).summary
+        return mean_text(summary) + self._share(row, summary)
 
     def over(self, row: str, base: str, metric: str = "AP") -> str:
-        """Such as "+2.8 [+2.4, +3.2]"."""
-        report = self.rows(base)[row]
-        difference = report.figures["teacher"][metric].difference
-        if difference is None:
-            return "-"
-        text = difference_text(difference).removesuffix(f", n {difference.n}")
-        return text + _of(difference, report.runs)
+        """Such as "+2.8 [+2.4, +3.2]", paired by run."""
+        values, others = (self._figure(name, metric).runs for name in (row, base))
+        difference = paired_difference(values, others)
+        return interval_text(difference) + self._share(row, difference)
 
     def with_difference(self, row: str) -> tuple[str, str]:
         """Its AP, and that over the table's reference."""
@@ -68,16 +65,21 @@ class Known:
 
     def best_other(self) -> str:
         """The method of others with the highest mean, of those with all runs."""
-        whole = {
-            name: report.figures["teacher"]["AP"].summary
-            for name, report in self.rows().items()
+        means = {
+            name: fmean(self._figure(name).runs.values())
+            for name, report in self.rows.items()
             if name not in _OURS and not report.missing
         }
-        return max(whole, key=lambda name: whole[name].mean if whole[name] else 0.0)
+        return max(means, key=means.__getitem__)
 
+    def _figure(self, row: str, metric: str = "AP") -> Figure:
+        return self.rows[row].figures["teacher"][metric]
 
-def _of(summary: Summary | None, wanted: int) -> str:
-    return "" if summary is None or summary.n == wanted else f" ({summary.n} of {wanted} draws)"
+    def _share(self, row: str, summary: Summary | None) -> str:
+        wanted = self.rows[row].runs
+        if summary is None or summary.n == wanted:
+            return ""
+        return f" ({summary.n} of {wanted} draws)"
 
 
 def gain(results: Sequence[Result]) -> str:
@@ -97,7 +99,9 @@ def gain(results: Sequence[Result]) -> str:
         for name, known in sets.items()
     ]
     head = ["", "labels alone", "labels alone, the recipe's box head"]
-    return _pipe(lines, [*head, "with unlabeled images (gain)", "another method at its best"])
+    return markdown_table(
+        lines, [*head, "with unlabeled images (over labels alone)", "another method at its best"]
+    )
 
 
 def headline(results: Sequence[Result]) -> str:
@@ -131,7 +135,7 @@ def headline(results: Sequence[Result]) -> str:
         line("it over the best of the others", lambda k: k.over(_RECIPE, k.best_other())),
         line("of that, refining at test time", over(_UNREFINED)),
     ]
-    return _pipe(lines, ["", *sets])
+    return markdown_table(lines, ["", *sets])
 
 
 def table3(results: Sequence[Result]) -> str:
@@ -142,20 +146,20 @@ def table3(results: Sequence[Result]) -> str:
         for row in blood.table.rows
     ]
     over = f"over {blood.table.reference}"
-    return _pipe(lines, ["", "blood cells", over, "photographs", over])
+    return markdown_table(lines, ["", "blood cells", over, "photographs", over])
 
 
 def table4(results: Sequence[Result]) -> str:
     """The paper's table 4, tau."""
     known = Known("bccd_table4", results)
     lines = [[row, *known.with_difference(row)] for row in known.table.rows]
-    return _pipe(lines, ["", "blood cells", f"over {known.table.reference}"])
+    return markdown_table(lines, ["", "blood cells", f"over {known.table.reference}"])
 
 
 def labels(results: Sequence[Result]) -> str:
     """AP by share of labels, and what the share is worth by supervised training."""
     known = Known("bccd_labels", results)
-    reports = list(known.rows().values())
+    reports = list(known.rows.values())
     curves = list(dict.fromkeys(row.curve for row in reports))
     shares = sorted({row.x for row in reports})
     lines = []
@@ -167,14 +171,10 @@ def labels(results: Sequence[Result]) -> str:
                 line.append("")
                 continue
             worth = worth_text(reports, row, "teacher")
-            told = curve != curves[0] and worth != "-"
+            told = curve != first_curve(reports) and worth != "-"
             line.append(known.ap(row.name) + (f", as {worth} %" if told else ""))
         lines.append(line)
-    return _pipe(lines, ["labels", *curves])
-
-
-def _pipe(lines: Sequence[Sequence[str]], header: Sequence[str]) -> str:
-    return str(tabulate(lines, header, tablefmt="pipe", disable_numparse=True))
+    return markdown_table(lines, ["labels", *curves])
 
 
 BLOCKS: dict[Path, tuple[Callable[[Sequence[Result]], str], ...]] = {
@@ -203,14 +203,14 @@ def page(path: Path, results: Sequence[Result]) -> str:
 
 def drawn_points(results: Sequence[Result]) -> str:
     """What the picture of the curves shows, kept in it as its description."""
-    rows = Known("bccd_labels", results).rows().values()
+    rows = Known("bccd_labels", results).rows.values()
     return json.dumps({row.name: row.figures["teacher"]["AP"].runs for row in rows})
 
 
 def draw(results: Sequence[Result]) -> None:
     """Draw the curves of AP against labels."""
     known = Known("bccd_labels", results)
-    figure = draw_curves(known.table.title, list(known.rows().values()), known.table.x_label)
+    figure = draw_curves(known.table.title, list(known.rows.values()), known.table.x_label)
     with open_whole(CURVES) as file:
         description = {"Description": drawn_points(results)}
         figure.savefig(file, format="png", dpi=110, metadata=description)

@@ -118,14 +118,13 @@ def measure(args: argparse.Namespace) -> Report:
         return benchmark_shard_growth(args.entries, args.workers, args.shards.absolute())
     if args.what == "sources":
         return benchmark_sources(args.sources, args.rounds, args.images)
-    check_effects(read_config(args.config_file, args.opts), args.opts[::2])
+    cfg = read_config(args.config_file, args.opts)
+    check_effects(cfg, args.opts[::2])
     if args.what == "eval":
-        return benchmark_evaluation(
-            read_config(args.config_file, args.opts), args.rounds, args.images
-        )
+        return benchmark_evaluation(cfg, args.rounds, args.images)
     if args.threads is not None:
         compute_with(args.threads)
-    cfg = configure(args)
+    configure(cfg)
     if args.what == "loader":
         return benchmark_loader(cfg, args.rounds, args.images)
     if args.what == "inference":
@@ -134,17 +133,14 @@ def measure(args: argparse.Namespace) -> Report:
     return benchmarks[args.what](cfg, args.rounds)
 
 
-def configure(args: argparse.Namespace) -> CfgNode:
-    """The checked config; nothing is written to its OUTPUT_DIR."""
+def configure(cfg: CfgNode) -> None:
+    """Complete, check and freeze the config; nothing is written to its OUTPUT_DIR."""
     from dre_ssod.config.checks import check_config
-    from dre_ssod.config.reading import read_config
     from dre_ssod.engine.setup import complete
 
-    cfg = read_config(args.config_file, args.opts)
     complete(cfg)
     check_config(cfg, world_size=1)
     cfg.freeze()
-    return cfg
 
 
 def main(args: argparse.Namespace) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 from tabulate import tabulate
 
 from dre_ssod.errors import printable
-from dre_ssod.tables.definition import Cell, Table
-from dre_ssod.tables.filed import Result
+from dre_ssod.tables.definition import Table
+from dre_ssod.tables.filed import Result, find_results
 from dre_ssod.tables.statistics import Summary, paired_difference, reached_at, summarize
 
 MODELS = ("teacher", "student")
@@ -67,15 +67,14 @@ class RowReport:
     runs: int
 
 
-def report_rows(
-    table: Table, cells: Iterable[Cell], found: Mapping[str, Result]
-) -> list[RowReport]:
+def report_rows(table: Table, kept: Sequence[Result]) -> list[RowReport]:
     """The rows of a table.
 
     Args:
-        cells: all runs of the table.
-        found: results by name of the cell; others are missing.
+        kept: results of any tables; runs of this one that are not among them are missing.
     """
+    cells = table.cells()
+    found = find_results(kept, cells)
     results: dict[str, dict[str, Result]] = {name: {} for name in table.rows}
     missing: dict[str, list[str]] = {name: [] for name in table.rows}
     for cell in cells:
@@ -226,7 +225,7 @@ def _model_table(table: Table, rows: Sequence[RowReport], model: str) -> str:
         n = figures[0].summary.n if figures[0].summary else 0
         line = [row.name, str(n), *(mean_text(figure.summary) for figure in figures)]
         lines.append(line + [difference_text(f.difference) for f in figures if table.reference])
-    return _pipe(lines, ["row", "n", *METRICS, *others])
+    return markdown_table(lines, ["row", "n", *METRICS, *others])
 
 
 def mean_text(summary: Summary | None) -> str:
@@ -237,13 +236,18 @@ def mean_text(summary: Summary | None) -> str:
     return f"{summary.mean:.1f}{deviation}"
 
 
-def difference_text(summary: Summary | None) -> str:
-    """Such as "+2.1 [-0.3, +4.5], n 3"; "-" where there is none."""
+def interval_text(summary: Summary | None) -> str:
+    """Such as "+2.1 [-0.3, +4.5]"; "-" where there is none."""
     if summary is None:
         return "-"
     half = summary.half_width
     interval = "" if half is None else f" [{summary.mean - half:+.1f}, {summary.mean + half:+.1f}]"
-    return f"{summary.mean:+.1f}{interval}, n {summary.n}"
+    return f"{summary.mean:+.1f}{interval}"
+
+
+def difference_text(summary: Summary | None) -> str:
+    """Such as "+2.1 [-0.3, +4.5], n 3"; "-" where there is none."""
+    return interval_text(summary) + ("" if summary is None else f", n {summary.n}")
 
 
 def _cost_table(rows: Sequence[RowReport]) -> str:
@@ -253,7 +257,7 @@ def _cost_table(rows: Sequence[RowReport]) -> str:
         for row in rows
         for device, costs in row.costs.items()
     ]
-    return _pipe(lines, ["row", "trained on", *_COSTS])
+    return markdown_table(lines, ["row", "trained on", *_COSTS])
 
 
 def _scaled(value: float | None, scale: float) -> str:
@@ -270,9 +274,14 @@ def curves_of(rows: Sequence[RowReport], model: str) -> dict[str, list[tuple[flo
     return {name: points for name, points in curves.items() if points}
 
 
+def first_curve(rows: Sequence[RowReport]) -> str:
+    """The name of the curve that others are measured by; "" without curves."""
+    return next((row.curve for row in rows if row.curve), "")
+
+
 def worth_text(rows: Sequence[RowReport], row: RowReport, model: str) -> str:
     """The x at which the first curve has the AP of a row; "-" where one of them has no runs."""
-    first = next((row.curve for row in rows if row.curve), "")
+    first = first_curve(rows)
     curve = [(x, summary.mean) for x, summary in curves_of(rows, model).get(first, [])]
     summary = row.figures[model]["AP"].summary
     if summary is None or not curve:
@@ -285,13 +294,17 @@ def worth_text(rows: Sequence[RowReport], row: RowReport, model: str) -> str:
 
 def _saved_table(rows: Sequence[RowReport]) -> str:
     """What labels of the first curve a row of another one is worth; "" without curves."""
-    first = next((row.curve for row in rows if row.curve), "")
+    first = first_curve(rows)
     lines = [
         [row.name, f"{row.x:g}", *(worth_text(rows, row, model) for model in MODELS)]
         for row in rows
         if row.curve not in ("", first)
     ]
-    return _pipe(lines, ["row", "x", *(f"x of {first}, {m}" for m in MODELS)]) if lines else ""
+    return (
+        markdown_table(lines, ["row", "x", *(f"x of {first}, {m}" for m in MODELS)])
+        if lines
+        else ""
+    )
 
 
 def _class_table(rows: Sequence[RowReport]) -> str:
@@ -304,10 +317,11 @@ def _class_table(rows: Sequence[RowReport]) -> str:
             values = (row.per_class[model].get(name) for model in MODELS)
             cells.append(" / ".join("-" if v is None else f"{v:.1f}" for v in values))
         lines.append([name, *cells])
-    return _pipe(lines, ["class", *(row.name for row in present)]) if lines else ""
+    return markdown_table(lines, ["class", *(row.name for row in present)]) if lines else ""
 
 
-def _pipe(lines: Sequence[Sequence[str]], header: Sequence[str]) -> str:
+def markdown_table(lines: Sequence[Sequence[str]], header: Sequence[str]) -> str:
+    """Cells below a header, aligned, whatever characters are in them."""
     shown = [[printable(cell).replace("|", "\\|") for cell in line] for line in lines]
     titles = [printable(title).replace("|", "\\|") for title in header]
     return str(tabulate(shown, titles, tablefmt="pipe", disable_numparse=True))

@@ -10,7 +10,7 @@ from pathlib import Path
 from dre_ssod.errors import printable
 from dre_ssod.files import open_whole, write_text
 from dre_ssod.tables.definition import Cell, Table
-from dre_ssod.tables.filed import file_result, find_results, read_results
+from dre_ssod.tables.filed import file_result, read_results
 from dre_ssod.tables.plan import Plan, begun, identify, make_plan
 from dre_ssod.tables.plot import draw_curves, draw_rows
 from dre_ssod.tables.processes import Starter
@@ -53,8 +53,7 @@ def run_missing(
 
 def write_report(table: Table, folder: Path, output: Path) -> str:
     """Write the three files of what is there; returns the Markdown."""
-    cells = table.cells()
-    rows = report_rows(table, cells, find_results(read_results(folder), cells))
+    rows = report_rows(table, read_results(folder))
     text = as_markdown(table, rows)
     write_text(output / f"{table.name}.md", text)
     write_text(output / f"{table.name}.json", json.dumps(as_data(table, rows), indent=1) + "\n")

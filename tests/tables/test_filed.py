@@ -42,8 +42,8 @@ def test_a_table_tells_means_spread_and_paired_differences(
 ) -> None:
     file_all(write_table(), tmp_path)
     table = write_table()
-    found = find_results(read_results(tmp_path / "results"), table.cells())
-    rows = report_rows(table, table.cells(), found)
+    kept = read_results(tmp_path / "results")
+    rows = report_rows(table, kept)
     text = as_markdown(table, rows)
     # Differences 1, 2, 0: mean 1, deviation 1, half width 4.303 / sqrt(3) = 2.5.
     assert "| DRE   | 3   | 45.0 ± 4.6 | 55.0 ± 4.6 | 35.0 ± 4.6 | +1.0 [-1.5, +3.5], n 3 |" in text
@@ -79,8 +79,8 @@ def test_curves_are_drawn_and_say_how_many_labels_a_row_saves(
         folder = tmp_path / cell.name
         leave_run(folder, {"teacher": value, "student": value})
         file_result(cell, Identity.of(cell.cfg), folder, tmp_path / "results", "training")
-    found = find_results(read_results(tmp_path / "results"), table.cells())
-    reports = report_rows(table, table.cells(), found)
+    kept = read_results(tmp_path / "results")
+    reports = report_rows(table, kept)
     text = as_markdown(table, reports)
     for line in (
         r"ours 10 +\| 10 +\| 20 +\| 20",
@@ -99,8 +99,8 @@ def test_a_table_says_why_a_row_has_fewer_runs(write_table: WriteTable, tmp_path
     everything = {"set": {"DATASETS.LABELED_PERCENT": 100.0}}
     table = write_table(rows={"plain": {}, "all": everything})
     file_all(table, tmp_path)
-    found = find_results(read_results(tmp_path / "results"), table.cells())
-    text = as_markdown(table, report_rows(table, table.cells(), found))
+    kept = read_results(tmp_path / "results")
+    text = as_markdown(table, report_rows(table, kept))
     assert "fold 2. Once, with all images labeled: all. Mean" in text
     assert re.search(r"\| all +\| 1 +\| 45.0 +\|", text)
     assert "Missing" not in text
@@ -108,16 +108,16 @@ def test_a_table_says_why_a_row_has_fewer_runs(write_table: WriteTable, tmp_path
 
 def test_a_table_says_which_runs_are_missing(write_table: WriteTable, tmp_path: Path) -> None:
     table = write_table()
-    none = as_markdown(table, report_rows(table, table.cells(), {}))
+    none = as_markdown(table, report_rows(table, []))
     assert "**Missing:** plain (fold 0, fold 1, fold 2); DRE (fold 0, fold 1, fold 2)." in none
     assert "Teacher" not in none
     file_all(write_table(), tmp_path, runs=1)
-    found = find_results(read_results(tmp_path / "results"), table.cells())
-    text = as_markdown(table, report_rows(table, table.cells(), found))
+    kept = read_results(tmp_path / "results")
+    text = as_markdown(table, report_rows(table, kept))
     assert "**Missing:** plain (fold 1, fold 2); DRE (fold 1, fold 2)." in text
     # One run has neither spread nor interval.
     assert "| DRE   | 1   | 41.0 | 51.0   | 31.0   | +1.0, n 1" in text
-    assert len(draw_rows(table.title, report_rows(table, table.cells(), {})).axes[0].lines) == 2
+    assert len(draw_rows(table.title, report_rows(table, [])).axes[0].lines) == 2
 
 
 def test_costs_of_two_devices_are_not_averaged(write_table: WriteTable, tmp_path: Path) -> None:
@@ -132,8 +132,8 @@ def test_costs_of_two_devices_are_not_averaged(write_table: WriteTable, tmp_path
         lives = [{"cpu_seconds": 360.0, "peak_mib": 1000.0}]
         (folder / "cost.json").write_text(json.dumps({"lives": lives}))
         file_result(cell, Identity.of(cell.cfg), folder, tmp_path / "results", "training")
-    found = find_results(read_results(tmp_path / "results"), table.cells())
-    text = as_markdown(table, report_rows(table, table.cells(), found))
+    kept = read_results(tmp_path / "results")
+    text = as_markdown(table, report_rows(table, kept))
     assert re.search(r"\| plain +\| CPU +\| 3\.00 +\| 0\.10 +\| 1000 ", text)
     assert re.search(r"\| plain +\| GPU X +\| 0\.50 +\| 0\.10 +\| 1000 ", text)
 

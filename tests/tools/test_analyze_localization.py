@@ -171,6 +171,7 @@ def test_weights_without_variance_are_refused(tool: ModuleType, run: Path) -> No
     "words",
     [
         ("TEST.RANK_BY_QUALITY", "True"),
+        ("TEST.VARIANCE_VOTING.ENABLED", "True"),
         ("TEST.VARIANCE_VOTING.SIGMA_T", "0.2", "TEST.VARIANCE_VOTING.ENABLED", "True"),
     ],
 )
