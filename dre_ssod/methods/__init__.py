@@ -16,7 +16,9 @@ from pkgutil import walk_packages
 
 from detectron2.config import CfgNode
 
-from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher, StoredLabels
+from dre_ssod.methods.mean_teacher import METHODS, MeanTeacher
+from dre_ssod.methods.parts.schedules import Clock
+from dre_ssod.methods.parts.stored_labels import StoredLabels
 
 __all__ = [
     "METHODS",

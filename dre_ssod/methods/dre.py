@@ -23,7 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher
+from dre_ssod.methods.mean_teacher import METHODS, MeanTeacher
+from dre_ssod.methods.parts.schedules import Clock
 from dre_ssod.methods.parts.score_ranks import LearnsRanks, RankSettings, RankThresholds
 from dre_ssod.modeling.counts import shared_mean
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN

@@ -22,8 +22,9 @@ from torch import Tensor
 from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper, UnlabeledViews
 from dre_ssod.data.views.instant_teaching import change_pixels
 from dre_ssod.data.views.views import ViewRecipe
-from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher
+from dre_ssod.methods.mean_teacher import METHODS, MeanTeacher
 from dre_ssod.methods.parts.placing import draw_integer
+from dre_ssod.methods.parts.schedules import Clock
 from dre_ssod.modeling.regions import Regions
 from dre_ssod.modeling.student_batch import Mixer, StudentBatch
 from dre_ssod.settings import Number, setting

@@ -25,8 +25,9 @@ from torch import Tensor
 from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper, UnlabeledViews
 from dre_ssod.data.views.pixels import PixelRecipe
 from dre_ssod.data.views.views import ViewRecipe
-from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher
+from dre_ssod.methods.mean_teacher import METHODS, MeanTeacher
 from dre_ssod.methods.parts.per_label import mean_per_label
+from dre_ssod.methods.parts.schedules import Clock
 from dre_ssod.methods.parts.score_ranks import LearnsRanks, RankSettings, RankThresholds
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.modeling.regions import Regions

@@ -5,7 +5,7 @@ A method is one file, a class and its settings. It overrides the moments that it
 1. *views*: what an image goes through before teacher and student see it (``mappers``);
 2. *labels*: what the teacher's detections become (``label``);
 3. *mixing*: of the images of a batch (``mixer``);
-4. *losses*: of the student's regions (``unlabeled_losses``, ``weight``, ``rpn_terms``);
+4. *losses*: of the student's regions (``unlabeled_losses``, ``full_weight``, ``rpn_terms``);
 5. *following*: how the teacher follows the student (``decay``).
 
 Whoever shows, measures or times pseudo-labels asks the method for them.
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -25,8 +24,9 @@ from torch import Tensor
 
 from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper, UnlabeledViews
 from dre_ssod.data.splits.pools import Pools
-from dre_ssod.methods.parts.decay import ema_decay, horizon_decay
 from dre_ssod.methods.parts.pcv import consistency_weights
+from dre_ssod.methods.parts.schedules import Clock, ema_decay, horizon_decay, warmup_factor
+from dre_ssod.methods.parts.stored_labels import StoredLabels
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.modeling.refinement import PLAIN, Refinement
 from dre_ssod.modeling.regions import Regions, labeled_losses
@@ -37,34 +37,6 @@ from dre_ssod.teacher import Labels, observe
 
 METHODS = Registry("METHOD")
 METHODS.__doc__ = "Semi-supervised methods, by the name that SSOD.METHOD gives."
-
-
-@dataclass(frozen=True)
-class StoredLabels:
-    """Pseudo-labels that are made before a run starts.
-
-    Attributes:
-        path: of their file.
-        short_side: shorter side, in pixels, of the images that are labeled; 0: their own.
-    """
-
-    path: Path
-    short_side: int
-
-
-@dataclass(frozen=True)
-class Clock:
-    """All that a schedule may depend on.
-
-    Attributes:
-        iteration: of the step, from 0.
-        burn_in: iterations on labels alone, before the first pseudo-label.
-        max_iter: of the run.
-    """
-
-    iteration: int
-    burn_in: int
-    max_iter: int
 
 
 @METHODS.register()
@@ -91,6 +63,13 @@ class MeanTeacher:
             "Weight of all unsupervised losses: beta of DRE's eq. 3, Soft Teacher's alpha, "
             "Unbiased Teacher's lambda_u.",
             Number(0.0, 1e6),
+        )
+        unsup_warmup_iters: int = setting(
+            "SSOD.UNSUP_WARMUP_ITERS",
+            0,
+            "Iterations after the burn-in over which the weights of all unsupervised losses grow "
+            "linearly to their full values; 0: full from the first, as in the paper.",
+            Number(0, 10**9),
         )
         ema_decay: float = setting(
             "SSOD.EMA.DECAY",
@@ -295,7 +274,14 @@ class MeanTeacher:
         return None
 
     def weight(self, term: str, clock: Clock) -> float:
-        """What a loss is multiplied by in the total loss (DRE's eq. 3), by its name."""
+        """What a loss is multiplied by in this step (DRE's eq. 3), by its name."""
+        if not term.endswith(UNSUPERVISED):
+            return self.full_weight(term)
+        step = clock.iteration - clock.burn_in
+        return self.full_weight(term) * warmup_factor(step, self.settings.unsup_warmup_iters)
+
+    def full_weight(self, term: str) -> float:
+        """The weight of a loss after the warm-up."""
         return float(self.settings.unsup_loss_weight) if term.endswith(UNSUPERVISED) else 1.0
 
     # 5. Following

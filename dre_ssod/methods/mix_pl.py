@@ -27,9 +27,10 @@ from torch import Tensor
 
 from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper, UnlabeledViews
 from dre_ssod.data.views.views import ViewRecipe
-from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher
+from dre_ssod.methods.mean_teacher import METHODS, MeanTeacher
 from dre_ssod.methods.parts.older_views import OlderView, OlderViews
 from dre_ssod.methods.parts.placing import Mixture, Piece, draw_integer, draw_rectangles
+from dre_ssod.methods.parts.schedules import Clock
 from dre_ssod.methods.parts.thresholds import above
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.modeling.student_batch import Mixer, StudentBatch

@@ -23,8 +23,9 @@ import torch
 from detectron2.structures import Instances
 from torch import Tensor
 
-from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher
+from dre_ssod.methods.mean_teacher import METHODS, MeanTeacher
 from dre_ssod.methods.parts.labeled_classes import boxes_per_image
+from dre_ssod.methods.parts.schedules import Clock
 from dre_ssod.methods.parts.score_ranks import ScoreRanks, count_scores
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.modeling.regions import Regions

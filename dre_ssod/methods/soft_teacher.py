@@ -17,8 +17,9 @@ import torch
 from detectron2.layers import cat
 from torch import Tensor
 
-from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher
+from dre_ssod.methods.mean_teacher import METHODS, MeanTeacher
 from dre_ssod.methods.parts.jitter import box_spread
+from dre_ssod.methods.parts.schedules import Clock
 from dre_ssod.methods.parts.thresholds import above
 from dre_ssod.modeling.counts import shared_sum
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN

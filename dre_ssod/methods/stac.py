@@ -21,8 +21,9 @@ from detectron2.structures import Instances
 from dre_ssod.data.mappers import LabeledMapper, StoredLabelMapper, UnlabeledViews
 from dre_ssod.data.splits.pools import Pools
 from dre_ssod.data.views.views import ViewRecipe
-from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher, StoredLabels
-from dre_ssod.methods.parts.stored_labels import with_stored_labels
+from dre_ssod.methods.mean_teacher import METHODS, MeanTeacher
+from dre_ssod.methods.parts.schedules import Clock
+from dre_ssod.methods.parts.stored_labels import StoredLabels, with_stored_labels
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.settings import ExistingFile, Number, setting
 from dre_ssod.structures import UnlabeledSample
@@ -111,8 +112,8 @@ class STAC(MeanTeacher):
 
     # Losses
 
-    def weight(self, term: str, clock: Clock) -> float:
-        return 0.5 * super().weight(term, clock)
+    def full_weight(self, term: str) -> float:
+        return 0.5 * super().full_weight(term)
 
     # Following: the model that is kept is the student
 

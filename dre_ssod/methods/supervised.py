@@ -11,4 +11,7 @@ class Supervised(MeanTeacher):
 
     uses_unlabeled = False
     view_keys = ("LABELED_VIEW",)
-    unread = ("score_threshold", "unsup_loss_weight", "rpn_objectness", "rpn_box", "pcv")
+    unread = (
+        *("score_threshold", "unsup_loss_weight", "unsup_warmup_iters"),
+        *("rpn_objectness", "rpn_box", "pcv"),
+    )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dre_ssod.engine.ema import ModelEMA
-from dre_ssod.methods.parts.decay import ema_decay
+from dre_ssod.methods.parts.schedules import ema_decay
 
 
 class Net(nn.Module):

@@ -17,7 +17,6 @@ from dre_ssod.errors import ConfigError
 from dre_ssod.methods import METHODS, Clock, build_method, method_class
 from dre_ssod.methods.dre import DRE
 from dre_ssod.methods.mean_teacher import MeanTeacher
-from dre_ssod.methods.parts.decay import horizon_decay
 from dre_ssod.methods.supervised import Supervised
 from dre_ssod.modeling.student_batch import Features, Mixer, StudentBatch
 from dre_ssod.settings import Number, add_keys, keys_of, setting
@@ -189,9 +188,8 @@ def test_a_teacher_cannot_be_asked_about_a_mixed_image() -> None:
 
 def test_a_method_weighs_every_term_by_name() -> None:
     class Halved(DRE):
-        def weight(self, term: str, clock: Clock) -> float:
-            assert clock == Clock(0, 0, 100)
-            return 0.5 * super().weight(term, clock)
+        def full_weight(self, term: str) -> float:
+            return 0.5 * super().full_weight(term)
 
     trainers = [make_trainer([batch(0)], lr=0.0) for _ in range(2)]
     trainers[1].method = Halved(trainers[1].method.settings)
@@ -229,41 +227,6 @@ def test_a_teacher_that_stays_is_not_touched() -> None:
     before = state(trainer.teacher)
     assert run(trainer)["ssod/ema_decay"] == 1.0
     assert_equal(state(trainer.teacher), before)
-
-
-@pytest.mark.parametrize(
-    ("iteration", "copies", "expected"),
-    [(0, True, 0.0), (3, True, 0.75), (4, True, 0.0), (5, True, 0.5), (4, False, 0.8)],
-)
-def test_the_decay_starts_again_after_a_burn_in_that_copies(
-    iteration: int, copies: bool, expected: float
-) -> None:
-    method = MeanTeacher(MeanTeacher.Settings(burn_in_copy=copies))
-    assert method.decay(Clock(iteration, 4, 100)) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    ("decay", "horizon", "max_iter", "expected"),
-    # 0.05 of 600 iterations are 30: 1 - 1 / 30. DECAY stays the bound of a long run.
-    [(0.999, 0.0, 600, 0.999), (0.99, 0.05, 600, 29 / 30), (0.99, 0.05, 10**6, 0.99)],
-)
-@pytest.mark.parametrize(
-    "name", sorted(name for name, method in METHODS if "ema_horizon" not in method.unread)
-)
-def test_the_average_looks_back_no_further_than_a_share_of_the_run(
-    name: str, decay: float, horizon: float, max_iter: int, expected: float
-) -> None:
-    cfg = get_cfg()
-    keys = {"METHOD": name, "EMA.DECAY": decay, "EMA.HORIZON": horizon}
-    pairs = [word for key, value in keys.items() for word in (f"SSOD.{key}", value)]
-    cfg.merge_from_list([*pairs, "SOLVER.MAX_ITER", max_iter])
-    # UnbiasedTeacherV2 wants it, and no other asks.
-    cfg.MODEL.ROI_BOX_HEAD.BOUNDED_SIGMA = True
-    assert build_method(cfg).settings.ema_decay == pytest.approx(expected, rel=1e-12)
-
-
-def test_a_horizon_of_less_than_an_iteration_copies_the_student() -> None:
-    assert horizon_decay(0.1, 5) == 0.0
 
 
 # What a method learns

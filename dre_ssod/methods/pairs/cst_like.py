@@ -26,9 +26,10 @@ from torch import Tensor
 from dre_ssod.data.mappers import LabeledPairMapper, UnlabeledPairMapper, UnlabeledViews
 from dre_ssod.data.views.pixels import PixelRecipe
 from dre_ssod.data.views.views import ViewRecipe
-from dre_ssod.methods.mean_teacher import METHODS, Clock
+from dre_ssod.methods.mean_teacher import METHODS
 from dre_ssod.methods.pairs.pair import Found, Pair
 from dre_ssod.methods.parts.focal import focal_loss
+from dre_ssod.methods.parts.schedules import Clock
 from dre_ssod.methods.unbiased.unbiased_teacher import UnbiasedTeacher
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.modeling.regions import Regions

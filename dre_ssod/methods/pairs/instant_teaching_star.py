@@ -28,8 +28,9 @@ from torchvision.ops import batched_nms
 from dre_ssod.data.mappers import LabeledMapper, LabeledTwiceMapper, UnlabeledViews
 from dre_ssod.geometry import clip_boxes
 from dre_ssod.methods.instant_teaching import InstantTeaching
-from dre_ssod.methods.mean_teacher import METHODS, Clock
+from dre_ssod.methods.mean_teacher import METHODS
 from dre_ssod.methods.pairs.pair import Found, Pair
+from dre_ssod.methods.parts.schedules import Clock
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.structures import FURTHER_VIEWS, TrainingBatch, UnlabeledSample
 from dre_ssod.teacher import TeacherPass, observe

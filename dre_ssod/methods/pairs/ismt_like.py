@@ -30,8 +30,9 @@ from torch import Tensor
 
 from dre_ssod.data.splits.pools import Pools
 from dre_ssod.geometry import map_boxes
-from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher
+from dre_ssod.methods.mean_teacher import METHODS, MeanTeacher
 from dre_ssod.methods.pairs.pair import Found, Pair
+from dre_ssod.methods.parts.schedules import Clock
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.settings import Number, setting
 from dre_ssod.structures import UnlabeledSample

@@ -9,7 +9,8 @@ from typing import Any
 from detectron2.structures import Instances
 from torch import Tensor
 
-from dre_ssod.methods.mean_teacher import Clock, MeanTeacher
+from dre_ssod.methods.mean_teacher import MeanTeacher
+from dre_ssod.methods.parts.schedules import Clock
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.modeling.student_batch import PairBatch, StudentBatch
 from dre_ssod.structures import TrainingBatch, UnlabeledSample

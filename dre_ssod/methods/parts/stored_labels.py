@@ -8,7 +8,7 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -20,6 +20,19 @@ from dre_ssod.data.splits.pools import Pools
 from dre_ssod.errors import ConfigError
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StoredLabels:
+    """Pseudo-labels that are made before a run starts.
+
+    Attributes:
+        path: of their file.
+        short_side: shorter side, in pixels, of the images that are labeled; 0: their own.
+    """
+
+    path: Path
+    short_side: int
 
 
 def with_stored_labels(pools: Pools, path: Path, threshold: float) -> Pools:

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dre_ssod.errors import ConfigError
-from dre_ssod.methods.mean_teacher import METHODS, Clock
+from dre_ssod.methods.mean_teacher import METHODS
+from dre_ssod.methods.parts.schedules import Clock
 from dre_ssod.methods.unbiased.unbiased_teacher import UnbiasedTeacher
 from dre_ssod.modeling.student_batch import Features, Mixer, StudentBatch
 from dre_ssod.settings import Number, OneOf, setting

@@ -25,8 +25,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dre_ssod.geometry import clip_boxes
-from dre_ssod.methods.mean_teacher import METHODS, Clock
+from dre_ssod.methods.mean_teacher import METHODS
 from dre_ssod.methods.parts.jitter import jittered
+from dre_ssod.methods.parts.schedules import Clock
 from dre_ssod.methods.unbiased.unbiased_teacher import UnbiasedTeacher
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.modeling.regions import ImageClasses, Regions
@@ -171,8 +172,8 @@ class RobustTeacher(UnbiasedTeacher):
         losses = weights[cls.classes] * self.focal_losses(cls)
         return StudentLosses(unsupervised={"loss_cls_unsup": cls.mean(losses)})
 
-    def weight(self, term: str, clock: Clock) -> float:
-        weight = super().weight(term, clock)
+    def full_weight(self, term: str) -> float:
+        weight = super().full_weight(term)
         return self.settings.image_weight * weight if term.startswith(IMAGE_TERM) else weight
 
 

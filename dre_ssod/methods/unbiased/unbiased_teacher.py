@@ -17,9 +17,9 @@ from torch import Tensor
 from dre_ssod.data.mappers import LabeledPairMapper, UnlabeledPairMapper, UnlabeledViews
 from dre_ssod.data.views.pixels import PixelRecipe
 from dre_ssod.data.views.views import ViewRecipe
-from dre_ssod.methods.mean_teacher import METHODS, Clock, MeanTeacher
-from dre_ssod.methods.parts.decay import constant_after_burn_in
+from dre_ssod.methods.mean_teacher import METHODS, MeanTeacher
 from dre_ssod.methods.parts.focal import focal_loss
+from dre_ssod.methods.parts.schedules import Clock, constant_after_burn_in
 from dre_ssod.methods.parts.thresholds import above
 from dre_ssod.modeling.regions import Regions
 from dre_ssod.settings import Number, setting

@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from dre_ssod.errors import ConfigError
-from dre_ssod.methods.mean_teacher import METHODS, Clock
+from dre_ssod.methods.mean_teacher import METHODS
 from dre_ssod.methods.parts.pcv import iou_with_label
 from dre_ssod.methods.unbiased.unbiased_teacher import UnbiasedTeacher
 from dre_ssod.modeling.regions import Regions
@@ -122,5 +122,5 @@ class UnbiasedTeacherV2(UnbiasedTeacher):
         teacher = 1.0 - (sigma if sigma.dim() == 2 else sigma[:, None])
         return (teacher > student + self.settings.margin) & (teacher > self.settings.certainty)
 
-    def weight(self, term: str, clock: Clock) -> float:
-        return float(self.settings.box_weight) if term == BOX_TERM else super().weight(term, clock)
+    def full_weight(self, term: str) -> float:
+        return float(self.settings.box_weight) if term == BOX_TERM else super().full_weight(term)

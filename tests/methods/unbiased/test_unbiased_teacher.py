@@ -14,8 +14,8 @@ from detectron2.structures import Boxes, Instances
 from torch.nn import functional as F
 
 from dre_ssod.methods import Clock
-from dre_ssod.methods.parts.decay import constant_after_burn_in
 from dre_ssod.methods.parts.focal import focal_loss
+from dre_ssod.methods.parts.schedules import constant_after_burn_in
 from dre_ssod.methods.parts.thresholds import above
 from dre_ssod.methods.unbiased.unbiased_teacher import UnbiasedTeacher
 from dre_ssod.modeling.student_batch import StudentBatch

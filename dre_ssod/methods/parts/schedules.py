@@ -1,6 +1,23 @@
-"""How much of a teacher stays as it follows its student: the decay of a step."""
+"""What changes over a run: the teacher's decay, and the weight of unsupervised losses."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Clock:
+    """All that a schedule may depend on.
+
+    Attributes:
+        iteration: of the step, from 0.
+        burn_in: iterations on labels alone, before the first pseudo-label.
+        max_iter: of the run.
+    """
+
+    iteration: int
+    burn_in: int
+    max_iter: int
 
 
 def ema_decay(step: int, maximum: float) -> float:
@@ -25,3 +42,11 @@ def constant_after_burn_in(iteration: int, burn_in: int, alpha: float) -> float 
     if iteration >= burn_in:
         return alpha
     return 0.0 if iteration == burn_in - 1 else None
+
+
+def warmup_factor(step: int, iterations: int) -> float:
+    """Factor of step ``step`` (from 0) of a linear warm-up: min(1, (step + 1) / iterations).
+
+    1 without a warm-up, of 0 iterations.
+    """
+    return min(1.0, (step + 1) / iterations) if iterations else 1.0
