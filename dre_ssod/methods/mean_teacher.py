@@ -25,7 +25,7 @@ from torch import Tensor
 from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper, UnlabeledViews
 from dre_ssod.data.splits.pools import Pools
 from dre_ssod.methods.parts.pcv import consistency_weights
-from dre_ssod.methods.parts.schedules import Clock, ema_decay, horizon_decay, warmup_factor
+from dre_ssod.methods.parts.schedules import Clock, ema_decay, horizon_decay, linear_ramp
 from dre_ssod.methods.parts.stored_labels import StoredLabels
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.modeling.refinement import PLAIN, Refinement
@@ -277,8 +277,8 @@ class MeanTeacher:
         """What a loss is multiplied by in this step (DRE's eq. 3), by its name."""
         if not term.endswith(UNSUPERVISED):
             return self.full_weight(term)
-        step = clock.iteration - clock.burn_in
-        return self.full_weight(term) * warmup_factor(step, self.settings.unsup_warmup_iters)
+        learned = clock.iteration - clock.burn_in + 1
+        return self.full_weight(term) * linear_ramp(learned, self.settings.unsup_warmup_iters)
 
     def full_weight(self, term: str) -> float:
         """The weight of a loss after the warm-up."""

@@ -4,8 +4,6 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dre_ssod.engine.ema import ModelEMA
@@ -44,23 +42,6 @@ def set_to(model: nn.Module, other: nn.Module) -> None:
             strict=True,
         ):
             mine.copy_(theirs)
-
-
-@pytest.mark.parametrize(
-    ("step", "expected"),
-    # 1 - 1 / (t + 1) is 0, 1/2, 2/3, ... and reaches 0.999 at t = 999.
-    [(0, 0.0), (1, 1 / 2), (2, 2 / 3), (9, 0.9), (998, 998 / 999), (999, 0.999), (10**6, 0.999)],
-)
-def test_decay_grows_to_its_bound(step: int, expected: float) -> None:
-    assert ema_decay(step, 0.999) == pytest.approx(expected, abs=1e-15)
-
-
-@given(step=st.integers(0, 10**6), maximum=st.floats(0.0, 1.0))
-def test_decay_is_the_formula(step: int, maximum: float) -> None:
-    assert ema_decay(step, maximum) == min(maximum, step / (step + 1)) or ema_decay(
-        step, maximum
-    ) == pytest.approx(step / (step + 1), rel=1e-12)
-    assert ema_decay(step, maximum) <= ema_decay(step + 1, maximum) <= maximum
 
 
 def test_the_teacher_is_the_weighted_sum_of_all_students() -> None:

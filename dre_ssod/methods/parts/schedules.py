@@ -44,9 +44,6 @@ def constant_after_burn_in(iteration: int, burn_in: int, alpha: float) -> float 
     return 0.0 if iteration == burn_in - 1 else None
 
 
-def warmup_factor(step: int, iterations: int) -> float:
-    """Factor of step ``step`` (from 0) of a linear warm-up: min(1, (step + 1) / iterations).
-
-    1 without a warm-up, of 0 iterations.
-    """
-    return min(1.0, (step + 1) / iterations) if iterations else 1.0
+def linear_ramp(done: int, iterations: int) -> float:
+    """min(1, done / iterations); 1 where there is no ramp, of 0 iterations."""
+    return min(1.0, done / iterations) if iterations else 1.0

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from dre_ssod.errors import ConfigError
 from dre_ssod.methods.mean_teacher import METHODS
-from dre_ssod.methods.parts.schedules import Clock
+from dre_ssod.methods.parts.schedules import Clock, linear_ramp
 from dre_ssod.methods.unbiased.unbiased_teacher import UnbiasedTeacher
 from dre_ssod.modeling.student_batch import Features, Mixer, StudentBatch
 from dre_ssod.settings import Number, OneOf, setting
@@ -88,7 +88,7 @@ class MUM(UnbiasedTeacher):
         if step == 0:
             return 0.0
         start, end = self.settings.ramp_start, self.settings.ema_decay
-        return start + (end - start) * min(1.0, step / max(self.settings.ramp_iters, 1))
+        return start + (end - start) * linear_ramp(step, self.settings.ramp_iters)
 
 
 class Tiles(Mixer):

@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dre_ssod.config.keys import get_cfg
 from dre_ssod.methods import METHODS, Clock, build_method
 from dre_ssod.methods.mean_teacher import MeanTeacher
-from dre_ssod.methods.parts.schedules import horizon_decay
+from dre_ssod.methods.parts.schedules import ema_decay, horizon_decay
 from dre_ssod.structures import UNSUPERVISED
 from tests.engine.steps import batch, make_trainer, run
 from tests.methods.every import EXPECTED
 
 # Following
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    # 1 - 1 / (t + 1) is 0, 1/2, 2/3, ... and reaches 0.999 at t = 999.
+    [(0, 0.0), (1, 1 / 2), (2, 2 / 3), (9, 0.9), (998, 998 / 999), (999, 0.999), (10**6, 0.999)],
+)
+def test_decay_grows_to_its_bound(step: int, expected: float) -> None:
+    assert ema_decay(step, 0.999) == pytest.approx(expected, abs=1e-15)
+
+
+@given(step=st.integers(0, 10**6), maximum=st.floats(0.0, 1.0))
+def test_decay_is_the_formula(step: int, maximum: float) -> None:
+    assert ema_decay(step, maximum) == min(maximum, step / (step + 1)) or ema_decay(
+        step, maximum
+    ) == pytest.approx(step / (step + 1), rel=1e-12)
+    assert ema_decay(step, maximum) <= ema_decay(step + 1, maximum) <= maximum
 
 
 @pytest.mark.parametrize(
