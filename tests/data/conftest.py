@@ -13,6 +13,8 @@ from PIL import Image
 
 VocObject = tuple[str, tuple[float, float, float, float], int]
 """Class name, (xmin, ymin, xmax, ymax) as written in the file, difficult."""
+YOLO_NAMES = "names: [cat, dog]\n"
+YOLO_CONFIG = f"train: images/train\nval: images/val\n{YOLO_NAMES}"
 
 
 @pytest.fixture(scope="session")
@@ -83,6 +85,24 @@ def write_voc(write_image: Callable[..., Path]) -> Callable[..., Path]:
             (root / "Annotations" / f"{image_id}.xml").write_text(
                 f"<annotation>{size}{body}</annotation>", encoding="utf-8"
             )
+        return root
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_yolo(write_image: Callable[..., Path]) -> Callable[..., Path]:
+    """Write label texts by image name, in images/train and labels/train, and data.yaml."""
+
+    def write(root: Path, labels: dict[str, str | None], config: str | None = YOLO_CONFIG) -> Path:
+        for name, text in labels.items():
+            write_image(root / "images" / "train" / name)
+            if text is not None:
+                path = (root / "labels" / "train" / name).with_suffix(".txt")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+        if config is not None:
+            (root / "data.yaml").write_text(config, encoding="utf-8")
         return root
 
     return write

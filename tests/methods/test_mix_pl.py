@@ -1,4 +1,4 @@
-"""MixPL: what is mixed, where its labels lie, which losses count, and when the teacher follows."""
+"""MixPL: what is mixed, where its labels lie, and which losses count."""
 
 from __future__ import annotations
 
@@ -16,14 +16,9 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from dre_ssod.data.views.views import ViewRecipe
-from dre_ssod.engine.step import SemiSupervisedStep
-from dre_ssod.methods import Clock
-from dre_ssod.methods.mean_teacher import MeanTeacher
 from dre_ssod.methods.mix_pl import MixPL, PseudoMix, stack
 from dre_ssod.methods.parts.older_views import OlderViews
 from dre_ssod.modeling.student_batch import StudentBatch
-from tests.engine.steps import SAMPLE_ALL, make_trainer, run
-from tests.engine.steps import batch as make_batch
 from tests.factories import labeled_image, tiny_cfg
 
 SIZE = (64, 96)
@@ -247,44 +242,7 @@ def test_without_the_gate_losses_count_whatever_is_labeled() -> None:
     assert _weights(older=(), newer=(), require_labels=False) == [1.5, 1.5, 1.5]
 
 
-def _trainer(method: MeanTeacher, steps: int = 1, lr: float = 1.0) -> SemiSupervisedStep:
-    trainer = make_trainer([make_batch(n, unlabeled=2) for n in range(steps)], lr, SAMPLE_ALL)
-    trainer.method = method
-    return trainer
-
-
-def _settings(**settings: Any) -> MixPL.Settings:
-    chosen = {"score_threshold": 0.3, "unsup_loss_weight": 2.0, **settings}
-    return replace(MixPL.Settings(), **chosen)
-
-
-def _step(**settings: Any) -> dict[str, Tensor]:
-    trainer = _trainer(MixPL(_settings(**settings)))
-    run(trainer)
-    return dict(trainer.model.state_dict())
-
-
-def test_a_gated_step_teaches_what_labels_alone_teach() -> None:
-    # Every label counts as erased, so there is none.
-    silent = _step(max_erased=0.0)
-    weightless = _step(max_erased=0.0, unsup_loss_weight=0.0)
-    for name, tensor in silent.items():
-        torch.testing.assert_close(tensor, weightless[name])
-
-
 # Views of the steps before
-
-
-def test_until_there_are_enough_older_views_it_is_a_mean_teacher_on_erased_views() -> None:
-    plain = MeanTeacher(MeanTeacher.Settings(score_threshold=0.3, unsup_loss_weight=2.0))
-    expected = run(_trainer(plain))
-    assert expected["loss_cls_unsup"] > 0.0
-    found = run(_trainer(MixPL(_settings(**PLAIN))))
-    for name, value in expected.items():
-        if "loss" in name:
-            assert found[name] == pytest.approx(value, rel=1e-5), name
-    erased = run(_trainer(MixPL(_settings(erase_count=(19, 19), erase_size=0.5, max_erased=2.0))))
-    assert erased["loss_cls_unsup"] != expected["loss_cls_unsup"]
 
 
 def test_partners_are_two_steps_old_and_tiles_one() -> None:
@@ -313,31 +271,6 @@ def test_as_many_views_are_kept_as_a_step_has() -> None:
     assert not older.suffice_for(6)
     older.add([_image(8)], _labels(1))
     assert [view.image[0, 0, 0].item() for view in older.views] == [7, 7, 8]
-
-
-def test_views_are_kept_as_they_were_before_they_were_mixed() -> None:
-    trainer = _trainer(MixPL(_settings(older_views=4)), steps=3, lr=0.0)
-    run(trainer, iterations=range(3))
-    (views,) = trainer.method.state_dict()["older_views"]["processes"]
-    strong = [
-        sample.strong.image for n in (1, 2) for sample in make_batch(n, unlabeled=2).unlabeled
-    ]
-    assert all(torch.equal(view["image"], image) for view, image in zip(views, strong, strict=True))
-    assert any(len(view["boxes"]) for view in views)
-
-
-def test_each_pass_keeps_its_views_also_of_a_step_that_is_skipped() -> None:
-    """As the code does, which knows neither: what the student has seen is kept."""
-    trainer = make_trainer(
-        [make_batch(n, unlabeled=2) for n in range(2)],
-        overrides=SAMPLE_ALL,
-        accumulation_steps=2,
-        skip_nonfinite=True,
-    )
-    trainer.method = MixPL(_settings(older_views=4, **PLAIN))
-    next(trainer.model.parameters()).register_hook(lambda gradient: gradient * float("inf"))
-    assert run(trainer)["ssod/skipped_steps"] == 1
-    assert trainer.method.is_warm
 
 
 def _save_and_load(rank: int, folder: str) -> None:
@@ -374,7 +307,7 @@ def test_a_checkpoint_has_the_views_of_all_processes(
         assert [view.image[0, 0, 0].item() for view in older.views] == [color, color]
 
 
-# Following
+# Labels, views and seeds
 
 
 def test_labels_score_above_tau_and_views_have_lone_shears() -> None:
@@ -388,22 +321,6 @@ def test_labels_score_above_tau_and_views_have_lone_shears() -> None:
     assert strong == replace(expected, geometric=replace(expected.geometric, lone_shears=True))
     cfg.SSOD.STRONG_VIEW.GEOMETRIC = False
     assert method.mappers(cfg)[1].drawn[1] == ViewRecipe.strong(cfg)
-
-
-def test_the_teacher_follows_at_every_third_iteration() -> None:
-    method = MixPL(replace(MixPL.Settings(), ema_decay=0.9998))
-    found = [method.decay(Clock(t, 0, 100)) for t in range(9)]
-    assert [t for t, decay in enumerate(found) if decay is not None] == [2, 5, 8]
-    assert found[2] == pytest.approx(1 - 4 / 6)
-    assert found[8] == pytest.approx(1 - 4 / 12)
-    # max(.0002, 4 / (4 + t)) is .0002 from t = 19996 on.
-    assert method.decay(Clock(20000, 0, 10**6)) == pytest.approx(0.9998)
-
-
-def test_a_burn_in_ends_with_a_copy() -> None:
-    method = MixPL(MixPL.Settings())
-    found = [method.decay(Clock(t, 4, 100)) for t in range(3, 8)]
-    assert found == [None, 0.0, None, pytest.approx(1 - 4 / 6), None]
 
 
 def test_the_same_seed_mixes_the_same() -> None:

@@ -1,47 +1,21 @@
-"""YOLO datasets: where images, labels and classes are found, what a line means, what is refused."""
+"""YOLO datasets: where labels are found, what a line means, what is refused."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 from detectron2.structures import BoxMode
 from PIL import Image
 
 from dre_ssod.data.remarks import Remarks
-from dre_ssod.data.sources.catalog import (
-    class_names,
-    ensure_registered,
-    load_one_labeled,
-    load_unlabeled,
-)
 from dre_ssod.data.sources.yolo import YoloSource
 from dre_ssod.errors import SourceError
+from tests.data.conftest import YOLO_CONFIG, YOLO_NAMES
 from tests.data.written_sets import read_usable
 
 Writer = Callable[..., Path]
-NAMES = "names: [cat, dog]\n"
-CONFIG = f"train: images/train\nval: images/val\n{NAMES}"
-
-
-@pytest.fixture(scope="module")
-def write_yolo(write_image: Writer) -> Writer:
-    """Write label texts by image name, in images/train and labels/train, and data.yaml."""
-
-    def write(root: Path, labels: dict[str, str | None], config: str | None = CONFIG) -> Path:
-        for name, text in labels.items():
-            write_image(root / "images" / "train" / name)
-            if text is not None:
-                path = (root / "labels" / "train" / name).with_suffix(".txt")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text, encoding="utf-8")
-        if config is not None:
-            (root / "data.yaml").write_text(config, encoding="utf-8")
-        return root
-
-    return write
 
 
 def source_of(place: Path, split: str = "train", *classes: str) -> YoloSource:
@@ -86,12 +60,12 @@ def test_of_a_polygon_the_box_around_it_is_taken(tmp_path: Path, write_yolo: Wri
 def test_key_points_are_passed_over(tmp_path: Path, write_yolo: Writer) -> None:
     # The points may be anywhere, and their number would make the line a polygon.
     line = "0 0.5 0.5 0.5 0.5 1.5 0.1 2 0 0 0\n"
-    root = write_yolo(tmp_path, {"a.png": line}, CONFIG + "kpt_shape: [2, 3]\n")
+    root = write_yolo(tmp_path, {"a.png": line}, YOLO_CONFIG + "kpt_shape: [2, 3]\n")
     assert source_of(root).labeled(Remarks())[0]["annotations"][0]["bbox"] == [2.0, 1.5, 6.0, 4.5]
     (root / "labels" / "train" / "a.txt").write_text("0 0.5 0.5 0.5 0.5")
     with pytest.raises(SourceError, match=r"a\.txt, line 1: has 5 numbers; .* has 11 \(see"):
         source_of(root).labeled(Remarks())
-    (root / "data.yaml").write_text(CONFIG + "kpt_shape: 17\n")
+    (root / "data.yaml").write_text(YOLO_CONFIG + "kpt_shape: 17\n")
     with pytest.raises(SourceError, match=r"'kpt_shape' must be \[points, 2 or 3\], is 17"):
         source_of(root).labeled(Remarks())
 
@@ -176,7 +150,7 @@ def test_an_image_that_is_simply_empty_is_counted(tmp_path: Path, write_yolo: Wr
 
 def test_hidden_copies_are_no_data(tmp_path: Path, write_yolo: Writer, write_image: Writer) -> None:
     root = write_yolo(tmp_path, {"a.png": "0 0.5 0.5 0.5 0.5"}, config=None)
-    (root / "animals.yaml").write_text(CONFIG)
+    (root / "animals.yaml").write_text(YOLO_CONFIG)
     for name in ("._animals.yaml", "labels/train/._a.txt", "images/train/._a.png"):
         (root / name).write_bytes(b"\0\5\x16\7 Mac OS X")
     for folder in (".ipynb_checkpoints", "__MACOSX", "@eaDir"):
@@ -192,7 +166,7 @@ def test_windows_paths_are_taken_in_lists_and_refused_in_the_yaml_file(
 ) -> None:
     root = write_yolo(tmp_path, {"a.png": "0 0.5 0.5 0.5 0.5"})
     (root / "list.txt").write_text(".\\images\\train\\a.png\r\n")
-    (root / "data.yaml").write_text(f"train: list.txt\nval: .\\images\\train\n{NAMES}")
+    (root / "data.yaml").write_text(f"train: list.txt\nval: .\\images\\train\n{YOLO_NAMES}")
     assert [r["image_id"] for r in source_of(root).images(Remarks())] == ["images/train/a.png"]
     with pytest.raises(SourceError, match=r"'val': '\.\\\\images\\\\train' has backslashes"):
         source_of(root, "val").images(Remarks())
@@ -223,157 +197,3 @@ def test_what_is_wrong_in_a_line_is_named_with_file_and_number(
     with pytest.raises(SourceError, match=message) as caught:
         source_of(root).labeled(Remarks())
     assert f"{root / 'labels' / 'train' / 'a.txt'}, line 3: " in str(caught.value)
-
-
-def test_images_opens_neither_labels_nor_images_nor_class_files(
-    tmp_path: Path, write_yolo: Writer
-) -> None:
-    root = write_yolo(tmp_path, {"a.png": "nonsense"}, config=None)
-    (root / "images" / "train" / "a.png").write_bytes(b"no image")
-    (root / "classes.txt").write_bytes(b"\xff")
-    expected = {
-        "file_name": str(root / "images" / "train" / "a.png"),
-        "image_id": "images/train/a.png",
-    }
-    assert source_of(root).images(Remarks()) == [expected]
-    assert load_unlabeled([f"yolo://{quote(str(root))}?split=train"]) == [expected]
-
-
-def test_without_a_yaml_file_folders_and_class_file_are_enough(
-    tmp_path: Path, write_yolo: Writer, write_image: Writer
-) -> None:
-    root = write_yolo(tmp_path / "a", {"a.png": "1 0.5 0.5 0.5 0.5"}, config=None)
-    assert source_of(root, "train", "cat", "dog").metadata()["thing_classes"] == ["cat", "dog"]
-    with pytest.raises(SourceError, match=r"classes\.txt: gives no class names; .* classes=A,B,C"):
-        source_of(root).metadata()
-    (root / "classes.txt").write_text("\ufeffcat\nbig dog\n\n", encoding="utf-8")
-    uri = f"yolo://{quote(str(root))}?split=train"
-    assert class_names([uri]) == ["cat", "big dog"]
-    assert load_one_labeled(uri)[0]["annotations"][0]["category_id"] == 1
-    with pytest.raises(SourceError, match="'cat', 'big dog', but classes= says 'dog'"):
-        source_of(root, "train", "dog").metadata()
-    # The form in which the split is the outer folder.
-    write_image(root / "valid" / "images" / "b.png")
-    (root / "valid" / "labels").mkdir()
-    (root / "valid" / "labels" / "b.txt").write_text("0 0.5 0.5 0.5 0.5")
-    assert len(source_of(root, "valid").labeled(Remarks())[0]["annotations"]) == 1
-    write_image(root / "train" / "images" / "a.png")
-    with pytest.raises(SourceError, match="for the split 'train' both exist; remove one"):
-        source_of(root).images(Remarks())
-    with pytest.raises(SourceError, match="for the split 'test' neither exists"):
-        source_of(root, "test").metadata()
-
-
-@pytest.mark.parametrize(
-    "train", ["images/train", "../images/train", "[images/train]", "list.txt", "./list.txt"]
-)
-def test_a_split_is_a_folder_or_a_list_or_several(
-    tmp_path: Path, write_yolo: Writer, train: str
-) -> None:
-    root = write_yolo(tmp_path / "set", {"b.png": None, "a.png": "0 0.5 0.5 1 1"})
-    (root / "data.yaml").write_text(f"path: .\ntrain: {train}\n{NAMES}")
-    (root / "list.txt").write_text("./images/train/a.png\n\nimages/train/../train/b.png\n")
-    names = [record["image_id"] for record in source_of(root).labeled(Remarks())]
-    assert names == ["images/train/a.png", "images/train/b.png"]
-
-
-def test_several_folders_keep_their_order_and_lists_may_lie_deeper(
-    tmp_path: Path, write_yolo: Writer, write_image: Writer
-) -> None:
-    root = write_yolo(tmp_path, {"b.png": "0 0.5 0.5 1 1"})
-    write_image(root / "images" / "more" / "a.png")
-    (root / "lists").mkdir()
-    (root / "lists" / "one.txt").write_text("../images/train/b.png\n")
-    (root / "data.yaml").write_text(f"train: [lists/one.txt, images/more]\n{NAMES}")
-    names = [record["image_id"] for record in source_of(root).images(Remarks())]
-    assert names == ["images/train/b.png", "images/more/a.png"]
-    (root / "data.yaml").write_text(f"train: [lists/one.txt, images/train]\n{NAMES}")
-    with pytest.raises(SourceError, match=r"b\.png is in the split 'train' twice"):
-        source_of(root).images(Remarks())
-
-
-def test_the_root_may_be_the_yaml_file(tmp_path: Path, write_yolo: Writer) -> None:
-    root = write_yolo(tmp_path, {"a.png": "1 0.5 0.5 1 1"}, config=None)
-    for name in ("one.yaml", "two.yml"):
-        (root / name).write_text(CONFIG)
-    with pytest.raises(SourceError, match=r"which of one\.yaml, two\.yml .* yolo://.*one\.yaml"):
-        source_of(root).metadata()
-    uri = f"yolo://{quote(str(root / 'two.yml'))}?split=train"
-    assert ensure_registered(uri) == uri
-    assert load_one_labeled(uri)[0]["annotations"][0]["category_id"] == 1
-    (root / "one.yaml").unlink()
-    assert len(source_of(root).labeled(Remarks())) == 1
-
-
-@pytest.mark.parametrize(
-    ("config", "names"),
-    [
-        ("names: [a, b]\nnc: 2", ["a", "b"]),
-        ("names: {1: b, 0: a}", ["a", "b"]),
-        ("nc: 2", ["class_0", "class_1"]),
-        ("names: [7, 'no']", ["7", "no"]),
-    ],
-)
-def test_class_names(tmp_path: Path, write_yolo: Writer, config: str, names: list[str]) -> None:
-    root = write_yolo(tmp_path, {"a.png": "1 0.5 0.5 1 1"}, f"train: images/train\n{config}\n")
-    assert source_of(root).metadata()["thing_classes"] == names
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ("- a\n", r"holds \['a'\]; expected 'train'"),
-        ("train: [\n", "cannot be read as YAML"),
-        ("train: &a images/train\nval: *a\n", "aliases"),
-        ("names: !!python/object/apply:os.system ['true']\n", "cannot be read as YAML"),
-        (f"train: 3\n{NAMES}", "'train': must be a folder or a list of images, is 3"),
-        (f"train: images/nowhere\n{NAMES}", "'train': there is no folder or list .*nowhere"),
-        (f"train: data.yaml\n{NAMES}", r"data\.yaml: must be a folder of images, or a \.txt file"),
-        (f"val: images/train\n{NAMES}", "has no split 'train'; valid: val"),
-        (f"path: 3\ntrain: a\n{NAMES}", "'path' must be a folder's name, is 3"),
-        (f"path: nowhere\ntrain: a\n{NAMES}", "'path' .* there is no folder .*nowhere"),
-        (f"path: ../elsewhere\ntrain: a\n{NAMES}", "'path' .*'../elsewhere' is outside"),
-        ("train: images/train\n", "gives no class names"),
-        ("train: images/train\nnc: 0\n", "'nc' must be a positive integer, is 0"),
-        ("train: images/train\nnc: 3\nnames: [a]\n", "'nc' is 3, but 'names' has 1 entries"),
-        ("train: images/train\nnames: [a, a]\n", "two classes are called 'a'"),
-        (
-            "train: images/train\nnames: [yes, no]\n",
-            "class 0 needs a name, has True; write it",
-        ),
-        ("train: images/train\nnames: {0: a, 2: b}\n", r"must be 0, 1, 2, \.\.\. without gaps"),
-        ("train: images/train\nnames: cat\n", "'names' must be a list, is 'cat'"),
-    ],
-)
-def test_what_is_wrong_in_the_yaml_file_is_named(
-    tmp_path: Path, write_yolo: Writer, config: str, message: str
-) -> None:
-    root = write_yolo(tmp_path / "set", {"a.png": "0 0.5 0.5 1 1"}, config)
-    with pytest.raises(SourceError, match=message) as caught:
-        (source_of(root).metadata(), source_of(root).images(Remarks()))
-    assert str(root / "data.yaml") in str(caught.value)
-
-
-def test_missing_and_doubled_files_are_named(
-    tmp_path: Path, write_yolo: Writer, write_image: Writer
-) -> None:
-    root = write_yolo(tmp_path, {"a.png": None, "b.png": None})
-    with pytest.raises(SourceError, match=r"none of the 2 images .*labels/train/a\.txt\. A set wi"):
-        source_of(root).labeled(Remarks())
-    (root / "labels" / "train").mkdir(parents=True)
-    (root / "labels" / "train" / "a.txt").write_text("0 0.5 0.5 1 1")
-    write_image(root / "images" / "train" / "a.jpg")
-    with pytest.raises(SourceError, match=r"a\.txt: belongs to two images, .*a\.jpg and .*a\.png"):
-        source_of(root).labeled(Remarks())
-    (root / "images" / "train" / "a.jpg").unlink()
-    for name in "ab":
-        (root / "images" / "train" / f"{name}.png").write_bytes(b"no image")
-    with pytest.raises(SourceError, match=r"boxes of 2 of 2 images .*a\.png: .*damaged.*b\.png: "):
-        source_of(root).labeled(Remarks())
-    (root / "list.txt").write_text("images/train/a.png\nimages/train/z.png\n")
-    (root / "data.yaml").write_text(f"train: list.txt\n{NAMES}")
-    with pytest.raises(SourceError, match=r"list\.txt, line 2: there is no image .*z\.png"):
-        source_of(root).images(Remarks())
-    (root / "list.txt").write_text("\n")
-    with pytest.raises(SourceError, match=r"list\.txt: no image for the split 'train'"):
-        source_of(root).images(Remarks())
