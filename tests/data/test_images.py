@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from PIL import Image as PillowImage
 from torch.utils.data import DataLoader, Dataset
 
-from dre_ssod.data import images
 from dre_ssod.data.images import (
     LARGEST_FILE,
     ImageError,
     check_shape,
     check_size,
+    decoding,
     read_header,
     read_image,
 )
@@ -227,9 +227,9 @@ def test_both_decoders_of_jpeg_files_give_the_same(
     path = tmp_path / "photo.jpg"
     pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
     PillowImage.fromarray(pixels).save(path, subsampling=subsampling, **options)
-    assert images.decode_jpeg is not None
+    assert decoding.decode_jpeg is not None
     fast = [read_image(str(path), order) for order in ("RGB", "BGR")]
-    monkeypatch.setattr(images, "decode_jpeg", None)
+    monkeypatch.setattr(decoding, "decode_jpeg", None)
     for found, order in zip(fast, ("RGB", "BGR"), strict=True):
         assert found.flags.c_contiguous
         assert found.dtype == np.uint8
@@ -243,9 +243,9 @@ def test_a_damaged_jpeg_is_left_to_pillow(tmp_path: Path, monkeypatch: pytest.Mo
     PillowImage.fromarray(pixels).save(path)
     path.write_bytes(path.read_bytes()[:-2] + b"more" + b"\xff\xd9")
     with pytest.raises(ValueError):  # noqa: PT011 (in its own words)
-        images.decode_jpeg(path.read_bytes(), "RGB")
+        decoding.decode_jpeg(path.read_bytes(), "RGB")
     found = read_image(str(path), "RGB")
-    monkeypatch.setattr(images, "decode_jpeg", None)
+    monkeypatch.setattr(decoding, "decode_jpeg", None)
     assert np.array_equal(read_image(str(path), "RGB"), found)
 
 

@@ -105,6 +105,6 @@ def test_a_store_that_fails_is_no_bad_image(monkeypatch: pytest.MonkeyPatch) -> 
     def refuse(address: str) -> Any:
         raise StoreError(f"{address}: no answer")
 
-    monkeypatch.setattr("dre_ssod.data.images.open_copy", refuse)
+    monkeypatch.setattr("dre_ssod.data.images.files.open_copy", refuse)
     with pytest.raises(StoreError, match="no answer"):
         read_image("s3://data/a.jpg", "RGB")

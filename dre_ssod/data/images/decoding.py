@@ -1,30 +1,18 @@
-"""Reading of image files: what the pixels become, and what is refused by name.
-
-Files are read as Detectron2 reads them, with three differences: 16-bit gray images are scaled to 8
-bits where Pillow cuts off all that is brighter than 255; 32-bit images are refused, since nothing
-says what black and white are; TIFF files with an orientation are turned once, not twice.
-
-Whatever is wrong with a file comes out as an :class:`ImageError`.
-"""
+"""What the pixels of a picture file become, and what its start says."""
 
 from __future__ import annotations
 
-import os
-import stat
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
 
 import cv2
 import numpy as np
-from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 
-from dre_ssod.errors import SourceError
-from dre_ssod.stores import Piece, StoreError, is_address, is_piece, open_copy
+from dre_ssod.data.images.files import ImageError, open_picture
+from dre_ssod.stores import StoreError
 
 try:
     from simplejpeg import decode_jpeg
@@ -35,9 +23,6 @@ Pixels = NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 """Pillow's names of the accepted formats. Others are not even tried: some start programs."""
-
-LARGEST_FILE = 2**31
-"""Bytes of a picture file; the largest that is decoded, in 16-bit colors, has half of them."""
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_TEXT = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
@@ -52,19 +37,6 @@ _TURNS = {
     8: PillowImage.Transpose.ROTATE_90,
 }
 _SIDEWAYS = (5, 6, 7, 8)
-
-
-class ImageError(SourceError):
-    """An image that cannot be used; the message begins with its file name.
-
-    Attributes:
-        file_name: of the image; empty if PyTorch rebuilt the error of a loading process, of which
-            it passes on the message alone.
-    """
-
-    def __init__(self, message: str, file_name: str = "") -> None:
-        super().__init__(message)
-        self.file_name = file_name
 
 
 @dataclass(frozen=True)
@@ -142,106 +114,6 @@ def read_header(file_name: str) -> ImageHeader:
         raise
     except Exception as error:  # As above.
         raise _unreadable(file_name, error) from error
-
-
-@contextmanager
-def open_picture(file_name: str) -> Iterator[IO[bytes]]:
-    """The bytes of a picture file: how all pictures are opened.
-
-    Raises:
-        ImageError: if it is no regular file, as a pipe or a device is none: opening one may wait
-            for ever, and reading it may never end; if it is larger than ``LARGEST_FILE``; or if it
-            is in a tar file that ends before it does.
-        OSError: if it cannot be opened.
-        StoreError: if it is in a store that cannot be asked.
-    """
-    if is_piece(file_name):
-        with _open_piece(file_name) as file:
-            yield file
-        return
-    if is_address(file_name):
-        with open_copy(file_name) as file:
-            _check_length(file_name, os.fstat(file.fileno()).st_size)
-            yield file
-        return
-    path = PathManager.get_local_path(file_name)
-    found = os.stat(path)
-    if stat.S_ISDIR(found.st_mode):
-        raise ImageError(f"{file_name}: is a folder, no image", file_name)
-    if not stat.S_ISREG(found.st_mode):
-        raise ImageError(
-            f"{file_name}: is no regular file, but a pipe, a socket or a device; remove it",
-            file_name,
-        )
-    _check_length(file_name, found.st_size)
-    with open(path, "rb") as file:
-        yield file
-
-
-def _open_piece(file_name: str) -> IO[bytes]:
-    piece = Piece.parse(file_name)
-    _check_length(file_name, piece.size)
-    try:
-        return piece.open()
-    except EOFError as error:
-        raise ImageError(f"{file_name}: is cut off: {error}; pack it again", file_name) from error
-
-
-def _check_length(file_name: str, length: int) -> None:
-    if length > LARGEST_FILE:
-        raise ImageError(
-            f"{file_name}: has {length / 2**30:.1f} GiB, more than any image that can be decoded; "
-            "remove it",
-            file_name,
-        )
-
-
-def check_size(file_name: str, shape: Sequence[int], expected: tuple[int, int]) -> None:
-    """Compare an image with what its annotation says.
-
-    Args:
-        file_name: of the image.
-        shape: (height, width, ...) of the image as read.
-        expected: (height, width) in the annotation.
-
-    Raises:
-        ImageError: if they differ.
-    """
-    height, width = shape[:2]
-    if (height, width) == expected:
-        return
-    hint = "correct the annotation"
-    if (width, height) == expected:
-        hint = (
-            "the two are swapped: the file may say in its EXIF entries that it is to be turned. "
-            "Annotate images as viewers show them, or remove the orientation from the file"
-        )
-    raise ImageError(
-        f"{file_name}: the image is {width} x {height} pixels, but its annotation says "
-        f"{expected[1]} x {expected[0]}; {hint}",
-        file_name,
-    )
-
-
-def check_shape(file_name: str, shape: Sequence[int], max_size: int) -> None:
-    """Refuse an image that is so long that resizing would make it less than a pixel thin.
-
-    Args:
-        file_name: of the image.
-        shape: (height, width, ...) of the image as read.
-        max_size: longest side after resizing, in pixels (``INPUT.MAX_SIZE_TRAIN``).
-
-    Raises:
-        ImageError: if the short side would be rounded to 0.
-    """
-    short, long = sorted(shape[:2])
-    if short * max_size / long < 0.5:
-        raise ImageError(
-            f"{file_name}: {shape[1]} x {shape[0]} pixels are too long and thin: with a longest "
-            f"side of {max_size}, less than half a pixel is left of the other; cut the image into "
-            "pieces or remove it",
-            file_name,
-        )
 
 
 def _open(file: IO[bytes], file_name: str) -> PillowImage.Image:

@@ -1,0 +1,82 @@
+"""How all picture files are opened, wherever they lie."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
+
+from detectron2.utils.file_io import PathManager
+
+from dre_ssod.errors import SourceError
+from dre_ssod.stores import Piece, is_address, is_piece, open_copy
+
+LARGEST_FILE = 2**31
+"""Bytes of a picture file; the largest that is decoded, in 16-bit colors, has half of them."""
+
+
+class ImageError(SourceError):
+    """An image that cannot be used; the message begins with its file name.
+
+    Attributes:
+        file_name: of the image; empty if PyTorch rebuilt the error of a loading process, of which
+            it passes on the message alone.
+    """
+
+    def __init__(self, message: str, file_name: str = "") -> None:
+        super().__init__(message)
+        self.file_name = file_name
+
+
+@contextmanager
+def open_picture(file_name: str) -> Iterator[IO[bytes]]:
+    """The bytes of a picture file: how all pictures are opened.
+
+    Raises:
+        ImageError: if it is no regular file, as a pipe or a device is none: opening one may wait
+            for ever, and reading it may never end; if it is larger than ``LARGEST_FILE``; or if it
+            is in a tar file that ends before it does.
+        OSError: if it cannot be opened.
+        StoreError: if it is in a store that cannot be asked.
+    """
+    if is_piece(file_name):
+        with _open_piece(file_name) as file:
+            yield file
+        return
+    if is_address(file_name):
+        with open_copy(file_name) as file:
+            _check_length(file_name, os.fstat(file.fileno()).st_size)
+            yield file
+        return
+    path = PathManager.get_local_path(file_name)
+    found = os.stat(path)
+    if stat.S_ISDIR(found.st_mode):
+        raise ImageError(f"{file_name}: is a folder, no image", file_name)
+    if not stat.S_ISREG(found.st_mode):
+        raise ImageError(
+            f"{file_name}: is no regular file, but a pipe, a socket or a device; remove it",
+            file_name,
+        )
+    _check_length(file_name, found.st_size)
+    with open(path, "rb") as file:
+        yield file
+
+
+def _open_piece(file_name: str) -> IO[bytes]:
+    piece = Piece.parse(file_name)
+    _check_length(file_name, piece.size)
+    try:
+        return piece.open()
+    except EOFError as error:
+        raise ImageError(f"{file_name}: is cut off: {error}; pack it again", file_name) from error
+
+
+def _check_length(file_name: str, length: int) -> None:
+    if length > LARGEST_FILE:
+        raise ImageError(
+            f"{file_name}: has {length / 2**30:.1f} GiB, more than any image that can be decoded; "
+            "remove it",
+            file_name,
+        )
