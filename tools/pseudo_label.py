@@ -91,6 +91,10 @@ def configure(args: argparse.Namespace) -> tuple[LabelingJob, CfgNode]:
     from dre_ssod.settings import get_key
 
     cfg, categories = configure_arguments(args)
+    if cfg.TEST.RANK_BY_QUALITY and "TEST.RANK_BY_QUALITY" not in args.opts[::2]:
+        print("TEST.RANK_BY_QUALITY is off here, as in training: tau and --min-score bound scores.")
+        args.opts = [*args.opts, "TEST.RANK_BY_QUALITY", "False"]
+        cfg, categories = configure_arguments(args)
     tau = float(get_key(cfg, method_class(cfg).threshold_keys()[0]))
     min_score = tau if args.min_score is None else args.min_score
     check_score(cfg, "--min-score", min_score)

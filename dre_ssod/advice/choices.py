@@ -15,6 +15,7 @@ import numpy as np
 from dre_ssod.advice.facts import DataFacts, Machine, Sources, quantiles
 
 LARGE, SMALL = "Base-RCNN-FPN.yaml", "Base-small-cpu.yaml"
+RECIPE = "recipes/dre_small_data.yaml"
 GIB = 2**30
 LARGE_MODEL_BYTES = 2 * GIB
 LARGE_IMAGE_BYTES = 1.05 * GIB
@@ -23,7 +24,6 @@ images reserve 23 GiB (docs/gpu.md)."""
 SHARE_OF_MEMORY = 0.8
 LEVELS = 5
 LABELED_OF_BATCH = 4
-FEW_LABELED = 100
 BURN_IN_PASSES = 16
 """Through the labeled images, before the teacher labels: after 8 over 200 photographs of 20 classes
 it had 2 AP, too few for unlabeled images to help, after 16 it had 5 (docs/results.md)."""
@@ -49,7 +49,7 @@ class Plan:
     """A config.
 
     Attributes:
-        base: file of ``configs`` that it starts from.
+        base: file of ``configs`` that it starts from, before ``RECIPE``.
         base_why: what that was chosen by.
         choices: in the order in which they are best read.
     """
@@ -231,26 +231,12 @@ def _schedule(iterations: int, why: str, is_large: bool) -> list[Choice]:
 
 
 def _method(data: DataFacts, iterations: int, is_large: bool) -> list[Choice]:
-    is_few = data.labeled < FEW_LABELED
     return [
         _burn_in(data, iterations, is_large),
-        Choice(
-            "SSOD.SCORE_THRESHOLD",
-            0.9 if is_few else 0.8,
-            f"{data.labeled} labeled images: {'few, only sure labels' if is_few else 'as usual'}",
-        ),
         Choice("SSOD.UNSUP_LOSS_WEIGHT", 4.0 if is_large else 2.0),
         Choice("SSOD.EMA.HORIZON", 0.1, "the teacher averages over a tenth of the run at most"),
         Choice("SSOD.STRONG_VIEW.MAX_ROTATE", 0.0, "turned boxes grow; raise it for many labels"),
         Choice("SSOD.STRONG_VIEW.MAX_SHEAR", 0.0),
-        Choice(
-            "SSOD.UNSUP_CLS_NORMALIZER",
-            "sampled",
-            "eq. 14's two means let labels multiply where few regions show an object",
-        ),
-        Choice("MODEL.ROI_BOX_HEAD.BETA_NLL", 1.0, "short runs learn boxes faster with it"),
-        Choice("TEST.VARIANCE_VOTING.ENABLED", True, "better edges by the predicted variance"),
-        Choice("TEST.VARIANCE_VOTING.SIGMA_T", 0.1),
     ]
 
 

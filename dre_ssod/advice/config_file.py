@@ -7,24 +7,25 @@ import textwrap
 from collections.abc import Iterable
 from typing import Any
 
-from dre_ssod.advice.choices import Choice, Plan
+from dre_ssod.advice.choices import RECIPE, Choice, Plan
 from dre_ssod.errors import printable
 
 WIDTH = 100
 UNKNOWN = (
     "whether all objects of the labeled images have boxes, and the unlabeled ones show the like",
-    "the best score threshold: watch pseudo-boxes against labeled boxes in the log",
+    "the best SSOD.SCORE_THRESHOLD: a high one loses rare classes, a low one lets wrong labels in; "
+    "watch pseudo-boxes against labeled boxes in the log",
     "when it has learned enough: while AP still rises at the end, raise MAX_ITER with STEPS",
     "how much one run differs from the next: repeat with another SEED before you compare",
 )
 """What no look at the data can tell."""
 
 
-def as_yaml(plan: Plan, base: str, command: str) -> str:
+def as_yaml(plan: Plan, configs: str, command: str) -> str:
     """The text of the file.
 
     Args:
-        base: path of the base config from the folder of the file.
+        configs: path of the folder ``configs`` from that of the file.
         command: that wrote it.
     """
     lines = [
@@ -34,7 +35,8 @@ def as_yaml(plan: Plan, base: str, command: str) -> str:
         *(line for text in UNKNOWN for line in _comment(f"- {text}")),
         "",
         *_comment(plan.base_why),
-        f"_BASE_: {json.dumps(base)}",
+        *_comment(f"And {RECIPE}: the best that was measured for few labels, on small data alone."),
+        f"_BASE_: {json.dumps([f'{configs}/{base}' for base in (plan.base, RECIPE)])}",
         *_groups(plan.choices, ""),
     ]
     return "\n".join(lines) + "\n"

@@ -221,7 +221,7 @@ def _add_test_keys(cfg: CfgNode) -> None:
     cfg.TEST.VARIANCE_VOTING.ENABLED = False
     # sigma_t: a voter with an overlap IoU weighs exp(-(1 - IoU)^2 / SIGMA_T).
     cfg.TEST.VARIANCE_VOTING.SIGMA_T = 0.02
-    # Detections scored by foreground score times s_loc, in NMS too: they then lie in (0, 0.5).
+    # Detections scored by foreground score times 2 s_loc, in (0, 1), in NMS too.
     cfg.TEST.RANK_BY_QUALITY = False
     # Diagnosis: a labeled set that the unlabeled images of the run come from. At each evaluation
     # its hidden labels measure the teacher's pseudo-labels; training never sees them. "" for none.

@@ -83,8 +83,8 @@ class DRE(LearnsRanks, MeanTeacher):
         label_ranking: bool = setting(
             "SSOD.LABELS.RANK_BY_QUALITY",
             False,
-            "Which of overlapping detections becomes a pseudo-label goes by score times s_loc, as "
-            "with TEST.RANK_BY_QUALITY; tau still bounds the score.",
+            "Which of overlapping detections becomes a pseudo-label goes by score times quality, "
+            "as with TEST.RANK_BY_QUALITY; tau still bounds the score.",
         )
         label_voting: float = setting(
             "SSOD.LABELS.VOTING_SIGMA_T",
@@ -122,8 +122,8 @@ class DRE(LearnsRanks, MeanTeacher):
     ) -> Labels:
         """Detections with a score of at least tau, or of the rank's by ``SSOD.LABELS.RANK_SHARE``.
 
-        Ranked by quality, what has a rank is score times s_loc; tau, which stands in for the
-        threshold while no rank is known, then is out of reach.
+        Ranked by quality, what has a rank is score times 2 s_loc, and so is what tau bounds while
+        it stands in for the threshold of a rank that is not known yet.
         """
         share = self.settings.label_share
         if not share:

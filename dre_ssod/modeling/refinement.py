@@ -27,7 +27,7 @@ class Refinement:
     """How detections make use of the variance.
 
     Attributes:
-        rank_by_quality: they are scored by score times s_loc.
+        rank_by_quality: they are scored by score times quality, 2 s_loc.
         voting_sigma_t: boxes are refined by :func:`vote_boxes`; None: they are not.
     """
 
@@ -84,10 +84,10 @@ class RefiningFastRCNNOutputLayers(GaussianFastRCNNOutputLayers):
     ) -> tuple[list[Instances], list[Tensor]]:
         """Detections with a score above ``score_thresh``; see :meth:`detect` for their fields.
 
-        Ranked by quality, NMS, the choice of the best and the ``scores`` of the result go by score
-        times s_loc, while the threshold bounds the score alone. Whatever it is, all regions above
-        ``MODEL.ROI_HEADS.SCORE_THRESH_TEST`` vote. After voting, sigma and quality are still those
-        of the box before it.
+        Ranked by quality, NMS, the choice of the best and the ``scores`` of the result, in (0, 1),
+        go by score times 2 s_loc, while the threshold bounds the score alone. Whatever it is, all
+        regions above ``MODEL.ROI_HEADS.SCORE_THRESH_TEST`` vote. After voting, sigma and quality
+        are still those of the box before it.
         """
         scores = self.predict_probs(predictions, proposals)
         if refinement.rank_by_quality:
@@ -102,13 +102,16 @@ class RefiningFastRCNNOutputLayers(GaussianFastRCNNOutputLayers):
     def _times_quality(
         self, scores: tuple[Tensor, ...], predictions: BoxPredictions, score_thresh: float
     ) -> tuple[Tensor, ...]:
-        """Scores (Ri, K + 1) times s_loc of each class; -1 where the score is not above the bound.
+        """Scores (Ri, K + 1) times 2 s_loc of each class; -1 where they are not above the bound.
 
-        A product may be 0 where s_loc underflows, so a bound of its own must lie below.
+        Twice s_loc, whatever ``SSOD.RESCALE_LOCALIZATION_QUALITY`` says of losses: a sure and
+        certain box then scores close to 1, as readers of scores and their thresholds expect, and
+        the order is that of eq. 12's product. A product may be 0 where s_loc underflows, so a bound
+        of its own must lie below.
         """
         assert predictions.log_variance is not None, "ranking by quality needs the kl loss"
         alpha = predictions.log_variance
-        quality = localization_quality(alpha.reshape(-1, 4), self.rescale_quality)
+        quality = localization_quality(alpha.reshape(-1, 4), rescale=True)
         # (R, C) against (R, K): one quality for all classes where the box is class-agnostic.
         qualities = quality.reshape(-1, alpha.shape[1] // 4).split([len(s) for s in scores])
         ranked = []

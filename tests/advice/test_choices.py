@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dre_ssod.advice.choices import GIB, LARGE, SMALL, Plan, plan
+from dre_ssod.advice.choices import GIB, LARGE, RECIPE, SMALL, Plan, plan
 from dre_ssod.advice.config_file import UNKNOWN, as_yaml
 from dre_ssod.advice.facts import DataFacts, Machine, Sources, look_at_data, look_at_machine
 from dre_ssod.config.checks import check_config
-from dre_ssod.config.reading import read_config
+from dre_ssod.config.keys import get_cfg
+from dre_ssod.config.reading import leaves, read_config
 from dre_ssod.errors import ConfigError
 from tests import ROOT
 from tests.tiny_dataset import TinyDataset, write_tiny_dataset
@@ -152,18 +153,20 @@ def test_the_small_detector_learns_from_labels_until_it_has_seen_them_often(
     assert found.value("SOLVER.MAX_ITER") == (6000 if labeled == 3000 else 3600)
 
 
-def test_few_labels_ask_for_surer_pseudo_labels() -> None:
-    assert planned(labeled=20).value("SSOD.SCORE_THRESHOLD") == 0.9
-    assert planned(labeled=200).value("SSOD.SCORE_THRESHOLD") == 0.8
-
-
 @pytest.mark.parametrize("machine", [CPU, gpu(8), gpu(80)])
 def test_the_file_is_read_as_it_was_planned(machine: Machine, tmp_path: Path) -> None:
     found = planned(machine, classes=("kreuz ä", "b\nDATASETS: 1"), objects={"b\nX: 1": 2})
-    base = str(ROOT / "configs" / found.base)
-    (tmp_path / "a.yaml").write_text(as_yaml(found, base, "new_config"), encoding="utf-8")
+    configs = str(ROOT / "configs")
+    (tmp_path / "a.yaml").write_text(as_yaml(found, configs, "new_config"), encoding="utf-8")
     cfg = read_config(str(tmp_path / "a.yaml"))
     check_config(cfg, world_size=1)
+    # All that the recipe says, and none of it said again.
+    proposed = dict(leaves(cfg))
+    recipe = dict(leaves(read_config(str(ROOT / "configs" / RECIPE))))
+    changed = {key: value for key, value in recipe.items() if value != dict(leaves(get_cfg()))[key]}
+    assert {key: proposed[key] for key in changed} == changed
+    assert len(changed) >= 5
+    assert not changed.keys() & {choice.key for choice in found.choices}
     for choice in found.choices:
         value: Any = cfg
         for part in choice.key.split("."):

@@ -70,9 +70,13 @@ def test_voting_moves_the_boxes_of_inference_and_nothing_else(agnostic: bool) ->
         start += len(proposal)
 
 
+@pytest.mark.parametrize("rescaled", [False, True])
 @pytest.mark.parametrize("agnostic", [False, True])
-def test_ranking_orders_by_score_times_quality_and_bounds_the_score_alone(agnostic: bool) -> None:
+def test_ranking_orders_by_score_times_quality_and_bounds_the_score_alone(
+    agnostic: bool, rescaled: bool
+) -> None:
     options = {AGNOSTIC: agnostic, "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.2}
+    options["SSOD.RESCALE_LOCALIZATION_QUALITY"] = rescaled
     # Without suppression every region and class above the bound is a detection.
     options["MODEL.ROI_HEADS.NMS_THRESH_TEST"] = 1.0
     plain = _predictor(tiny_cfg(**options), spread=0.3)
@@ -85,7 +89,8 @@ def test_ranking_orders_by_score_times_quality_and_bounds_the_score_alone(agnost
         strict=True,
     ):
         assert len(old) > 5
-        products = old.scores * old.localization_quality
+        # Twice s_loc, in (0, 1), whatever scale s_loc has elsewhere: a certain box keeps its score.
+        products = old.scores * old.localization_quality * (1 if rescaled else 2)
         order = products.argsort(descending=True)
         assert not torch.equal(order, torch.arange(len(order)))
         torch.testing.assert_close(new.scores, products[order])
@@ -96,7 +101,7 @@ def test_ranking_orders_by_score_times_quality_and_bounds_the_score_alone(agnost
 def test_nms_keeps_the_better_placed_of_two_boxes_when_ranked_by_quality() -> None:
     log_variance = torch.zeros(2, 12)
     log_variance[0] = math.log(2.0)
-    # The first scores 0.8 and is unsure, the second 0.7 and is sure: 0.8 * 0.12 < 0.7 * 0.27.
+    # The first scores 0.8 and is unsure, the second 0.7 and is sure: 0.8 * 0.24 < 0.7 * 0.54.
     logits = torch.tensor([[0.8, 0.05, 0.05, 0.1], [0.7, 0.1, 0.1, 0.1]]).log()
     predictions = BoxPredictions(logits, torch.zeros(2, 12), log_variance)
     boxes = Boxes(torch.tensor([[5.0, 5.0, 30.0, 30.0], [6.0, 5.0, 31.0, 30.0]]))

@@ -85,6 +85,29 @@ def test_the_batch_is_that_of_evaluation_unless_given(
     assert job.batch_images == batch
 
 
+def test_labels_are_bounded_by_the_score_where_the_run_ranks_by_quality(
+    tool: ModuleType, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Times a quality of at most 1, few detections reach tau; asked for, they have to."""
+    trained = torch.load(Path(arguments[1]) / "model_final.pth", weights_only=True)
+    trained["run"]["settings"]["TEST.RANK_BY_QUALITY"] = True
+    torch.save(trained, tmp_path / "ranking.pth")
+    ranking = ["--run", str(tmp_path / "ranking.pth"), *arguments[2:]]
+    found = {}
+    for name, words in (
+        ("plain", arguments),
+        ("ranking", ranking),
+        ("asked for", [*ranking, "TEST.RANK_BY_QUALITY", "True"]),
+    ):
+        assert tool.run(["--output", str(tmp_path / name), *words]) == 0
+        said = capsys.readouterr().out.count("TEST.RANK_BY_QUALITY is off here")
+        assert said == (name == "ranking")
+        content = json.loads((tmp_path / name / "pseudo_labels.json").read_text())
+        found[name] = content["annotations"]
+    assert found["plain"] == found["ranking"]
+    assert len(found["asked for"]) < len(found["plain"])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
