@@ -271,6 +271,14 @@ def _check_burn_in(cfg: CfgNode) -> None:
             f"less than SOLVER.MAX_ITER, {cfg.SOLVER.MAX_ITER}: no unlabeled image would ever be "
             "used. To train on labels alone, set SSOD.ENABLED False",
         )
+    left = cfg.SOLVER.MAX_ITER - cfg.SSOD.BURN_IN_ITERS
+    if cfg.SSOD.UNSUP_WARMUP_ITERS > left:
+        refuse(
+            cfg,
+            "SSOD.UNSUP_WARMUP_ITERS",
+            f"at most the {left} iterations that SOLVER.MAX_ITER, {cfg.SOLVER.MAX_ITER}, leaves "
+            "after SSOD.BURN_IN_ITERS: the unsupervised losses would never have their full weights",
+        )
 
 
 def _check_batch(cfg: CfgNode, world_size: int, uses_unlabeled: bool) -> None:

@@ -38,6 +38,14 @@ def test_a_burn_in_that_leaves_no_iteration_with_unlabeled_images_is_refused() -
     check(*run, 100, "SSOD.ENABLED", False)
 
 
+def test_a_warm_up_that_the_run_does_not_finish_is_refused() -> None:
+    run = ("SOLVER.MAX_ITER", 100, "SSOD.BURN_IN_ITERS", 40, "SSOD.UNSUP_WARMUP_ITERS")
+    message = refusal(*run, 61)
+    assert "SSOD.UNSUP_WARMUP_ITERS is 61; it must be at most the 60 iterations that" in message
+    check(*run, 60)
+    check(*run, 61, "SSOD.ENABLED", False)
+
+
 def test_the_defaults_pass() -> None:
     check()
     check(world_size=2)
