@@ -18,6 +18,7 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch import nn
 
+from dre_ssod.config.keys import without_refining
 from dre_ssod.data.images import ImageError
 from dre_ssod.data.mappers import EvaluationMapper
 from dre_ssod.engine.trainer import SSODTrainer
@@ -85,6 +86,8 @@ def labeled_stage(cfg: CfgNode, folder: Path) -> CfgNode:
     first.SSOD.BURN_IN_ITERS = 0
     first.SSOD.PANEL_PERIOD = 0
     first.SOLVER.IMS_PER_BATCH = cfg.SOLVER.IMS_PER_BATCH * labeled // (labeled + unlabeled)
+    # What is labeled here are pseudo-labels, which no key of TEST refines.
+    first.merge_from_list(without_refining([]))
     first.OUTPUT_DIR = str(folder)
     first.freeze()
     folder.mkdir(parents=True, exist_ok=True)

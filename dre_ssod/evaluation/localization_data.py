@@ -17,6 +17,7 @@ from dre_ssod.data.records import corners, is_crowd
 from dre_ssod.data.sources.catalog import load_one_labeled
 from dre_ssod.evaluation.evaluators import build_test_loader, file_slug
 from dre_ssod.evaluation.localization import DetectionTable, match
+from dre_ssod.evaluation.pseudo_labels import MATCH_IOU, detections_in_crowd
 from dre_ssod.evaluation.ranking import RankingEvaluation
 
 
@@ -48,7 +49,11 @@ def collect(
 
 
 def compare(detections: Instances, annotations: list[dict[str, Any]]) -> DetectionTable:
-    """The detections of one image against its objects; crowd regions are no objects."""
+    """The detections of one image against its objects.
+
+    Crowd regions are no objects, and what lies in one of its class and meets no object is left out,
+    as in COCO's evaluation.
+    """
     objects = [item for item in annotations if not is_crowd(item)]
     boxes = detections.pred_boxes.tensor.numpy()
     ious, matched = match(
@@ -57,9 +62,10 @@ def compare(detections: Instances, annotations: list[dict[str, Any]]) -> Detecti
         np.array([corners(o) for o in objects], dtype=np.float64).reshape(-1, 4),
         np.array([o["category_id"] for o in objects], dtype=np.int64),
     )
-    return DetectionTable(
+    table = DetectionTable(
         scores=detections.scores.numpy(),
         qualities=detections.localization_quality.numpy(),
         ious=ious,
         residuals=(boxes - matched) / detections.pred_boxes_sigma.numpy(),
     )
+    return table.rows((ious >= MATCH_IOU) | ~detections_in_crowd(detections, annotations).numpy())

@@ -16,14 +16,14 @@ import numpy.typing as npt
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.structures import Instances, pairwise_iou
+from detectron2.structures import Boxes, Instances, pairwise_iou
 from detectron2.utils import comm
 from torch import Tensor
 from torchvision.ops import box_area
 
 from dre_ssod.data.images import ImageError, read_image
 from dre_ssod.data.mappers import instances_in_view
-from dre_ssod.data.records import is_crowd
+from dre_ssod.data.records import corners, is_crowd
 from dre_ssod.data.sources.catalog import load_one_labeled
 from dre_ssod.data.views.views import ViewRecipe, make_view
 from dre_ssod.errors import ConfigError
@@ -161,6 +161,25 @@ def in_crowd(labels: Instances, crowd: Instances) -> Tensor:
     shared = (high - low).clamp(min=0.0).prod(dim=2) / box_area(boxes)[:, None]
     same_class = labels.gt_classes[:, None] == crowd.gt_classes[None, :]
     return ((shared >= MATCH_IOU) & same_class).any(dim=1)
+
+
+def detections_in_crowd(detections: Instances, annotations: Sequence[dict[str, Any]]) -> Tensor:
+    """(D,) whether a detection lies in a crowd region of its class; see :func:`in_crowd`.
+
+    Args:
+        detections: on the CPU, with ``pred_boxes`` and ``pred_classes``.
+        annotations: in Detectron2's format, in the same frame, of which crowd regions count.
+    """
+    crowds = [item for item in annotations if is_crowd(item)]
+    regions = Instances(
+        detections.image_size,
+        gt_boxes=Boxes(torch.tensor([corners(item) for item in crowds]).reshape(-1, 4)),
+        gt_classes=torch.tensor([int(item["category_id"]) for item in crowds], dtype=torch.int64),
+    )
+    labels = Instances(
+        detections.image_size, gt_boxes=detections.pred_boxes, gt_classes=detections.pred_classes
+    )
+    return in_crowd(labels, regions)
 
 
 class PseudoLabelProbe:

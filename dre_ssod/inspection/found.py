@@ -13,7 +13,7 @@ from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch import Tensor
 
 from dre_ssod.data.records import corners, is_crowd
-from dre_ssod.evaluation.pseudo_labels import match_best_first
+from dre_ssod.evaluation.pseudo_labels import detections_in_crowd, match_best_first
 from dre_ssod.inspection.canvas import Item, RGBImage, draw_items
 
 FOUND, MISSED, WRONG = "#35e05a", "#ff3b30", "#ffd23f"
@@ -28,7 +28,8 @@ class Finding:
     Attributes:
         objects: annotations in Detectron2's format; crowd regions are none.
         partner: of each object, the number of the detection that found it; -1 if none did.
-        detections: on the CPU.
+        detections: on the CPU, without those that found nothing and lie in a crowd region of their
+            class: COCO's evaluation ignores them.
     """
 
     objects: Sequence[dict[str, Any]]
@@ -42,7 +43,10 @@ class Finding:
 
     def above(self, score: float) -> Finding:
         """The same without the detections of lower scores."""
-        kept = self.detections.scores >= score
+        return self.only(self.detections.scores >= score)
+
+    def only(self, kept: Tensor) -> Finding:
+        """The same with some of the detections, by (D,) bool."""
         number_of = torch.where(kept, kept.cumsum(0) - 1, -1).tolist()
         partner = [number_of[number] if number >= 0 else -1 for number in self.partner]
         return Finding(self.objects, partner, self.detections[kept])
@@ -68,7 +72,9 @@ def find(detections: Instances, annotations: Sequence[dict[str, Any]]) -> Findin
         for number, best in zip(order.tolist(), matched, strict=True):
             if best >= 0:
                 partner[best] = number
-    return Finding(objects, partner, detections)
+    kept = ~detections_in_crowd(detections, annotations)
+    kept[[number for number in partner if number >= 0]] = True
+    return Finding(objects, partner, detections).only(kept)
 
 
 def best_score(findings: Sequence[Finding]) -> float:

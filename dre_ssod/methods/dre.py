@@ -27,6 +27,7 @@ from dre_ssod.methods.mean_teacher import METHODS, MeanTeacher
 from dre_ssod.methods.parts.schedules import Clock
 from dre_ssod.methods.parts.score_ranks import LearnsRanks, RankSettings, RankThresholds
 from dre_ssod.modeling.counts import shared_mean
+from dre_ssod.modeling.gaussian import best_quality
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.modeling.refinement import Refinement
 from dre_ssod.modeling.regions import Regions, RegionScores
@@ -167,13 +168,16 @@ class DRE(LearnsRanks, MeanTeacher):
         if not self.settings.ler:
             return None
         quality = box.matched("gt_localization_quality").detach()
-        return emphasized(quality, self.settings.quality_power, _best_quality(box))
+        return emphasized(
+            quality, self.settings.quality_power, best_quality(box.predictor.rescale_quality)
+        )
 
     def region_weights(self, cls: Regions) -> Tensor | None:
         """s_fg and s_bg of eq. 12 and 13; None where PRC is off."""
         if not self.settings.prc:
             return None
-        power, best = self.settings.quality_power, _best_quality(cls)
+        power = self.settings.quality_power
+        best = best_quality(cls.predictor.rescale_quality)
         return reliability(cls.teacher, cls.is_foreground, lambda s: emphasized(s, power, best))
 
     def study(self, labeled: Sequence[dict[str, Any]], num_classes: int) -> None:
@@ -210,11 +214,6 @@ def relative(weights: Tensor, is_foreground: Tensor) -> Tensor:
         is_foreground: (R,) bool.
     """
     return torch.where(is_foreground, weights / shared_mean(weights, is_foreground), weights)
-
-
-def _best_quality(regions: Regions) -> float:
-    """s_loc of a box without any variance."""
-    return 1.0 if regions.predictor.rescale_quality else 0.5
 
 
 def reliability(

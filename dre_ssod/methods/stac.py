@@ -69,19 +69,20 @@ class STAC(MeanTeacher):
     # The model that is kept is the student.
     unread = ("ema_decay", "ema_horizon", "burn_in_copy")
 
-    def __init__(self, settings: Any, labels: Path) -> None:
+    def __init__(self, settings: Any, labels: Path, of_run: bool = False) -> None:
         """
         Args:
             labels: the file of stage 2.
+            of_run: whether the run makes it.
         """
         super().__init__(settings)
-        self.labels = labels
+        self.labels, self.of_run = labels, of_run
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> STAC:
         settings = cls.settings_of(cfg)
         made = cls.stored_labels(cfg)
-        return cls(settings, made.path if made else Path(settings.labels))
+        return cls(settings, made.path if made else Path(settings.labels), made is not None)
 
     @classmethod
     def stored_labels(cls, cfg: CfgNode) -> StoredLabels | None:
@@ -95,7 +96,8 @@ class STAC(MeanTeacher):
 
     def prepare(self, pools: Pools) -> Pools:
         """Images with at least one stored detection, with those of score >= min(tau, the best)."""
-        return with_stored_labels(pools, self.labels, self.settings.score_threshold)
+        tau = self.settings.score_threshold
+        return with_stored_labels(pools, self.labels, tau, self.of_run)
 
     def mappers(self, cfg: CfgNode) -> tuple[LabeledMapper, UnlabeledViews]:
         return LabeledMapper.from_config(cfg), StoredLabelMapper(ViewRecipe.weak(cfg))

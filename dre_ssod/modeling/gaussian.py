@@ -30,6 +30,11 @@ def localization_quality(log_variance: Tensor, rescale: bool = False) -> Tensor:
     return 2.0 * quality if rescale else quality
 
 
+def best_quality(rescaled: bool) -> float:
+    """:func:`localization_quality` of a box without any variance."""
+    return 1.0 if rescaled else 0.5
+
+
 def kl_regression_loss(
     prediction: Tensor, target: Tensor, log_variance: Tensor, beta: float = 0.0
 ) -> Tensor:

@@ -218,8 +218,7 @@ def _test_set(
         precision=_precision(records, classes, found),
         lowest_score=lowest,
         judged=[
-            judge(finding.above(lowest), record["annotations"])
-            for finding, record in zip(findings, records, strict=True)
+            judge(finding.above(lowest)) for finding, record in zip(findings, records, strict=True)
         ],
     )
 

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from detectron2.structures import Boxes, Instances, pairwise_iou
+from detectron2.structures import Boxes, pairwise_iou
 
-from dre_ssod.data.records import corners, is_crowd
-from dre_ssod.evaluation.pseudo_labels import MATCH_IOU, in_crowd, match_best_first
+from dre_ssod.data.records import corners
+from dre_ssod.evaluation.pseudo_labels import MATCH_IOU, match_best_first
 from dre_ssod.inspection.found import Finding
 
 KINDS = {
@@ -58,15 +57,11 @@ class Judged(Finding):
     mistakes: Sequence[Mistake]
 
 
-def judge(finding: Finding, annotations: Sequence[dict[str, Any]]) -> Judged:
+def judge(finding: Finding) -> Judged:
     """Tell apart what detections have not found, and what they have found besides.
 
     A detection that found nothing is, in this order: of the wrong class, if it meets an object that
-    nothing found; left out, if it lies in a crowd region of its class; double; badly placed; or of
-    something that is not there.
-
-    Args:
-        annotations: of the image, crowd regions included.
+    nothing found; double; badly placed; or of something that is not there.
     """
     detections = finding.detections
     classes = detections.pred_classes
@@ -83,7 +78,6 @@ def judge(finding: Finding, annotations: Sequence[dict[str, Any]]) -> Judged:
         )
         if place >= 0
     }
-    in_crowds = _in_crowds(detections, annotations)
     taken = torch.tensor([p >= 0 for p in finding.partner], dtype=torch.bool)
     same = classes[:, None] == torch.tensor(targets, dtype=torch.int64)[None, :]
     doubles = (overlaps >= MATCH_IOU) & taken[None, :]
@@ -97,7 +91,7 @@ def judge(finding: Finding, annotations: Sequence[dict[str, Any]]) -> Judged:
         if number in confused:
             partner = confused[number]
             mistakes.append(Mistake("confused", targets[partner], number, partner))
-        elif not in_crowds[number]:
+        else:
             kind = "invented"
             if doubles[number].any():
                 kind = "double"
@@ -105,21 +99,6 @@ def judge(finding: Finding, annotations: Sequence[dict[str, Any]]) -> Judged:
                 kind = "misplaced"
             mistakes.append(Mistake(kind, int(classes[number]), number))
     return Judged(finding.objects, finding.partner, detections, mistakes)
-
-
-def _in_crowds(detections: Instances, annotations: Sequence[dict[str, Any]]) -> list[bool]:
-    """(D,) whether a detection lies in a crowd region of its class."""
-    crowds = [item for item in annotations if is_crowd(item)]
-    regions = Instances(
-        detections.image_size,
-        gt_boxes=Boxes(torch.tensor([corners(item) for item in crowds]).reshape(-1, 4)),
-        gt_classes=torch.tensor([int(item["category_id"]) for item in crowds], dtype=torch.int64),
-    )
-    labels = Instances(
-        detections.image_size, gt_boxes=detections.pred_boxes, gt_classes=detections.pred_classes
-    )
-    found: list[bool] = in_crowd(labels, regions).tolist()
-    return found
 
 
 def confusion(judged: Sequence[Judged], num_classes: int) -> npt.NDArray[np.int64]:

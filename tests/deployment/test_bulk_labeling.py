@@ -195,7 +195,7 @@ def test_a_line_without_variance_has_neither_sigma_nor_quality(tmp_path: Path) -
         scores=torch.tensor([0.75, 0.35]),
         pred_classes=torch.tensor([1, 0]),
     )
-    line = image_line(Entry(5, "x.png"), found, job_in(tmp_path, tmp_path))
+    line = image_line(Entry(5, "x.png"), found, job_in(tmp_path, tmp_path), 0.5)
     assert line["boxes"] == [
         {
             "category_id": 20,

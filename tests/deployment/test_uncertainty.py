@@ -38,8 +38,11 @@ def test_limits() -> None:
     assert image_uncertainty(found([], [])) == {"quality": 0.0, "entropy": 0.0, "both": 0.0}
     assert image_uncertainty(found([1.0], [0.5])) == {"quality": 0.0, "entropy": 0.0, "both": 0.0}
     assert image_uncertainty(found([0.5], [0.0])) == {"quality": 1.0, "entropy": 1.0, "both": 1.0}
-    # A rescaled quality may exceed 1/2.
-    assert image_uncertainty(found([1.0], [0.9]))["quality"] == 0.0
+
+
+def test_the_measures_do_not_depend_on_the_scale_of_the_quality() -> None:
+    plain = image_uncertainty(found([0.5, 0.25], [0.45, 0.1]))
+    assert image_uncertainty(found([0.5, 0.25], [0.9, 0.2]), best_quality=1.0) == plain
 
 
 def test_without_a_variance_branch_there_is_entropy_alone() -> None:

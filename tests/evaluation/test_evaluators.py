@@ -59,6 +59,19 @@ def test_every_protocol_has_a_name_and_an_explanation() -> None:
     assert PROTOCOLS.keys() == {HEADLINE, *VOC_PROTOCOLS}
 
 
+def test_all_protocols_read_corners_as_the_set_says(tmp_path: Path) -> None:
+    """Counted from 0, a box of 10 pixels is what it says; a pixel more would cost an IoU of 0.1."""
+    corners = (20, 20, 30, 30)
+    root = write_voc_folder(tmp_path / "set", {"a": [("cat", corners, False)]})
+    for first in (0, 1):
+        name = ensure_registered(f"voc://{root}?split=test&first_pixel={first}")
+        box = (corners[0] - first, corners[1] - first, *corners[2:])
+        evaluator = build_evaluator(name, str(tmp_path / f"out{first}"), VOC_PROTOCOLS)
+        results = evaluate_with(evaluator, {"a": [(0, 0.9, box)]})
+        for key in (HEADLINE, *VOC_PROTOCOLS):
+            assert results[key]["AP"] == pytest.approx(100.0), (first, key)
+
+
 def test_a_missed_difficult_object_counts_in_the_headline_alone(tmp_path: Path) -> None:
     objects: dict[str, list[VocObject]] = {"a": [("cat", LEFT, False), ("cat", RIGHT, True)]}
     results = evaluate(tmp_path, objects, {"a": [(0, 0.9, ON_LEFT)]})

@@ -63,6 +63,20 @@ def test_an_object_that_is_hardly_overlapped_and_a_crowd_are_not_found() -> None
     assert find(detections((0, 0.9, A)), []).found == 0
 
 
+def test_what_lies_in_a_crowd_is_ignored_unless_it_finds_an_object() -> None:
+    whole = [0.0, 0.0, 110.0, 60.0]
+    annotations = truth((0, A)) + truth((0, whole), crowd=True)
+    # Of another class, B is wrong; of the crowd's, it is one of the crowd.
+    found = find(detections((0, 0.9, B), (1, 0.8, B), (0, 0.7, A)), annotations)
+    assert (list(found.partner), found.detections.scores.tolist()) == (
+        [1],
+        pytest.approx([0.8, 0.7]),
+    )
+    assert tally([found]) == "1 of 1 objects found, 1 wrong detections"
+    in_crowd = find(detections((0, 0.9, B), (0, 0.7, A)), annotations)
+    assert best_score([in_crowd]) == pytest.approx(0.7)
+
+
 def test_what_is_found_is_counted_over_images() -> None:
     objects = truth((0, A), (0, B), (1, C))
     before = find(detections((0, 0.9, A), (0, 0.8, C)), objects)

@@ -99,6 +99,21 @@ def test_a_file_that_knows_no_image_is_refused(tmp_path: Path) -> None:
         with_stored_labels(pools_of("/x/2.png"), path, 0.9)
 
 
+def test_images_that_a_file_does_not_know_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_labels(tmp_path / "labels.json", ["/x/1.png"], [(0, 3, (1, 2, 3, 4), 0.9)])
+    with caplog.at_level("WARNING", logger="dre_ssod"):
+        with_stored_labels(pools_of("/x/1.png"), path, 0.9, of_run=True)
+        assert not caplog.records
+        assert len(with_stored_labels(pools_of("/x/1.png", "/x/2.png"), path, 0.9).unlabeled) == 1
+    assert "1 unlabeled images are not in" in caplog.text
+    # A run labels each of its own images.
+    for others in (("/x/1.png", "/x/2.png"), ("/x/2.png",)):
+        with pytest.raises(ConfigError, match="of other unlabeled images than DATASETS"):
+            with_stored_labels(pools_of(*others), path, 0.9, of_run=True)
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"images": [], "annotations": [], "categories": 3}'])
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "labels.json"
@@ -250,6 +265,14 @@ def test_the_first_stage_trains_on_the_labeled_share(data: TinyDataset, tmp_path
     assert first.SSOD.METHOD == "Supervised"
     assert first.SOLVER.IMS_PER_BATCH == 2
     assert first.SOLVER.MAX_ITER == 6
+
+
+def test_stored_labels_are_refined_by_nothing(data: TinyDataset, tmp_path: Path) -> None:
+    keys = {"TEST.RANK_BY_QUALITY": True, "TEST.VARIANCE_VOTING.ENABLED": True}
+    head = {"MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": "kl"}
+    first = stages.labeled_stage(stage_cfg(data, tmp_path, **head, **keys), tmp_path / "first")
+    assert not first.TEST.RANK_BY_QUALITY
+    assert not first.TEST.VARIANCE_VOTING.ENABLED
 
 
 @pytest.mark.parametrize(("own_size", "short_side"), [(False, 40), (True, 0)])

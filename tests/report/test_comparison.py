@@ -28,7 +28,7 @@ def run_that_finds(*images: Sequence[list[float]]) -> ExaminedRun:
     found = [find(detections(*((0, 0.9, box) for box in boxes)), OBJECTS) for boxes in images]
     part = with_mistakes(*([] for _ in images))
     records = [{"file_name": str(number)} for number in range(len(images))]
-    return run_on(replace(part, records=records, judged=[judge(f, OBJECTS) for f in found]))
+    return run_on(replace(part, records=records, judged=[judge(f) for f in found]))
 
 
 def test_sets_of_one_name_and_other_content_are_refused() -> None:

@@ -26,7 +26,7 @@ def judged(annotations: list[dict[str, Any]], *found: tuple[int, float, Box]) ->
     instances.pred_classes = torch.tensor([k for k, _, _ in found], dtype=torch.int64)
     instances.scores = torch.tensor([score for _, score, _ in found])
     instances.pred_boxes = Boxes(torch.tensor([box for _, _, box in found]).reshape(-1, 4))
-    return judge(find(instances, annotations), annotations)
+    return judge(find(instances, annotations))
 
 
 def told(result: Judged) -> Sequence[tuple[str, int, int | None, int | None]]:
@@ -78,7 +78,7 @@ def test_without_objects_all_is_invented() -> None:
 def test_what_lies_in_a_crowd_of_its_class_is_left_out() -> None:
     region = truth((0, (0.0, 0.0, 40.0, 40.0)), crowd=True)
     result = judged(region, (0, 0.9, ONE), (1, 0.8, ONE))
-    assert (len(result.objects), told(result)) == (0, [("invented", 1, 1, None)])
+    assert (len(result.objects), told(result)) == (0, [("invented", 1, 0, None)])
 
 
 def test_confusion_counts_each_object_and_each_false_find_once() -> None:

@@ -209,7 +209,7 @@ def test_flags_of_training_are_refused(tool: ModuleType, run: Path, flag: list[s
         tool.parse_arguments([*flag, *arguments(run)])
 
 
-def test_crowd_regions_are_no_objects(tool: ModuleType) -> None:
+def test_crowd_regions_are_no_objects_and_what_lies_in_them_is_left_out(tool: ModuleType) -> None:
     detections = Instances(SIZE)
     detections.pred_boxes = Boxes(torch.tensor(BOXES))
     detections.scores = torch.tensor([0.9, 0.8])
@@ -220,4 +220,7 @@ def test_crowd_regions_are_no_objects(tool: ModuleType) -> None:
         {"bbox": list(box), "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0, "iscrowd": crowd}
         for box, crowd in zip(BOXES, (0, 1), strict=True)
     ]
+    assert compare(detections, annotations).ious.tolist() == [1.0]
+    # Of another class than the crowd's, it is wrong.
+    annotations[1]["category_id"] = 1
     assert compare(detections, annotations).ious.tolist() == [1.0, 0.0]

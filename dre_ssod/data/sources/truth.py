@@ -59,10 +59,12 @@ def load_difficult(name: str) -> list[dict[str, Any]]:
     Raises:
         SourceError: if its files are missing or cannot be read.
     """
+    remarks = Remarks()
+    if is_uri(name):
+        return load_one_labeled(name, remarks)
     metadata = MetadataCatalog.get(name)
     classes = tuple(metadata.thing_classes)
     source = VocSource(name, place_of(metadata.dirname), metadata.split, classes)
-    remarks = Remarks()
     return usable_records(name, source.labeled(remarks), remarks)
 
 

@@ -46,6 +46,7 @@ from dre_ssod.deployment.trained_model import (
 from dre_ssod.errors import counted
 from dre_ssod.files import write_text
 from dre_ssod.locks import Claims
+from dre_ssod.modeling.gaussian import best_quality
 from dre_ssod.workers import fitting, image_bytes, tend
 
 logger = logging.getLogger(__name__)
@@ -117,6 +118,7 @@ class _Labeling:
         self.job, self.manifest = job, manifest
         self.images = _Images(manifest, InferenceReader(cfg))
         self.model = load_trained(cfg, job.model)
+        self.best_quality = best_quality(cfg.SSOD.RESCALE_LOCALIZATION_QUALITY)
         # InferenceReader gives numbers of 32 bits.
         size = 4 * image_bytes(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
         self.workers = fitting(cfg.DATALOADER.NUM_WORKERS, job.batch_images * size, sharers)
@@ -135,7 +137,7 @@ class _Labeling:
             collate_fn=list,
             pin_memory=self.pin_memory,
         )
-        lines = _label(self.model, tend(loader), self.job)
+        lines = _label(self.model, tend(loader), self.job, self.best_quality)
         for number, group in itertools.groupby(lines, key=lambda item: item[0]):
             yield number, [line for _, line in group]
 
@@ -173,7 +175,7 @@ class _Images(Dataset[dict[str, Any]]):
 
 @torch.no_grad()
 def _label(
-    model: nn.Module, loader: DataLoader[dict[str, Any]], job: LabelingJob
+    model: nn.Module, loader: DataLoader[dict[str, Any]], job: LabelingJob, best_quality: float
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """The chunk and the line of each image, in order."""
     with inference_context(model):
@@ -190,7 +192,7 @@ def _label(
                 else:
                     found = next(outputs)["instances"].to("cpu")
                     other = next(again)["instances"].to("cpu") if job.views else None
-                    yield image["chunk"], image_line(entry, found, job, other)
+                    yield image["chunk"], image_line(entry, found, job, best_quality, other)
 
 
 def _mirror(image: dict[str, Any]) -> dict[str, Any]:
@@ -198,18 +200,23 @@ def _mirror(image: dict[str, Any]) -> dict[str, Any]:
 
 
 def image_line(
-    entry: Entry, found: Instances, job: LabelingJob, other: Instances | None = None
+    entry: Entry,
+    found: Instances,
+    job: LabelingJob,
+    best_quality: float,
+    other: Instances | None = None,
 ) -> dict[str, Any]:
     """What is kept of one image: its size, its boxes and how uncertain the model is.
 
     Args:
         found: detections in the image's own frame.
+        best_quality: see :func:`image_uncertainty`.
         other: those in the mirror image, in its frame; only if they are to be compared.
     """
     height, width = found.image_size
     sure = found[found.scores >= job.min_score]
     counted = found[found.scores >= job.uncertain_score]
-    uncertainty = image_uncertainty(counted)
+    uncertainty = image_uncertainty(counted, best_quality)
     if other is not None:
         second = mirrored(other[other.scores >= job.uncertain_score])
         uncertainty[VIEWS] = disagreement(counted, second)

@@ -19,15 +19,16 @@ CRITERIA = (*_OF_BOXES, VIEWS)
 DIGITS = 6
 
 
-def image_uncertainty(found: Instances) -> dict[str, float]:
+def image_uncertainty(found: Instances, best_quality: float = 0.5) -> dict[str, float]:
     """How unsure a model is of the boxes of one image, each measure a mean over boxes in [0, 1].
 
     ``entropy``: of the foreground score s in bits, -s log2 s - (1 - s) log2(1 - s): what is there?
-    ``quality``: 1 - s_loc / 0.5, weighted by score: where is it? Only with a variance branch.
+    ``quality``: 1 - s_loc / s_max, weighted by score: where is it? Only with a variance branch.
     ``both``: the mean of the two. An image without boxes has 0 everywhere.
 
     Args:
         found: with ``scores`` (R,) and possibly ``localization_quality`` (R,).
+        best_quality: s_max, the ``localization_quality`` of a box without variance.
     """
     scores = found.scores.double()
     names = _OF_BOXES if found.has("localization_quality") else ("entropy",)
@@ -36,7 +37,7 @@ def image_uncertainty(found: Instances) -> dict[str, float]:
     bits = (entr(scores) + entr(1.0 - scores)) / torch.log(torch.tensor(2.0, dtype=torch.float64))
     measures = {"entropy": float(bits.mean())}
     if "quality" in names:
-        doubt = (1.0 - 2.0 * found.localization_quality.double()).clamp(0.0, 1.0)
+        doubt = 1.0 - found.localization_quality.double() / best_quality
         measures["quality"] = float((doubt * scores).sum() / scores.sum())
         measures["both"] = (measures["entropy"] + measures["quality"]) / 2
     return {name: round(measures[name], DIGITS) for name in names}

@@ -35,19 +35,29 @@ class StoredLabels:
     short_side: int
 
 
-def with_stored_labels(pools: Pools, path: Path, threshold: float) -> Pools:
+def with_stored_labels(pools: Pools, path: Path, threshold: float, of_run: bool = False) -> Pools:
     """Pools whose unlabeled images are those with a stored detection, and have their labels.
 
     Of each image the detections with a score of at least ``min(threshold, its highest score)``
     are labels: one that has none from the threshold on keeps its best.
 
+    Args:
+        of_run: whether an earlier stage of the same run has made the file, of these images.
+
     Raises:
-        ConfigError: if the file cannot be read, has other classes, or knows none of the images.
+        ConfigError: if the file cannot be read, has other classes, knows none of the images or,
+            where the run has made it, is of other images.
     """
     found = read_labels(path, pools.classes)
-    labeled = []
+    if of_run and found.keys() != {record["file_name"] for record in pools.unlabeled}:
+        raise ConfigError(
+            f"{path} was made in this OUTPUT_DIR of other unlabeled images than DATASETS and its "
+            f"split now give: choose another OUTPUT_DIR, or remove {path.parent} to make it anew"
+        )
+    labeled, unknown = [], 0
     for record in pools.unlabeled:
         detections = _of_image(found, record["file_name"])
+        unknown += detections is None
         if detections is not None and len(detections):
             labeled.append({**record, STORED: confident(detections, threshold)})
     if not labeled:
@@ -56,6 +66,12 @@ def with_stored_labels(pools: Pools, path: Path, threshold: float) -> Pools:
             "the file that was made of these images, with their file names"
         )
     logger.info("%d of %d images have labels in %s", len(labeled), len(pools.unlabeled), path)
+    if unknown:
+        logger.warning(
+            "%d unlabeled images are not in %s at all and are left out: is it of another set?",
+            unknown,
+            path,
+        )
     return replace(pools, unlabeled=labeled)
 
 
