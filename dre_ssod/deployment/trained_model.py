@@ -20,9 +20,11 @@ from dre_ssod.config.checks import check_config
 from dre_ssod.config.effects import check_effects
 from dre_ssod.config.reading import read_config
 from dre_ssod.data.images import read_image
+from dre_ssod.data.sources.catalog import class_names
 from dre_ssod.data.views.photometric import Image
 from dre_ssod.errors import ConfigError, SourceError
 from dre_ssod.runs.detector import TrainedDetector, categories_of, find_checkpoint, read_detector
+from dre_ssod.runs.resuming import check_fits
 from dre_ssod.stores import place_of, weights_file
 
 logger = logging.getLogger(__name__)
@@ -129,6 +131,38 @@ def check_score(cfg: CfgNode, option: str, score: float) -> None:
         )
 
 
+def check_weights(cfg: CfgNode) -> TrainedDetector | None:
+    """What MODEL.WEIGHTS says of its detector, if anything, which must agree with the config.
+
+    Raises:
+        ConfigError: naming what differs; see :func:`dre_ssod.runs.resuming.check_fits`.
+    """
+    described = read_detector(Path(weights_file(cfg.MODEL.WEIGHTS)))
+    if described is not None:
+        check_fits(described.settings, cfg)
+    return described
+
+
+def check_classes(described: TrainedDetector, train: Sequence[str]) -> None:
+    """Compare a model's classes with those of DATASETS.TRAIN, by which it is going to be measured.
+
+    Other names are warned of, since classes may have been renamed.
+
+    Raises:
+        ConfigError: if they are the same in another order, so that none would be the right one.
+    """
+    own, given = [category["name"] for category in described.categories], class_names(train)
+    if own == given:
+        return
+    what = (
+        f"MODEL.WEIGHTS was trained with the classes {', '.join(own)}, in this order, and those of "
+        f"DATASETS.TRAIN {', '.join(train)} are {', '.join(given)}"
+    )
+    if sorted(own) == sorted(given):
+        raise ConfigError(f"{what}: name the sets of the training in DATASETS.TRAIN")
+    logger.warning("%s: a class is taken for the one at its place.", what)
+
+
 def load_trained(cfg: CfgNode, which: str = "teacher") -> nn.Module:
     """The detector of MODEL.WEIGHTS in eval mode; of a checkpoint of this project, the teacher.
 
@@ -137,13 +171,14 @@ def load_trained(cfg: CfgNode, which: str = "teacher") -> nn.Module:
         which: "teacher" or "student".
 
     Raises:
-        ConfigError: if there is no file, it lacks a weight that the config asks for, or it holds no
-            student where that is asked for.
+        ConfigError: if there is no file, it lacks a weight that the config asks for, it was trained
+            by settings that contradict the config, or it holds no student where that is asked for.
     """
     if not cfg.MODEL.WEIGHTS:
         raise ConfigError(
             "MODEL.WEIGHTS is empty: append MODEL.WEIGHTS and a trained model's file."
         )
+    check_weights(cfg)
     bare = cfg.clone()
     bare.defrost()
     # Overwritten by the checkpoint, so the package or file of it need not be there.

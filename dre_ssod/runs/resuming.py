@@ -24,9 +24,12 @@ _OF_THE_MODEL = (
     *("MODEL.ROI_BOX_HEAD.CONV_DIM", "MODEL.ROI_BOX_HEAD.FC_DIM", "MODEL.ROI_BOX_HEAD.NORM"),
     *("MODEL.ROI_BOX_HEAD.POOLER_", "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS"),
     *("MODEL.ROI_BOX_HEAD.BOX_TRANSFORM", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG"),
-    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE",
+    *("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", "MODEL.ROI_BOX_HEAD.BOUNDED_SIGMA"),
 )
 """First parts of the keys that say what the weights of a model mean."""
+_OF_LEARNING = ("MODEL.BACKBONE.FREEZE_AT", "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE")
+"""Those among them that change no box of a model that is used: without its variance branch it has
+the same."""
 _NOT_OF_THE_RUN = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "DATASETS.")
 """First parts of the keys that may differ from life to life; sets are compared by their content."""
 
@@ -38,6 +41,43 @@ def settings_of(cfg: CfgNode) -> dict[str, Any]:
     found = {key: value for key, value in leaves(cfg) if not key.startswith(_NOT_OF_THE_RUN)}
     as_read: dict[str, Any] = json.loads(json.dumps(found))
     return as_read
+
+
+def check_fits(saved: Mapping[str, Any], cfg: CfgNode) -> None:
+    """Refuse a config by which a trained model's weights would mean something else.
+
+    Weights load by their shapes alone: with other anchors or pixels in another order they would
+    give other boxes.
+
+    Args:
+        saved: :func:`settings_of` the training.
+
+    Raises:
+        ConfigError: naming what differs.
+    """
+    given, before = settings_of(cfg), _with_defaults(saved)
+    wrong = [key for key in _contradictions(given, before) if key not in _OF_LEARNING]
+    if wrong:
+        key = wrong[0]
+        raise ConfigError(
+            f"{key} is {given[key]!r}, which does not fit MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r}: it "
+            f"was trained with {before[key]!r} ({', '.join(wrong)} differ). Use the config.yaml of "
+            "the run that wrote it."
+        )
+
+
+def _contradictions(given: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
+    """Keys of what weights mean that differ."""
+    return [
+        key
+        for key, value in given.items()
+        if value != before.get(key) and key.startswith(_OF_THE_MODEL) and key not in KEPT
+    ]
+
+
+def _with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint does not know keys that a later version has added."""
+    return settings_of(get_cfg()) | dict(saved)
 
 
 def settle(saved: Mapping[str, Any], cfg: CfgNode) -> CfgNode:
@@ -52,11 +92,9 @@ def settle(saved: Mapping[str, Any], cfg: CfgNode) -> CfgNode:
     Raises:
         ConfigError: if a key contradicts the model in the checkpoint.
     """
-    defaults, given = settings_of(get_cfg()), settings_of(cfg)
-    # A checkpoint does not know keys that a later version has added.
-    before = {key: saved.get(key, defaults.get(key)) for key in given}
+    given, before = settings_of(cfg), _with_defaults(saved)
     changed = [key for key in given if given[key] != before[key]]
-    refused = [key for key in changed if key.startswith(_OF_THE_MODEL) and key not in KEPT]
+    refused = _contradictions(given, before)
     if refused:
         key = refused[0]
         raise ConfigError(

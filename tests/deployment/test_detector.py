@@ -178,7 +178,9 @@ def test_the_checkpoint_knows_better_than_the_config_beside_it(tmp_path: Path) -
     assert detector.cfg.MODEL.FPN.OUT_CHANNELS == 16
     assert detector.cfg.DATASETS.TEST == ("sample://val",)
     # One that is named is meant.
-    with pytest.raises(ConfigError, match="does not fit the config"):
+    with pytest.raises(
+        ConfigError, match=r"MODEL\.FPN\.OUT_CHANNELS is 8, which does not fit MODEL\.WEIGHTS"
+    ):
         dre_ssod.load(path, config_file=str(tmp_path / "config.yaml"))
 
 

@@ -30,6 +30,7 @@ from dre_ssod.deployment.export import (
 )
 from dre_ssod.deployment.trained_model import load_trained
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
+from dre_ssod.runs.detector import entry_for_weights
 from tests.deployment.traced_devices import mixed_devices
 from tests.factories import BOXES, FEWER_LAYERS, SIZE, draw, tiny_cfg, tiny_model
 
@@ -217,7 +218,8 @@ def test_the_file_says_how_to_use_it(tmp_path: Path) -> None:
 
 def test_weights_alone_load_everywhere(tmp_path: Path) -> None:
     model = model_with()
-    run = {"settings": {}, "categories": []}
+    keys = tiny_cfg(**FEWER_LAYERS)
+    run = entry_for_weights(keys, [{"id": n, "name": n} for n in "abc"])
     save_weights(model, tmp_path / "w.pth", run)
     content = torch.load(tmp_path / "w.pth", weights_only=True)
     assert content.keys() == {"model", "run"}

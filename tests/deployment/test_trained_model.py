@@ -8,13 +8,16 @@ from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from PIL import Image
 
+from dre_ssod.data.sources.catalog import class_names
 from dre_ssod.deployment.trained_model import (
     InferenceReader,
+    check_classes,
     device_of,
     find_categories,
     load_trained,
 )
 from dre_ssod.errors import ConfigError
+from dre_ssod.runs.detector import TrainedDetector, entry_for_weights
 from tests.factories import SIZE, draw, tiny_cfg, tiny_model
 from tests.tiny_dataset import write_tiny_dataset
 
@@ -63,6 +66,47 @@ def test_a_file_that_does_not_fit_is_refused(
     cfg.merge_from_list([key, value])
     with pytest.raises(ConfigError, match=f"does not fit the config: .*{named}"):
         load_trained(cfg)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        # All of them fit every tensor, and would give other boxes or another sigma.
+        ("MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", [[0.9, 1.0, 1.1]]),
+        ("INPUT.FORMAT", "RGB"),
+        ("MODEL.PIXEL_STD", [2.0, 2.0, 2.0]),
+        ("MODEL.ROI_BOX_HEAD.BOUNDED_SIGMA", True),
+    ],
+)
+def test_weights_of_other_settings_are_refused(cfg: CfgNode, key: str, value: object) -> None:
+    saved = torch.load(cfg.MODEL.WEIGHTS, weights_only=True)
+    described = entry_for_weights(cfg, [{"id": n, "name": str(n)} for n in range(3)])
+    torch.save({**saved, "run": described}, cfg.MODEL.WEIGHTS)
+    load_trained(cfg)
+    # What is about learning alone may differ, and so may what is done with detections.
+    for other in (("MODEL.BACKBONE.FREEZE_AT", 0), ("TEST.DETECTIONS_PER_IMAGE", 7)):
+        load_trained(tiny_cfg(**{"MODEL.WEIGHTS": cfg.MODEL.WEIGHTS, other[0]: other[1]}))
+    cfg.merge_from_list([key, value])
+    with pytest.raises(ConfigError, match=f"{key} is .*: it was trained with .*{key} differ"):
+        load_trained(cfg)
+
+
+def test_classes_of_a_model_are_those_that_it_is_measured_by(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train = [write_tiny_dataset(tmp_path).labeled]
+    names = class_names(train)
+
+    def check(*own: str) -> None:
+        check_classes(TrainedDetector({}, [{"id": 1, "name": name} for name in own]), train)
+
+    with caplog.at_level("WARNING", logger="dre_ssod"):
+        check(*names)
+        assert not caplog.records
+        check("disk", *names[1:])
+    assert "a class is taken for the one at its place" in caplog.text
+    with pytest.raises(ConfigError, match=r"name the sets of the training in DATASETS\.TRAIN"):
+        check(*reversed(names))
 
 
 def test_no_weights_and_no_file_are_refused(cfg: CfgNode, tmp_path: Path) -> None:
