@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from dre_ssod.files import write_text
 from dre_ssod.runs.history import METRICS, read_series
 from dre_ssod.tables.definition import Cell
 from dre_ssod.tables.identity import Identity
+
+logger = logging.getLogger(__name__)
 
 COST = "cost.json"
 """In the folder of a run: what each of its lives took."""
@@ -85,13 +88,44 @@ def read_results(folder: Path) -> list[Result]:
 def find_result(results: Sequence[Result], wanted: Identity) -> Result | None:
     """The newest result that answers for a run; None if there is none."""
     fitting = [result for result in results if result.identity.is_result_for(wanted)]
-    return max(fitting, key=lambda result: str(result.origin.get("finished")), default=None)
+    return max(fitting, key=_finished, default=None)
 
 
 def find_results(results: Sequence[Result], cells: Iterable[Cell]) -> dict[str, Result]:
-    """What there is for the runs of a table, by name of the cell; sets are known by their names."""
-    found = {cell.name: find_result(results, Identity.of(cell.cfg)) for cell in cells}
-    return {name: result for name, result in found.items() if result is not None}
+    """What there is for the runs of a table, by name of the cell; sets are known by their names.
+
+    Where runs have read other data under the same names, those of the newest count: the others, of
+    which a warning tells, are not there.
+    """
+    asked = {cell.name: find_result(results, Identity.of(cell.cfg)) for cell in cells}
+    found = {name: result for name, result in asked.items() if result is not None}
+    newest: dict[str, str] = {}
+    for result in sorted(found.values(), key=_finished):
+        newest |= _data_by_names(result.identity)
+    stale = [
+        name for name, r in found.items() if _data_by_names(r.identity).items() - newest.items()
+    ]
+    if stale:
+        logger.warning(
+            "Of other data than the newest results, under the same names of DATASETS, and so not "
+            "counted: %s. Run them again.",
+            ", ".join(stale),
+        )
+    return {name: result for name, result in found.items() if name not in stale}
+
+
+def _data_by_names(identity: Identity) -> dict[str, str]:
+    """What each role of a run has read, by the names that the config has for it."""
+    tests = {"test": identity.sets["TEST"]}
+    others = {key: value for key, value in identity.sets.items() if key != "TEST"}
+    return {
+        json.dumps([role, tests.get(role, others)], sort_keys=True): content
+        for role, content in (identity.data or {}).items()
+    }
+
+
+def _finished(result: Result) -> str:
+    return str(result.origin.get("finished"))
 
 
 def slug(text: str) -> str:

@@ -50,7 +50,11 @@ class Identity:
     def of(cls, cfg: CfgNode, data: Mapping[str, str] | None = None) -> Identity:
         """The identity of the run that a config describes."""
         settings = {k: v for k, v in settings_of(cfg).items() if k not in _OF_FILES_ALONE}
-        sets = json.loads(json.dumps({k: v for k, v in leaves(cfg.DATASETS) if k in _SETS}))
+        kept = {k: v for k, v in leaves(cfg.DATASETS) if k in _SETS}
+        if cfg.DATASETS.UNLABELED_OVERLAP:
+            # Results of before this was looked at do not have it.
+            kept["UNLABELED_OVERLAP"] = True
+        sets = json.loads(json.dumps(kept))
         found = None if data is None else dict(data)
         return cls(str(package_versions()["dre_ssod"]), settings, sets, found)
 

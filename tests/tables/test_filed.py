@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,22 @@ def test_changed_settings_find_no_old_result(write_table: WriteTable, tmp_path: 
     # Other data under the same names.
     moved = identify(write_table().cells(), lambda cfg: {"test": "other"})
     assert all(find_result(results, i) is None for i in moved.values())
+
+
+def test_results_of_data_from_before_a_change_are_not_compared_with_those_of_after(
+    write_table: WriteTable, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file_all(write_table(), tmp_path, runs=1)
+    kept = read_results(tmp_path / "results")
+    cells = write_table().cells()
+    assert {name.partition(" (")[0] for name in find_results(kept, cells)} == {"plain", "DRE"}
+    *others, last = kept
+    changed = replace(last.identity, data={"test": "other"})
+    newer = replace(last, identity=changed, origin={**last.origin, "finished": "9999"})
+    with caplog.at_level("WARNING", logger="dre_ssod"):
+        (name,) = find_results([*others, last, newer], cells)
+    (stale,) = (row for row in ("plain (fold 0)", "DRE (fold 0)") if row != name)
+    assert f"not counted: {stale}. Run them again." in caplog.text
 
 
 def test_a_run_without_an_end_has_no_result(write_table: WriteTable, tmp_path: Path) -> None:

@@ -82,6 +82,16 @@ def test_the_best_of_a_burn_in_with_evaluations_is_told_apart_by_how_it_is_evalu
     assert not identity().is_trained_as(identity(SSOD__SCORE_THRESHOLD=0.7))
 
 
+def test_labeled_images_that_are_used_both_ways_make_another_run() -> None:
+    cfg = get_cfg()
+    plain = Identity.of(cfg)
+    assert "UNLABELED_OVERLAP" not in plain.sets
+    cfg.DATASETS.UNLABELED_OVERLAP = True
+    both = Identity.of(cfg)
+    assert not plain.is_result_for(both)
+    assert not both.is_result_for(plain)
+
+
 @pytest.mark.parametrize("key", [*AFTER_BURN_IN, *REFINING_KEYS])
 def test_named_keys_exist(key: str) -> None:
     assert key in dict(leaves(get_cfg()))

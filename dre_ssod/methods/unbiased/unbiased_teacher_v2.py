@@ -74,6 +74,13 @@ class UnbiasedTeacherV2(UnbiasedTeacher):
             )
         if head.BETA_NLL:
             refuse(cfg, "MODEL.ROI_BOX_HEAD.BETA_NLL", "0 with this method's own likelihood")
+        if head.SIGMA_SCALE != 1.0:
+            refuse(
+                cfg,
+                "MODEL.ROI_BOX_HEAD.SIGMA_SCALE",
+                "1 with this method, which compares the teacher's sigma, which it scales, with the "
+                "student's, which it does not. A trained model may be used with another one",
+            )
         found = super().from_config(cfg)
         assert isinstance(found, cls)
         return found
