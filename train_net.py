@@ -34,7 +34,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def evaluate(cfg: CfgNode, config_file: str) -> Any:
     """Evaluate SSOD.EVAL_MODEL of the checkpoint MODEL.WEIGHTS on DATASETS.TEST."""
     from dre_ssod.checkpoints.weights import load_student
-    from dre_ssod.deployment.trained_model import check_classes, check_weights, load_trained
+    from dre_ssod.deployment.trained_model import check_weights, load_trained
     from dre_ssod.engine.trainer import SSODTrainer
     from dre_ssod.errors import ConfigError
     from dre_ssod.evaluation.evaluators import evaluate_models
@@ -46,8 +46,7 @@ def evaluate(cfg: CfgNode, config_file: str) -> Any:
     if not weights:
         raise ConfigError("--eval-only needs a checkpoint: name it with MODEL.WEIGHTS FILE")
     record_start(cfg, "evaluation", prepare_evaluation(cfg), config_file=config_file, seed=cfg.SEED)
-    if described := check_weights(cfg):
-        check_classes(described, cfg.DATASETS.TRAIN)
+    check_weights(cfg, cfg.DATASETS.TRAIN)
     models = {}
     if cfg.SSOD.EVAL_MODEL in ("teacher", "both"):
         models["teacher"] = load_trained(cfg)

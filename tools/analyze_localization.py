@@ -65,7 +65,7 @@ def configure(args: argparse.Namespace) -> CfgNode:
     """
     from dre_ssod.config.keys import without_refining
     from dre_ssod.config.reading import read_config
-    from dre_ssod.deployment.trained_model import check_classes, check_score, check_weights
+    from dre_ssod.deployment.trained_model import check_score, check_weights
     from dre_ssod.engine.setup import setup
     from dre_ssod.errors import ConfigError
 
@@ -87,8 +87,7 @@ def configure(args: argparse.Namespace) -> CfgNode:
             f"MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE is {loss_type!r}, so there is no s_loc to "
             "analyze: use a model that was trained with 'kl'."
         )
-    if described := check_weights(cfg):
-        check_classes(described, cfg.DATASETS.TRAIN)
+    check_weights(cfg, cfg.DATASETS.TRAIN)
     return cfg
 
 

@@ -96,7 +96,7 @@ def draw_unlabeled(cfg: CfgNode, pools: Pools, args: argparse.Namespace, folder:
     import numpy as np
     from tqdm import tqdm
 
-    from dre_ssod.checkpoints.weights import load_student
+    from dre_ssod.checkpoints.weights import load_student, method_state
     from dre_ssod.data.images import ImageError
     from dre_ssod.deployment.trained_model import load_trained
     from dre_ssod.errors import ConfigError
@@ -114,7 +114,17 @@ def draw_unlabeled(cfg: CfgNode, pools: Pools, args: argparse.Namespace, folder:
         print(f"{cfg.MODEL.WEIGHTS} holds no student: proposals are those of its model")
     student.train()
     method = build_method(cfg)
+    pools = method.prepare(pools)
+    method.study(pools.labeled, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
     # As the finished run would label.
+    name = type(method).__name__
+    if state := method_state(cfg.MODEL.WEIGHTS, name):
+        method.load_state_dict(state)
+    elif method.state_dict():
+        print(
+            f"{cfg.MODEL.WEIGHTS} does not say what {name} has learned of unlabeled images: labels "
+            "are those of its start"
+        )
     last = cfg.SOLVER.MAX_ITER - 1
     clock = Clock(last, cfg.SSOD.BURN_IN_ITERS, cfg.SOLVER.MAX_ITER)
     _, mapper = method.mappers(cfg)

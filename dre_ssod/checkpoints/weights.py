@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from detectron2.utils.file_io import Detectron2Handler
 from tabulate import tabulate
@@ -68,6 +70,22 @@ def load_student(path: str, model: nn.Module) -> bool:
             "config.yaml of the run that wrote it."
         ) from error
     return True
+
+
+def method_state(path: str, name: str) -> dict[str, Any] | None:
+    """What the method of a checkpoint's run has learned, such as its thresholds.
+
+    Args:
+        name: of the method.
+
+    Returns:
+        None if the file says nothing of it, or is of another method.
+    """
+    file = weights_file(path)
+    checkpoint = read_tensors(file, mmap=True) if zipfile.is_zipfile(file) else {}
+    method = checkpoint.get("trainer", {}).get("_trainer", {}).get("method", {})
+    state: dict[str, Any] | None = method.get("state") if method.get("name") == name else None
+    return state
 
 
 def start_from(model: nn.Module, path: str) -> None:

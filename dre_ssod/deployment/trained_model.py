@@ -131,16 +131,22 @@ def check_score(cfg: CfgNode, option: str, score: float) -> None:
         )
 
 
-def check_weights(cfg: CfgNode) -> TrainedDetector | None:
-    """What MODEL.WEIGHTS says of its detector, if anything, which must agree with the config.
+def check_weights(cfg: CfgNode, train: Sequence[str] = ()) -> None:
+    """Compare a config with what MODEL.WEIGHTS says of its detector, if it says anything.
+
+    Args:
+        train: DATASETS.TRAIN, where the model is going to be measured by its classes.
 
     Raises:
-        ConfigError: naming what differs; see :func:`dre_ssod.runs.resuming.check_fits`.
+        ConfigError: naming what differs; see :func:`dre_ssod.runs.resuming.check_fits` and
+            :func:`check_classes`.
     """
     described = read_detector(Path(weights_file(cfg.MODEL.WEIGHTS)))
-    if described is not None:
-        check_fits(described.settings, cfg)
-    return described
+    if described is None:
+        return
+    check_fits(described.settings, cfg)
+    if train:
+        check_classes(described, train)
 
 
 def check_classes(described: TrainedDetector, train: Sequence[str]) -> None:

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from dre_ssod.errors import ConfigError
+from dre_ssod.methods import build_method
+from dre_ssod.methods.parts.score_ranks import BINS
 from tests.factories import NUM_CLASSES, tiny_model
 from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run, write_tiny_dataset
 
@@ -56,6 +58,38 @@ def test_pseudo_labels_are_those_of_the_model_file(
     run(tool, config, *words, "MODEL.WEIGHTS", str(tmp_path / "model.pth"))
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["labeled_000.jpg", "unlabeled_000.jpg"]
+
+
+def test_pseudo_labels_are_chosen_as_the_method_has_learned_to(
+    tool: ModuleType,
+    config: Path,
+    data: TinyDataset,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Half as many as expected: from a low score on, from a high one, and by tau."""
+    share = ("SSOD.LABELS.RANK_SHARE", "0.5", "SSOD.LABELMATCH.MIN_SCORE", "0.01")
+    cfg = tiny_run(data, tmp_path / "run", **{"MODEL.ROI_HEADS.NUM_CLASSES": NUM_CLASSES})
+    cfg.merge_from_list(list(share))
+    weights = tiny_model(cfg, spread=0.5).state_dict()
+    pictures = []
+    for number, score in enumerate((0.05, 0.95, None)):
+        content = {"model": weights, "student": weights}
+        if score is not None:
+            method = build_method(cfg)
+            method.study([{"annotations": []}], NUM_CLASSES)
+            ranks = torch.zeros(NUM_CLASSES, BINS)
+            ranks[:, int(score * BINS)] = 4.0
+            method.learn({"scores": ranks, "images": torch.tensor([8.0])})
+            state = {"name": "DRE", "state": method.state_dict()}
+            content["trainer"] = {"_trainer": {"method": state}}
+        file, out = tmp_path / f"{number}.pth", tmp_path / f"out{number}"
+        torch.save(content, file)
+        words = ("--images", "1", "--pseudo-labels", "--output", str(out))
+        run(tool, config, *words, "MODEL.WEIGHTS", str(file), *share)
+        assert ("does not say what DRE has learned" in capsys.readouterr().out) is (score is None)
+        pictures.append((out / "unlabeled_000.jpg").read_bytes())
+    assert pictures[0] != pictures[1]
 
 
 def test_a_broken_image_is_named_and_skipped(
