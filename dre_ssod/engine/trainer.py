@@ -76,9 +76,8 @@ class SSODTrainer(DefaultTrainer):
         logger.info("Sets of this run:\n%s", format_table(self.datasets))
         self._contents = contents_of(self.datasets)
         self._categories = categories_of(cfg.DATASETS.TRAIN)
-        labeled_files = [record["file_name"] for record in self.pools.labeled]
         self.probe = PseudoLabelProbe.from_config(
-            cfg, self.method, labeled_files, self.pools.classes
+            cfg, self.method, self.pools.labeled, self.pools.classes
         )
 
         student = self.build_model(cfg)

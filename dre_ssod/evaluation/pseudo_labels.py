@@ -7,7 +7,7 @@ pseudo-boxes and G objects of one image; boxes are (x1, y1, x2, y2) in one frame
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -25,6 +25,7 @@ from dre_ssod.data.images import ImageError, read_image
 from dre_ssod.data.mappers import instances_in_view
 from dre_ssod.data.records import corners, is_crowd
 from dre_ssod.data.sources.catalog import load_one_labeled
+from dre_ssod.data.splits.pools import without_known
 from dre_ssod.data.views.views import ViewRecipe, make_view
 from dre_ssod.errors import ConfigError
 from dre_ssod.methods import Clock, MeanTeacher
@@ -208,14 +209,14 @@ class PseudoLabelProbe:
         cls,
         cfg: CfgNode,
         method: MeanTeacher,
-        labeled_files: Collection[str],
+        labeled: Sequence[dict[str, Any]],
         class_names: Sequence[str],
     ) -> PseudoLabelProbe | None:
         """The probe of TEST.PSEUDO_LABEL_SET; None where it is "".
 
         Args:
             method: of the run.
-            labeled_files: images that the run trains on with labels; they are left out.
+            labeled: records of what the run trains on with labels; their images are left out.
             class_names: those of the run.
 
         Raises:
@@ -225,8 +226,7 @@ class PseudoLabelProbe:
         name = cfg.TEST.PSEUDO_LABEL_SET
         if not name:
             return None
-        known = set(labeled_files)
-        records = [r for r in load_one_labeled(name) if r["file_name"] not in known]
+        records = without_known(load_one_labeled(name), labeled)
         found = MetadataCatalog.get(name).get("thing_classes", [])
         if list(found) != list(class_names):
             raise ConfigError(

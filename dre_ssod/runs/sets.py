@@ -16,7 +16,7 @@ from dre_ssod.data.records import objects_of
 from dre_ssod.data.sources.catalog import class_names, load_one_labeled
 from dre_ssod.data.sources.shards import ShardRecords
 from dre_ssod.data.sources.voc import is_voc
-from dre_ssod.data.splits.pools import Pools
+from dre_ssod.data.splits.pools import Pools, without_known
 from dre_ssod.data.splits.split import hash_ids
 from dre_ssod.data.usable import why_no_boxes
 from dre_ssod.errors import ConfigError, SourceError, printable
@@ -64,6 +64,7 @@ def describe_sets(cfg: CfgNode, pools: Pools) -> list[DatasetRow]:
         ConfigError, SourceError: as :func:`describe_test_sets`, and for a test set without boxes.
     """
     rows = []
+    trained: list[dict[str, Any]] = []
     starts = {"labeled": 0, "unlabeled": 0}
     records_of = {"labeled": pools.labeled, "unlabeled": pools.unlabeled}
     for role, name, images in pools.sets:
@@ -71,15 +72,18 @@ def describe_sets(cfg: CfgNode, pools: Pools) -> list[DatasetRow]:
         records = records_of[role][start : start + images]
         starts[role] += images
         rows.append(_describe(role, name, records, pools.classes))
-    tests = describe_test_sets(cfg)
-    for row in tests:
+        if name in cfg.DATASETS.TRAIN:
+            trained += records
+    tests = _tests(cfg)
+    for row, records in tests:
+        _warn_of_trained(row, records, trained)
         if not row.boxes:
             raise ConfigError(
                 f"DATASETS.TEST {row.name}: none of its {row.images} images has a box"
                 f"{why_no_boxes(load_one_labeled(row.name))}, so there is no AP to measure. Name "
                 'a set with boxes, or set DATASETS.TEST "()" to train without evaluation.'
             )
-    return rows + tests
+    return [*rows, *(row for row, _ in tests)]
 
 
 def describe_test_sets(cfg: CfgNode) -> list[DatasetRow]:
@@ -90,6 +94,11 @@ def describe_test_sets(cfg: CfgNode) -> list[DatasetRow]:
             PASCAL VOC's layout.
         SourceError: if one cannot be read, or its classes are not those of DATASETS.TRAIN.
     """
+    return [row for row, _ in _tests(cfg)]
+
+
+def _tests(cfg: CfgNode) -> list[tuple[DatasetRow, list[dict[str, Any]]]]:
+    """See :func:`describe_test_sets`; each with its records."""
     names = list(cfg.DATASETS.TEST)
     if len(set(names)) < len(names):
         raise ConfigError(
@@ -101,7 +110,7 @@ def describe_test_sets(cfg: CfgNode) -> list[DatasetRow]:
         records = load_one_labeled(name)
         if not records:
             raise SourceError(f"DATASETS.TEST {name}: holds no image; name a set that has some")
-        rows.append(_describe("test", name, records, classes))
+        rows.append((_describe("test", name, records, classes), records))
         _warn_of_limits(cfg, name, records)
     if cfg.TEST.VOC_PROTOCOLS and names and not any(map(is_voc, names)):
         raise ConfigError(
@@ -203,6 +212,20 @@ def _describe(
         *(role, name, len(records), digest, tuple(classes), sum(counts), counts.count(0)),
         content=SetContent.of(records, classes),
     )
+
+
+def _warn_of_trained(
+    row: DatasetRow, records: Sequence[dict[str, Any]], trained: Sequence[dict[str, Any]]
+) -> None:
+    seen = len(records) - len(without_known(records, trained))
+    if seen:
+        logger.warning(
+            "DATASETS.TEST %s: %d of its %d images are in DATASETS.TRAIN as well, and trained on "
+            "with or without their labels: AP says little of images that are new to the model.",
+            row.name,
+            seen,
+            row.images,
+        )
 
 
 def _warn_of_limits(cfg: CfgNode, dataset_name: str, records: Sequence[dict[str, Any]]) -> None:

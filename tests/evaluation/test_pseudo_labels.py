@@ -141,9 +141,10 @@ def test_it_is_off_by_default(data: TinyDataset) -> None:
 
 
 def test_the_sample_is_fixed_grows_and_leaves_labeled_images_out(data: TinyDataset) -> None:
-    files = [record["file_name"] for record in load_one_labeled(data.labeled)]
+    records = load_one_labeled(data.labeled)
+    files = [record["file_name"] for record in records]
 
-    def sample(number: int, labeled: list[str]) -> list[str]:
+    def sample(number: int, labeled: list[dict[str, Any]]) -> list[str]:
         cfg = probe_cfg(data, **{"TEST.PSEUDO_LABEL_IMAGES": number})
         probe = PseudoLabelProbe.from_config(cfg, build_method(cfg), labeled, CLASSES)
         assert probe is not None
@@ -151,14 +152,19 @@ def test_the_sample_is_fixed_grows_and_leaves_labeled_images_out(data: TinyDatas
 
     assert sample(3, []) == sample(5, [])[:3]
     assert len(set(sample(5, []))) == 5
-    assert sorted(sample(100, files[:2])) == sorted(files[2:])
+    assert sorted(sample(100, records[:2])) == sorted(files[2:])
+    # Labels of a further round name images by links.
+    link = data.root / "train" / "link.png"
+    link.symlink_to(files[0])
+    linked = [{**records[0], "file_name": str(link)}, records[1]]
+    assert sorted(sample(100, linked)) == sorted(files[2:])
 
 
 def test_a_set_without_hidden_images_or_with_other_classes_is_refused(data: TinyDataset) -> None:
-    files = [record["file_name"] for record in load_one_labeled(data.labeled)]
+    records = load_one_labeled(data.labeled)
     cfg = probe_cfg(data)
     with pytest.raises(ConfigError, match="no image that the run does not train on"):
-        PseudoLabelProbe.from_config(cfg, build_method(cfg), files, CLASSES)
+        PseudoLabelProbe.from_config(cfg, build_method(cfg), records, CLASSES)
     with pytest.raises(ConfigError, match="has the classes class0, class1, class2, but"):
         PseudoLabelProbe.from_config(cfg, build_method(cfg), [], ["class0"])
 

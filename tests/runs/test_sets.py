@@ -85,6 +85,24 @@ def test_several_sets_have_a_row_each(data: TinyDataset, tmp_path: Path) -> None
     assert (test.images, test.boxes, test.without_boxes) == (8, 21, 1)
 
 
+def test_images_that_are_trained_and_tested_on_are_warned_of(
+    data: TinyDataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = json.loads((data.root / "train.json").read_text(encoding="utf-8"))
+    halves = [
+        changed_json(data, tmp_path / f"{n}.json", images=content["images"][4 * n : 4 * n + 4])
+        for n in range(2)
+    ]
+    for test, seen in ((data.labeled, 4), (halves[0], 4), (halves[1], 0)):
+        cfg = tiny(data, tmp_path, **{"DATASETS.LABELED_PERCENT": 50.0})
+        cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (halves[0],), (test,)
+        caplog.clear()
+        with caplog.at_level("WARNING", logger="dre_ssod"):
+            describe_sets(cfg, load_pools(cfg))
+        # Those without their labels are trained on, too.
+        assert (f"{seen} of its" in caplog.text) is (seen > 0)
+
+
 def test_a_baseline_has_no_unlabeled_set(data: TinyDataset, tmp_path: Path) -> None:
     cfg = tiny(data, tmp_path, **{"SSOD.ENABLED": False})
     rows = describe_sets(cfg, load_pools(cfg))
