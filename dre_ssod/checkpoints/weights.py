@@ -88,6 +88,16 @@ def method_state(path: str, name: str) -> dict[str, Any] | None:
     return state
 
 
+def is_of_pair(path: str) -> bool:
+    """Whether a file has the weights of two detectors, those of the second under ``partner.``."""
+    file = weights_file(path)
+    if not zipfile.is_zipfile(file):
+        return False
+    content = read_tensors(file, mmap=True)
+    weights = content.get("model") if isinstance(content, dict) else None
+    return isinstance(weights, dict) and any(name.startswith("partner.") for name in weights)
+
+
 def start_from(model: nn.Module, path: str) -> None:
     """Load what a file has of a model that is to be trained, and log it part by part.
 

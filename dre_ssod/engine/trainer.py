@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from dre_ssod.checkpoints.checkpointer import SafeCheckpointer, refuse_to_overwrite
 from dre_ssod.checkpoints.folder import read_tensors
-from dre_ssod.checkpoints.weights import start_from
+from dre_ssod.checkpoints.weights import is_of_pair, start_from
 from dre_ssod.config.checks import check_config
 from dre_ssod.data.splits.files import record_split
 from dre_ssod.engine.hooks.checkpoints import Checkpoints, SaveBeforeEvaluation
@@ -144,8 +144,11 @@ class SSODTrainer(DefaultTrainer):
             logger.warning(
                 "--resume: %s has no checkpoint yet; starting at iteration 0.", self.cfg.OUTPUT_DIR
             )
-        for detector in self.teacher.detectors:
-            start_from(detector, self.cfg.MODEL.WEIGHTS)
+        weights = self.cfg.MODEL.WEIGHTS
+        # A pair that starts from a pair goes on as one; from a single model both start alike.
+        whole = [self.teacher] if weights and is_of_pair(weights) else self.teacher.detectors
+        for detector in whole:
+            start_from(detector, weights)
         self.student.load_state_dict(self.teacher.state_dict())
 
     def _load(self, path: str) -> None:

@@ -110,3 +110,20 @@ def test_both_start_from_a_file_of_one_and_apart_where_it_says_nothing(tmp_path:
             assert torch.equal(tensor, backbone[name]), name
     first, second = (d.roi_heads.box_head.fc1.weight for d in trainer.student.detectors)
     assert not torch.equal(first, second)
+
+
+def test_a_pair_starts_from_a_pair_as_it_is(tmp_path: Path) -> None:
+    overrides: dict[str, Any] = {
+        **PAIR,
+        "SSOD.METHOD": "CSTLike",
+        "MODEL.WEIGHTS": str(tmp_path / "pair.pth"),
+        "MODEL.ROI_HEADS.NUM_CLASSES": 3,
+    }
+    data = write_tiny_dataset(tmp_path / "tiny")
+    trainer = SSODTrainer(tiny_run(data, tmp_path / "run", **overrides))
+    saved = {name: tensor + 1.0 for name, tensor in trainer.student.state_dict().items()}
+    torch.save({"model": saved}, tmp_path / "pair.pth")
+    trainer.resume_or_load(resume=False)
+    for model in (trainer.teacher, trainer.student):
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, saved[name]), name
