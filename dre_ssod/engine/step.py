@@ -140,12 +140,14 @@ class SemiSupervisedStep(SimpleTrainer):
         self.images.check_complete(batches)
         self.last_batch = batches[-1]
         self._seed_step()
+        decay = self.method.decay(self.clock)
         self.guard.before_forward()
         try:
             self._forward_and_backward(batches, metrics)
         except FloatingPointError as error:
             # Detectron2 checks proposals in the forward pass.
             self.guard.refuse_forward(error, self._where(batches))
+            self._follow(decay, moved=False)
             self.signals.agree(self.signals.pending())
             self._write_count("skipped_steps", self.guard.skipped)
             return
@@ -156,19 +158,24 @@ class SemiSupervisedStep(SimpleTrainer):
         )
         self.signals.agree(totals.signals)
         self._count_images(batches, totals)
-        if self.guard.accepts(totals, self._where(batches)):
+        accepted = self.guard.accepts(totals, self._where(batches))
+        if accepted:
             self.statistics.average()
-            decay = self.method.decay(self.clock)
             # A GPU has nothing to do until the optimizer's step is queued; writing can wait.
             self.grad_scaler.step(self.optimizer)
-            # An overflow of float16 keeps the scaler from that step: the student is as it was.
-            if decay is not None and math.isfinite(totals.gradient_norm):
-                self.ema.update(decay)
+        # An overflow of float16 keeps the scaler from that step: the student is as it was.
+        self._follow(decay, moved=accepted and math.isfinite(totals.gradient_norm))
+        if accepted:
             totals.write(self.iter, self.weight, {"ema_decay": 1.0 if decay is None else decay})
             self.method.learn(totals.tallies)
         self.grad_scaler.update()
         if self.settings.skip_nonfinite:
             self._write_count("skipped_steps", self.guard.skipped)
+
+    def _follow(self, decay: float | None, moved: bool) -> None:
+        """Take the teacher on; a copy, which is made once, needs no step of the student."""
+        if decay is not None and (moved or decay == 0.0):
+            self.ema.update(decay)
 
     def _forward_and_backward(self, batches: list[TrainingBatch], metrics: StepMetrics) -> None:
         """Gradients of the mean over the micro-batches, and what there is to say about them."""

@@ -95,6 +95,10 @@ class InstantTeaching(MeanTeacher):
             }
         )
 
+    def full_weight(self, term: str) -> float:
+        """Half of each: the four losses are means over labeled and unlabeled images together."""
+        return 0.5 * super().full_weight(term)
+
     def decay(self, clock: Clock) -> float:
         """0: the teacher is the student."""
         return 0.0

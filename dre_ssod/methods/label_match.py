@@ -134,7 +134,7 @@ class LabelMatch(LearnsRanks, MeanTeacher):
         return StudentLosses(
             unsupervised={
                 "loss_cls_unsup": cls.mean(cls_losses),
-                "loss_box_reg_unsup": self.box_mean(box, box_losses),
+                "loss_box_reg_unsup": self.box_mean(box, box_losses, hard),
             },
             figures={
                 "reliable_regions": Mean.of(hard, cls.is_foreground),
@@ -160,7 +160,8 @@ class LabelMatch(LearnsRanks, MeanTeacher):
 
     def decay(self, clock: Clock) -> float:
         """The same from the first iteration on; a burn-in ends with a copy."""
-        return 0.0 if self.ema_step(clock) == 0 else float(self.settings.ema_decay)
+        is_copy = self.ema_step(clock) == 0 and clock.iteration > 0
+        return 0.0 if is_copy else float(self.settings.ema_decay)
 
 
 def sharpen(probabilities: Tensor, temperature: float) -> Tensor:

@@ -254,13 +254,18 @@ class MeanTeacher:
             }
         )
 
-    def box_mean(self, box: Regions, losses: Tensor) -> Tensor:
+    def box_mean(self, box: Regions, losses: Tensor, trained: Tensor | None = None) -> Tensor:
         """The box loss of pseudo-labels out of that of each region, (R,): every method's last step.
 
         With ``SSOD.PCV.ENABLED`` regions are weighed by :func:`consistency_weights` on top of what
         the method has weighed them by.
+
+        Args:
+            trained: (R,) whether the method has a box loss for a region; None: for all of them.
         """
-        return box.box_mean(consistency_weights(box) * losses if self.settings.pcv else losses)
+        if not self.settings.pcv:
+            return box.box_mean(losses)
+        return box.box_mean(consistency_weights(box, trained) * losses)
 
     def region_weights(self, cls: Regions) -> Tensor | None:
         """(R,) weight of each region in the classification loss; None where all are 1.

@@ -243,15 +243,27 @@ def test_an_overflow_that_the_scaler_skips_moves_neither_student_nor_teacher() -
     handle = parameter.register_hook(lambda gradient: gradient * math.inf)
     before = state(trainer.model), state(trainer.teacher)
     scale = trainer.grad_scaler.get_scale()
-    run(trainer, [0])
+    run(trainer, [1])
     assert trainer.grad_scaler.get_scale() == scale / 2
     assert_equal(state(trainer.model), before[0])
     assert_equal(state(trainer.teacher), before[1])
     handle.remove()
     trainer.grad_scaler.update(1.0)
-    run(trainer, [1])
+    run(trainer, [2])
     assert any(not torch.equal(t, before[0][n]) for n, t in state(trainer.model).items())
     assert any(not torch.equal(t, before[1][n]) for n, t in state(trainer.teacher).items())
+
+
+def test_a_copy_of_the_student_needs_no_step_of_it() -> None:
+    """It is made once: lost in an overflow, the teacher would stay what the run started with."""
+    trainer = make_trainer([batch(0)], autocast_dtype=torch.float16, burn_in_iters=3)
+    parameter = trainer.model.roi_heads.box_predictor.cls_score.weight
+    parameter.register_hook(lambda gradient: gradient * math.inf)
+    before = state(trainer.model)
+    assert any(not torch.equal(t, before[n]) for n, t in state(trainer.teacher).items())
+    run(trainer, [3])
+    assert_equal(state(trainer.model), before)
+    assert_equal(state(trainer.teacher), before)
 
 
 def test_a_gpu_has_all_its_work_before_the_figures_are_written(

@@ -98,9 +98,13 @@ def test_the_teacher_is_never_trained(trainer: tuple[str, SSODTrainer]) -> None:
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing(trainer: tuple[str, SSODTrainer]) -> None:
-    """But for the views that MixPL's student has seen, which are kept, as in the public code."""
+    """But for the views that MixPL's student has seen, which are kept, as in the public code.
+
+    A teacher that is to be a copy becomes one all the same: here it is before the step.
+    """
     _, run = trainer
     step = run._trainer
+    run.teacher.load_state_dict(run.student.state_dict())
     step._data_loader_iter_obj = iter([batch_of(run, run.cfg.SSOD.BURN_IN_ITERS)])
     before = _state(run)
     parameter = next(p for p in run.student.parameters() if p.requires_grad)

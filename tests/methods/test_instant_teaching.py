@@ -168,6 +168,11 @@ def test_foreground_is_weighed_by_its_label_and_background_is_not() -> None:
     torch.testing.assert_close(terms["loss_box_reg_unsup"], given.smooth_l1().sum() / 4)
 
 
+def test_labeled_and_unlabeled_losses_weigh_a_half_each() -> None:
+    method, clock = InstantTeaching(InstantTeaching.Settings(unsup_loss_weight=1.0)), Clock(0, 0, 9)
+    assert {method.weight(name, clock) for name in ("loss_cls", "loss_cls_unsup")} == {0.5}
+
+
 def test_the_weighted_cross_entropy_is_that_of_the_weighted_target() -> None:
     logits = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
     target = torch.tensor([0.3, 0.7, 1.0])[:, None] * F.one_hot(torch.tensor([0, 2, 1]), 4)

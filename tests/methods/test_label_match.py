@@ -321,3 +321,7 @@ def test_the_decay_is_constant_but_for_the_copy_after_the_burn_in(
     iteration: int, expected: float
 ) -> None:
     assert _method(ema_decay=0.996).decay(Clock(iteration, 4, 100)) == expected
+
+
+def test_without_a_burn_in_nothing_is_copied() -> None:
+    assert _method(ema_decay=0.996).decay(Clock(0, 0, 100)) == 0.996

@@ -24,12 +24,17 @@ from dre_ssod.modeling.regions import Regions
 
 
 @torch.no_grad()
-def consistency_weights(box: Regions) -> Tensor:
+def consistency_weights(box: Regions, trained: Tensor | None = None) -> Tensor:
     """(R,) factor of each region's box loss, without gradient; 0 for background.
 
     The sums run over the regions of all processes, which must all call this.
+
+    Args:
+        trained: (R,) which regions have a box loss; the others are no regions of P. None: all.
     """
     votes = mean_per_label(iou_with_label(box), box)
+    if trained is not None:
+        votes = torch.where(trained, votes, 0.0)
     squared = votes.square()
     total, total_squared = shared_totals(votes, squared)
     return total / total_squared.clamp(min=1e-12) * squared

@@ -84,6 +84,21 @@ def _restated(given: Regions) -> Tensor:
     return torch.tensor([factor * vote**2 for vote in votes])
 
 
+def test_regions_without_a_box_loss_take_no_part() -> None:
+    """Two labels alike of two regions each: with one of them alone, equal losses keep its w."""
+    shifted = [[x + 2.0, y, u + 2.0, v] for x, y, u, v in (LABELS[0], LABELS[1])]
+    boxes = [shifted[0], shifted[0], LABELS[1], LABELS[1]]
+    matched = [LABELS[0], LABELS[0], LABELS[1], LABELS[1]]
+    given = regions(boxes, matched, [0, 0, 1, 1], [[0.0] * 4] * 4)
+    trained = torch.tensor([True, True, False, False])
+    weights = consistency_weights(given, trained)
+    overlap = _votes(given)[0]
+    assert 0.5 < overlap < 1.0
+    torch.testing.assert_close(weights, torch.tensor([overlap, overlap, 0.0, 0.0]))
+    # With the others, which are placed better, it would be shifted.
+    assert consistency_weights(given)[0] < overlap
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_weights_are_the_mean_overlap_of_a_labels_regions(seed: int) -> None:
     given = _random(seed)
