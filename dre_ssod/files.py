@@ -34,6 +34,8 @@ def open_whole(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         FileError: if the file cannot be written.
     """
+    # Relative, "." has no name.
+    path = path.absolute()
     # Of two processes that write the same file, each has its own.
     partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
@@ -58,16 +60,24 @@ def open_whole_folder(path: Path) -> Iterator[Path]:
     """A folder to fill, which becomes ``path`` when the block ends; if it raises, nothing is left.
 
     Args:
-        path: must not exist, or be an empty folder.
+        path: must not exist, or be an empty folder. The working folder stays the one that it is, so
+            that the shell that is in it sees what it gets: that is moved there at the end.
 
     Raises:
         FileError: if the folder, or something in it, cannot be written.
     """
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+    # Relative, "." has no name.
+    path = path.absolute()
+    is_here = path.exists() and path.samefile(os.curdir)
+    name = f"{path.name}.{secrets.token_hex(4)}{PARTIAL}"
+    partial = path / name if is_here else path.with_name(name)
     try:
         partial.mkdir(parents=True)
         yield partial
-        partial.rename(path)
+        if is_here:
+            _move_up(partial)
+        else:
+            partial.rename(path)
     except OSError as error:
         # A copy that does not fit is reported with the name of the file that was to be copied.
         ours = str(error.filename or partial).startswith(str(partial))
@@ -155,6 +165,18 @@ def set_aside(path: Path) -> Path:
         number += 1
     path.rename(other)
     return other
+
+
+def _move_up(folder: Path) -> None:
+    """Move what a folder holds into the one that it is in, which must hold nothing else.
+
+    Raises:
+        OSError: if that holds anything else, or a file cannot be moved.
+    """
+    if any(path != folder for path in folder.parent.iterdir()):
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(folder))
+    for path in folder.iterdir():
+        path.rename(folder.parent / path.name)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +174,45 @@ def test_where_a_result_goes_is_looked_at_before_the_work(
     said = " ".join(capsys.readouterr().err.split())
     assert "error: zip://new::s3://bucket/a.zip: nothing is written there. Name a path" in said
     assert [path.name for path in tmp_path.iterdir()] == ["IMAGE"]
+
+
+class _Taken(Exception):
+    """Carries the parser of a program, which it makes anew for each command line."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self.parser = parser
+
+
+def options_of(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """All options, those of the commands below a program too."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from options_of(below)
+        elif action.option_strings:
+            yield action
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_an_option_of_several_values_may_be_repeated(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values that were given first are kept, and those that stand for none are not."""
+
+    def take(parser: argparse.ArgumentParser, *_: object) -> None:
+        raise _Taken(parser)
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", take)
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_intermixed_args", take)
+    with pytest.raises(_Taken) as taken:
+        importlib.import_module(name).parse_arguments([])
+    parser = taken.value.parser
+    for action in options_of(parser):
+        if action.nargs in ("+", "*"):
+            given = argparse.Namespace(**{action.dest: action.default})
+            for value in ("first", "second"):
+                action(parser, given, [value], action.option_strings[0])
+            assert vars(given) == {action.dest: ["first", "second"]}, action.option_strings
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,36 @@ def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
     assert [place.name for place in tmp_path.rglob("*")] == ["a", "folder", "1.txt"]
 
 
+def test_the_working_folder_is_filled_and_stays_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell that is in it would see nothing of another one by its name."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    before = here.stat()
+    with pytest.raises(ZeroDivisionError), open_whole_folder(Path()) as folder:
+        (folder / "1.txt").write_text(str(1 / 0))
+    with open_whole_folder(Path()) as folder:
+        (folder / "a").mkdir()
+        (folder / "a" / "1.txt").write_text("1")
+        (folder / "2.txt").write_text("2")
+        assert not Path("2.txt").exists()
+    assert os.path.samestat(before, here.stat())
+    found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
+    assert found == ["here", "here/2.txt", "here/a", "here/a/1.txt"]
+    # What somebody else has put there is not touched.
+    with (
+        pytest.raises(FileError, match="here cannot be written: Directory not empty"),
+        open_whole_folder(Path("../here")) as folder,
+    ):
+        (folder / "2.txt").write_text("other")
+    assert Path("2.txt").read_text() == "2"
+    assert len(list(here.iterdir())) == 2
+    with pytest.raises(FileError, match="Is a directory"):
+        write_text(Path(), "x")
+
+
 def save_tensor(path: Path) -> None:
     with open_whole(path) as file:
         torch.save({"w": torch.zeros(100_000)}, file)

@@ -31,7 +31,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--config-file", metavar="FILE", default="", help="check DATASETS of it")
     for role in KEYS:
         parser.add_argument(
-            f"--{role}", metavar="SET", nargs="+", default=[], help=f"{role} sets, by name or URI"
+            f"--{role}",
+            metavar="SET",
+            nargs="+",
+            action="extend",
+            default=[],
+            help=f"{role} sets, by name or URI",
         )
     parser.add_argument(
         "--level",

@@ -37,7 +37,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = program_parser(__doc__)
     add_model_options(parser)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--input", nargs="+", metavar="IMAGE", help="files, globs or folders")
+    source.add_argument(
+        "--input", nargs="+", action="extend", metavar="IMAGE", help="files, globs or folders"
+    )
     source.add_argument("--video-input", metavar="FILE", help="a video file")
     parser.add_argument(
         "--output",

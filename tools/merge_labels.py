@@ -23,10 +23,20 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = program_parser(__doc__)
     parser.add_argument(
-        "--old", nargs="+", metavar="SET", default=[], help="labels that there are, by name or URI"
+        "--old",
+        nargs="+",
+        action="extend",
+        metavar="SET",
+        default=[],
+        help="labels that there are, by name or URI",
     )
     parser.add_argument(
-        "--corrected", nargs="+", metavar="SET", required=True, help="labels that came back"
+        "--corrected",
+        nargs="+",
+        action="extend",
+        metavar="SET",
+        required=True,
+        help="labels that came back",
     )
     parser.add_argument(
         "--suggested", metavar="SET", help="the model's boxes that were corrected, to be compared"

@@ -29,13 +29,10 @@ ROOT = Path(__file__).resolve().parent.parent
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = program_parser(__doc__)
-    parser.add_argument("--labeled", nargs="+", required=True, metavar="SET", help="URIs or names")
-    parser.add_argument(
-        "--unlabeled", nargs="+", default=[], metavar="SET", help="such as folder://DIR"
-    )
-    parser.add_argument(
-        "--test", nargs="+", default=[], metavar="SET", help="labeled, to measure on"
-    )
+    several = functools.partial(parser.add_argument, nargs="+", action="extend", metavar="SET")
+    several("--labeled", required=True, help="URIs or names")
+    several("--unlabeled", default=[], help="such as folder://DIR")
+    several("--test", default=[], help="labeled, to measure on")
     parser.add_argument(
         "--percent", type=float, default=100.0, help="of --labeled that stays so (default: 100)"
     )

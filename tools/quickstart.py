@@ -26,6 +26,8 @@ from dre_ssod_cli.parsers import program_parser, worked_in
 from dre_ssod_cli.program import run_program
 
 if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
     from dre_ssod.tables.schedule import Job
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,11 +53,33 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def check_report(cfg: CfgNode) -> None:
+    """Refuse what leaves the closing table without numbers, before the training.
+
+    Raises:
+        ConfigError: if not both models are evaluated, or not on one set.
+    """
+    from dre_ssod.settings import refuse
+
+    if cfg.SSOD.EVAL_MODEL != "both":
+        refuse(cfg, "SSOD.EVAL_MODEL", "'both' here, since the demo shows AP of both: leave it out")
+    if len(cfg.DATASETS.TEST) != 1:
+        refuse(
+            cfg,
+            "DATASETS.TEST",
+            "one set here, since the demo's table is of one, such as \"('sample://val',)\"; "
+            "evaluate on others afterwards by train_net.py --eval-only",
+        )
+
+
 def make_jobs(runs: Mapping[str, Path], args: argparse.Namespace) -> list[Job]:
     """The two runs: the supervised one begins where the burn-in of the other ends.
 
     Args:
         runs: their folders, by name.
+
+    Raises:
+        ConfigError: if a key cannot be used, or the runs could not be reported.
     """
     from dre_ssod.checkpoints.folder import BURN_IN
     from dre_ssod.config.reading import read_config
@@ -63,6 +87,8 @@ def make_jobs(runs: Mapping[str, Path], args: argparse.Namespace) -> list[Job]:
     from dre_ssod.tables.schedule import Job
 
     configs = {name: read_config(str(path), args.opts) for name, path in RUNS.items()}
+    for cfg in configs.values():
+        check_report(cfg)
 
     def job(name: str, opts: Sequence[str] = (), **order: Any) -> Job:
         solver = configs[name].SOLVER

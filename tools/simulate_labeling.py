@@ -61,8 +61,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--by",
         nargs="+",
+        action="extend",
         choices=(RANDOM, "quality", "entropy", "both", "views"),
-        default=[RANDOM, "views"],
         help="ways of choosing: by chance, or as --label-next-by of tools/pseudo_label.py; "
         "differences are to the first (default: random views)",
     )
@@ -89,7 +89,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     check_counts(parser, args, "images", "at_once", "threads")
     if len({folder.resolve().name for folder in args.run}) < len(args.run):
         parser.error("two --run have folders of one name, by which results go: rename one")
-    args.by = list(dict.fromkeys(args.by))
+    # As a default of the option, those that are given would be added to them.
+    args.by = list(dict.fromkeys(args.by or (RANDOM, "views")))
     # The teacher knows enough to label from the first iteration on.
     args.opts = ["SSOD.BURN_IN_ITERS", "0", *args.opts]
     return args

@@ -143,7 +143,8 @@ def find_last(folder: Path) -> Checkpoint | None:
     """The checkpoint from which the run in a folder continues.
 
     It is the one that ``last_checkpoint`` names. If that one is damaged or missing, or there is no
-    such file, it is the newest sound one, and what was wrong is logged.
+    such file, it is the newest sound one, and what was wrong is logged: the newest before the named
+    one, since those after it are what a run has gone back from.
 
     Returns:
         None if the folder holds no checkpoint at all.
@@ -162,7 +163,10 @@ def find_last(folder: Path) -> Checkpoint | None:
     for trouble in troubles:
         logger.warning("%s", trouble)
     if sound:
-        newest = max(sound)
+        is_numbered = named is not None and _NUMBERED.fullmatch(named.name)
+        number = int(named.stem.removeprefix("model_")) if named and is_numbered else None
+        before = [found for found in sound if number is not None and found.iteration <= number]
+        newest = max(before or sound)
         what = f"{LAST} names no usable file" if named else f"there is no file {LAST}"
         logger.warning("%s: %s; continuing from %s", folder, what, newest.path.name)
         return newest
@@ -207,14 +211,29 @@ def our_files(folder: Path) -> list[Path]:
 
 
 def clear_old(folder: Path, kept: int, last: Path) -> None:
-    """Remove numbered checkpoints but the newest ``kept`` and ``last``, and cut-off writes."""
+    """Remove numbered checkpoints up to ``last`` but the newest ``kept``, and cut-off writes.
+
+    Those after it are what a run has gone back from: they stay until it has come as far.
+    """
     numbered = [path for path in our_files(folder) if _NUMBERED.fullmatch(path.name)]
-    # Longer numbers are larger ones.
-    numbered.sort(key=lambda path: (len(path.name), path.name))
-    for path in numbered[:-kept]:
-        if path != last:
-            path.unlink(missing_ok=True)
+    until = sorted((path for path in numbered if _age(path) <= _age(last)), key=_age)
+    for path in until[:-kept]:
+        path.unlink(missing_ok=True)
     clear_unfinished(folder)
+
+
+def _age(path: Path) -> tuple[int, str]:
+    """Orders numbered checkpoints: longer numbers are larger ones."""
+    return len(path.name), path.name
+
+
+def gone_on(folder: Path, final: Path) -> Checkpoint | None:
+    """The checkpoint of a run that ``last_checkpoint`` names, if it is newer than a final one."""
+    named = _named_last(folder)
+    if named is None or named == final:
+        return None
+    last, end = (_try_open(path, []) for path in (named, final))
+    return last if last is not None and end is not None and last > end else None
 
 
 def clear_unfinished(folder: Path) -> None:

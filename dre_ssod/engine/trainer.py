@@ -50,6 +50,7 @@ from dre_ssod.runs.detector import categories_of
 from dre_ssod.runs.results import record_results
 from dre_ssod.runs.resuming import settings_of, settle
 from dre_ssod.runs.sets import contents_of, describe_sets, format_table
+from dre_ssod.settings import refuse
 
 logger = logging.getLogger(__name__)
 
@@ -153,12 +154,20 @@ class SSODTrainer(DefaultTrainer):
 
     def _load(self, path: str) -> None:
         """Take up a run after the iteration that a checkpoint finished."""
-        run = read_tensors(path, mmap=True)["trainer"].get("run")
+        content = read_tensors(path, mmap=True)
+        run, done = content["trainer"].get("run"), int(content["iteration"]) + 1
         if run is None:
             logger.info("%s does not say with which data and settings it was trained.", path)
         else:
             check_resumed(run["sets"], self._contents, self.cfg.DATASETS.ACCEPT_CHANGED)
             self.cfg = settle(run["settings"], self.cfg)
+        if done > self.cfg.SOLVER.MAX_ITER:
+            refuse(
+                self.cfg,
+                "SOLVER.MAX_ITER",
+                f"at least the {done} iterations that {path} has: a run does not go back by it. "
+                "docs/checkpoints.md says how to take an earlier checkpoint",
+            )
         try:
             self.checkpointer.load(path)
         except (RuntimeError, ValueError, KeyError) as error:
@@ -167,6 +176,10 @@ class SSODTrainer(DefaultTrainer):
                 "the config it was started with; another one needs another OUTPUT_DIR."
             ) from error
         self.start_iter = self.iter + 1
+        end = self.cfg.SOLVER.MAX_ITER
+        if done == end and run is not None and run["settings"]["SOLVER.MAX_ITER"] != end:
+            # Saved on the way to another end, it need not have been evaluated.
+            self._checkpoints.evaluation_pending = True
 
     def train(self) -> Any:
         """Train from the current iteration to SOLVER.MAX_ITER."""

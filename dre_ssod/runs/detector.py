@@ -7,6 +7,7 @@ the classes in the order of the model's outputs. In the checkpoints of a run it 
 
 from __future__ import annotations
 
+import logging
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +17,13 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from dre_ssod.checkpoints.folder import find_last, read_tensors
+from dre_ssod.checkpoints.folder import find_last, gone_on, read_tensors
 from dre_ssod.data.sources.catalog import class_names
 from dre_ssod.errors import ConfigError
 from dre_ssod.runs.resuming import KEPT, settings_of
 from dre_ssod.stores import Place
+
+logger = logging.getLogger(__name__)
 
 _OF_THE_TRAINING = (*KEPT, "TEST.PSEUDO_LABEL_SET")
 """Keys that name files of the machine where a model was trained, and no property of it."""
@@ -90,6 +93,8 @@ def _numbered(run: dict[str, Any]) -> list[dict[str, Any]]:
 def find_checkpoint(path: Place) -> Place:
     """A file itself; of a run's folder ``model_final.pth``, or the newest where it is not done.
 
+    Not done is also a run that goes on after a first end, by a larger SOLVER.MAX_ITER.
+
     In a store a folder stands for ``model_final.pth`` alone: finding the newest reads them all.
 
     Raises:
@@ -104,8 +109,15 @@ def find_checkpoint(path: Place) -> Place:
             f"{str(path)!r}: there is no such file or folder; name a checkpoint (.pth) or the "
             "folder of a run"
         )
-    if (path / "model_final.pth").is_file():
-        return path / "model_final.pth"
+    final = path / "model_final.pth"
+    if final.is_file():
+        newer = gone_on(path, final) if isinstance(path, Path) and isinstance(final, Path) else None
+        if newer is None:
+            return final
+        logger.warning(
+            "%s: the run has gone on since %s: taking %s", path, final.name, newer.path.name
+        )
+        return newer.path
     last = find_last(path) if isinstance(path, Path) else None
     if last is None:
         others = ", ".join(sorted(file.name for file in path.glob("*.pth"))) or "none"

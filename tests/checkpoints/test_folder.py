@@ -233,7 +233,23 @@ def test_old_numbers_go_and_everything_else_stays(run: Path) -> None:
     later = save(run, 10_000_000)
     clear_old(run, kept=1, last=run / "model_0000009.pth")
     kept = {path.name for path in run.iterdir()}
-    assert kept == {*others, "last_checkpoint", "model_0000009.pth", later.name}
+    # What the run has gone back from stays, and takes no place from what is new.
+    numbers = {"model_0000009.pth", "model_0000014.pth"}
+    assert kept == {*others, "last_checkpoint", *numbers, later.name}
+    clear_old(run, kept=1, last=later)
+    kept = {path.name for path in run.iterdir()}
+    assert kept == {*others, "last_checkpoint", later.name}
+
+
+def test_a_run_that_has_gone_back_does_not_fall_forward(
+    run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Gone back from 14 to 4 and on to 9, which is damaged."""
+    name_last(run, "model_0000009.pth")
+    (run / "model_0000009.pth").write_bytes(b"cut off")
+    found = find_last(run)
+    assert found is not None
+    assert found.iteration == 4
 
 
 def test_a_file_of_code_is_refused_by_name(tmp_path: Path) -> None:

@@ -51,6 +51,25 @@ def test_sets_are_joined_by_file_in_the_classes_of_the_first(tmp_path: Path) -> 
     assert joined.corrected == 1
 
 
+def test_boxes_that_rounding_brings_together_are_the_same(tmp_path: Path) -> None:
+    """In any order, each for one of the other set."""
+    boxes = [(0, 10.2, 10.0, 20.0, 20.0), (0, 9.8, 30.0, 20.0, 20.0), B]
+    rounded = [(0, 10.0, 10.0, 20.0, 20.0), (0, 10.0, 30.0, 20.0, 20.0), B]
+    old = write(tmp_path, "old", {"1": boxes, "2": []})
+    for name, again in (("new", rounded), ("turned", rounded[::-1])):
+        new = write(tmp_path, name, {"1": again, "2": []})
+        assert join([old], [new], replace=False).corrected == 0
+    # The first alone could have either.
+    chain = write(tmp_path, "chain", {"1": [(0, 10.4, *A[2:]), (0, 10.8, *A[2:])]})
+    other = write(tmp_path, "other", {"1": [(0, 10.6, *A[2:]), (0, 10.1, *A[2:])]})
+    assert join([chain], [other], replace=False).corrected == 0
+    twice = write(tmp_path, "twice", {"1": [rounded[0], (0, 10.3, *A[2:]), B]})
+    renamed = write(tmp_path, "renamed", {"1": [*rounded[:2], (0, *B[1:])]})
+    for wrong in (twice, renamed):
+        with pytest.raises(SourceError, match=r"3 objects on it, .* 3 objects, and they differ"):
+            join([old], [wrong], replace=False)
+
+
 def test_contradictions_are_named(tmp_path: Path) -> None:
     old = write(tmp_path, "old", {"1": [A]})
     new = write(tmp_path, "new", {"1": [A, B]})

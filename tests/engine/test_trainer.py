@@ -196,6 +196,22 @@ def test_a_finished_run_can_be_made_longer(data: TinyDataset, tmp_path: Path) ->
     assert trainer.start_iter == 1
 
 
+def test_a_run_ends_evaluated_where_a_longer_one_was_stopped(
+    data: TinyDataset, tmp_path: Path
+) -> None:
+    """Saved after two iterations of four, on the way, without an evaluation."""
+    plan = {"SOLVER.CHECKPOINT_PERIOD": 2, "TEST.EVAL_PERIOD": 0, "SSOD.EVAL_MODEL": "teacher"}
+    cfg = completed(tiny_run(data, tmp_path, **plan))
+    train(cfg, stop_at=2)
+    assert not (tmp_path / "results.json").exists()
+    with pytest.raises(ConfigError, match=r"SOLVER\.MAX_ITER is 1; it must be at least the 2 iter"):
+        train(completed(tiny_run(data, tmp_path, **plan, **{"SOLVER.MAX_ITER": 1})), resume=True)
+    end = {**plan, "SOLVER.MAX_ITER": 2, "SOLVER.STEPS": ()}
+    train(completed(tiny_run(data, tmp_path, **end)), resume=True)
+    assert (tmp_path / "model_final.pth").is_file()
+    assert json.loads((tmp_path / "results.json").read_text())["evaluations"][-1]["iteration"] == 1
+
+
 def test_a_resumed_run_takes_up_the_rates_of_its_config(data: TinyDataset, tmp_path: Path) -> None:
     common = {"TEST.EVAL_PERIOD": 0, "DATASETS.TEST": (), "SOLVER.MAX_ITER": 2}
     train(completed(tiny_run(data, tmp_path, **common)))

@@ -113,6 +113,13 @@ def test_a_folder_stands_for_its_last_model(tmp_path: Path) -> None:
     assert find_checkpoint(tmp_path) == other
     torch.save(whole, final)
     assert find_checkpoint(tmp_path) == final
+    # The run goes on.
+    newer = tmp_path / "model_0000019.pth"
+    torch.save({**whole, "iteration": 19}, newer)
+    assert find_checkpoint(tmp_path) == final
+    for name, expected in ((other.name, final), (newer.name, newer), (final.name, final)):
+        (tmp_path / "last_checkpoint").write_text(name)
+        assert find_checkpoint(tmp_path) == expected
     # A file is itself, whatever lies beside it.
     assert find_checkpoint(other) == other
 

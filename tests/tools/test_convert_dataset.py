@@ -38,6 +38,21 @@ def test_what_it_prints_reads_what_it_wrote(
         assert [len(record["annotations"]) for record in records] == [3] * 8
 
 
+@pytest.mark.parametrize("form", ["coco", "yolo", "voc", "labelstudio", "cvat"])
+def test_the_working_folder_is_a_folder_to_write_to(
+    tool: ModuleType,
+    data: TinyDataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    form: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert tool.run([data.labeled, "--to", form, "--output", "."]) == 0
+    [uri] = shlex.split(capsys.readouterr().out.splitlines()[1])
+    assert len(load_one_labeled(uri)) == 8
+
+
 def test_what_is_lost_is_printed(
     tool: ModuleType, data: TinyDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

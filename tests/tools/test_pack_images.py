@@ -41,6 +41,18 @@ def test_images_come_back_in_their_order(
     assert pack_images.run([*words, str(tmp_path / "again")]) == 2
 
 
+def test_the_working_folder_is_a_folder_to_pack_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_tiny_dataset(tmp_path / "data")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert pack_images.run([data.unlabeled, "--output", "."]) == 0
+    assert [path.name for path in (tmp_path / "empty").iterdir()] == ["images-000000.tar"]
+    (uri,) = eval(shlex.split(capsys.readouterr().out.splitlines()[1])[1])
+    assert len(load_unlabeled([uri])) == 4
+
+
 def test_labels_come_back_too(tmp_path: Path) -> None:
     data = write_tiny_dataset(tmp_path / "data")
     output = tmp_path / "packed"

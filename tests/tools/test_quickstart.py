@@ -30,6 +30,33 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
     return write_tiny_dataset(tmp_path_factory.mktemp("data"))
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("SSOD.EVAL_MODEL", "teacher", "SSOD.EVAL_MODEL is 'teacher'; it must be 'both'"),
+        ("SSOD.EVAL_MODEL", "student", "SSOD.EVAL_MODEL is 'student'; it must be 'both'"),
+        ("DATASETS.TEST", "()", "DATASETS.TEST is (); it must be one set"),
+        ("DATASETS.TEST", "('a','b')", "DATASETS.TEST is ('a', 'b'); it must be one set"),
+    ],
+)
+def test_what_could_not_be_reported_is_not_trained(
+    tool: ModuleType,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    key: str,
+    value: str,
+    message: str,
+) -> None:
+    def train(*_: object, **__: object) -> None:
+        pytest.fail("a training would start")
+
+    monkeypatch.setattr("dre_ssod.tables.schedule.run_all", train)
+    assert tool.run(["--output", str(tmp_path / "out"), key, value]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_demo_trains_both_draws_and_tabulates(
     tool: ModuleType,
     data: TinyDataset,

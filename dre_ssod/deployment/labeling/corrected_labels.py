@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.structures import Boxes, pairwise_iou
+from scipy.optimize import linear_sum_assignment
 
 from dre_ssod.data.records import corners, identify_files, objects_of
 from dre_ssod.data.sources.catalog import class_names, load_one_labeled
@@ -184,13 +185,20 @@ def _in_classes(name: str, classes: Sequence[str]) -> list[Record]:
 
 
 def _same(first: Record, second: Record) -> bool:
-    """Whether two records have the same objects, up to what forms round."""
-    tables = []
-    for record in (first, second):
-        rows = sorted((item["category_id"], *corners(item)) for item in record["annotations"])
-        tables.append(np.array(rows, dtype=np.float64).reshape(-1, 5))
-    one, other = tables
-    return one.shape == other.shape and bool((abs(one - other) <= _SAME).all())
+    """Whether two records have the same objects in any order, up to what forms round."""
+    one, other = (
+        np.array(
+            [(item["category_id"], *corners(item)) for item in record["annotations"]],
+            dtype=np.float64,
+        ).reshape(-1, 5)
+        for record in (first, second)
+    )
+    if one.shape != other.shape:
+        return False
+    columns = zip(one.T, other.T, strict=True)
+    differ = np.logical_or.reduce([abs(np.subtract.outer(a, b)) > _SAME for a, b in columns])
+    # Sorted, boxes that rounding makes equal could change places.
+    return not differ[linear_sum_assignment(differ)].any()
 
 
 def _count(record: Record) -> str:

@@ -47,7 +47,9 @@ def read_cvat(path: Place, images: ImageFiles, options: Options, remarks: Remark
             f"{path}: none of its {len(found)} images has a box; add empty=labeled to the URI if "
             "there is nothing on them"
         )
-    names = dict.fromkeys(item.findtext("name", "") for item in root.iterfind("meta//label"))
+    # The points of a skeleton, which have no box, are labels with a parent.
+    labels = [item for item in root.iterfind("meta//label") if not item.findtext("parent")]
+    names = dict.fromkeys(item.findtext("name", "") for item in labels)
     return Labels(entries, tuple(names))
 
 

@@ -102,6 +102,20 @@ def test_cvat_shapes(root: Path, shape: str, box: tuple[float, ...] | None) -> N
     assert ("no-box" in remarks) == (box is None)
 
 
+def test_the_points_of_a_cvat_skeleton_are_no_classes(root: Path) -> None:
+    """They are inside of its shape, which has no box; a label of their name may be a class."""
+    labels = (("person", ""), ("nose", "person"), ("dog", "person"), ("dog", ""))
+    texts = [f"<label><name>{n}</name><parent>{p}</parent></label>" for n, p in labels]
+    meta = f"<meta><task><labels>{''.join(texts)}</labels></task></meta>"
+    nose = '<points label="nose" points="1,2"/>'
+    shapes = f'<skeleton label="person">{nose}</skeleton>' + GOOD.format(3).replace("cat", "dog")
+    uri = cvat(root, shapes, meta=meta)
+    records, remarks = read(uri)
+    assert class_names([uri]) == ["person", "dog"]
+    assert boxes_of(records) == [[(1, (1, 2, 3, 4))]]
+    assert len(remarks["no-box"]) == 1
+
+
 @pytest.mark.parametrize(
     ("kind", "points", "box"),
     [
