@@ -10,8 +10,9 @@
 
 Writes labeled.json, unlabeled.json (images only) and split.json, which DATASETS.SPLIT_FILE takes;
 with --val instead of that val.json, images to measure on. Among them no image is a copy of one that
-is trained on. --val alone leaves all others labeled, for unlabeled images from elsewhere. A draw by
-percent and fold is the one that DATASETS.LABELED_PERCENT and DATASETS.LABELED_FOLD make.
+is trained on, nor of one of the source that nobody has labeled. --val alone leaves all others
+labeled, for unlabeled images from elsewhere. A draw by percent and fold is the one that
+DATASETS.LABELED_PERCENT and DATASETS.LABELED_FOLD make.
 """
 
 from __future__ import annotations
@@ -110,6 +111,7 @@ def main(args: argparse.Namespace) -> None:
     from dre_ssod.data.remarks import Remarks
     from dre_ssod.data.sources.catalog import class_names, load_named, load_unlabeled
     from dre_ssod.data.splits.counts import hold_out, objects_by_class
+    from dre_ssod.data.splits.pools import without_known
     from dre_ssod.errors import printable
     from dre_ssod.stores import delivered_folder, folder_without
 
@@ -117,13 +119,15 @@ def main(args: argparse.Namespace) -> None:
     names = [f"{part}.json" for part in (*keys.values(), "split")]
     with delivered_folder(args.output, folder_without(*names)) as (folder, output):
         records = load_named([args.source])
-        held_out = set() if args.val is None else hold_out(records, args.val, args.fold or 0)
+        # Sources without splits have images that nobody has labeled, and that no record stands for.
+        images = load_unlabeled([args.source], Remarks())
+        loose = without_known(images, [record for _, record in records])
+        files, fold = [record["file_name"] for record in loose], args.fold or 0
+        held_out = set() if args.val is None else hold_out(records, args.val, fold, files)
         split = choose(args, [entry for entry in records if entry[0] not in held_out])
         image_root = write_split(args.source, records, split, folder, held_out)
         written = {key: part for key, part in keys.items() if (folder / f"{part}.json").exists()}
-    # Sources without splits have images that nobody has labeled, and that no record stands for.
-    loose = len(load_unlabeled([args.source], Remarks())) - len(records)
-    unlabeled = split.total - len(split.labeled_ids) + loose
+    unlabeled = split.total - len(split.labeled_ids) + len(loose)
     print(
         f"{len(split.labeled_ids)} labeled, {unlabeled} unlabeled and "
         f"{len(held_out)} test images, SHA-256 of the labeled {split.sha256}"

@@ -2,7 +2,8 @@
 
 ``$DRE_SSOD_CACHE`` names the folder (default: ``~/.cache/dre_ssod``), ``$DRE_SSOD_CACHE_GIB`` the
 bound (default: 20). The copy of an object lies under a hash of its address and is named after its
-content, as far as its store tells contents apart, so that a changed object is another copy.
+content, as far as its store tells contents apart, so that a changed object is another copy. Of the
+copy of a part of an object, the hash is of the content's name as well.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ IN_USE_S = 60.0
 LARGE = 2**24
 """Bytes from which on only one process fetches an object, and the others wait for it."""
 _LOCK = "lock"
+_DERIVED = "shards"
 # Share of the bound that a clearing frees, and that is written between two, on average.
 _SLACK = 0.05
 _ABANDONED_S = 86400.0
@@ -70,6 +72,11 @@ class Cache:
             raise ConfigError(f"${BOUND_VARIABLE} is {text!r}; it must be a number of GiB above 0")
         return cls(Path(folder).expanduser(), bound * 2**30)
 
+    @property
+    def derived(self) -> Path:
+        """The folder of what was made of many objects: removed last, since that asks most."""
+        return self.folder / _DERIVED
+
     def find(self, address: str, trusted_s: float) -> Path | None:
         """The copy of an object, if the store was asked about it so many seconds ago at most."""
         with os.scandir(self._place(address)) as entries:
@@ -106,8 +113,44 @@ class Cache:
                     self._fetch(path, get)
         return path
 
-    def update_part(self, address: str, start: int, size: int) -> Path:
+    def note(self, address: str, content: str) -> None:
+        """Remember that the store has just called the content of an object so.
+
+        Args:
+            content: the :func:`identity` of the object.
+
+        Raises:
+            FileError: if it cannot be written.
+        """
+        # A copy of no bytes: all that is to be known is its name.
+        path = self._place(_content(address)) / f"{content}.0."
+        with naming_failures(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+
+    def content(self, address: str) -> str:
+        """The :func:`identity` of an object, for which the store is asked once in ``TRUSTED_S``.
+
+        Raises:
+            FileNotFoundError: if there is no such object.
+            StoreError: if the store cannot be asked.
+            FileError: as of :meth:`note`.
+        """
+        try:
+            known = self.find(_content(address), TRUSTED_S)
+        except FileNotFoundError:
+            known = None
+        if known is not None:
+            return known.name.partition(".")[0]
+        found = identity(describe(address))
+        self.note(address, found)
+        return found
+
+    def update_part(self, address: str, start: int, size: int, content: str) -> Path:
         """The copy of ``size`` bytes of an object, fetched.
+
+        Args:
+            content: the :func:`identity` of the object.
 
         Raises:
             FileNotFoundError: if there is no such object.
@@ -115,13 +158,13 @@ class Cache:
             StoreError: if the store cannot be asked.
             FileError: if the copy cannot be written.
         """
-        path = self._place(_part(address, start, size)) / f"part.{size}."
+        path = self._place(_part(address, start, size, content)) / f"part.{size}."
 
         def get(partial: Path) -> None:
-            content = read_range(address, start, start + size)
-            if len(content) != size:
+            found = read_range(address, start, start + size)
+            if len(found) != size:
                 raise EOFError(f"{address} ends before byte {start + size}")
-            partial.write_bytes(content)
+            partial.write_bytes(found)
 
         with naming_failures(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,22 +195,28 @@ class Cache:
             self.clear()
 
     def clear(self) -> None:
-        """Remove the copies that were asked about longest ago, until the rest is in the bound."""
+        """Remove the copies that were asked about longest ago, until the rest is in the bound.
+
+        What is in :attr:`derived` goes after all of them.
+        """
         with taking_turns(self.folder / _LOCK):
             now = time.time()
-            copies = sorted(self._all())
+            copies = sorted(self._all(), key=lambda copy: (copy.path.parent == self.derived, copy))
             total = sum(copy.size for copy in copies)
             left = total if total <= self.bound else (1 - _SLACK) * self.bound
             for copy in copies:
-                abandoned = copy.path.suffix == PARTIAL and now - copy.checked > _ABANDONED_S
-                if (total > left and now - copy.checked > IN_USE_S) or abandoned:
+                age, is_note = now - copy.checked, not copy.size
+                abandoned = (is_note or copy.path.suffix == PARTIAL) and age > _ABANDONED_S
+                # To remove a note frees nothing, and costs a question.
+                if (total > left and age > IN_USE_S and not is_note) or abandoned:
                     copy.path.unlink(missing_ok=True)
                     total -= copy.size
 
     def _all(self) -> Iterator[_Copy]:
         for folder, _, files in os.walk(self.folder):
+            locks = (f".{_LOCK}",) if Path(folder) == self.derived else ()
             for name in files:
-                if name != _LOCK:
+                if name != _LOCK and not name.endswith(locks):
                     found = os.stat(os.path.join(folder, name))
                     yield _Copy(found.st_mtime, found.st_size, Path(folder, name))
 
@@ -176,9 +225,14 @@ class Cache:
         return self.folder / name[:2] / name[2:40]
 
 
-def _part(address: str, start: int, size: int) -> str:
+def _part(address: str, start: int, size: int, content: str) -> str:
     """What a part of an object is known by in the cache."""
-    return f"{address}:{start}+{size}"
+    return f"{address}:{start}+{size}@{content}"
+
+
+def _content(address: str) -> str:
+    """What the identity of an object is known by in the cache."""
+    return f"{address}@"
 
 
 def _copy(entry: os.DirEntry[str]) -> _Copy:
@@ -217,14 +271,17 @@ def open_copy(address: str) -> IO[bytes]:
 
 
 def open_part(address: str, start: int, size: int) -> IO[bytes]:
-    """The same of a part of an object that does not change: of ``size`` bytes from ``start`` on.
+    """The same of a part of an object: of ``size`` bytes from ``start`` on.
+
+    It is of the object's content as :meth:`Cache.content` knows it.
 
     Raises:
         FileNotFoundError, EOFError, StoreError, FileError: as :meth:`Cache.update_part`.
     """
     cache = Cache.from_environment()
-    known = _open_trusted(cache, _part(address, start, size))
-    return known or cache.update_part(address, start, size).open("rb")
+    content = cache.content(address)
+    known = _open_trusted(cache, _part(address, start, size, content))
+    return known or cache.update_part(address, start, size, content).open("rb")
 
 
 def _open_trusted(cache: Cache, key: str) -> IO[bytes] | None:

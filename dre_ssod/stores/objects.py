@@ -27,6 +27,8 @@ CHAIN = "::"
 _PROTOCOL = re.compile(r"([A-Za-z0-9+.-]+)://")
 # What tells two contents of an object apart, in the words of different stores.
 _MARKS = ("size", "ETag", "etag", "md5Hash", "content_md5", "CRC", "mtime", "LastModified")
+# The same of web servers and of memory.
+_MORE_MARKS = ("Last-Modified", "Content-MD5", "Digest", "created")
 # Of the disk of this machine: the store is not at fault.
 _OUR_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _NO_CREDENTIALS = ("Credential", "Authentication", "RefreshError", "Forbidden")
@@ -131,4 +133,5 @@ def read_range(address: str, start: int, end: int) -> bytes:
 def identity(description: dict[str, Any]) -> str:
     """A name for the content of an object, as far as its store tells contents apart."""
     marks = [str(description.get(mark)) for mark in _MARKS]
+    marks += [str(description[mark]) for mark in _MORE_MARKS if mark in description]
     return hashlib.sha256("\n".join(marks).encode()).hexdigest()[:16]

@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from dre_ssod.data.images import read_image
 from dre_ssod.data.sources.catalog import load_one_labeled, load_unlabeled
 from dre_ssod.data.sources.shards import ShardRecords
 from dre_ssod.errors import SourceError
-from dre_ssod.stores import StoreError
+from dre_ssod.stores import Cache, StoreError
+from tests.data.sources.test_shards import CELL, label, picture, shades, write_tar
+from tests.stores.test_stores import age
 from tests.tiny_dataset import write_tiny_dataset
 from tools import pack_images
 
@@ -68,3 +71,63 @@ def test_only_what_is_asked_for_is_fetched(
     assert len(whole) == 6 > len(records)
     with pytest.raises(SourceError, match=r"there is no file s3://data/packed/t-000003\.tar"):
         load_unlabeled([PATTERN.replace("000002", "000003")])
+
+
+def test_what_was_read_of_a_shard_that_changes_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At equal length, with its picture and its label in the places of the old ones."""
+    system, uri = fsspec.filesystem("memory"), "shards://memory://shards/a.tar"
+    files: list[set[str]] = []
+    for name, shade in (("cat", 1), ("dog", 2)):
+        members = [("a.bmp", picture(shade, "BMP")), ("a.json", label(CELL | {"class": name}))]
+        content = write_tar(tmp_path / "a.tar", members).read_bytes()
+        system.pipe("/shards/a.tar", content)
+        records = load_one_labeled(f"{uri}?classes=cat,dog")
+        assert ["cat", "dog"][records[0]["annotations"][0]["category_id"]] == name
+        assert shades(records) == shades(load_unlabeled([uri])) == [shade]
+        files.append({record["file_name"] for record in records})
+    # Files that name images of shards, such as stored labels, still do.
+    assert files[0] == files[1]
+    asked: list[str] = []
+    for question in ("describe", "read_range"):
+        monkeypatch.setattr(f"dre_ssod.stores.cache.{question}", lambda *w: asked.append(w[0]))
+    assert shades(records) == [2]
+    assert asked == []
+    monkeypatch.undo()
+    # Another machine, which has the records alone.
+    monkeypatch.setenv("DRE_SSOD_CACHE", str(tmp_path / "other"))
+    assert shades(records) == [2]
+    system.store.clear()
+    system.pseudo_dirs[:] = [""]
+
+
+def test_of_the_cache_the_index_of_shards_goes_last(
+    packed: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is as old as the start of a run, and all headers are read to make another."""
+    records = load_one_labeled(PATTERN)
+    shades(records)
+    files = [path for path in cache_folder.rglob("*") if path.is_file()]
+    pictures = [path for path in files if path.name.startswith("part.")]
+    notes = [path for path in files if path.name.endswith(".0.")]
+    (index,) = Cache(cache_folder, 1).derived.glob("*.index")
+    assert len(pictures) == 16
+    for path in (index, index.with_name(f"{index.name}.lock"), *notes):
+        age(4000, path)
+    for path in pictures:
+        age(2000, path)
+    whole = sum(path.stat().st_size for path in files)
+    Cache(cache_folder, whole - 1).clear()
+    left = [path for path in pictures if path.exists()]
+    assert 0 < len(left) < len(pictures)
+    assert index.exists()
+    assert [path.exists() for path in notes] == [True] * 3
+    Cache(cache_folder, 1).clear()
+    assert not [path for path in (*pictures, index) if path.exists()]
+    assert index.with_name(f"{index.name}.lock").exists()
+    # A note that is not believed any more is of no use.
+    for path in notes:
+        age(100_000, path)
+    Cache(cache_folder, 1e9).clear()
+    assert not [path for path in notes if path.exists()]

@@ -178,6 +178,43 @@ def test_options_that_contradict_each_other_are_refused(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("labeled", [[], ["--labeled", "2"]])
+def test_no_copy_of_an_image_to_measure_on_is_in_the_pool(
+    tool: ModuleType,
+    data: TinyDataset,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    labeled: list[str],
+) -> None:
+    """Of a folder in which images without labels are copies of labeled ones."""
+    convert({"train": data.labeled}, "voc", tmp_path / "voc")
+    images, annotations = (tmp_path / "voc" / name for name in ("JPEGImages", "Annotations"))
+    for number in (1, 2, 3, 4, 5):
+        content = (images / f"{number}.png").read_bytes()
+        (images / f"copy{number}.png").write_bytes(content)
+    (images / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    source = f"voc://{images}?annotations={annotations}"
+    command = [source, "--val", "2", *labeled, "--output"]
+    for fold in range(3):
+        assert tool.run([*command, str(tmp_path / f"out{fold}"), "--fold", str(fold)]) == 0
+        printed = capsys.readouterr().out
+        assert "and 2 test images" in printed
+        [hint] = [shlex.split(line) for line in printed.splitlines() if "DATASETS.TEST" in line]
+        cfg = read_config("", hint)
+        pools = build_pools(cfg.DATASETS.TRAIN, cfg.DATASETS.UNLABELED, test=cfg.DATASETS.TEST)
+        val = {Path(record["file_name"]) for _, record in load_named(list(cfg.DATASETS.TEST))}
+        assert {path.stem for path in val} <= {"6", "7", "8"}
+        trained = {Path(record["file_name"]) for record in [*pools.labeled, *pools.unlabeled]}
+        trained = {path for path in trained if path.exists()}
+        assert len(trained) == 11
+        assert not {p.read_bytes() for p in val} & {p.read_bytes() for p in trained}
+    for number in (6, 7, 8):
+        (images / f"copy{number}.png").write_bytes((images / f"{number}.png").read_bytes())
+    assert tool.run([*command, str(tmp_path / "none")]) == 2
+    said = "--val is 2, but each image has more copies than that, or one among those without labels"
+    assert said in capsys.readouterr().err
+
+
 def test_images_that_nobody_has_labeled_are_unlabeled(
     tool: ModuleType, data: TinyDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -70,11 +70,12 @@ class CocoSource:
         Masks and key points themselves are not read.
 
         Raises:
-            SourceError: if the file is not a readable COCO file.
+            SourceError: if the file is not a readable COCO file, or lists an image twice.
         """
         content, names = self._checked(remarks)
         indices = {category: index for index, category in enumerate(sorted(names))}
         records = self._records(content, remarks)
+        _check_files(records, self.json_file)
         for record in records:
             record["annotations"] = []
         by_id = {record["image_id"]: record for record in records}
@@ -215,6 +216,18 @@ def _check_images(content: dict[str, Any], path: Place, sizes_needed: bool = Tru
                 raise SourceError(f"{where} needs a positive integer {key!r}, has {_show(size)}")
     if empty:
         raise SourceError(f"{path}: 'images' is empty; there is nothing to train or test on")
+
+
+def _check_files(records: Iterable[dict[str, Any]], path: Place) -> None:
+    """Two entries of one image would each be an image with a part of the objects."""
+    ids: dict[str, int] = {}
+    for record in records:
+        file, number = record["file_name"], record["image_id"]
+        if (first := ids.setdefault(file, number)) != number:
+            raise SourceError(
+                f"{path}: images {first} and {number} are one file, {file}; a labeled set lists an "
+                "image once: give its annotations one 'image_id', and remove the other entry"
+            )
 
 
 def _check_categories(content: dict[str, Any], path: Place) -> dict[int, str]:

@@ -6,8 +6,9 @@ All draw in the order that a draw by percent has, so that 15 images of a fold ar
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from dre_ssod.data.records import objects_of
 from dre_ssod.data.sources.catalog import NamedRecord
@@ -62,10 +63,16 @@ def draw_per_class(
     return Split.of_chosen(taken, len(records), f"{count} objects of each class, fold {fold}")
 
 
-def hold_out(records: Sequence[NamedRecord], count: int, fold: int) -> set[str]:
+def hold_out(
+    records: Sequence[NamedRecord], count: int, fold: int, others: Sequence[str] = ()
+) -> set[str]:
     """The ids of ``count`` images to measure on; files with the same bytes stay together.
 
     Images without a copy are drawn first. Where those do not suffice there may be fewer.
+
+    Args:
+        others: files of further images, which are trained on whatever is drawn; an image that has a
+            copy among them is not.
 
     Raises:
         SourceError: if there are not more images, ``count`` is less than 1, or a file cannot be
@@ -79,14 +86,19 @@ def hold_out(records: Sequence[NamedRecord], count: int, fold: int) -> set[str]:
     groups: dict[str, list[str]] = {}
     for name, record in records:
         groups.setdefault(_digest(place_of(record["file_name"])), []).append(name)
-    by_first = {min(group): group for group in groups.values()}
+    trained_on = set(_digests_of_copies(others, [record["file_name"] for _, record in records]))
+    by_first = {min(group): group for key, group in groups.items() if key not in trained_on}
     chosen: set[str] = set()
     # Sorting keeps the order of the draw among those of one size.
     for first in sorted(ranked(by_first, f"val:{fold}"), key=lambda name: len(by_first[name])):
         if len(chosen) + len(by_first[first]) <= count:
             chosen.update(by_first[first])
     if not chosen:
-        raise SourceError(f"--val is {count}, but each image has more copies than that")
+        unlabeled = ", or one among those without labels" if others else ""
+        raise SourceError(
+            f"--val is {count}, but each image has more copies than that{unlabeled}; remove copies "
+            "(tools/check_dataset.py names them)"
+        )
     return chosen
 
 
@@ -101,6 +113,25 @@ def objects_by_class(
         for item in objects_of(record)
     )
     return {label: found[index] for index, label in enumerate(classes)}
+
+
+def _digests_of_copies(others: Sequence[str], files: Sequence[str]) -> Iterator[str]:
+    """Digests of all the others that may be a copy of a file; most are told by their size alone.
+
+    What is not there is nobody's copy.
+    """
+    sizes = set(filter(None, map(_size, files)))
+    for file in others:
+        if _size(file) in sizes:
+            yield _digest(place_of(file))
+
+
+def _size(file: str) -> int | None:
+    """Bytes of a file of this machine; None if there is none."""
+    try:
+        return os.stat(file).st_size
+    except OSError:
+        return None
 
 
 def _digest(path: Place) -> str:

@@ -49,6 +49,19 @@ def test_what_is_wrong_in_a_file_is_named_with_the_file(
     assert str(path) in str(caught.value)
 
 
+def test_a_labeled_set_lists_an_image_once(tmp_path: Path, write_coco: Writer) -> None:
+    """Else there were two images with a part of the objects each; without labels it is no fault."""
+    images = [image(), image(id=7, file_name="./1.png"), image(id=9, file_name="2.png")]
+    objects = [annotation(), annotation(id=2, image_id=7)]
+    replaced = {"images": images, "annotations": objects}
+    path = write_coco(tmp_path / "a.json", {1: []}, {1: "cat"}, replaced=replaced)
+    source = source_of(path)
+    said = rf"^{path}: images 1 and 7 are one file, {source.image_root / '1.png'}; .*'image_id'"
+    with pytest.raises(SourceError, match=said):
+        source.labeled(Remarks())
+    assert len(source.images(Remarks())) == 3
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

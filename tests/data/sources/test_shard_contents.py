@@ -107,6 +107,28 @@ def test_json_that_is_no_label(content: bytes, said: str, tmp_path: Path) -> Non
     assert len(load_unlabeled([uri])) == 1
 
 
+def test_pictures_and_labels_that_are_passed_over_are_counted(tmp_path: Path) -> None:
+    """Pictures in other formats, with their labels, as in a folder of a labeling program."""
+    members = [(f"y{number}.gif", b"GIF89a") for number in range(5)]
+    members += [(f"y{number}.json", label(CELL)) for number in range(5)]
+    members += [("s/z.jfif", picture(4, "JPEG")), (".h.gif", b"hidden"), ("read.me", b"text")]
+    write_tar(tmp_path / "a.tar", [("x.png", picture(1)), ("x.json", label(CELL)), *members])
+    uri = f"shards://{tmp_path}/a.tar"
+    pictures = [f"{tmp_path}/a.tar: 6 in a format that is not read, as 'y0.gif'"]
+    labels = [f"{tmp_path}/a.tar: 5 without an image of that name, as 'y0.json'"]
+    # The second time by the index.
+    for _ in range(2):
+        remarks = Remarks()
+        assert len(load_unlabeled([uri], remarks)) == 1
+        assert remarks.items == {"other-picture": pictures}
+        remarks = Remarks()
+        assert len(load_one_labeled(uri, remarks)) == 1
+        assert remarks.items == {"other-picture": pictures, "labels-alone": labels}
+    write_tar(tmp_path / "b.tar", members)
+    with pytest.raises(SourceError, match=r"no image in 1 shard.*6 in a format that is not read"):
+        load_unlabeled([f"shards://{tmp_path}/b.tar"])
+
+
 def test_a_labeled_set_has_labels_and_whole_shards(tmp_path: Path) -> None:
     shard = write_tar(tmp_path / "a.tar", [("a.png", picture(1))])
     uri = f"shards://{tmp_path}/a.tar"

@@ -30,7 +30,7 @@ from dre_ssod.files import naming_failures, open_whole
 from dre_ssod.locks import taking_turns
 from dre_ssod.stores import Cache, StorePath
 
-_MAGIC = b"dre_ssod shards 1"
+_MAGIC = b"dre_ssod shards 2"
 _NUMBER = struct.Struct("<I")
 _LENGTH = struct.Struct("<Q")
 
@@ -46,7 +46,7 @@ class Entry:
         start: byte of the index that its columns begin at; its names follow them.
         images: their number, N.
         names: bytes of their names.
-        digest, problem, lost, passed_over, example: as of :class:`Content`.
+        digest, problem, lost, passed_over: as of :class:`Content`.
     """
 
     name: str
@@ -58,8 +58,7 @@ class Entry:
     digest: str
     problem: str
     lost: float
-    passed_over: int
-    example: str
+    passed_over: Sequence[tuple[str, str]]
 
     @property
     def shard(self) -> tuple[str, int, str]:
@@ -129,7 +128,7 @@ class Index:
         return Content(
             self.columns(shard),
             self._map[names : names + entry.names],
-            *(entry.problem, entry.lost, entry.passed_over, entry.example),
+            *(entry.problem, entry.lost, entry.passed_over),
         )
 
 
@@ -147,7 +146,7 @@ def open_index(shards: Sequence[Shard], root: str) -> Index:
     """
     wanted = [(shard.name, shard.size, shard.identity) for shard in shards]
     name = index_path(shards, root).name
-    cache = Cache.from_environment().folder / "shards"
+    cache = Cache.from_environment().derived
     folders = [cache] if isinstance(shards[0].place, StorePath) else [Path(root), cache]
     for folder in folders:
         known = _read(folder / name)
@@ -227,7 +226,7 @@ def write_index(path: Path, shards: Sequence[Shard], contents: Iterable[Content]
             file.write(found.names + bytes(-len(found.names) % _NUMBER.size))
             entry = Entry(
                 *(shard.name, shard.size, shard.identity, start, len(found), len(found.names)),
-                *(found.digest, found.problem, found.lost, found.passed_over, found.example),
+                *(found.digest, found.problem, found.lost, found.passed_over),
             )
             entries.append(asdict(entry))
         tail = json.dumps(entries).encode()

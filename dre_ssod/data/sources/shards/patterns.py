@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from dre_ssod.data.sources.uri import DatasetURI, find_file, find_folder
 from dre_ssod.errors import SourceError
-from dre_ssod.stores import Place, StorePath, describe, identity, is_address, place_of
+from dre_ssod.stores import Cache, Place, StorePath, describe, identity, is_address, place_of
 
 ASKED_AT_ONCE = 16
 """Questions to a store that wait for their answers at a time."""
@@ -63,11 +63,12 @@ def find_shards(uri: DatasetURI) -> list[Place]:
 
 
 def look_at(name: str, places: Sequence[Place]) -> list[Shard]:
-    """Size and identity of the shards as they are now.
+    """Size and identity of the shards as they are now; from then on the cache knows these, too.
 
     Raises:
         SourceError: naming the first that is not there.
         StoreError: if a store cannot be asked.
+        FileError: if the cache cannot be written.
     """
     root = root_of(places)
     if isinstance(places[0], StorePath):
@@ -93,7 +94,11 @@ def _state(place: Place) -> tuple[int, str] | None:
     try:
         if isinstance(place, StorePath):
             found = describe(str(place))
-            return (int(found["size"]), identity(found)) if found["type"] == "file" else None
+            if found["type"] != "file":
+                return None
+            # What was read of a shard that has changed since is read again.
+            Cache.from_environment().note(str(place), name := identity(found))
+            return int(found["size"]), name
         stat = place.stat()
         return (stat.st_size, f"{stat.st_mtime_ns}") if place.is_file() else None
     except FileNotFoundError:

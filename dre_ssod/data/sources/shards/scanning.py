@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
-from dre_ssod.data.sources.folder import IMAGE_EXTENSIONS, is_hidden
+from dre_ssod.data.sources.folder import IMAGE_EXTENSIONS, OTHER_PICTURES, is_hidden
 from dre_ssod.data.sources.shards.patterns import Shard
 from dre_ssod.data.sources.uri import is_unicode
 from dre_ssod.errors import SourceError
@@ -45,16 +46,14 @@ class Content:
         names: of the images, joined, in UTF-8.
         problem: what is wrong with the shard, or "".
         lost: share of its bytes that cannot be read for that.
-        passed_over: pictures whose names have more than one dot.
-        example: the first of these.
+        passed_over: what does not count, as remarks: the kind, and how many with the first of them.
     """
 
     columns: Column
     names: bytes
     problem: str = ""
     lost: float = 0.0
-    passed_over: int = 0
-    example: str = ""
+    passed_over: Sequence[tuple[str, str]] = ()
 
     def __len__(self) -> int:
         return int(self.columns.shape[1])
@@ -122,15 +121,18 @@ class _Members:
         self._images: dict[str, tuple[str, int, int]] = {}
         self._labels: dict[str, tuple[int, int]] = {}
         self._others: list[str] = []
+        self._dotted: list[str] = []
 
     def add(self, member: tarfile.TarInfo) -> None:
-        """Take a member that is an image, or JSON; by the first dot, as WebDataset does."""
+        """Take a member that is a picture, or JSON; by the first dot, as WebDataset does."""
         folder, slash, base = member.name.rpartition("/")
         stem, _, extension = base.partition(".")
         key, extension = folder + slash + stem, f".{extension.lower()}"
-        if is_hidden(base) or not extension.endswith((*IMAGE_EXTENSIONS, ".json")):
+        if is_hidden(base) or not extension.endswith((*IMAGE_EXTENSIONS, *OTHER_PICTURES, ".json")):
             return
-        if not member.isreg() or member.issparse():
+        if extension.endswith(OTHER_PICTURES):
+            self._others += [] if member.isdir() else [member.name]
+        elif not member.isreg() or member.issparse():
             # Folders, and what has no bytes of its own.
             self.problem = self.problem or f"{member.name!r} is no plain file"
         elif not is_unicode(member.name) or "\0" in member.name:
@@ -138,7 +140,7 @@ class _Members:
         elif extension == ".json":
             self._labels[key] = (member.offset_data // BLOCK, min(member.size, _LARGEST))
         elif extension not in IMAGE_EXTENSIONS:
-            self._others.append(member.name)
+            self._dotted.append(member.name)
         elif key in self._images:
             self.problem = self.problem or (
                 f"two images are called {key!r}: {self._images[key][0]} and {member.name}; the "
@@ -155,10 +157,18 @@ class _Members:
         for number, (key, (_, block, size)) in enumerate(self._images.items()):
             columns[:4, number] = (block, size, *self._labels.get(key, (0, 0)))
         columns[4] = np.cumsum([len(name) for name in names], dtype=np.uint64)
-        others = self._others
-        return Content(
-            columns, b"".join(names), problem, lost, len(others), others[0] if others else ""
+        return Content(columns, b"".join(names), problem, lost, self._passed_over())
+
+    def _passed_over(self) -> list[tuple[str, str]]:
+        alone = [f"{key}.json" for key in self._labels if key not in self._images]
+        found = (
+            ("other-picture", self._others, "in a format that is not read"),
+            ("other-picture", self._dotted, "with several dots in the name"),
+            ("labels-alone", alone, "without an image of that name"),
         )
+        return [
+            (kind, f"{len(names)} {what}, as {names[0]!r}") for kind, names, what in found if names
+        ]
 
 
 def _open(shard: Shard) -> IO[bytes]:

@@ -68,8 +68,10 @@ class ShardSource:
                 item["category_id"] = class_index(item.pop("class"), indices, where)
         return records
 
-    def _records(self, remarks: Remarks) -> tuple[ShardRecords, list[str]]:
-        """The images, and what is wrong with shards."""
+    def _records(
+        self, remarks: Remarks, with_labels: bool = False
+    ) -> tuple[ShardRecords, list[str]]:
+        """The images, and what is wrong with shards; remarks on labels only where these count."""
         shards = look_at(self.name, self.places)
         index = open_index(shards, root_of(self.places))
         problems = []
@@ -77,9 +79,9 @@ class ShardSource:
             if entry.problem:
                 problems.append(f"{place}: {entry.problem}")
                 remarks.add("broken-shard", problems[-1])
-            if entry.passed_over:
-                others = f"{entry.passed_over} with several dots in the name, as {entry.example!r}"
-                remarks.add("other-picture", f"{place}: {others}")
+            for kind, text in entry.passed_over:
+                if with_labels or kind != "labels-alone":
+                    remarks.add(kind, f"{place}: {text}")
         if not len(index):
             why = [*problems, *remarks.items.get("other-picture", ())]
             raise SourceError(
@@ -91,7 +93,7 @@ class ShardSource:
 
     def _labeled(self, remarks: Remarks) -> list[dict[str, Any]]:
         """Records with the ``class`` of each object by its name."""
-        images, problems = self._records(remarks)
+        images, problems = self._records(remarks, with_labels=True)
         if problems:
             raise SourceError(
                 f"{self.name}: {len(problems)} shard(s) of a labeled set cannot be used, the "
