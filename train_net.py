@@ -45,8 +45,8 @@ def evaluate(cfg: CfgNode, config_file: str) -> Any:
     weights = cfg.MODEL.WEIGHTS
     if not weights:
         raise ConfigError("--eval-only needs a checkpoint: name it with MODEL.WEIGHTS FILE")
-    record_start(cfg, "evaluation", prepare_evaluation(cfg), config_file=config_file, seed=cfg.SEED)
     check_weights(cfg, cfg.DATASETS.TRAIN)
+    record_start(cfg, "evaluation", prepare_evaluation(cfg), config_file=config_file, seed=cfg.SEED)
     models = {}
     if cfg.SSOD.EVAL_MODEL in ("teacher", "both"):
         models["teacher"] = load_trained(cfg)

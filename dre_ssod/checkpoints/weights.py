@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +90,13 @@ def method_state(path: str, name: str) -> dict[str, Any] | None:
 
 
 def is_of_pair(path: str) -> bool:
-    """Whether a file has the weights of two detectors, those of the second under ``partner.``."""
-    file = weights_file(path)
+    """Whether a file has the weights of two detectors, those of the second under ``partner.``.
+
+    Raises:
+        ConfigError: if the file cannot be fetched from its address.
+    """
+    with _telling_how_to_fetch(path):
+        file = weights_file(path)
     if not zipfile.is_zipfile(file):
         return False
     content = read_tensors(file, mmap=True)
@@ -108,18 +114,8 @@ def start_from(model: nn.Module, path: str) -> None:
         ConfigError: if the file cannot be fetched from its address, or gives no weight at all.
         UntrustedFileError: if it is damaged or holds code.
     """
-    try:
+    with _telling_how_to_fetch(path):
         not_given = SafeCheckpointer(model).load_model(path)
-    except OSError as error:
-        if "://" not in path:
-            raise
-        raise ConfigError(
-            f"MODEL.WEIGHTS {path!r} could not be fetched: {error}. Fetch "
-            f"{_address(path)} on a machine that has a network and name the file: "
-            "MODEL.WEIGHTS FILE. Without any network, tools/new_config.py --device cpu writes a "
-            "config of a smaller detector, whose ImageNet weights are installed with this project; "
-            "MODEL.WEIGHTS '' starts from random numbers."
-        ) from error
     if not path:
         return
     names = [name for name in model.state_dict() if not name.endswith("num_batches_tracked")]
@@ -138,6 +134,27 @@ def start_from(model: nn.Module, path: str) -> None:
             len(names),
             path,
         )
+
+
+@contextmanager
+def _telling_how_to_fetch(path: str) -> Iterator[None]:
+    """Adds to a failed fetch of MODEL.WEIGHTS what to do without it.
+
+    Raises:
+        ConfigError: in place of the OSError of an address.
+    """
+    try:
+        yield
+    except OSError as error:
+        if "://" not in path:
+            raise
+        raise ConfigError(
+            f"MODEL.WEIGHTS {path!r} could not be fetched: {error}. Fetch "
+            f"{_address(path)} on a machine that has a network and name the file: "
+            "MODEL.WEIGHTS FILE. Without any network, tools/new_config.py --device cpu writes a "
+            "config of a smaller detector, whose ImageNet weights are installed with this project; "
+            "MODEL.WEIGHTS '' starts from random numbers."
+        ) from error
 
 
 def _address(path: str) -> str:

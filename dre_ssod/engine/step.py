@@ -173,7 +173,7 @@ class SemiSupervisedStep(SimpleTrainer):
             self._write_count("skipped_steps", self.guard.skipped)
 
     def _follow(self, decay: float | None, moved: bool) -> None:
-        """Take the teacher on; a copy, which is made once, needs no step of the student."""
+        """Take the teacher on; a copy (decay 0) needs no step of the student."""
         if decay is not None and (moved or decay == 0.0):
             self.ema.update(decay)
 

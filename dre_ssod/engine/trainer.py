@@ -147,8 +147,10 @@ class SSODTrainer(DefaultTrainer):
             )
         weights = self.cfg.MODEL.WEIGHTS
         # A pair that starts from a pair goes on as one; from a single model both start alike.
-        whole = [self.teacher] if weights and is_of_pair(weights) else self.teacher.detectors
-        for detector in whole:
+        start: tuple[nn.Module, ...] = self.teacher.detectors
+        if len(start) > 1 and weights and is_of_pair(weights):
+            start = (self.teacher,)
+        for detector in start:
             start_from(detector, weights)
         self.student.load_state_dict(self.teacher.state_dict())
 
@@ -226,7 +228,9 @@ class SSODTrainer(DefaultTrainer):
         signals = self._trainer.signals
         evaluation = Evaluation(cfg.TEST.EVAL_PERIOD, self.evaluate, signals)
         metric = best_metric_name(cfg)
-        best = None if metric is None else BestModel(evaluation, metric)
+        tested = self._contents.get("test")
+        test = "" if tested is None else tested.sha256
+        best = None if metric is None else BestModel(evaluation, metric, test)
         self._checkpoints = Checkpoints(
             self.checkpointer,
             evaluation,

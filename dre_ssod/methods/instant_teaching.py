@@ -95,9 +95,10 @@ class InstantTeaching(MeanTeacher):
             }
         )
 
-    def full_weight(self, term: str) -> float:
-        """Half of each: the four losses are means over labeled and unlabeled images together."""
-        return 0.5 * super().full_weight(term)
+    def weight(self, term: str, clock: Clock) -> float:
+        """Half of each, as means over labeled and unlabeled images together; a burn-in has one."""
+        share = 1.0 if clock.iteration < clock.burn_in else 0.5
+        return share * super().weight(term, clock)
 
     def decay(self, clock: Clock) -> float:
         """0: the teacher is the student."""

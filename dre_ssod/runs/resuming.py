@@ -27,7 +27,10 @@ _OF_THE_MODEL = (
     *("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", "MODEL.ROI_BOX_HEAD.BOUNDED_SIGMA"),
 )
 """First parts of the keys that say what the weights of a model mean."""
-_OF_LEARNING = ("MODEL.BACKBONE.FREEZE_AT", "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE")
+_OF_LEARNING = (
+    *("MODEL.BACKBONE.FREEZE_AT", "MODEL.TIMM.FREEZE_AT"),
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE",
+)
 """Those among them that change no box of a model that is used: without its variance branch it has
 the same."""
 _NOT_OF_THE_RUN = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "DATASETS.")

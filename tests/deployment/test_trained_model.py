@@ -84,8 +84,9 @@ def test_weights_of_other_settings_are_refused(cfg: CfgNode, key: str, value: ob
     torch.save({**saved, "run": described}, cfg.MODEL.WEIGHTS)
     load_trained(cfg)
     # What is about learning alone may differ, and so may what is done with detections.
-    for other in (("MODEL.BACKBONE.FREEZE_AT", 0), ("TEST.DETECTIONS_PER_IMAGE", 7)):
-        load_trained(tiny_cfg(**{"MODEL.WEIGHTS": cfg.MODEL.WEIGHTS, other[0]: other[1]}))
+    learning = {"MODEL.BACKBONE.FREEZE_AT": 0, "MODEL.TIMM.FREEZE_AT": 3}
+    for other, number in {**learning, "TEST.DETECTIONS_PER_IMAGE": 7}.items():
+        load_trained(tiny_cfg(**{"MODEL.WEIGHTS": cfg.MODEL.WEIGHTS, other: number}))
     cfg.merge_from_list([key, value])
     with pytest.raises(ConfigError, match=f"{key} is .*: it was trained with .*{key} differ"):
         load_trained(cfg)

@@ -169,8 +169,10 @@ def test_foreground_is_weighed_by_its_label_and_background_is_not() -> None:
 
 
 def test_labeled_and_unlabeled_losses_weigh_a_half_each() -> None:
-    method, clock = InstantTeaching(InstantTeaching.Settings(unsup_loss_weight=1.0)), Clock(0, 0, 9)
-    assert {method.weight(name, clock) for name in ("loss_cls", "loss_cls_unsup")} == {0.5}
+    method = InstantTeaching(InstantTeaching.Settings(unsup_loss_weight=1.0))
+    for clock, share in ((Clock(0, 0, 9), 0.5), (Clock(5, 5, 9), 0.5), (Clock(4, 5, 9), 1.0)):
+        names = ("loss_cls", "loss_cls_unsup") if share < 1 else ("loss_cls",)
+        assert {method.weight(name, clock) for name in names} == {share}
 
 
 def test_the_weighted_cross_entropy_is_that_of_the_weighted_target() -> None:

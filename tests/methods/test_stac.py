@@ -112,6 +112,11 @@ def test_images_that_a_file_does_not_know_are_told(
     for others in (("/x/1.png", "/x/2.png"), ("/x/2.png",)):
         with pytest.raises(ConfigError, match="of other unlabeled images than DATASETS"):
             with_stored_labels(pools_of(*others), path, 0.9, of_run=True)
+    # Of images that are gone since, labels are left over.
+    path = write_labels(
+        tmp_path / "labels.json", ["/x/1.png", "/x/2.png"], [(0, 3, (1, 2, 3, 4), 0.9)]
+    )
+    assert len(with_stored_labels(pools_of("/x/1.png"), path, 0.9, of_run=True).unlabeled) == 1
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"images": [], "annotations": [], "categories": 3}'])

@@ -67,7 +67,7 @@ def test_pseudo_labels_are_chosen_as_the_method_has_learned_to(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Half as many as expected: from a low score on, from a high one, and by tau."""
+    """Half as many as expected: from a low score on, or from a high one; the third says nothing."""
     share = ("SSOD.LABELS.RANK_SHARE", "0.5", "SSOD.LABELMATCH.MIN_SCORE", "0.01")
     cfg = tiny_run(data, tmp_path / "run", **{"MODEL.ROI_HEADS.NUM_CLASSES": NUM_CLASSES})
     cfg.merge_from_list(list(share))

@@ -98,14 +98,16 @@ def best_metric_name(cfg: CfgNode) -> str | None:
 class BestModel(HookBase):
     """Remembers the iteration of the best evaluation, over a resume too."""
 
-    def __init__(self, evaluation: Evaluation, metric: str) -> None:
+    def __init__(self, evaluation: Evaluation, metric: str, test: str = "") -> None:
         """
         Args:
             evaluation: runs before this hook.
             metric: name in the event storage; higher is better.
+            test: SHA-256 of what is tested on; values of other images are no measure.
         """
         self._evaluation = evaluation
         self._metric = metric
+        self._measured_by = [metric, test]
         self.best_metric: float | None = None
         self.best_iter: int | None = None
 
@@ -124,8 +126,22 @@ class BestModel(HookBase):
         logger.info("The best so far: %s is %.3f", self._metric, value)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_metric": self.best_metric, "best_iter": self.best_iter}
+        best = {"best_metric": self.best_metric, "best_iter": self.best_iter}
+        return {**best, "measured_by": self._measured_by}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # Checkpoints of early 0.2.0 do not say it.
+        before = state_dict.get("measured_by", self._measured_by)
+        if before != self._measured_by:
+            if state_dict["best_metric"] is not None:
+                logger.warning(
+                    "The best model so far was chosen by %s of %s; now that is %s of %s: what is "
+                    "evaluated next becomes model_best.pth.",
+                    before[0],
+                    before[1][:12] or "the test set",
+                    self._metric,
+                    self._measured_by[1][:12] or "the test set",
+                )
+            return
         self.best_metric = state_dict["best_metric"]
         self.best_iter = state_dict["best_iter"]

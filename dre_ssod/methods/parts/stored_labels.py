@@ -49,10 +49,12 @@ def with_stored_labels(pools: Pools, path: Path, threshold: float, of_run: bool 
             where the run has made it, is of other images.
     """
     found = read_labels(path, pools.classes)
-    if of_run and found.keys() != {record["file_name"] for record in pools.unlabeled}:
+    new = [r["file_name"] for r in pools.unlabeled if r["file_name"] not in found] if of_run else []
+    if new:
         raise ConfigError(
             f"{path} was made in this OUTPUT_DIR of other unlabeled images than DATASETS and its "
-            f"split now give: choose another OUTPUT_DIR, or remove {path.parent} to make it anew"
+            f"split now give, such as {new[0]}: choose another OUTPUT_DIR or, to label all of them "
+            f"with the model that is there, remove labels.json and chunk_*.json in {path.parent}"
         )
     labeled, unknown = [], 0
     for record in pools.unlabeled:

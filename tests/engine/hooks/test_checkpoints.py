@@ -30,6 +30,7 @@ class Run(TrainerBase):
         save_period: int = 100,
         kept: int = 100,
         metric: str = METRIC,
+        test: str = "",
     ) -> None:
         super().__init__()
         self.model = nn.Linear(1, 1)
@@ -39,7 +40,7 @@ class Run(TrainerBase):
         self.values = values
         self.signals = SignalRequests()
         evaluation = Evaluation(eval_period, self.evaluate, self.signals)
-        self.best = BestModel(evaluation, metric)
+        self.best = BestModel(evaluation, metric, test)
         self.checkpoints = Checkpoints(
             self.checkpointer, evaluation, self.best, self.signals, period=save_period, kept=kept
         )
@@ -150,6 +151,19 @@ def test_nan_is_no_best(tmp_path: Path) -> None:
     run.train(0, 3)
     assert run.best.best_metric == 5.0
     assert weight(tmp_path) == 1.0
+
+
+@pytest.mark.parametrize(("test", "best"), [("easy", 50.0), ("hard", 20.0)])
+def test_what_was_best_on_other_images_is_no_measure(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, test: str, best: float
+) -> None:
+    """A run is stopped after its best AP, 50, and goes on, on the same images or on harder ones."""
+    Run(tmp_path, [50.0], test="easy").train(0, 1)
+    run = Run(tmp_path, [50.0, 10.0, 20.0], test=test)
+    with caplog.at_level("WARNING"):
+        run.train(run.resumed(), 3)
+    assert run.best.best_metric == best
+    assert ("was chosen by teacher/bbox/AP of easy; now that is" in caplog.text) is (test == "hard")
 
 
 def test_a_metric_that_is_missing_is_reported(

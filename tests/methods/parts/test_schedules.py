@@ -87,12 +87,13 @@ def test_unsupervised_losses_warm_up_after_the_burn_in_and_labeled_ones_do_not(
     method = build_method(cfg)
     clocks = [Clock(iteration, 4, 100) for iteration in range(4, 9)]
     for term in EXPECTED[name].terms:
-        full = method.full_weight(term)
+        late = Clock(99, 4, 100)
+        full = method.weight(term, late)
         assert full > 0.0
         found = [method.weight(term, clock) for clock in clocks]
         assert found == pytest.approx([full * factor for factor in expected])
         labeled = term.removesuffix(UNSUPERVISED)
-        assert {method.weight(labeled, clock) for clock in clocks} == {method.full_weight(labeled)}
+        assert {method.weight(labeled, clock) for clock in clocks} == {method.weight(labeled, late)}
 
 
 def test_the_first_steps_of_a_warm_up_learn_as_with_a_lower_beta() -> None:
