@@ -75,6 +75,7 @@ def main(args: argparse.Namespace) -> None:
     table = read_table(args.table, args.opts)
     if args.reference is not None:
         table = table.compared_with(args.reference)
+    looked = None
     if not args.report:
         threads = args.threads or max(1, (os.cpu_count() or 1) // args.at_once)
         start = (
@@ -83,8 +84,8 @@ def main(args: argparse.Namespace) -> None:
             else SlurmStarter(PROGRAM, threads, args.slurm)
         )
         cells = table.chosen(args.row, args.run)
-        run_missing(table, cells, start, args.at_once, args.output, results)
-    print(write_report(table, results, args.output))
+        looked = run_missing(table, cells, start, args.at_once, args.output, results)
+    print(write_report(table, results, args.output, looked))
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -35,6 +35,8 @@ from dre_ssod.errors import ConfigError, UserError
 
 _KEYS = ("title", "text", "config", "set", "folds", "seeds", "reference", "x_label", "rows")
 _ROW_KEYS = ("config", "method", "set", "curve", "x")
+_OF_RUNS = {"folds": "DATASETS.LABELED_FOLD", "seeds": "SEED"}
+"""Keys of a table by which its runs differ, and the config keys that they give each run."""
 
 
 class TableError(UserError):
@@ -63,7 +65,7 @@ class Repeat:
     def applied(self, cfg: CfgNode) -> CfgNode:
         """The config of this run of a row."""
         own = cfg.clone()
-        keys = {"DATASETS.LABELED_FOLD": self.fold, "SEED": self.seed}
+        keys = {_OF_RUNS["folds"]: self.fold, _OF_RUNS["seeds"]: self.seed}
         for key, value in keys.items():
             if value is not None:
                 own.merge_from_list([key, value])
@@ -203,7 +205,8 @@ def read_table(path: Path, opts: Sequence[Any] = ()) -> Table:
         opts: keys and values in turn, for all rows, over what the file says.
 
     Raises:
-        TableError: naming the file and what in it cannot be used.
+        TableError: naming the file and what in it cannot be used, or a key of ``opts`` that the
+            table gives each run itself.
     """
     content = _load(path)
     _refuse_others(path, "the table", content, _KEYS)
@@ -211,6 +214,7 @@ def read_table(path: Path, opts: Sequence[Any] = ()) -> Table:
     if not isinstance(rows, dict) or not rows:
         raise TableError(f"{path}: 'rows' must hold the rows by name, such as 'DRE: {{}}'")
     read = {str(name): _row(path, str(name), row, content, opts) for name, row in rows.items()}
+    _refuse_those_of_runs(path, content, opts)
     reference = str(content.get("reference", ""))
     if reference and reference not in read:
         raise TableError(
@@ -269,6 +273,21 @@ def _row(path: Path, name: str, row: Any, table: Mapping[str, Any], opts: Sequen
     )
 
 
+def _refuse_those_of_runs(path: Path, table: Mapping[str, Any], opts: Sequence[Any]) -> None:
+    """What is set for all runs of a row would be lost where each has a value of its own."""
+    places = {"the command line": dict(zip(opts[::2], opts[1::2], strict=False))}
+    places["'set' of the table"] = table.get("set", {})
+    for name, row in table["rows"].items():
+        places[f"'set' of row {str(name)!r}"] = row.get("set", {})
+    for kind, key in _OF_RUNS.items():
+        for where, keys in places.items():
+            if kind in table and key in keys:
+                raise TableError(
+                    f"{path}: {where} has {key} {keys[key]!r:.80}, but '{kind}' of the table, "
+                    f"{table[kind]!r:.80}, gives each run its own; leave out one of the two"
+                )
+
+
 def _x(path: Path, name: str, row: Mapping[Any, Any]) -> float:
     x = row.get("x", 1.0)
     if ("curve" in row) != ("x" in row) or type(x) not in (int, float) or x <= 0:
@@ -277,7 +296,7 @@ def _x(path: Path, name: str, row: Mapping[Any, Any]) -> float:
 
 
 def _repeats(path: Path, content: Mapping[str, Any]) -> tuple[Repeat, ...]:
-    given = {key: content[key] for key in ("folds", "seeds") if key in content}
+    given = {key: content[key] for key in _OF_RUNS if key in content}
     for key, numbers in given.items():
         fits = isinstance(numbers, list) and numbers and all(type(n) is int for n in numbers)
         if not fits or len(set(numbers)) < len(numbers):

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from types import MappingProxyType
 from typing import Any
 
 from dre_ssod.errors import UserError
@@ -19,6 +20,7 @@ from dre_ssod.tables.identity import Identity
 
 logger = logging.getLogger(__name__)
 
+_NOBODY_LOOKED: Mapping[str, Identity] = MappingProxyType({})
 COST = "cost.json"
 """In the folder of a run: what each of its lives took."""
 PROTOCOL = "bbox"
@@ -35,7 +37,8 @@ class Result:
     Attributes:
         identity: of the run.
         models: by model, test set and protocol, as in ``results.json``.
-        origin: when, where and by which versions it was made.
+        origin: when, where and by which versions it was made, and by what ``kind`` of run; those
+            of before that was kept are taken for trainings.
         cost: ``step_seconds`` (mean, after the burn-in), ``cpu_seconds`` and ``peak_mib`` of the
             process; None where nobody knows.
     """
@@ -44,6 +47,11 @@ class Result:
     models: dict[str, Any]
     origin: dict[str, Any]
     cost: dict[str, float | None]
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the run trained a model, rather than evaluate that of another one."""
+        return bool(self.origin.get("kind", "training") == "training")
 
     @property
     def device(self) -> str:
@@ -91,19 +99,33 @@ def find_result(results: Sequence[Result], wanted: Identity) -> Result | None:
     return max(fitting, key=_finished, default=None)
 
 
-def find_results(results: Sequence[Result], cells: Iterable[Cell]) -> dict[str, Result]:
-    """What there is for the runs of a table, by name of the cell; sets are known by their names.
+def find_results(
+    results: Sequence[Result],
+    cells: Iterable[Cell],
+    looked: Mapping[str, Identity] = _NOBODY_LOOKED,
+) -> dict[str, Result]:
+    """What there is for the runs of a table, by name of the cell.
 
-    Where runs have read other data under the same names, those of the newest count: the others, of
-    which a warning tells, are not there.
+    Sets are known by their names, where nobody has looked at what they hold now. Where runs have
+    then read other data under the same names, those of the newest count: the others, of which a
+    warning tells, are not there. Another tells of results that are there but for names of sets.
+
+    Args:
+        looked: identities with data, by name of the cell.
     """
-    asked = {cell.name: find_result(results, Identity.of(cell.cfg)) for cell in cells}
+    wanted = {cell.name: looked.get(cell.name) or Identity.of(cell.cfg) for cell in cells}
+    asked = {name: find_result(results, identity) for name, identity in wanted.items()}
     found = {name: result for name, result in asked.items() if result is not None}
     newest: dict[str, str] = {}
-    for result in sorted(found.values(), key=_finished):
-        newest |= _data_by_names(result.identity)
+    for identity in (
+        *(r.identity for r in sorted(found.values(), key=_finished)),
+        *looked.values(),
+    ):
+        newest |= _data_by_names(identity)
     stale = [
-        name for name, r in found.items() if _data_by_names(r.identity).items() - newest.items()
+        name
+        for name, result in found.items()
+        if name not in looked and _data_by_names(result.identity).items() - newest.items()
     ]
     if stale:
         logger.warning(
@@ -111,7 +133,25 @@ def find_results(results: Sequence[Result], cells: Iterable[Cell]) -> dict[str, 
             "counted: %s. Run them again.",
             ", ".join(stale),
         )
+    unseen = {name: wanted[name] for name in asked if name not in found and name not in looked}
+    _tell_of_other_names(results, unseen)
     return {name: result for name, result in found.items() if name not in stale}
+
+
+def _tell_of_other_names(results: Sequence[Result], unseen: Mapping[str, Identity]) -> None:
+    """Warn of results that runs nobody has looked at the data of have under other names."""
+    alike = {
+        name: sorted({k for r in results for k in r.identity.names_other_sets_than(identity)})
+        for name, identity in unseen.items()
+    }
+    told = [f"{name} ({', '.join(keys)})" for name, keys in alike.items() if keys]
+    if told:
+        logger.warning(
+            "Not counted, as there are results but of sets of other names (by key of DATASETS): "
+            "%s. If the sets were only moved, run these rows without --report: images are then "
+            "compared by what they hold, and runs that have a result are not repeated.",
+            ", ".join(told),
+        )
 
 
 def _data_by_names(identity: Identity) -> dict[str, str]:
@@ -141,17 +181,17 @@ def file_result(cell: Cell, identity: Identity, run: Path, folder: Path, kind: s
         kind: of the evaluation that counts, "training" or "evaluation".
 
     Raises:
-        ResultError: if the run has not been evaluated.
+        ResultError: if the run has not been evaluated, or its files cannot be read.
+        FileError: if the new file cannot be written.
     """
-    evaluation = _last(run / "results.json", "evaluations", kind)
-    started = _last(run / "run.json", "runs", kind)
-    keys = ("precision", "machine", "versions", "git")
+    evaluation = _last(run / "results.json", "evaluations", kind, ("models", "finished"))
+    origin = _last(run / "run.json", "runs", kind, ("precision", "machine", "versions", "git"))
     content = {
         "row": cell.row,
         "repeat": cell.repeat.name,
         "models": evaluation["models"],
         "cost": measure_cost(run, cell.cfg.SSOD.BURN_IN_ITERS),
-        "origin": {"finished": evaluation["finished"], **{key: started[key] for key in keys}},
+        "origin": {"finished": evaluation["finished"], "kind": kind, **origin},
         "identity": identity.as_dict(),
     }
     path = folder / f"{slug(cell.row)}-{slug(cell.repeat.name)}-{identity.digest}.json"
@@ -160,15 +200,31 @@ def file_result(cell: Cell, identity: Identity, run: Path, folder: Path, kind: s
 
 
 def measure_cost(run: Path, burn_in: int) -> dict[str, float | None]:
-    """What a run took; see :class:`Result`. Lives that were killed have left nothing."""
-    lives = json.loads((run / COST).read_text(encoding="utf-8"))["lives"] if _has(run, COST) else []
+    """What a run took; see :class:`Result`. Lives that were killed have left nothing.
+
+    Raises:
+        ResultError: if what the run has left about it cannot be read.
+    """
+    lives = _lives(run / COST) if _has(run, COST) else []
     steps = read_series(run / METRICS).get("time") if _has(run, METRICS) else None
     times = [] if steps is None else _after(burn_in, steps.iterations, steps.values)
     return {
         "step_seconds": fmean(times) if times else None,
-        "cpu_seconds": sum(life["cpu_seconds"] for life in lives) if lives else None,
-        "peak_mib": max((life["peak_mib"] for life in lives), default=None),
+        "cpu_seconds": sum(cpu for cpu, _ in lives) if lives else None,
+        "peak_mib": max((peak for _, peak in lives), default=None),
     }
+
+
+def _lives(path: Path) -> list[tuple[float, float]]:
+    """CPU seconds and peak of memory of each."""
+    try:
+        lives = json.loads(path.read_text(encoding="utf-8"))["lives"]
+        return [(life["cpu_seconds"], life["peak_mib"]) for life in lives]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ResultError(
+            f"{path} does not say what the run took ({type(error).__name__}: {error}); move it "
+            "elsewhere"
+        ) from error
 
 
 def _after(burn_in: int, iterations: Sequence[int], values: Sequence[float]) -> list[float]:
@@ -180,13 +236,15 @@ def _has(run: Path, name: str) -> bool:
     return (run / name).is_file()
 
 
-def _last(path: Path, key: str, kind: str) -> dict[str, Any]:
+def _last(path: Path, key: str, kind: str, wanted: Sequence[str]) -> dict[str, Any]:
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))[key]
-        found: dict[str, Any] = [entry for entry in entries if entry["kind"] == kind][-1]
+        found = [entry for entry in entries if entry["kind"] == kind][-1]
+        return {name: found[name] for name in wanted}
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise ResultError(f"{path} names no {kind}: the run has not come to its end") from error
-    return found
+        raise ResultError(
+            f"{path} names no {kind} with its {', '.join(wanted)}: the run has not come to its end"
+        ) from error
 
 
 def _lines(content: Mapping[str, Any]) -> str:

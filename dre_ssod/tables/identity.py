@@ -78,6 +78,28 @@ class Identity:
         same_data = self.data == wanted.data if looked else self.sets == wanted.sets
         return self.version == wanted.version and same_data and not self.differing(wanted)
 
+    def names_other_sets_than(self, wanted: Identity) -> list[str]:
+        """The keys of DATASETS by which alone a result does not answer for a run.
+
+        None where anything else differs too. Sets that were moved are such, but so are other ones.
+        """
+        keys = self.sets.keys() | wanted.sets.keys()
+        others = sorted(k for k in keys if self.sets.get(k) != wanted.sets.get(k))
+        for key in others:
+            # No sets are none, whatever sets are called.
+            both = self.sets.get(key) and wanted.sets.get(key)
+            if key not in _NAMES or not both:
+                return []
+        same = self.version == wanted.version and not self.differing(wanted)
+        return others if same else []
+
+    def has_test_images_of(self, other: Identity) -> bool:
+        """Whether both are measured on the same images; by their names where nobody has looked."""
+        own, others = ((i.data or {}).get("test") for i in (self, other))
+        if own is None or others is None:
+            return bool(self.sets["TEST"] == other.sets["TEST"])
+        return own == others
+
     def differing(self, other: Identity) -> set[str]:
         """The settings that are not the same."""
         defaults = _defaults()
@@ -111,7 +133,9 @@ class Identity:
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-_SETS = ("TRAIN", "UNLABELED", "TEST", "LABELED_PERCENT", "LABELED_FOLD", "SPLIT_FILE")
+_NAMES = ("TRAIN", "UNLABELED", "TEST", "SPLIT_FILE")
+"""Keys of DATASETS that say where something lies."""
+_SETS = (*_NAMES, "LABELED_PERCENT", "LABELED_FOLD")
 
 
 @cache

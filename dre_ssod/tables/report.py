@@ -11,6 +11,7 @@ from tabulate import tabulate
 from dre_ssod.errors import printable
 from dre_ssod.tables.definition import Table
 from dre_ssod.tables.filed import Result, find_results
+from dre_ssod.tables.identity import Identity
 from dre_ssod.tables.statistics import Summary, paired_difference, reached_at, summarize
 
 MODELS = ("teacher", "student")
@@ -30,8 +31,8 @@ class Figure:
     Attributes:
         runs: percent, by name of the run.
         summary: over the runs; None without a run.
-        difference: to the reference row, over the runs that both have; None for the reference
-            itself, or without such runs.
+        difference: to the reference row, over the runs that both have and have measured on the same
+            images; None for the reference itself, or without such runs.
     """
 
     runs: dict[str, float]
@@ -49,11 +50,13 @@ class RowReport:
         x: where it stands there.
         figures: by model and metric.
         per_class: mean AP by model and class.
-        costs: means over the runs, by device that trained them and name (see
+        costs: means over the runs that trained a model, by device and name (see
             :class:`dre_ssod.tables.filed.Result`).
         commits: of the program in those runs; "changed" behind one whose files were not its own.
         missing: runs without a result.
         runs: of this row, with those that are missing.
+        unpaired: runs that are not compared with the reference's, which are measured on other
+            images.
     """
 
     name: str
@@ -65,16 +68,20 @@ class RowReport:
     commits: list[str]
     missing: list[str]
     runs: int
+    unpaired: list[str]
 
 
-def report_rows(table: Table, kept: Sequence[Result]) -> list[RowReport]:
+def report_rows(
+    table: Table, kept: Sequence[Result], looked: Mapping[str, Identity] | None = None
+) -> list[RowReport]:
     """The rows of a table.
 
     Args:
         kept: results of any tables; runs of this one that are not among them are missing.
+        looked: identities with data, by name of the cell; their results are found by that.
     """
     cells = table.cells()
-    found = find_results(kept, cells)
+    found = find_results(kept, cells, looked or {})
     results: dict[str, dict[str, Result]] = {name: {} for name in table.rows}
     missing: dict[str, list[str]] = {name: [] for name in table.rows}
     for cell in cells:
@@ -86,11 +93,14 @@ def report_rows(table: Table, kept: Sequence[Result]) -> list[RowReport]:
     base = results.get(table.reference, {})
     reports = []
     for name, own in results.items():
+        both = {run: base[run] for run in own if run in base and name != table.reference}
+        partners = {
+            run: result
+            for run, result in both.items()
+            if own[run].identity.has_test_images_of(result.identity)
+        }
         figures = {
-            model: {
-                metric: _figure(own, {} if name == table.reference else base, model, metric)
-                for metric in METRICS
-            }
+            model: {metric: _figure(own, partners, model, metric) for metric in METRICS}
             for model in MODELS
         }
         per_class = {model: _per_class(own.values(), model) for model in MODELS}
@@ -104,6 +114,7 @@ def report_rows(table: Table, kept: Sequence[Result]) -> list[RowReport]:
                 commits=commits,
                 missing=missing[name],
                 runs=len(own) + len(missing[name]),
+                unpaired=[run for run in both if run not in partners],
             )
         )
     return reports
@@ -148,10 +159,17 @@ def as_markdown(table: Table, rows: Sequence[RowReport], level: int = 1) -> str:
     unfinished = [f"{row.name} ({', '.join(row.missing)})" for row in rows if row.missing]
     if unfinished:
         parts.append(f"**Missing:** {'; '.join(map(printable, unfinished))}.")
+    unpaired = [f"{row.name} ({', '.join(row.unpaired)})" for row in rows if row.unpaired]
+    if unpaired:
+        parts.append(
+            f"**Not compared,** as *{table.reference}* is measured on other test images: "
+            f"{'; '.join(map(printable, unpaired))}."
+        )
     if any(len(row.missing) < row.runs for row in rows):
         for model in MODELS:
             parts += [f"{model.capitalize()}:", _model_table(table, rows, model)]
-        parts += ["Cost:", _cost_table(rows)]
+        costs = _cost_table(rows)
+        parts += ["Cost:", costs] if costs else []
         saved = _saved_table(rows)
         parts += (
             ["Where the first curve reaches the AP of a row of another:", saved] if saved else []
@@ -187,7 +205,9 @@ def _per_class(results: Iterable[Result], model: str) -> dict[str, float]:
 def _costs_by_device(results: Iterable[Result]) -> dict[str, dict[str, float]]:
     groups: dict[str, list[Result]] = {}
     for result in results:
-        groups.setdefault(result.device, []).append(result)
+        # To evaluate another run's model is no cost of training one.
+        if result.is_trained:
+            groups.setdefault(result.device, []).append(result)
     return {device: _costs(groups[device]) for device in sorted(groups)}
 
 
@@ -251,13 +271,13 @@ def difference_text(summary: Summary | None) -> str:
 
 
 def _cost_table(rows: Sequence[RowReport]) -> str:
-    """A line for each row and device; devices are not averaged."""
+    """A line for each row and device; devices are not averaged. "" where nothing was trained."""
     lines = [
         [row.name, device, *(_scaled(costs.get(name), scale) for name, scale in _COSTS.values())]
         for row in rows
         for device, costs in row.costs.items()
     ]
-    return markdown_table(lines, ["row", "trained on", *_COSTS])
+    return markdown_table(lines, ["row", "trained on", *_COSTS]) if lines else ""
 
 
 def _scaled(value: float | None, scale: float) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dre_ssod.errors import printable
 from dre_ssod.files import open_whole, write_text
-from dre_ssod.tables.definition import Cell, Table
+from dre_ssod.tables.definition import Cell, Table, TableError
 from dre_ssod.tables.filed import file_result, read_results
+from dre_ssod.tables.identity import Identity
 from dre_ssod.tables.plan import Plan, begun, identify, make_plan
 from dre_ssod.tables.plot import draw_curves, draw_rows
 from dre_ssod.tables.processes import Starter
@@ -20,7 +21,7 @@ from dre_ssod.tables.schedule import Job, RunFailedError, run_all
 
 def run_missing(
     table: Table, cells: Sequence[Cell], start: Starter, at_once: int, output: Path, results: Path
-) -> None:
+) -> dict[str, Identity]:
     """Run those of the cells that have no result, and report after each.
 
     They take over what runs of other cells of the table have left in ``output``.
@@ -30,9 +31,14 @@ def run_missing(
         output: for the folders of the runs, and the report.
         results: for results that are kept.
 
+    Returns:
+        The identities of these cells and of others that were looked at, with data, by name.
+
     Raises:
+        TableError: naming the rows that name no test set.
         RunFailedError: after all others have ended, if runs failed.
     """
+    _refuse_unmeasured(cells)
     logging.getLogger("dre_ssod").setLevel(logging.WARNING)
     chosen = {cell.name for cell in cells}
     others = [cell for cell in begun(table.cells(), output) if cell.name not in chosen]
@@ -43,17 +49,35 @@ def run_missing(
     def keep(job: Job) -> None:
         identity = identities[job.name]
         file_result(plan.missing[job.name], identity, job.folder, results, plan.kinds[job.name])
-        write_report(table, results, output)
+        write_report(table, results, output, identities)
 
     failed = run_all(plan.jobs, start, at_once, on_end=keep)
     if failed:
         words = "; ".join(f"{name}: {said}" for name, said in failed.items())
         raise RunFailedError(f"{len(failed)} run(s) failed, the same command tries again: {words}")
+    return identities
 
 
-def write_report(table: Table, folder: Path, output: Path) -> str:
-    """Write the three files of what is there; returns the Markdown."""
-    rows = report_rows(table, read_results(folder))
+def _refuse_unmeasured(cells: Sequence[Cell]) -> None:
+    """A run that measures nothing would leave no result, however long it takes."""
+    rows = dict.fromkeys(cell.row for cell in cells if not cell.cfg.DATASETS.TEST)
+    if rows:
+        raise TableError(
+            f"DATASETS.TEST is () in {', '.join(map(repr, rows))}: a table tells what its runs "
+            "reach on test images, so each row must name a set of them, in its config or 'set'"
+        )
+
+
+def write_report(
+    table: Table, folder: Path, output: Path, looked: Mapping[str, Identity] | None = None
+) -> str:
+    """Write the three files of what is there; returns the Markdown.
+
+    Args:
+        folder: of results.
+        looked: identities with data, by name of the cell; their results are found by that.
+    """
+    rows = report_rows(table, read_results(folder), looked)
     text = as_markdown(table, rows)
     write_text(output / f"{table.name}.md", text)
     write_text(output / f"{table.name}.json", json.dumps(as_data(table, rows), indent=1) + "\n")

@@ -63,11 +63,12 @@ def run_all(
 
     Args:
         at_once: runs at a time.
-        on_end: called after each run that came to its end.
+        on_end: called after each run that came to its end; one for which it raises a UserError has
+            failed.
         stop_at_failure: whether one failure ends the others.
 
     Returns:
-        The last words of each run that failed, by name.
+        The last words of each run that failed, or what ``on_end`` said of it, by name.
 
     Raises:
         RunFailedError: at the first failure, if it is to end the others.
@@ -91,14 +92,15 @@ def run_all(
                 if code is None:
                     continue
                 del running[name]
-                if code == 0:
-                    on_end(job)
+                said = last_words(job.folder) if code != 0 else _said_of_end(job, on_end)
+                if said is None:
                     continue
-                bar.fail(name, done[name], job.folder / CONSOLE)
-                failed[name] = last_words(job.folder)
+                where = f"see {job.folder / CONSOLE}"
+                bar.fail(name, done[name], where if code != 0 else said)
+                failed[name] = said
                 if stop_at_failure:
                     raise RunFailedError(
-                        f"the {name} run failed, see {job.folder / CONSOLE}: {failed[name]}"
+                        f"the {name} run failed, see {job.folder / CONSOLE}: {said}"
                     )
             bar.show(done, list(running) or list(done))
     finally:
@@ -114,6 +116,15 @@ def _begin(job: Job, start: Starter) -> Started:
     (job.folder / CONSOLE).touch()
     job.prepare()
     return start(job.words, job.folder)
+
+
+def _said_of_end(job: Job, on_end: Callable[[Job], None]) -> str | None:
+    """What keeps the end of a run from being one; None if nothing does."""
+    try:
+        on_end(job)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def _must_wait(
@@ -182,16 +193,17 @@ class Progress:
         self._bar.update(images - self._bar.n)
         self._bar.refresh()
 
-    def fail(self, name: str, done: int, console: Path) -> None:
+    def fail(self, name: str, done: int, why: str) -> None:
         """Say that a run has failed, and no longer count what it had left.
 
         Args:
             done: iterations that it has done.
+            why: or where that is said.
         """
         iterations, images = self._runs[name]
         self._runs[name] = (range(iterations.start, max(iterations.start, done)), images)
         self._total = self._bar.total = self._count()
-        tqdm.write(f"{name} failed after {counted(done, 'iteration')}, see {console}")
+        tqdm.write(f"{name} failed after {counted(done, 'iteration')}, {why}")
 
     def close(self) -> None:
         """Leave the bar as it is."""

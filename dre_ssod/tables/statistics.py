@@ -66,6 +66,8 @@ def reached_at(curve: Sequence[tuple[float, float]], value: float) -> float | No
     Returns:
         x; None where the curve begins above the value, or never reaches it.
     """
+    if curve and value < curve[0][1]:
+        return None
     for (x, y), (next_x, next_y) in pairwise(curve):
         if y <= value <= next_y and y < next_y:
             share = (value - y) / (next_y - y)

@@ -37,6 +37,9 @@ def test_the_command_line_comes_last(tmp_path: Path, write_table: WriteTable) ->
     write_table(set={"SOLVER.MAX_ITER": 7})
     table = read_table(tmp_path / "table.yaml", ["SOLVER.MAX_ITER", "8"])
     assert {cell.cfg.SOLVER.MAX_ITER for cell in table.cells()} == {8}
+    # Of SEED and the fold that which the table does not give its runs.
+    table = read_table(tmp_path / "table.yaml", ["SEED", "8"])
+    assert {cell.cfg.SEED for cell in table.cells()} == {8}
 
 
 def test_seeds_and_folds_go_in_pairs_and_the_first_of_each_row_comes_first(
@@ -98,6 +101,29 @@ def test_mistakes_are_named(tmp_path: Path, changes: dict[str, Any], said: str) 
     path.write_text(yaml.safe_dump({**CONTENT, **changes}, sort_keys=False))
     with pytest.raises(TableError, match=said) as error:
         read_table(path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "opts", "said"),
+    [
+        ({"seeds": [1, 2, 3]}, ["SEED", "7"], "the command line has SEED '7', but 'seeds' of"),
+        ({"set": {"DATASETS.LABELED_FOLD": 3}}, [], "'set' of the table has .*FOLD 3, but 'folds'"),
+        (
+            {"seeds": [1, 2, 3], "rows": {"plain": {}, "DRE": {"set": {"SEED": 9}}}},
+            [],
+            r"'set' of row 'DRE' has SEED 9, but 'seeds' of the table, \[1, 2, 3\], gives each run",
+        ),
+    ],
+)
+def test_what_each_run_has_of_its_own_is_not_set_for_all(
+    tmp_path: Path, changes: dict[str, Any], opts: list[str], said: str
+) -> None:
+    """It would be lost without a word."""
+    path = tmp_path / "table.yaml"
+    path.write_text(yaml.safe_dump({**CONTENT, **changes}, sort_keys=False))
+    with pytest.raises(TableError, match=said) as error:
+        read_table(path, opts)
     assert str(path) in str(error.value)
 
 

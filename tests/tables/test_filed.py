@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dre_ssod.tables.definition import Table
+from dre_ssod.tables.definition import Cell, Table
 from dre_ssod.tables.filed import (
     ResultError,
     file_result,
@@ -139,6 +139,89 @@ def test_costs_of_two_devices_are_not_averaged(write_table: WriteTable, tmp_path
     assert re.search(r"\| plain +\| GPU X +\| 0\.50 +\| 0\.10 +\| 1000 ", text)
 
 
+def test_what_evaluates_the_model_of_another_run_has_no_part_in_costs(
+    write_table: WriteTable, tmp_path: Path
+) -> None:
+    table = write_table(rows={"mixed": {}, "evaluated": {"set": {"SEED": 9}}}, reference="")
+    for cell in table.cells():
+        trained = cell.name == "mixed (fold 0)"
+        kind = "training" if trained else "evaluation"
+        folder = tmp_path / cell.name
+        leave_run(folder, {"teacher": 40.0, "student": 40.0}, kind=kind)
+        life = {"cpu_seconds": 3600.0 if trained else 36.0, "peak_mib": 1000.0 if trained else 10.0}
+        (folder / "cost.json").write_text(json.dumps({"lives": [life]}))
+        file_result(cell, Identity.of(cell.cfg), folder, tmp_path / "results", kind)
+    kept = read_results(tmp_path / "results")
+    mixed, evaluated = report_rows(table, kept)
+    assert mixed.costs == {"CPU": {"cpu_seconds": 3600.0, "peak_mib": 1000.0}}
+    assert evaluated.costs == {}
+    assert re.search(r"\| mixed +\| CPU +\| - +\| 1\.00 +\| 1000 ", as_markdown(table, [mixed]))
+    assert "Cost:" not in as_markdown(table, [evaluated])
+    # Results that do not say what they are of are of trainings.
+    origins = [{k: v for k, v in result.origin.items() if k != "kind"} for result in kept]
+    before = [replace(r, origin=origin) for r, origin in zip(kept, origins, strict=True)]
+    assert report_rows(table, before)[0].costs["CPU"]["cpu_seconds"] == pytest.approx(1224.0)
+
+
+def test_rows_on_other_test_images_are_not_subtracted(
+    write_table: WriteTable, tmp_path: Path
+) -> None:
+    held = {"plain": "t", "moved": "t", "other": "u"}
+    rows = {row: {"set": {"DATASETS.TEST": [f"voc://{row}"]}} for row in held}
+    table = write_table(rows=rows)
+    for cell in table.cells():
+        leave_run(tmp_path / cell.name, {"teacher": 40.0 + len(cell.row), "student": 1.0})
+        identity = Identity.of(cell.cfg, {"test": held[cell.row]})
+        file_result(cell, identity, tmp_path / cell.name, tmp_path / "results", "training")
+    kept = read_results(tmp_path / "results")
+    reports = report_rows(table, kept)
+    _, moved, other = (row.figures["teacher"]["AP"].difference for row in reports)
+    assert moved is not None
+    assert (moved.n, moved.mean) == (3, 0.0)
+    assert other is None
+    said = "**Not compared,** as *plain* is measured on other test images: other (fold 0, fold 1, "
+    assert f"{said}fold 2)." in as_markdown(table, reports)
+    # By their names, where nobody has looked.
+    unseen = [replace(r, identity=replace(r.identity, data=None)) for r in kept]
+    reports = report_rows(table, unseen)
+    assert [len(row.unpaired) for row in reports] == [0, 3, 3]
+    # Without a reference nothing is.
+    text = as_markdown(table, report_rows(replace(table, reference=""), kept))
+    assert "Not compared" not in text
+
+
+def test_results_are_found_by_what_the_sets_hold_where_somebody_has_looked(
+    write_table: WriteTable, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def named(place: str) -> list[Cell]:
+        return write_table(set={"DATASETS.TEST": [f"voc://{place}"]}).cells()
+
+    for cell in named("old"):
+        leave_run(tmp_path / cell.name, {"teacher": 1.0})
+        identity = Identity.of(cell.cfg, {"test": "t"})
+        file_result(cell, identity, tmp_path / cell.name, tmp_path / "results", "training")
+    kept, cells = read_results(tmp_path / "results"), named("new")
+    looked = identify(cells, lambda cfg: {"test": "t"})
+    with caplog.at_level("WARNING", logger="dre_ssod"):
+        assert find_results(kept, cells, looked).keys() == looked.keys()
+        assert caplog.text == ""
+        # By their names there are none, which is told.
+        assert find_results(kept, cells) == {}
+    assert "of sets of other names (by key of DATASETS): plain (fold 0) (TEST), DRE" in caplog.text
+    assert "run these rows without --report" in caplog.text
+    # Of cells that were looked at, what is there counts, whatever the newest results are of.
+    caplog.clear()
+    changed = identify(cells, lambda cfg: {"test": "u"}).values()
+    newer = [
+        replace(result, identity=identity, origin={**result.origin, "finished": "9999"})
+        for result, identity in zip(kept, changed, strict=True)
+    ]
+    part = {name: identity for name, identity in looked.items() if name.startswith("DRE")}
+    with caplog.at_level("WARNING", logger="dre_ssod"):
+        assert find_results([*kept, *newer], cells, part).keys() == part.keys()
+    assert "not counted: plain (fold 0), plain (fold 1), plain (fold 2). Run" in caplog.text
+
+
 def test_changed_settings_find_no_old_result(write_table: WriteTable, tmp_path: Path) -> None:
     file_all(write_table(), tmp_path)
     results = read_results(tmp_path / "results")
@@ -171,6 +254,14 @@ def test_a_run_without_an_end_has_no_result(write_table: WriteTable, tmp_path: P
         file_result(cell, identity, tmp_path, tmp_path / "results", "training")
     leave_run(tmp_path, {"teacher": 1.0}, kind="evaluation")
     with pytest.raises(ResultError, match="names no training"):
+        file_result(cell, identity, tmp_path, tmp_path / "results", "training")
+    # Nor has one whose files are of something else.
+    leave_run(tmp_path, {"teacher": 1.0})
+    (tmp_path / "cost.json").write_text('{"lives": [{}]}')
+    with pytest.raises(ResultError, match=r"cost\.json does not say what the run took"):
+        file_result(cell, identity, tmp_path, tmp_path / "results", "training")
+    (tmp_path / "run.json").write_text('{"runs": [{"kind": "training"}]}')
+    with pytest.raises(ResultError, match=r"run\.json names no training with its precision"):
         file_result(cell, identity, tmp_path, tmp_path / "results", "training")
     assert read_results(tmp_path / "results") == []
 

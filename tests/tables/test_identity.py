@@ -49,6 +49,33 @@ def test_files_and_places_do_not_matter() -> None:
     assert not moved.is_result_for(replace(wanted, data=None))
 
 
+def test_results_that_are_there_but_for_names_of_sets_are_known() -> None:
+    wanted = identity(DATASETS__TRAIN=("coco://a.json",), DATASETS__TEST=("voc://b",))
+    moved = identity(DATASETS__TRAIN=("coco://new/a.json",), DATASETS__TEST=("voc://b",))
+    assert moved.names_other_sets_than(wanted) == ["TRAIN"]
+    for other in (
+        wanted,
+        replace(moved, version="0.0"),
+        replace(moved, sets={**moved.sets, "LABELED_FOLD": 7}),
+        # Without test images nothing of the kind can have been moved.
+        replace(moved, sets={**moved.sets, "TEST": []}),
+        replace(moved, settings={**moved.settings, "SEED": 2}),
+    ):
+        assert other.names_other_sets_than(wanted) == []
+
+
+def test_test_images_are_known_by_what_they_hold_or_by_their_names() -> None:
+    own = identity(DATASETS__TEST=("voc://a",))
+    other = identity(DATASETS__TEST=("voc://b",))
+    assert own.has_test_images_of(other)
+    assert not own.has_test_images_of(replace(own, data={**DATA, "test": "c4"}))
+    # Others may have no unlabeled images.
+    assert own.has_test_images_of(replace(own, data={"labeled": "a1", "test": "c3"}))
+    for data in (None, {}):
+        assert own.has_test_images_of(replace(own, data=data))
+        assert not own.has_test_images_of(replace(other, data=data))
+
+
 def test_keys_of_a_later_version_count_where_they_are_not_at_their_default() -> None:
     wanted = identity()
     before = {k: v for k, v in wanted.settings.items() if k != "SSOD.PCV.ENABLED"}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dre_ssod.tables.filed import ResultError
 from dre_ssod.tables.processes import CONSOLE
 from dre_ssod.tables.schedule import Job, Progress, RunFailedError, iteration_of, run_all
 
@@ -114,6 +115,23 @@ def test_a_run_that_failed_is_not_shown_as_done(
     assert "training 70 %: other 6/10" in [line.partition(";")[0] for line in printed]
     assert printed[-1].startswith("training 100 %: ")
     assert not any("one 10/10" in line for line in printed)
+
+
+def test_an_end_that_cannot_be_used_is_a_failure_of_that_run_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse_one(job: Job) -> None:
+        if job.name == "one":
+            raise ResultError("results.json of one is empty")
+
+    fake = FakeRuns({"one": 1, "other": 5, "last": 1})
+    runs = jobs(tmp_path, "one", "other", "last")
+    failed = run_all(runs, fake, 2, on_end=refuse_one, poll_seconds=0.0)
+    assert failed == {"one": "results.json of one is empty"}
+    assert fake.events[-1] == "end other"
+    assert "end last" in fake.events
+    said = "one failed after 10 iterations, results.json of one is empty"
+    assert said in capsys.readouterr().out.splitlines()
 
 
 def test_a_failure_may_end_the_others_and_says_why(tmp_path: Path) -> None:

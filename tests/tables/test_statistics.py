@@ -51,3 +51,10 @@ def test_a_curve_is_read_off_between_its_points_in_the_logarithm_of_x() -> None:
     # Where it falls, the first time counts.
     assert reached_at([(1.0, 3.0), (2.0, 1.0), (4.0, 5.0)], 3.0) == pytest.approx(2.0**1.5)
     assert reached_at([], 3.0) is None
+
+
+def test_a_curve_that_begins_above_a_value_has_not_reached_it() -> None:
+    """Also where it falls below it later."""
+    curve = [(1.0, 50.0), (10.0, 40.0), (100.0, 60.0)]
+    assert reached_at(curve, 45.0) is None
+    assert reached_at(curve, 55.0) == pytest.approx(10.0**1.75)

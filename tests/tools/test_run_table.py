@@ -34,6 +34,7 @@ class Starter:
     def __init__(self) -> None:
         self.started: list[str] = []
         self.failing = ""
+        self.leaving_nothing = ""
 
     def __call__(self, words: list[str], folder: Path) -> Ended:
         self.started.append(folder.name.rpartition("-")[0])
@@ -43,6 +44,8 @@ class Starter:
         if name == self.failing:
             (folder / "console.txt").write_text("its last words")
             return Ended(1)
+        if name == self.leaving_nothing:
+            return Ended(0)
         leave_run(folder, {"teacher": AP[name] + config["SEED"], "student": 1.0})
         return Ended(0)
 
@@ -103,6 +106,73 @@ def test_a_table_runs_what_is_missing_and_reports(
     assert "Differences are to *second*" in capsys.readouterr().out
     assert "-4.0 [-4.0, -4.0], n 2" in (output / "mine.md").read_text()
     assert len(starter.started) == 7
+
+
+def test_a_row_without_a_test_set_is_refused_before_anything_runs(
+    tool: ModuleType,
+    table: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    starter = Starter()
+    monkeypatch.setattr("dre_ssod.tables.processes.LocalStarter", lambda *args: starter)
+    content = yaml.safe_load(table.read_text())
+    content["rows"]["second"]["set"]["DATASETS.TEST"] = []
+    table.write_text(yaml.safe_dump(content, sort_keys=False))
+    words = [str(table), "--output", str(tmp_path / "out")]
+    assert tool.run(words) == 2
+    assert "DATASETS.TEST is () in 'second': a table tells" in capsys.readouterr().err
+    assert starter.started == []
+    assert tool.run([*words, "--row", "first", "--run", "seed 1"]) == 0
+    assert starter.started == ["first_seed_1"]
+
+
+def test_a_run_without_a_result_does_not_stop_the_others(
+    tool: ModuleType,
+    table: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    starter = Starter()
+    starter.leaving_nothing = "first"
+    monkeypatch.setattr("dre_ssod.tables.processes.LocalStarter", lambda *args: starter)
+    assert tool.run([str(table), "--output", str(tmp_path / "out")]) == 2
+    assert len(starter.started) == 4
+    said = " ".join(capsys.readouterr().err.split())
+    assert "2 run(s) failed" in said
+    assert "first (seed 1): " in said
+    assert "results.json names no training" in said
+    assert len(list((tmp_path / "out" / "results").glob("*.json"))) == 2
+
+
+def test_data_that_were_moved_have_their_results(
+    tool: ModuleType,
+    table: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    starter = Starter()
+    monkeypatch.setattr("dre_ssod.tables.processes.LocalStarter", lambda *args: starter)
+    words = [str(table), "--output", str(tmp_path / "out")]
+    assert tool.run(words) == 0
+    (tmp_path / "data").rename(tmp_path / "moved")
+    base = tmp_path / "base.yaml"
+    base.write_text(base.read_text().replace(str(tmp_path / "data"), str(tmp_path / "moved")))
+    capsys.readouterr()
+    assert tool.run(words) == 0
+    assert len(starter.started) == 4
+    told = capsys.readouterr().out
+    assert "4 of 4 results are there." in told
+    assert "Missing" not in told
+    # Nobody looks at the data.
+    with caplog.at_level("WARNING", logger="dre_ssod"):
+        assert tool.run([*words, "--report"]) == 0
+    assert "**Missing:** first" in capsys.readouterr().out
+    assert "first (seed 1) (TEST, TRAIN, UNLABELED), second (seed 1)" in caplog.text
 
 
 @pytest.mark.parametrize("option", ["--row", "--reference"])
