@@ -153,13 +153,13 @@ def run_on_video(args: argparse.Namespace) -> Results:
             path = written.path_for(target)
         video = VideoReader(source)
         detector = build_detector(args)
-        writer = until.enter_context(VideoWriter(path or Path(), video.fps))
+        writer = until.enter_context(VideoWriter(path, video.fps)) if path else None
         for number, frame in enumerate(
             tqdm(video, total=video.frames or None, unit="frame"), start=1
         ):
             found = detector.detect(frame)
             results += detector.results(found, number, source.name)
-            if path is not None:
+            if writer is not None:
                 writer.write(detector.draw(frame, found))
     print(f"{len(results)} detections on {number} of {video.frames or 'unknown'} frames")
     if path is not None:

@@ -4,9 +4,10 @@
     python tools/plot_run.py output/run output/other --output comparison
     python tools/plot_run.py output/run output/other --output comparison --found 3
 
-Writes comparison/runs.png and comparison/runs.md, and prints the table. --found also draws, in
-comparison/found.jpg, what the teachers of the last checkpoints find and miss, on the test images
-where the last run finds most objects more than the first, and counts them over all images.
+Writes comparison/runs.png and comparison/runs.md, and prints the table; below it stands what keeps
+the runs from being compared, such as different test data, as far as run.json tells. --found also
+draws, in comparison/found.jpg, what the teachers of the last checkpoints find and miss, on the test
+images where the last run finds most objects more than the first, and counts them over all images.
 """
 
 from __future__ import annotations
@@ -42,12 +43,13 @@ def main(args: argparse.Namespace) -> None:
     """Read, draw, tabulate."""
     from tabulate import tabulate
 
+    from dre_ssod.errors import printable
     from dre_ssod.files import open_whole, write_text
     from dre_ssod.inspection.panels import write_picture
     from dre_ssod.inspection.run_plots import draw_runs
     from dre_ssod.report.comparison import draw_comparison
     from dre_ssod.report.examined import examine_run
-    from dre_ssod.report.folders import read_folders
+    from dre_ssod.report.folders import notices_of, read_folders
     from dre_ssod.runs.history import comparison, read_runs
     from dre_ssod.stores import any_folder, delivered_folder
 
@@ -58,8 +60,10 @@ def main(args: argparse.Namespace) -> None:
             draw_runs(runs).savefig(picture, format="png", dpi=110)
         header, rows = comparison(runs)
         table = tabulate(rows, headers=header, tablefmt="github", floatfmt=".2f", missingval="")
-        write_text(folder / "runs.md", table + "\n")
-        print(table)
+        said = [f"Notice: {printable(notice)}" for notice in notices_of(runs, args.runs)]
+        text = "\n\n".join([table, *said])
+        write_text(folder / "runs.md", text + "\n")
+        print(text)
         if args.found:
             examined = {
                 run.name: examine_run(run, "teacher", with_sigma=False)

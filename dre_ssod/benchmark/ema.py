@@ -33,7 +33,7 @@ def benchmark_ema(cfg: CfgNode, rounds: int) -> Report:
     return Report(
         "ema",
         settings,
-        machine(),
+        machine(student.device),
         [
             Row.milliseconds("EMA of all tensors", timings["update"]),
             Row.milliseconds("lerp_ over one flat buffer", timings["flat"]),

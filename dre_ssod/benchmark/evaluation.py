@@ -57,7 +57,7 @@ def benchmark_evaluation(cfg: CfgNode, rounds: int, images: int) -> Report:
         "rounds": rounds,
     }
     versions: dict[str, str | int] = {name: version(name) for name in timings}
-    return _report(settings, machine() | versions, timings, last)
+    return _report(settings, machine("cpu") | versions, timings, last)
 
 
 def _truth(cfg: CfgNode, images: int) -> tuple[dict[str, Any], str]:

@@ -38,7 +38,7 @@ def benchmark_formats(cfg: CfgNode, rounds: int) -> Report:
             "the quickest": quickest,
             "rounds": rounds,
         },
-        machine(),
+        machine(plain.step.device),
         rows,
         [
             Goal(

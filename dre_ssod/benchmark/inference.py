@@ -114,7 +114,7 @@ def benchmark_inference(cfg: CfgNode, rounds: int, images: int, batch: int) -> R
         "weights": cfg.MODEL.WEIGHTS or "random",
         "rounds": rounds,
     }
-    report = Report("inference", settings, machine())
+    report = Report("inference", settings, machine(ours.device))
     report.rows = [Row.milliseconds(names[key], timing, count) for key, timing in timings.items()]
     over_single = ratio(timings["batches"], timings["one by one"])
     report.rows.append(Row("batches over one by one", over_single, ""))

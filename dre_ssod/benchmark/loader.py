@@ -81,7 +81,7 @@ def benchmark_loader(cfg: CfgNode, rounds: int, images: int) -> Report:
             "short sides": tuple(cfg.INPUT.MIN_SIZE_TRAIN),
             "rounds": rounds,
         },
-        machine(),
+        machine("cpu"),
         rows,
         [Goal("weak and strong view, per image", rows[0].value, MAX_MILLISECONDS, "ms")],
     )
@@ -117,7 +117,7 @@ def benchmark_growth(entries: int, workers: int) -> Report:
     return Report(
         "growth",
         {"entries": entries, "workers": workers},
-        machine(),
+        machine("cpu"),
         [
             Row("list of names", listed - start, "s"),
             Row("draw of a split", drawn - listed, "s"),
@@ -162,7 +162,7 @@ def benchmark_sources(names: Sequence[str], rounds: int, images: int) -> Report:
             f"{name}: again", count / timing.median, "images / s", (count / high, count / low)
         )
         rows.append(row)
-    return Report("sources", {"images": images, "rounds": rounds}, machine(), rows)
+    return Report("sources", {"images": images, "rounds": rounds}, machine("cpu"), rows)
 
 
 def _read_all(records: Sequence[dict[str, Any]]) -> None:
@@ -199,7 +199,7 @@ def benchmark_shard_growth(entries: int, workers: int, folder: Path) -> Report:
     return Report(
         "growth",
         {"entries": len(pool), "shards": len(places), "workers": workers},
-        machine(),
+        machine("cpu"),
         [
             Row("index opened", listed - start, "s"),
             Row(f"{len(known)} known images left out, the rest described", described - listed, "s"),

@@ -168,7 +168,7 @@ def benchmark_step(cfg: CfgNode, rounds: int) -> Report:
             "autocast": str(parts.step.settings.autocast_dtype),
             "rounds": rounds,
         },
-        machine(),
+        machine(device),
         [Row.milliseconds(name, timing) for name, timing in timings.items()],
         [
             Goal(

@@ -82,14 +82,18 @@ def add(*timings: Timing) -> Timing:
     return Timing(tuple(sum(row) for row in rows))
 
 
-def machine() -> dict[str, str | int]:
-    """What the figures depend on: processor, threads, versions, device."""
+def machine(device: torch.device | str | None = None) -> dict[str, str | int]:
+    """What the figures depend on: processor, threads, versions, device.
+
+    Args:
+        device: that is measured; None for a GPU where there is one.
+    """
     return {
         "processor": _processor(),
         "cores": os.cpu_count() or 0,
         "torch_threads": torch.get_num_threads(),
         "opencv_threads": cv2.getNumThreads(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": _name_of(device),
         "system": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -97,6 +101,13 @@ def machine() -> dict[str, str | int]:
         "numpy": np.__version__,
         "opencv": cv2.__version__,
     }
+
+
+def _name_of(device: torch.device | str | None) -> str:
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    is_gpu = torch.device(device).type == "cuda"
+    return torch.cuda.get_device_name(device) if is_gpu else str(device)
 
 
 def _processor() -> str:

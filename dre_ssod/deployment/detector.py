@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 ImageOrFile = str | os.PathLike[str] | Image
 """A file, or an array (H, W, 3) uint8."""
+_NOT_SEVERAL = (str, bytes, os.PathLike, np.ndarray, torch.Tensor, Mapping)
+"""What can be gone through, and is still no collection of images."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +128,11 @@ class Detector:
         check_score(self.cfg, "min_score", min_score)
         if channels not in ("BGR", "RGB"):
             raise ConfigError(f"channels is {channels!r}; it must be 'BGR' or 'RGB'")
-        if isinstance(images, str | os.PathLike | np.ndarray):
-            return self._named(self.instances(images, channels), min_score)
-        return [self._named(self.instances(image, channels), min_score) for image in images]
+        if isinstance(images, Iterable) and not isinstance(images, _NOT_SEVERAL):
+            return [self._named(self.instances(image, channels), min_score) for image in images]
+        # One image, or whatever else it is: what cannot be used is refused where it is read.
+        one: Any = images
+        return self._named(self.instances(one, channels), min_score)
 
     @torch.no_grad()
     def instances(self, image: ImageOrFile, channels: str = "BGR") -> Instances:
@@ -184,7 +188,7 @@ def load(
 
     Args:
         path: a checkpoint (.pth), or the folder of a run: of that ``model_final.pth``, or the
-            newest where the run is not done.
+            newest where the run is not done, or has gone on since.
         model: "teacher" or "student".
         device: such as "cpu" or "cuda:1"; by default a GPU where there is one.
         config_file: in place of the checkpoint's settings. Where it has none, as those of version

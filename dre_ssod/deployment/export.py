@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.export import TracingAdapter
@@ -124,7 +125,8 @@ class Agreement(NamedTuple):
     """How an exported model and the eager one agree.
 
     Attributes:
-        worst: the largest absolute difference of boxes and sigma, in pixels, scores and quality.
+        worst: the largest absolute difference of boxes and sigma, in pixels, scores and quality;
+            NaN where either has a value that is none.
         detections: of the eager model.
         images: that were compared.
         alone: detections of either that the other has not.
@@ -182,7 +184,8 @@ def largest_differences(
                 value = value.tensor if isinstance(value, Boxes) else value
                 difference = (found[field][there[there >= 0]] - value[there >= 0]).abs()
                 largest = float(difference.max()) if difference.numel() else 0.0
-                worst[name] = max(worst.get(name, 0.0), largest)
+                # Unlike max(), it keeps NaN.
+                worst[name] = float(np.maximum(worst.get(name, 0.0), largest))
     if alone > max_alone * total:
         raise ExportError(
             f"{alone} of {total} detections of the exported model and of the model, on "

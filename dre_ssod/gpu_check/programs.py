@@ -26,7 +26,7 @@ IMAGES = "sample://labeled"
 
 def environment(setting: Setting) -> Iterator[Finding]:
     """The machine; and the images of the other steps are drawn."""
-    for name, value in machine().items():
+    for name, value in machine(setting.device).items():
         yield Fact(name, value)
     if setting.on_gpu:
         properties = torch.cuda.get_device_properties(0)

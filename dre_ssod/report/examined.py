@@ -151,7 +151,7 @@ def examine_run(
         sigma = _sigma(sets, found)
     notices = [f"{run.name}: detections were made with {' '.join(opts)}."] if opts else []
     for row in rows:
-        notices += _contradictions(run, model, checkpoint.iteration, row, sets[row.name], len(rows))
+        notices += _contradictions(run, model, checkpoint.iteration, row, sets[row.name])
     return ExaminedRun(
         run=run,
         model=model,
@@ -253,7 +253,6 @@ def _contradictions(
     iteration: int,
     row: DatasetRow,
     tested: ExaminedSet,
-    number_of_sets: int,
 ) -> list[str]:
     """Where data or AP are not those that the run has recorded."""
     recorded = run.set_of("test", row.name)
@@ -268,9 +267,7 @@ def _contradictions(
             f"{run.name}: {row.name} has changed since the run; its curves are of the former data, "
             "its detections of the present ones."
         )
-    dataset = row.name if number_of_sets > 1 else ""
-    series = run.history.find(metric_name(model, dataset, "AP"))
-    known = dict(zip(series.iterations, series.values, strict=True)) if series else {}
+    known = _recorded_ap(run, model, row.name)
     ap = tested.precision.overall[0]
     if iteration not in known:
         found.append(
@@ -283,4 +280,14 @@ def _contradictions(
             f"{known[iteration]:.2f} at iteration {iteration}: data, program, settings or the "
             "checkpoint are not those of then."
         )
+    return found
+
+
+def _recorded_ap(run: RunFolder, model: str, name: str) -> dict[int, float]:
+    """AP on a test set by iteration; its figures bear no name where it was the only one."""
+    tested = [[r["name"] for r in e["datasets"] if r["role"] == "test"] for e in run.trainings]
+    found: dict[int, float] = {}
+    for dataset in ["", name] if [name] in tested else [name]:
+        if series := run.history.find(metric_name(model, dataset, "AP")):
+            found |= zip(series.iterations, series.values, strict=True)
     return found

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ _OF_A_START = (
     *("started", "command", "seed", "weights", "world_size", "precision", "machine", "versions"),
     *("git", "datasets"),
 )
-_OF_A_SET = ("role", "name", "images", "boxes", "classes", "content")
+_COMPARED = ("role", "name", "content")
+_OF_A_SET = (*_COMPARED, "images", "boxes", "classes")
 _OF_AN_EVALUATION = ("kind", "finished")
+Starts = Mapping[str, Sequence[dict[str, Any]]]
+"""Entries of ``run.json`` about trainings, at least one, by the name of the run."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +79,9 @@ def read_folders(paths: Sequence[Path]) -> list[RunFolder]:
 
 
 def _read_folder(path: Path, history: RunHistory) -> RunFolder:
-    trainings = [e for e in _entries(path / STARTS, "runs") if e.get("kind") == "training"]
-    if not trainings:
-        raise RunError(f"{path / STARTS} tells of no training; name the OUTPUT_DIR of a training")
+    trainings = _trainings(path / STARTS, _OF_A_START, _OF_A_SET)
     results = path / RESULTS
     evaluations = _entries(results, "evaluations") if results.is_file() else []
-    _check(path / STARTS, trainings, _OF_A_START)
-    _check(path / STARTS, [row for e in trainings for row in e["datasets"]], _OF_A_SET)
     _check(results, evaluations, _OF_AN_EVALUATION)
     cfg = read_config(str(path / CONFIG))
     return RunFolder(
@@ -93,6 +93,18 @@ def _read_folder(path: Path, history: RunHistory) -> RunFolder:
         settings={key: str(value) for key, value in leaves(cfg)},
         method=method_class(cfg).__name__,
     )
+
+
+def _trainings(
+    path: Path, of_a_start: Sequence[str], of_a_set: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Entries of a ``run.json`` about trainings, with what is needed of each and of its sets."""
+    trainings = [e for e in _entries(path, "runs") if e.get("kind") == "training"]
+    if not trainings:
+        raise RunError(f"{path} tells of no training; name the OUTPUT_DIR of a training")
+    _check(path, trainings, of_a_start)
+    _check(path, [row for e in trainings for row in e["datasets"]], of_a_set)
+    return trainings
 
 
 def _entries(path: Path, key: str) -> list[dict[str, Any]]:
@@ -187,35 +199,61 @@ def config_differences(runs: Sequence[RunFolder]) -> dict[str, list[str]]:
 
 def notices(runs: Sequence[RunFolder]) -> list[str]:
     """What keeps figures on the page from being compared, or from meaning what they seem to."""
-    return [*_changes_within(runs), *_differences_between(runs)]
+    return _notices({run.name: run.trainings for run in runs})
 
 
-def _changes_within(runs: Sequence[RunFolder]) -> Iterator[str]:
-    for run in runs:
-        for number, (one, other) in enumerate(
-            zip(run.trainings, run.trainings[1:], strict=False), start=1
-        ):
+def notices_of(histories: Sequence[RunHistory], paths: Sequence[Path]) -> list[str]:
+    """The :func:`notices` about runs of which no more is known than their figures.
+
+    A folder without ``run.json`` is passed over; of one that cannot be read it is said.
+
+    Args:
+        paths: of the folders of the runs, one for each.
+    """
+    starts, unknown = {}, []
+    for history, path in zip(histories, paths, strict=True):
+        if (path / STARTS).is_file():
+            try:
+                starts[history.name] = _trainings(path / STARTS, ("datasets",), _COMPARED)
+            except RunError as error:
+                unknown.append(f"{history.name}: its data could not be compared: {error}.")
+    return [*_notices(starts), *unknown]
+
+
+def _notices(starts: Starts) -> list[str]:
+    return [*_changes_within(starts), *_differences_between(starts)]
+
+
+def _changes_within(starts: Starts) -> Iterator[str]:
+    for name, trainings in starts.items():
+        for number, (one, other) in enumerate(pairwise(trainings), start=1):
             if changed := _roles_that_differ(one["datasets"], other["datasets"]):
                 yield (
-                    f"{run.name}: its {' and '.join(changed)} data changed between start {number} "
+                    f"{name}: its {' and '.join(changed)} data changed between start {number} "
                     f"and start {number + 1}; its curves are not of one data set."
                 )
 
 
-def _differences_between(runs: Sequence[RunFolder]) -> Iterator[str]:
-    first, *others = runs
-    for other in others:
-        changed = _roles_that_differ(first.sets, other.sets)
+def _differences_between(starts: Starts) -> Iterator[str]:
+    """Between the first run and each of the others, by the sets of their last starts."""
+    sets = [(name, trainings[-1]["datasets"]) for name, trainings in starts.items()]
+    for name, rows in sets[1:]:
+        first, first_rows = sets[0]
+        changed = _roles_that_differ(first_rows, rows)
         if "test" in changed:
             yield (
-                f"{first.name} and {other.name} were tested on different data: their AP cannot be "
-                "compared."
+                f"{first} and {name} were tested on different data: their AP cannot be compared. "
+                f"{_tested(first, first_rows)}; {_tested(name, rows)}."
             )
         if "labeled" in changed:
             yield (
-                f"{first.name} and {other.name} had different labels to train on: a difference in "
+                f"{first} and {name} had different labels to train on: a difference in "
                 "AP is not one of the methods alone."
             )
+
+
+def _tested(name: str, rows: Sequence[dict[str, Any]]) -> str:
+    return f"{name}: {', '.join(row['name'] for row in rows if row['role'] == 'test')}"
 
 
 def _roles_that_differ(one: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import cv2
@@ -43,6 +44,19 @@ def test_ema(cfg: CfgNode) -> None:
     assert report.settings["rounds"] == 2
     assert all(row.value > 0 for row in report.rows)
     assert [goal.bound for goal in report.goals] == [1.3]
+
+
+@pytest.mark.parametrize("name", ["ema", "step", "formats", "inference", "loader", "evaluation"])
+def test_the_device_of_the_config_is_reported(
+    name: str, cfg: CfgNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module(f"dre_ssod.benchmark.{name}")
+    more = {"inference": (1, 1), "loader": (1,), "evaluation": (2,)}.get(name, ())
+    monkeypatch.setattr(module, "machine", lambda device: {"device": str(device)})
+    monkeypatch.setattr("dre_ssod.benchmark.step._over_mean_teacher", lambda *_: Goal("", 1.0, 1.0))
+    monkeypatch.setattr("dre_ssod.benchmark.step._add_waits", lambda *_: None)
+    report = getattr(module, f"benchmark_{name}")(cfg, 1, *more)
+    assert report.machine["device"] == "cpu"
 
 
 def test_the_loader_measures_each_image_once_a_view(cfg: CfgNode) -> None:

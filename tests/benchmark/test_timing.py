@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+import torch
 
 from dre_ssod.benchmark import timing
 from dre_ssod.benchmark.timing import Timing, add, interleave, machine, ratio
@@ -39,3 +40,12 @@ def test_medians_quartiles_and_ratios() -> None:
 
 def test_the_machine_names_what_figures_depend_on() -> None:
     assert {"processor", "torch_threads", "device", "torch", "opencv"} <= machine().keys()
+
+
+def test_the_device_that_is_measured_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {"cuda": "first GPU", "cuda:1": "second GPU"}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: names[str(device)])
+    assert machine("cpu")["device"] == machine(torch.device("cpu"))["device"] == "cpu"
+    assert machine(torch.device("cuda:1"))["device"] == "second GPU"
+    assert machine()["device"] == "first GPU"

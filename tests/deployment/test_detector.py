@@ -79,7 +79,8 @@ def test_three_lines_find_what_detectron2_finds(
     Image.fromarray(pixels).save(tmp_path / "x.png")
     others = [detector(str(tmp_path / "x.png"), 0.3), detector(pixels, 0.3, channels="RGB")]
     others += detector([tmp_path / "x.png", str(tmp_path / "x.png")], 0.3)
-    assert len(others) == 4
+    others += detector(tmp_path.glob("*.png"), 0.3)
+    assert len(others) == 5
     for other in others:
         assert np.array_equal(other.boxes, found.boxes)
     assert detector([]) == []
@@ -134,6 +135,11 @@ def test_supervision_is_asked_for_where_it_is_missing(
         (np.zeros((3, 8, 8), np.uint8), "of shape (3, 8, 8)"),
         (np.zeros((8, 8, 4), np.uint8), "of shape (8, 8, 4)"),
         (np.zeros((0, 8, 3), np.uint8), "of shape (0, 8, 3)"),
+        (Image.new("RGB", (8, 8)), "Image: an image is a file name, or a NumPy array"),
+        (torch.zeros(8, 8, 3), "Tensor: an image is a file name"),
+        (b"photo.jpg", "bytes: an image is a file name"),
+        ({"image": "photo.jpg"}, "dict: an image is a file name"),
+        (None, "NoneType: an image is a file name"),
         ([torch.zeros(8, 8, 3)], "Tensor: an image is a file name, or a NumPy array"),
         ("/missing.jpg", "/missing.jpg"),
     ],

@@ -137,6 +137,28 @@ def test_a_model_that_differs_is_told_by_how_much() -> None:
         largest_differences(model, traced, images()[:1])
 
 
+@pytest.mark.parametrize(
+    ("field", "name"),
+    [("scores", "scores"), ("pred_boxes_sigma", "sigma"), ("localization_quality", "quality")],
+)
+def test_what_is_not_a_number_is_no_agreement(field: str, name: str) -> None:
+    model, traced = traced_with()
+    first = iter([True])
+
+    def broken_once(found: dict[str, Tensor]) -> dict[str, Tensor]:
+        value = found[field].clone()
+        if next(first, False):
+            value.flatten()[0] = torch.nan
+        return found | {field: value}
+
+    worst, *_ = largest_differences(model, Altered(traced, broken_once), images()[:2])
+    assert [known for known, value in worst.items() if not value <= 1e-4] == [name]
+    # Boxes of which nothing is known have no counterpart.
+    lost = Altered(traced, lambda found: found | {"pred_boxes": found["pred_boxes"] * torch.nan})
+    with pytest.raises(ExportError, match="are not found by the other"):
+        largest_differences(model, lost, images()[:1])
+
+
 class Altered:
     """An exported model whose detections are changed before they are compared."""
 

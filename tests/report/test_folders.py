@@ -91,6 +91,7 @@ def test_different_data_are_said() -> None:
     other = folder("b", entry(contents={"test": "other", "labeled": "others"}))
     tested, labeled = notices([folder("a"), other])
     assert "a and b were tested on different data" in tested
+    assert tested.endswith("a: test_set; b: test_set.")
     assert "different labels" in labeled
     # Unlabeled images are what runs with and without them differ in.
     assert notices([folder("a"), folder("b", entry(contents={"unlabeled": "more"}))]) == []

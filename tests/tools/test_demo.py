@@ -133,6 +133,17 @@ def test_a_video_becomes_a_video(
     assert run(tool, model, "--video-input", str(source), "--output", str(tmp_path)) == 2
 
 
+def test_of_a_video_the_detections_alone_can_be_written(
+    tool: ModuleType, model: Path, tmp_path: Path
+) -> None:
+    source, found = tmp_path / "clip.mp4", tmp_path / "found.json"
+    with VideoWriter(source, 10.0) as writer:
+        writer.write(np.full((*SIZE, 3), 40, np.uint8))
+    assert run(tool, model, "--video-input", str(source), "--json", str(found)) == 0
+    assert {r["file_name"] for r in json.loads(found.read_text())} == {"clip.mp4"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "found.json"]
+
+
 def test_classes_that_cannot_be_looked_up_are_asked_for(
     tool: ModuleType, model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

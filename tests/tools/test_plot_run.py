@@ -29,6 +29,30 @@ def test_a_picture_and_a_table(
     assert not (tmp_path / "out" / "found.jpg").exists()
 
 
+def test_runs_that_cannot_be_compared_are_named(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "two", "three", "four"):
+        (tmp_path / name).mkdir()
+        line = {"iteration": 9, "teacher/bbox/AP": 12.0}
+        (tmp_path / name / "metrics.json").write_text(json.dumps(line) + "\n")
+    for name in ("one", "two"):
+        row = {"role": "test", "name": f"set_{name}", "content": name}
+        record = {"runs": [{"kind": "training", "datasets": [row]}]}
+        (tmp_path / name / "run.json").write_text(json.dumps(record))
+    (tmp_path / "three" / "run.json").write_text("{")
+    folders = [str(tmp_path / name) for name in ("one", "two", "three", "four")]
+    assert tool.run([*folders, "--output", str(tmp_path / "out")]) == 0
+    written = (tmp_path / "out" / "runs.md").read_text()
+    assert written in capsys.readouterr().out
+    *_, different, unknown = filter(None, written.splitlines())
+    assert different.startswith("Notice: one and two were tested on different data: their AP")
+    assert "one: set_one; two: set_two" in different
+    assert unknown.startswith("Notice: three: its data could not be compared")
+    assert tool.run([*folders[1:], "--output", str(tmp_path / "other")]) == 0
+    assert "different data" not in capsys.readouterr().out
+
+
 def test_what_is_no_run_is_refused_in_words(
     tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

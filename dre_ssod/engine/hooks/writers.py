@@ -26,12 +26,13 @@ class FigurePrinter(EventWriter):
     """Prints the figures that tell whether semi-supervised training works, below the loss line."""
 
     def write(self) -> None:
-        """Print the median of each figure over the last iterations."""
-        latest = get_event_storage().latest_with_smoothing_hint(WINDOW)
+        """Print the median of each figure over the last iterations, if they had it."""
+        storage = get_event_storage()
+        latest = storage.latest_with_smoothing_hint(WINDOW)
         figures = [
             f"{name.removeprefix(PREFIX)}: {value:.4g}"
-            for name, (value, _) in sorted(latest.items())
-            if name.startswith(PREFIX)
+            for name, (value, at) in sorted(latest.items())
+            if name.startswith(PREFIX) and at > storage.iter - WINDOW
         ]
         if figures:
             logger.info("  ssod  %s", "  ".join(figures))

@@ -137,3 +137,21 @@ def test_the_printer_shows_the_median_of_the_figures_only(
             storage.put_scalars(**{"ssod/sigma": value, "total_loss": 9.0, "ssod/a": 0.123456})
         printer.write()
     assert [r.getMessage() for r in caplog.records] == ["  ssod  a: 0.1235  sigma: 2"]
+
+
+def test_the_printer_leaves_out_what_the_last_iterations_had_not(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("dre_ssod"), "propagate", True)
+    printer = FigurePrinter()
+    with EventStorage(0) as storage, caplog.at_level("INFO", "dre_ssod"):
+        for iteration in range(2 * WINDOW):
+            storage.iter = iteration
+            storage.put_scalars(**{"ssod/a": 1.0})
+            if iteration < WINDOW:
+                storage.put_scalars(**{"ssod/pseudo_score": 0.9})
+            if iteration in (WINDOW - 1, 2 * WINDOW - 2, 2 * WINDOW - 1):
+                printer.write()
+    # Of the last but one, the figures go back to the last one that had the score.
+    both = "  ssod  a: 1  pseudo_score: 0.9"
+    assert [r.getMessage() for r in caplog.records] == [both, both, "  ssod  a: 1"]

@@ -1,0 +1,62 @@
+"""What a run has recorded of its test sets, against what is found on them now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+
+from dre_ssod.report.examined import _contradictions
+from dre_ssod.runs.history import RunHistory, Series
+from dre_ssod.runs.sets import DatasetRow
+from tests.report.test_folders import entry, folder
+from tests.report.test_gallery import with_mistakes
+
+AP = 30.0
+ALONE, ONE, TWO = "teacher/bbox/AP", "teacher/one/bbox/AP", "teacher/two/bbox/AP"
+
+
+def said_of(
+    name: str, starts: list[tuple[str, ...]], recorded: Mapping[str, tuple[int, float]]
+) -> list[str]:
+    """Of a set whose AP is ``AP`` at iteration 9.
+
+    Args:
+        starts: of the run, by the names of their test sets.
+        recorded: iteration and value of its figures.
+    """
+    test = entry()["datasets"][-1] | {"content": "content"}
+    trainings = [entry(datasets=[test | {"name": one} for one in names]) for names in starts]
+    series = {key: Series([iteration], [ap]) for key, (iteration, ap) in recorded.items()}
+    run = replace(folder("run", *trainings), history=RunHistory("run", series))
+    part = with_mistakes([])
+    precision = replace(part.precision, overall=(AP, AP, AP))
+    part = replace(part, name=name, content="content", precision=precision)
+    return _contradictions(run, "teacher", 9, DatasetRow("test", name, 1, ""), part)
+
+
+def test_one_of_the_sets_of_a_run_is_compared_with_its_own_figures() -> None:
+    both = [("one", "two")]
+    recorded = {ONE: (9, AP), TWO: (9, 50.0)}
+    assert said_of("one", both, recorded) == []
+    (said,) = said_of("two", both, recorded)
+    assert "AP of the teacher on two is 30.00 here, but the run recorded 50.00" in said
+
+
+@pytest.mark.parametrize("starts", [[("one",)], [("one",), ("one", "two")]])
+def test_the_only_set_of_a_start_has_figures_without_its_name(
+    starts: list[tuple[str, ...]],
+) -> None:
+    assert said_of("one", starts, {ALONE: (9, AP), TWO: (9, 50.0)}) == []
+    assert said_of("one", starts, {ALONE: (4, 50.0), ONE: (9, AP)}) == []
+
+
+def test_figures_of_another_set_confirm_nothing() -> None:
+    for starts, recorded in (
+        ([("one", "two")], {TWO: (9, AP)}),
+        ([("two",), ("one", "two")], {ALONE: (9, AP)}),
+        ([("one",)], {ALONE: (4, AP)}),
+    ):
+        (said,) = said_of("one", starts, recorded)
+        assert "has not evaluated its teacher at iteration 9" in said
