@@ -154,7 +154,7 @@ def test_a_run_from_a_shared_burn_in_is_the_same_to_the_last_bit(tmp_path: Path)
     changed = {
         "SSOD.SCORE_THRESHOLD": 0.3,
         "SSOD.UNSUP_LOSS_WEIGHT": 1.0,
-        "SSOD.UNSUP_WARMUP_ITERS": 3,
+        "SSOD.UNSUP_WARMUP_ITERS": 2,
         "SSOD.UNSUP_CLS_NORMALIZER": "sampled",
         "SSOD.UNSUP_RPN_OBJECTNESS": False,
         "SSOD.UNSUP_RPN_BOX": False,
