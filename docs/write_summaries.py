@@ -90,6 +90,8 @@ class Known:
 
     def over(self, row: str, base: str, metric: str = "AP", model: str = "teacher") -> str:
         """Such as "+2.8 [+2.4, +3.2]", paired by run."""
+        if other := [name for name in (row, base) if self.rows[name].unpaired]:
+            raise ValueError(f"{self.table.name}: measured on other test images: {other}")
         values, others = (self.rows[name].figures[model][metric].runs for name in (row, base))
         difference = paired_difference(values, others)
         return interval_text(difference) + self._share(row, difference)

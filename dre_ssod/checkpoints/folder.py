@@ -26,7 +26,7 @@ LAST = "last_checkpoint"
 BURN_IN = "model_burn_in.pth"
 """The checkpoint of the end of a burn-in, where SSOD.BURN_IN_KEPT asks for it."""
 _OURS = re.compile(r"model_(\d{7,}|best|final|burn_in)\.pth")
-_NUMBERED = re.compile(r"model_\d{7,}\.pth")
+_NUMBERED = re.compile(r"model_(\d{7,})\.pth")
 
 logger = logging.getLogger(__name__)
 
@@ -163,9 +163,8 @@ def find_last(folder: Path) -> Checkpoint | None:
     for trouble in troubles:
         logger.warning("%s", trouble)
     if sound:
-        is_numbered = named is not None and _NUMBERED.fullmatch(named.name)
-        number = int(named.stem.removeprefix("model_")) if named and is_numbered else None
-        before = [found for found in sound if number is not None and found.iteration <= number]
+        end = None if named is None else _number(named)
+        before = [found for found in sound if end is not None and found.iteration <= end]
         newest = max(before or sound)
         what = f"{LAST} names no usable file" if named else f"there is no file {LAST}"
         logger.warning("%s: %s; continuing from %s", folder, what, newest.path.name)
@@ -215,16 +214,22 @@ def clear_old(folder: Path, kept: int, last: Path) -> None:
 
     Those after it are what a run has gone back from: they stay until it has come as far.
     """
-    numbered = [path for path in our_files(folder) if _NUMBERED.fullmatch(path.name)]
-    until = sorted((path for path in numbered if _age(path) <= _age(last)), key=_age)
-    for path in until[:-kept]:
+    end = _number(last)
+    assert end is not None, "the newest of a run bears a number"
+    until = sorted(
+        (number, path)
+        for path in our_files(folder)
+        if (number := _number(path)) is not None and number <= end
+    )
+    for _, path in until[:-kept]:
         path.unlink(missing_ok=True)
     clear_unfinished(folder)
 
 
-def _age(path: Path) -> tuple[int, str]:
-    """Orders numbered checkpoints: longer numbers are larger ones."""
-    return len(path.name), path.name
+def _number(path: Path) -> int | None:
+    """The iteration that a checkpoint is named by; None of another name."""
+    found = _NUMBERED.fullmatch(path.name)
+    return None if found is None else int(found[1])
 
 
 def gone_on(folder: Path, final: Path) -> Checkpoint | None:
@@ -233,7 +238,9 @@ def gone_on(folder: Path, final: Path) -> Checkpoint | None:
     if named is None or named == final:
         return None
     last, end = (_try_open(path, []) for path in (named, final))
-    return last if last is not None and end is not None and last > end else None
+    if last is None or end is None or last.iteration <= end.iteration:
+        return None
+    return last
 
 
 def clear_unfinished(folder: Path) -> None:

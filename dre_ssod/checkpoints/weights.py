@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -82,26 +82,27 @@ def method_state(path: str, name: str) -> dict[str, Any] | None:
     Returns:
         None if the file says nothing of it, or is of another method.
     """
-    file = weights_file(path)
-    checkpoint = read_tensors(file, mmap=True) if zipfile.is_zipfile(file) else {}
-    method = checkpoint.get("trainer", {}).get("_trainer", {}).get("method", {})
+    method = _looked_into(path).get("trainer", {}).get("_trainer", {}).get("method", {})
     state: dict[str, Any] | None = method.get("state") if method.get("name") == name else None
     return state
 
 
-def is_of_pair(path: str) -> bool:
-    """Whether a file has the weights of two detectors, those of the second under ``partner.``.
+def _looked_into(path: str) -> dict[str, Any]:
+    """The entries of a file that PyTorch wrote, without reading its weights; of another none."""
+    file = weights_file(path)
+    content = read_tensors(file, mmap=True) if zipfile.is_zipfile(file) else None
+    return content if isinstance(content, dict) else {}
 
-    Raises:
-        ConfigError: if the file cannot be fetched from its address.
+
+def start_all(model: nn.Module, detectors: Sequence[nn.Module], path: str) -> None:
+    """:func:`start_from` for each detector of a model; the file of a pair is for the pair as it is.
+
+    Args:
+        detectors: the parts of ``model``, or itself.
     """
-    with _telling_how_to_fetch(path):
-        file = weights_file(path)
-    if not zipfile.is_zipfile(file):
-        return False
-    content = read_tensors(file, mmap=True)
-    weights = content.get("model") if isinstance(content, dict) else None
-    return isinstance(weights, dict) and any(name.startswith("partner.") for name in weights)
+    is_whole = len(detectors) > 1 and path and _is_of_pair(path)
+    for part in (model,) if is_whole else detectors:
+        start_from(part, path)
 
 
 def start_from(model: nn.Module, path: str) -> None:
@@ -134,6 +135,17 @@ def start_from(model: nn.Module, path: str) -> None:
             len(names),
             path,
         )
+
+
+def _is_of_pair(path: str) -> bool:
+    """Whether a file has the weights of two detectors, those of the second under ``partner.``.
+
+    Raises:
+        ConfigError: if the file cannot be fetched from its address.
+    """
+    with _telling_how_to_fetch(path):
+        weights = _looked_into(path).get("model")
+    return isinstance(weights, dict) and any(name.startswith("partner.") for name in weights)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from dre_ssod.checkpoints.checkpointer import SafeCheckpointer, refuse_to_overwrite
 from dre_ssod.checkpoints.folder import read_tensors
-from dre_ssod.checkpoints.weights import is_of_pair, start_from
+from dre_ssod.checkpoints.weights import start_all
 from dre_ssod.config.checks import check_config
 from dre_ssod.data.splits.files import record_split
 from dre_ssod.engine.hooks.checkpoints import Checkpoints, SaveBeforeEvaluation
@@ -48,9 +48,8 @@ from dre_ssod.methods.parts.labeled_classes import boxes_per_image
 from dre_ssod.runs.contents import check_resumed
 from dre_ssod.runs.detector import categories_of
 from dre_ssod.runs.results import record_results
-from dre_ssod.runs.resuming import settings_of, settle
+from dre_ssod.runs.resuming import check_length, settings_of, settle
 from dre_ssod.runs.sets import contents_of, describe_sets, format_table
-from dre_ssod.settings import refuse
 
 logger = logging.getLogger(__name__)
 
@@ -145,13 +144,7 @@ class SSODTrainer(DefaultTrainer):
             logger.warning(
                 "--resume: %s has no checkpoint yet; starting at iteration 0.", self.cfg.OUTPUT_DIR
             )
-        weights = self.cfg.MODEL.WEIGHTS
-        # A pair that starts from a pair goes on as one; from a single model both start alike.
-        start: tuple[nn.Module, ...] = self.teacher.detectors
-        if len(start) > 1 and weights and is_of_pair(weights):
-            start = (self.teacher,)
-        for detector in start:
-            start_from(detector, weights)
+        start_all(self.teacher, self.teacher.detectors, self.cfg.MODEL.WEIGHTS)
         self.student.load_state_dict(self.teacher.state_dict())
 
     def _load(self, path: str) -> None:
@@ -163,13 +156,7 @@ class SSODTrainer(DefaultTrainer):
         else:
             check_resumed(run["sets"], self._contents, self.cfg.DATASETS.ACCEPT_CHANGED)
             self.cfg = settle(run["settings"], self.cfg)
-        if done > self.cfg.SOLVER.MAX_ITER:
-            refuse(
-                self.cfg,
-                "SOLVER.MAX_ITER",
-                f"at least the {done} iterations that {path} has: a run does not go back by it. "
-                "docs/checkpoints.md says how to take an earlier checkpoint",
-            )
+        check_length(self.cfg, done, path)
         try:
             self.checkpointer.load(path)
         except (RuntimeError, ValueError, KeyError) as error:
@@ -228,9 +215,9 @@ class SSODTrainer(DefaultTrainer):
         signals = self._trainer.signals
         evaluation = Evaluation(cfg.TEST.EVAL_PERIOD, self.evaluate, signals)
         metric = best_metric_name(cfg)
-        tested = self._contents.get("test")
-        test = "" if tested is None else tested.sha256
-        best = None if metric is None else BestModel(evaluation, metric, test)
+        best = None
+        if metric is not None:
+            best = BestModel(evaluation, metric, self._contents["test"].sha256)
         self._checkpoints = Checkpoints(
             self.checkpointer,
             evaluation,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -12,6 +13,7 @@ from detectron2.config import CfgNode
 from dre_ssod.config.keys import get_cfg
 from dre_ssod.config.reading import leaves
 from dre_ssod.errors import ConfigError
+from dre_ssod.settings import refuse
 
 KEPT = ("SEED", "MODEL.WEIGHTS", "MODEL.TIMM.WEIGHTS")
 """What only the start of a run uses: a resumed run has its own."""
@@ -78,9 +80,33 @@ def _contradictions(given: Mapping[str, Any], before: Mapping[str, Any]) -> list
     ]
 
 
+@cache
+def default_settings() -> Mapping[str, Any]:
+    """:func:`settings_of` a run that changes nothing."""
+    return settings_of(get_cfg())
+
+
 def _with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint does not know keys that a later version has added."""
-    return settings_of(get_cfg()) | dict(saved)
+    return {**default_settings(), **saved}
+
+
+def check_length(cfg: CfgNode, done: int, path: str) -> None:
+    """Refuse to resume for fewer iterations than there are.
+
+    Args:
+        done: iterations that the checkpoint has.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    if done > cfg.SOLVER.MAX_ITER:
+        refuse(
+            cfg,
+            "SOLVER.MAX_ITER",
+            f"at least the {done} iterations that {path} has: a run does not go back by it. "
+            "docs/checkpoints.md says how to take an earlier checkpoint",
+        )
 
 
 def settle(saved: Mapping[str, Any], cfg: CfgNode) -> CfgNode:

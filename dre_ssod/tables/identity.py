@@ -6,15 +6,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
 from typing import Any
 
 from detectron2.config import CfgNode
 
-from dre_ssod.config.keys import REFINING_KEYS, get_cfg
+from dre_ssod.config.keys import REFINING_KEYS
 from dre_ssod.config.reading import leaves
 from dre_ssod.runs.record import package_versions
-from dre_ssod.runs.resuming import settings_of
+from dre_ssod.runs.resuming import default_settings, settings_of
 
 _OF_FILES_ALONE = ("SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINTS_KEPT", "SSOD.BURN_IN_KEPT")
 """Keys that decide which files a run leaves, and nothing about what it learns."""
@@ -102,7 +101,7 @@ class Identity:
 
     def differing(self, other: Identity) -> set[str]:
         """The settings that are not the same."""
-        defaults = _defaults()
+        defaults = default_settings()
         keys = self.settings.keys() | other.settings.keys()
         return {k for k in keys if _value(self, k, defaults) != _value(other, k, defaults)}
 
@@ -127,7 +126,7 @@ class Identity:
     @property
     def digest(self) -> str:
         """Ten hex digits, by which folders and files of different runs are told apart."""
-        defaults = _defaults()
+        defaults = default_settings()
         changed = {k: v for k, v in self.settings.items() if v != defaults.get(k)}
         text = json.dumps([self.version, changed, self.data or self.sets], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
@@ -136,11 +135,6 @@ class Identity:
 _NAMES = ("TRAIN", "UNLABELED", "TEST", "SPLIT_FILE")
 """Keys of DATASETS that say where something lies."""
 _SETS = (*_NAMES, "LABELED_PERCENT", "LABELED_FOLD")
-
-
-@cache
-def _defaults() -> dict[str, Any]:
-    return settings_of(get_cfg())
 
 
 def _value(identity: Identity, key: str, defaults: Mapping[str, Any]) -> Any:

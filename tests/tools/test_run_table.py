@@ -61,15 +61,21 @@ def table(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def starter(monkeypatch: pytest.MonkeyPatch) -> Starter:
+    """What starts the runs of the tool."""
+    own = Starter()
+    monkeypatch.setattr("dre_ssod.tables.processes.LocalStarter", lambda *args: own)
+    return own
+
+
 def test_a_table_runs_what_is_missing_and_reports(
     tool: ModuleType,
     table: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    starter: Starter,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    starter = Starter()
-    monkeypatch.setattr("dre_ssod.tables.processes.LocalStarter", lambda *args: starter)
     output = tmp_path / "out"
     words = [str(table), "--output", str(output)]
     # A part of it.
@@ -112,11 +118,9 @@ def test_a_row_without_a_test_set_is_refused_before_anything_runs(
     tool: ModuleType,
     table: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    starter: Starter,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    starter = Starter()
-    monkeypatch.setattr("dre_ssod.tables.processes.LocalStarter", lambda *args: starter)
     content = yaml.safe_load(table.read_text())
     content["rows"]["second"]["set"]["DATASETS.TEST"] = []
     table.write_text(yaml.safe_dump(content, sort_keys=False))
@@ -132,12 +136,10 @@ def test_a_run_without_a_result_does_not_stop_the_others(
     tool: ModuleType,
     table: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    starter: Starter,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    starter = Starter()
     starter.leaving_nothing = "first"
-    monkeypatch.setattr("dre_ssod.tables.processes.LocalStarter", lambda *args: starter)
     assert tool.run([str(table), "--output", str(tmp_path / "out")]) == 2
     assert len(starter.started) == 4
     said = " ".join(capsys.readouterr().err.split())
@@ -151,12 +153,10 @@ def test_data_that_were_moved_have_their_results(
     tool: ModuleType,
     table: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    starter: Starter,
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    starter = Starter()
-    monkeypatch.setattr("dre_ssod.tables.processes.LocalStarter", lambda *args: starter)
     words = [str(table), "--output", str(tmp_path / "out")]
     assert tool.run(words) == 0
     (tmp_path / "data").rename(tmp_path / "moved")

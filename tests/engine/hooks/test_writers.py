@@ -123,28 +123,36 @@ def test_a_missing_file_begins_anew(tmp_path: Path) -> None:
     assert lines(tmp_path)[0]["iteration"] > 24
 
 
-def test_the_printer_shows_the_median_of_the_figures_only(
+@pytest.fixture
+def heard(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> pytest.LogCaptureFixture:
+    """What the project logs from INFO on."""
     monkeypatch.setattr(logging.getLogger("dre_ssod"), "propagate", True)
+    caplog.set_level("INFO", "dre_ssod")
+    return caplog
+
+
+def test_the_printer_shows_the_median_of_the_figures_only(
+    heard: pytest.LogCaptureFixture,
+) -> None:
     printer = FigurePrinter()
-    with EventStorage(0) as storage, caplog.at_level("INFO", "dre_ssod"):
+    with EventStorage(0) as storage:
         printer.write()
-        assert not caplog.records
+        assert not heard.records
         for iteration in range(WINDOW + 3):
             storage.iter = iteration
             value = 50.0 if iteration < 3 else iteration % 5
             storage.put_scalars(**{"ssod/sigma": value, "total_loss": 9.0, "ssod/a": 0.123456})
         printer.write()
-    assert [r.getMessage() for r in caplog.records] == ["  ssod  a: 0.1235  sigma: 2"]
+    assert [r.getMessage() for r in heard.records] == ["  ssod  a: 0.1235  sigma: 2"]
 
 
 def test_the_printer_leaves_out_what_the_last_iterations_had_not(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    heard: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("dre_ssod"), "propagate", True)
     printer = FigurePrinter()
-    with EventStorage(0) as storage, caplog.at_level("INFO", "dre_ssod"):
+    with EventStorage(0) as storage:
         for iteration in range(2 * WINDOW):
             storage.iter = iteration
             storage.put_scalars(**{"ssod/a": 1.0})
@@ -154,4 +162,4 @@ def test_the_printer_leaves_out_what_the_last_iterations_had_not(
                 printer.write()
     # Of the last but one, the figures go back to the last one that had the score.
     both = "  ssod  a: 1  pseudo_score: 0.9"
-    assert [r.getMessage() for r in caplog.records] == [both, both, "  ssod  a: 1"]
+    assert [r.getMessage() for r in heard.records] == [both, both, "  ssod  a: 1"]
