@@ -166,8 +166,8 @@ class LabeledMix(Mixer):
         return ImageList(images.tensor, sizes)
 
     def _draw(self, own: Tensor, other: Tensor, size: tuple[int, int], partner: int) -> Mixed:
-        """Mix one padded pair (C, H, W) in place."""
-        height, width = own.shape[-2:]
+        """Mix one pair (C, H, W) in place, padded as the batch is; a cut knows their size alone."""
+        height, width = size
         if torch.rand(()).item() < self._mixup:
             lam = torch.rand(()).item()
             own.mul_(lam).add_(other, alpha=1.0 - lam)
@@ -200,7 +200,7 @@ class LabeledMix(Mixer):
 
 
 def draw_cut(side: int) -> int:
-    """Where a padded side is cut: a uniform integer from a quarter to three quarters of it."""
+    """Where the side of a mixture is cut: a uniform integer from a quarter to three quarters of it."""
     return draw_integer(side // 4, 3 * side // 4 - 1)
 
 

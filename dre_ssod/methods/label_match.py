@@ -29,6 +29,7 @@ from dre_ssod.methods.mean_teacher import METHODS, MeanTeacher
 from dre_ssod.methods.parts.per_label import mean_per_label
 from dre_ssod.methods.parts.schedules import Clock
 from dre_ssod.methods.parts.score_ranks import LearnsRanks, RankSettings, RankThresholds
+from dre_ssod.modeling.counts import shared_sum
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.modeling.regions import Regions
 from dre_ssod.settings import Number, setting
@@ -119,21 +120,24 @@ class LabelMatch(LearnsRanks, MeanTeacher):
     def unlabeled_losses(self, cls: Regions, box: Regions) -> StudentLosses:
         """Hard targets for reliable labels and the background, soft ones in between::
 
-        L_u^cls = 1 / N * (sum_hard L_CE(p_i, c_i) - sum_soft sum_c p_i^T(c) log p_i(c))
+        L_u^cls = 1 / N_hard * sum_hard L_CE(p_i, c_i) - 1 / N * sum_soft sum_c p_i^T(c) log p_i(c)
         L_u^reg = 1 / N * sum_hard L_smoothL1(t_i^e, t_i^u)
 
-        Hard: regions of reliable labels, of mined ones and, for classes, background. p_i^T: the
-        teacher's opinion of region i itself, sharpened ("proposal self-assignment").
+        Hard: regions of reliable labels, of mined ones and, for classes, background; N_hard are
+        those, N all that are sampled, of all processes. p_i^T: the teacher's opinion of region i
+        itself, sharpened ("proposal self-assignment").
         """
         promoted = self.promoted(cls)
         hard = _is_reliable(cls) | promoted
         soft = cls.is_foreground & ~hard
         targets = sharpen(cls.teacher.probabilities, self.settings.temperature)
-        cls_losses = torch.where(soft, soft_cross_entropy(cls, targets), cls.cross_entropy())
+        hard_losses = torch.where(soft, 0.0, cls.cross_entropy())
+        soft_losses = torch.where(soft, soft_cross_entropy(cls, targets), 0.0)
         box_losses = torch.where(hard, box.smooth_l1().sum(dim=1), 0.0)
         return StudentLosses(
             unsupervised={
-                "loss_cls_unsup": cls.mean(cls_losses),
+                "loss_cls_unsup": hard_losses.sum() / shared_sum((~soft).float())
+                + cls.mean(soft_losses),
                 "loss_box_reg_unsup": self.box_mean(box, box_losses, hard),
             },
             figures={

@@ -107,6 +107,28 @@ def test_every_pixel_of_a_split_is_one_of_the_two_images(seed: int) -> None:
     assert found.gt_weight.tolist() == [1.0] * len(found)
 
 
+def test_a_cut_goes_by_the_pair_whatever_else_the_batch_holds() -> None:
+    """A larger image of the batch pads all of them, and moves no cut."""
+    cuts = []
+    for padded in (SIZE, (4 * SIZE[0], 4 * SIZE[1])):
+        mixer = LabeledMix(1.0, 0.0, 0.25)
+        torch.manual_seed(0)
+        images = ImageList(torch.rand(1 + 40, 3, *padded), [SIZE] * 41)
+        torch.manual_seed(0)
+        mixer.images(images, _batch())
+        areas = [plan.own.area for plan in mixer._plans if plan is not None]
+        assert len(areas) == 40
+        for area in areas:
+            # One side whole, the other between a quarter and three quarters of the pair's.
+            assert area is not None
+            _, _, x, y = area
+            assert (x == SIZE[1]) != (y == SIZE[0])
+            assert x >= SIZE[1] // 4
+            assert y >= SIZE[0] // 4
+        cuts.append(areas)
+    assert cuts[0] == cuts[1]
+
+
 def test_a_cut_lies_in_the_middle_half() -> None:
     torch.manual_seed(0)
     assert {draw_cut(16) for _ in range(400)} == set(range(4, 12))

@@ -33,6 +33,7 @@ def _mean(found: Instances, values: Tensor, foreground: Tensor, classes: Tensor)
     if not found.has("gt_boxes"):
         return torch.zeros_like(values)
     labels = torch.cat([found.gt_boxes.tensor, classes[:, None]], dim=1)
-    same = (labels[:, None] == labels).all(dim=2) * foreground
-    means = (same @ values) / same.sum(dim=1).clamp(min=1.0)
-    return means * foreground
+    # In float64, which neither autocast nor TF32 rounds: bounds are compared with these means.
+    same = ((labels[:, None] == labels).all(dim=2) * foreground).double()
+    means = (same @ values.double()) / same.sum(dim=1).clamp(min=1.0)
+    return means.to(values.dtype) * foreground

@@ -155,6 +155,10 @@ def test_means_are_kept_apart_by_image_class_and_box() -> None:
     )
     means = mean_per_label(torch.tensor([1.0, 3.0, 5.0, 7.0, 9.0]), given)
     assert means.tolist() == [2.0, 2.0, 5.0, 7.0, 9.0]
+    # Autocast to bfloat16 would round the first mean to 0.8008 and pass a bound of 0.8.
+    with torch.autocast("cpu", torch.bfloat16):
+        means = mean_per_label(torch.tensor([0.798, 0.8, 0.5, 0.5, 0.5]), given)
+    assert means[0].item() == pytest.approx(0.799, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ["MeanTeacher", "DRE"])
