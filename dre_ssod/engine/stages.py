@@ -18,18 +18,25 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch import nn
 
+from dre_ssod.checkpoints.folder import find_last
 from dre_ssod.config.keys import without_refining
 from dre_ssod.data.images import ImageError
 from dre_ssod.data.mappers import EvaluationMapper
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.engine.training_data import load_pools
+from dre_ssod.errors import ConfigError
 from dre_ssod.files import write_text
 from dre_ssod.methods import StoredLabels, method_class
+from dre_ssod.runs.resuming import settings_of
 
 logger = logging.getLogger(__name__)
 
 CHUNK = 500
 """Images that are labeled between two files."""
+MADE_BY = "made_by.json"
+"""In the folder of the labels, by which settings they are made."""
+_OF_LABELS = ("MODEL.", "INPUT.", "SOLVER.", "SEED", "SSOD.LABELED_")
+"""First parts of the keys that they depend on."""
 
 
 def start(cfg: CfgNode, resume: bool) -> SSODTrainer:
@@ -37,25 +44,58 @@ def start(cfg: CfgNode, resume: bool) -> SSODTrainer:
 
     Its method has what it wants stored.
     """
-    store_labels(cfg)
+    store_labels(cfg, begun=resume and find_last(Path(cfg.OUTPUT_DIR)) is not None)
     trainer = SSODTrainer(cfg)
     trainer.resume_or_load(resume=resume)
     return trainer
 
 
-def store_labels(cfg: CfgNode) -> None:
+def store_labels(cfg: CfgNode, begun: bool = False) -> None:
     """Make the labels that the method of a config wants stored, unless they are there.
 
     All processes must call this.
+
+    Args:
+        begun: whether the run has learned from them, so that they stay what they are.
+
+    Raises:
+        ConfigError: if those of a run that has not begun were made by other settings.
     """
     wanted = method_class(cfg).stored_labels(cfg)
     if wanted is None:
         return
+    if not begun:
+        _refuse_other_labels(cfg, wanted)
     if not wanted.path.is_file():
         _make_labels(cfg, wanted)
     # The weights that the run starts from are drawn next. They are the same whether the stages
     # before were made by this process, in part, or by one that was killed.
     seed_all_rng(cfg.SEED + comm.get_rank())
+
+
+def _refuse_other_labels(cfg: CfgNode, wanted: StoredLabels) -> None:
+    """Labels, or some of them, may be there since another run was to begin in this folder."""
+    folder = wanted.path.parent
+    path = folder / MADE_BY
+    if not path.is_file() or not (wanted.path.is_file() or any(folder.glob("chunk_*.json"))):
+        return
+    before, now = json.loads(path.read_text(encoding="utf-8")), _made_by(cfg, wanted)
+    other = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if other:
+        key = other[0]
+        raise ConfigError(
+            f"{folder} has pseudo-labels that were made with {key} {before.get(key)!r}, and it is "
+            f"{now.get(key)!r} now ({', '.join(other)} differ): choose another OUTPUT_DIR, or "
+            f"remove {folder} to make them anew"
+        )
+
+
+def _made_by(cfg: CfgNode, wanted: StoredLabels) -> dict[str, Any]:
+    """What the labels depend on, but for the images."""
+    first = settings_of(labeled_stage(cfg, wanted.path.parent / "supervised"))
+    found = {k: v for k, v in first.items() if k.startswith(_OF_LABELS)}
+    found["SSOD.STAC.OWN_SIZE"] = wanted.short_side == 0
+    return {k: v for k, v in found.items() if not k.startswith("SOLVER.CHECKPOINT")}
 
 
 def _make_labels(cfg: CfgNode, wanted: StoredLabels) -> None:
@@ -69,6 +109,8 @@ def _make_labels(cfg: CfgNode, wanted: StoredLabels) -> None:
     trainer = SSODTrainer(first)
     trainer.resume_or_load(resume=True)
     trainer.train()
+    if comm.is_main_process():
+        write_text(path.parent / MADE_BY, json.dumps(_made_by(cfg, wanted), indent=1))
     mapper = EvaluationMapper(wanted.short_side, cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.FORMAT)
     label_images(trainer.student, pools.unlabeled, mapper, path.parent)
     comm.synchronize()

@@ -113,6 +113,7 @@ def build_training_loader(
     """
     micro_batches = cfg.SOLVER.ACCUMULATION_STEPS
     labeled, unlabeled = images_per_pass(cfg, comm.get_world_size())
+    method.check_pass(unlabeled)
     pools = method.prepare(pools)
     of_labeled, weak, strong = (
         mean_image_bytes(recipe(cfg))

@@ -200,7 +200,7 @@ class LabeledMix(Mixer):
 
 
 def draw_cut(side: int) -> int:
-    """Where the side of a mixture is cut: a uniform integer from a quarter to three quarters of it."""
+    """Where a side of a mixture is cut: a uniform integer from a quarter to three quarters."""
     return draw_integer(side // 4, 3 * side // 4 - 1)
 
 

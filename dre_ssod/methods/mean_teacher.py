@@ -163,6 +163,9 @@ class MeanTeacher:
         """The images that are drawn, with what the mappers have to know of them."""
         return pools
 
+    def check_pass(self, unlabeled: int) -> None:
+        """Refuse, or warn of, so many unlabeled images in a pass of a process; any will do here."""
+
     def mappers(self, cfg: CfgNode) -> tuple[LabeledMapper, UnlabeledViews]:
         """What makes training samples out of labeled and of unlabeled images."""
         return LabeledMapper.from_config(cfg), UnlabeledMapper.from_config(cfg)

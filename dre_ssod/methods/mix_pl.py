@@ -34,7 +34,7 @@ from dre_ssod.methods.parts.schedules import Clock
 from dre_ssod.methods.parts.thresholds import above
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.modeling.student_batch import Mixer, StudentBatch
-from dre_ssod.settings import Number, Numbers, setting
+from dre_ssod.settings import Number, Numbers, refuse, setting
 from dre_ssod.structures import TrainingBatch
 from dre_ssod.transfers import to_device
 
@@ -116,6 +116,19 @@ class MixPL(MeanTeacher):
     def __init__(self, settings: Any) -> None:
         super().__init__(settings)
         self._older = OlderViews(settings.older_views)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> MixPL:
+        if tuple(cfg.SSOD.STRONG_VIEW.ERASE_COUNT) != (0, 0):
+            refuse(
+                cfg,
+                "SSOD.STRONG_VIEW.ERASE_COUNT",
+                "(0, 0), as in configs/methods/MixPL.yaml: MixPL erases in each mixture, and leaves "
+                "out the labels that it covers (SSOD.MIXPL.ERASE_COUNT)",
+            )
+        found = super().from_config(cfg)
+        assert isinstance(found, cls)
+        return found
 
     # Views: the strong one is moved as in MMDetection 3, by one of five operations
 

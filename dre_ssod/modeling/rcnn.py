@@ -240,9 +240,13 @@ class ImageClassRCNN(SemiSupervisedRCNN):
         return arguments
 
     def image_scores(self, features: Features) -> Tensor:
-        """(N, K) y, in float32: the mean over a feature map of the sigmoid of each class."""
-        scores: Tensor = self.image_head(features[self._level]).float().sigmoid().mean(dim=(2, 3))
-        return scores
+        """(N, K) y, in float32: the mean over a feature map of the sigmoid of each class.
+
+        Not in AMP's format: the batch norms of several processes take a variance as a difference.
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            scores: Tensor = self.image_head(features[self._level].float())
+        return scores.sigmoid().mean(dim=(2, 3))
 
 
 @META_ARCH_REGISTRY.register()
@@ -293,7 +297,8 @@ class PairedRCNN(SemiSupervisedRCNN):
 class TwoHeadedRCNN(PairedRCNN):
     """A pair with one backbone and one RPN, so that only the box heads are two.
 
-    Both pass the images through the backbone for themselves, and its gradients add up.
+    Both pass the images through the backbone for themselves, and its gradients add up. The RPN's
+    losses are the mean of both passes, as it is one.
     """
 
     @configurable
@@ -305,3 +310,10 @@ class TwoHeadedRCNN(PairedRCNN):
         super().__init__(**kwargs)
         self.partner.backbone = self.backbone
         self.partner.proposal_generator = self.proposal_generator
+
+    def student_losses(self, batch: StudentBatch | PairBatch) -> StudentLosses:
+        """As of a pair, but for the terms of the RPN, ``loss_rpn_*``, which are means."""
+        found = super().student_losses(batch)
+        for terms in (found.supervised, found.unsupervised):
+            terms.update({n: loss / 2 for n, loss in terms.items() if n.startswith("loss_rpn")})
+        return found

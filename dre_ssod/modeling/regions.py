@@ -169,7 +169,7 @@ class Regions:
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean of (R,) values over all regions of the batch, weighted by image."""
-        return (self._weighted(values) / self.counts.sampled).sum()
+        return (self.weighted(values) / self.counts.sampled).sum()
 
     def box_mean(self, values: Tensor) -> Tensor:
         """The sum of (R, ...) box losses over what box losses are divided by, weighted.
@@ -177,9 +177,9 @@ class Regions:
         See ``SSOD.BOX_LOSS_NORMALIZER`` and ``MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT``.
         """
         weight = float(self.predictor.loss_weight.get("loss_box_reg", 1.0))
-        return weight * self._weighted(values).sum() / self.box_divisor
+        return weight * self.weighted(values).sum() / self.box_divisor
 
-    def _weighted(self, values: Tensor) -> Tensor:
+    def weighted(self, values: Tensor) -> Tensor:
         """(R, ...) values times the weight of each region's image."""
         if self.image_weights is None:
             return values

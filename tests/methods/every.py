@@ -102,7 +102,11 @@ EXPECTED: dict[str, Expected] = {
     "LabelMatch": Expected(),
     "RPLLike": Expected(overrides={"SSOD.RPL_LIKE.SCORE_THRESHOLD": 0.2}, shows_weights=True),
     "MixPL": Expected(
-        overrides={"SSOD.MIXPL.SCORE_THRESHOLD": 0.2, "SSOD.MIXPL.OLDER_VIEWS": 2},
+        overrides={
+            "SSOD.MIXPL.SCORE_THRESHOLD": 0.2,
+            "SSOD.MIXPL.OLDER_VIEWS": 2,
+            "SSOD.STRONG_VIEW.ERASE_COUNT": (0, 0),
+        },
         certain={"SSOD.MIXPL.ERASE_COUNT": (0, 0)},
         draws=f"{MIXES}, and what is erased",
         not_union="it mixes with its own older views, and a view without a label takes all out",

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from dre_ssod.engine.step import SemiSupervisedStep
-from dre_ssod.methods import Clock
+from dre_ssod.errors import ConfigError
+from dre_ssod.methods import Clock, build_method
 from dre_ssod.methods.mean_teacher import MeanTeacher
 from dre_ssod.methods.mix_pl import MixPL
 from tests.engine.steps import SAMPLE_ALL, make_trainer, run
 from tests.engine.steps import batch as make_batch
+from tests.factories import tiny_cfg
 from tests.methods.test_mix_pl import PLAIN
 
 
@@ -22,6 +24,11 @@ def _trainer(method: MeanTeacher, steps: int = 1, lr: float = 1.0) -> SemiSuperv
     trainer = make_trainer([make_batch(n, unlabeled=2) for n in range(steps)], lr, SAMPLE_ALL)
     trainer.method = method
     return trainer
+
+
+def test_views_that_are_erased_beforehand_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"STRONG_VIEW\.ERASE_COUNT is \(1, 4\).* \(0, 0\), as in"):
+        build_method(tiny_cfg(**{"SSOD.METHOD": "MixPL"}))
 
 
 def _settings(**settings: Any) -> MixPL.Settings:

@@ -265,6 +265,54 @@ def test_a_run_that_is_stopped_in_its_stages_ends_as_one_that_is_not(
     assert len(labeled) == 10
 
 
+def test_labels_that_other_settings_have_made_are_refused(
+    data: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless the run has learned from them."""
+    model = trainer_of(NAME, data, tmp_path / "other").teacher
+    monkeypatch.setattr(stages, "SSODTrainer", lambda _: MagicMock(student=model))
+
+    def store(begun: bool = False, **keys: Any) -> None:
+        with loggers_kept():
+            stages.store_labels(stage_cfg(data, tmp_path, **keys), begun)
+
+    store()
+    store(**{"SSOD.STAC.SCORE_THRESHOLD": 0.5, "SOLVER.CHECKPOINT_PERIOD": 4})
+    longer = {"SOLVER.MAX_ITER": 9, "INPUT.MIN_SIZE_TEST": 40}
+    said = r"pseudo-labels that were made with INPUT\.MIN_SIZE_TEST .* and it is 40 now .*MAX_ITER"
+    with pytest.raises(ConfigError, match=said):
+        store(**longer)
+    store(begun=True, **longer)
+    with pytest.raises(ConfigError, match=r"SSOD\.STAC\.OWN_SIZE False, and it is True now"):
+        store(**{"SSOD.STAC.OWN_SIZE": True})
+    folder = Path(stage_cfg(data, tmp_path).OUTPUT_DIR) / "stac"
+    (folder / "labels.json").unlink()
+    # What is there of them counts as much.
+    with pytest.raises(ConfigError, match="made with SEED"):
+        store(**{"SEED": 5})
+    for path in folder.glob("chunk_*.json"):
+        path.unlink()
+    store(**{"SEED": 5})
+
+
+def test_labels_of_a_run_are_found_again_where_its_images_have_moved(tmp_path: Path) -> None:
+    def pools(root: str, *names: str) -> Pools:
+        records = [{"file_name": f"{root}/{name}"} for name in names]
+        return Pools([], records, CLASSES, None, ())
+
+    path = tmp_path / "labels.json"
+    images = [{"id": n, "file_name": f"/old/{n}.png", "height": 9, "width": 9} for n in range(2)]
+    box = {"image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5], "score": 0.9}
+    categories = [{"id": n, "name": name} for n, name in enumerate(CLASSES, start=1)]
+    content = {"images": images, "annotations": [box], "categories": categories}
+    path.write_text(json.dumps(content))
+    (found,) = with_stored_labels(pools("/new", "0.png", "1.png"), path, 0.5, True).unlabeled
+    assert found["file_name"] == "/new/1.png"
+    # In another order they may be other images of that name.
+    with pytest.raises(ConfigError, match=r"of other unlabeled images .* such as /new/1\.png"):
+        with_stored_labels(pools("/new", "1.png", "0.png"), path, 0.5, True)
+
+
 def test_the_first_stage_trains_on_the_labeled_share(data: TinyDataset, tmp_path: Path) -> None:
     first = stages.labeled_stage(stage_cfg(data, tmp_path), tmp_path / "first")
     assert first.SSOD.METHOD == "Supervised"

@@ -12,13 +12,22 @@ Not known, and therefore chosen here:
 - the memory starts empty after the burn-in, holds boxes in pixels of the image, and forgets: what
   D_h does not confirm, by a box of its class with IoU 0.5 or more, keeps a part of its score;
 - labels are what P_h has from tau on; the heads have one structure and start apart;
-- the RPN learns from both, and tested is the first head alone.
+- the RPN learns from the images and labels of both, by the mean of its losses; its weight is that
+  of one;
+- DropBlock drops 0.1 in blocks of 3 x 3, one mask for all channels, from the first iteration on,
+  and in labeled images, too;
+- beta, the decay and its start after the burn-in are those of the config, as the mean teacher's;
+  the paper's first step, training on labels alone, is the burn-in, where the config has one;
+- tested is the first head alone.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,6 +47,8 @@ from dre_ssod.settings import Number, setting
 from dre_ssod.structures import UnlabeledSample
 from dre_ssod.teacher import observe
 from dre_ssod.transfers import chosen
+
+logger = logging.getLogger(__name__)
 
 SAME_IOU = 0.5
 """Boxes of a class with at least this IoU are one object; also that of NMS."""
@@ -85,6 +96,8 @@ class ISMTLike(Pair):
         self._positions: dict[str, int] = {}
         # By head and position in the pool.
         self._memory: tuple[dict[int, Tensor], dict[int, Tensor]] = ({}, {})
+        # Of the pool that the memory is of; "" where it is not known.
+        self._digest = ""
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> ISMTLike:
@@ -95,6 +108,17 @@ class ISMTLike(Pair):
     def prepare(self, pools: Pools) -> Pools:
         names = [record["file_name"] for record in pools.unlabeled]
         self._positions = {name: position for position, name in enumerate(names)}
+        # Wherever they lie.
+        files = "\n".join(Path(name).name for name in names)
+        digest = hashlib.sha256(files.encode(errors="surrogatepass")).hexdigest()
+        if self._digest not in ("", digest):
+            logger.warning(
+                "The unlabeled images are not those, or not in the order, of the run so far: "
+                "ISMTLike forgets what it has seen in %d of them.",
+                max(map(len, self._memory)),
+            )
+            self._memory = {}, {}
+        self._digest = digest
         return pools
 
     # Labels
@@ -169,11 +193,13 @@ class ISMTLike(Pair):
                     memory[int(position) - 1] = rows[rows[:, 5] > 0.0].clone()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"memory": [dict(memory) for memory in self._memory]}
+        return {"memory": [dict(memory) for memory in self._memory], "digest": self._digest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         first, second = state["memory"]
         self._memory = dict(first), dict(second)
+        # Earlier checkpoints have none.
+        self._digest = state.get("digest", "")
 
 
 def fused(before: Instances, found: Instances, forgetting: float) -> Instances:

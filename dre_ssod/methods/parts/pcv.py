@@ -27,7 +27,8 @@ from dre_ssod.modeling.regions import Regions
 def consistency_weights(box: Regions, trained: Tensor | None = None) -> Tensor:
     """(R,) factor of each region's box loss, without gradient; 0 for background.
 
-    The sums run over the regions of all processes, which must all call this.
+    The sums run over the regions of all processes, which must all call this, each with the weight
+    of its image.
 
     Args:
         trained: (R,) which regions have a box loss; the others are no regions of P. None: all.
@@ -36,7 +37,7 @@ def consistency_weights(box: Regions, trained: Tensor | None = None) -> Tensor:
     if trained is not None:
         votes = torch.where(trained, votes, 0.0)
     squared = votes.square()
-    total, total_squared = shared_totals(votes, squared)
+    total, total_squared = shared_totals(box.weighted(votes), box.weighted(squared))
     return total / total_squared.clamp(min=1e-12) * squared
 
 

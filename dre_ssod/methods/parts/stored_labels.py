@@ -49,7 +49,11 @@ def with_stored_labels(pools: Pools, path: Path, threshold: float, of_run: bool 
             where the run has made it, is of other images.
     """
     found = read_labels(path, pools.classes)
-    new = [r["file_name"] for r in pools.unlabeled if r["file_name"] not in found] if of_run else []
+    names = [record["file_name"] for record in pools.unlabeled]
+    if of_run and [PurePath(n).name for n in names] == [PurePath(n).name for n in found]:
+        # The same images, wherever they lie by now.
+        found = dict(zip(names, found.values(), strict=True))
+    new = [name for name in names if name not in found] if of_run else []
     if new:
         raise ConfigError(
             f"{path} was made in this OUTPUT_DIR of other unlabeled images than DATASETS and its "

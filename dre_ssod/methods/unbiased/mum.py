@@ -76,6 +76,24 @@ class MUM(UnbiasedTeacher):
             )
         return found
 
+    def check_pass(self, unlabeled: int) -> None:
+        """Refuse a pass in which no image exchanges tiles, and warn of images that never do."""
+        group, left = self.settings.group, unlabeled % self.settings.group
+        draws = f"a process draws {unlabeled} unlabeled images for a pass"
+        if unlabeled < group:
+            raise ConfigError(
+                f"SSOD.MUM.GROUP is {group}, but {draws}, so that none would exchange tiles: lower "
+                "SSOD.MUM.GROUP, or have more images in a pass (SOLVER.IMS_PER_BATCH, fewer "
+                "processes, SOLVER.ACCUMULATION_STEPS)"
+            )
+        if left:
+            logger.warning(
+                "%s, of which %d exchange no tiles: SSOD.MUM.GROUP is %d. Choose a divisor.",
+                draws.capitalize(),
+                left,
+                group,
+            )
+
     def mixer(self, clock: Clock) -> Tiles | None:
         """Mixed tiles, with the given probability; none where each image is a group of its own."""
         if self.settings.group == 1 or torch.rand(()).item() >= self.settings.probability:

@@ -72,6 +72,12 @@ class UnbiasedTeacherV2(UnbiasedTeacher):
                 "set MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE 'kl' and BOUNDED_SIGMA True, or have "
                 "configs/methods/UnbiasedTeacherV2.yaml among the bases of the config"
             )
+        if head.BOX_TRANSFORM != "corner":
+            refuse(
+                cfg,
+                "MODEL.ROI_BOX_HEAD.BOX_TRANSFORM",
+                "'corner' with this method, which compares the certainty of edges",
+            )
         if head.BETA_NLL:
             refuse(cfg, "MODEL.ROI_BOX_HEAD.BETA_NLL", "0 with this method's own likelihood")
         if head.SIGMA_SCALE != 1.0:
@@ -115,7 +121,7 @@ class UnbiasedTeacherV2(UnbiasedTeacher):
         found = super().unlabeled_losses(cls, box)
         kept = self.listens(box)
         losses = (kept * box.smooth_l1()).sum(dim=1)
-        found.unsupervised[BOX_TERM] = self.box_mean(box, losses)
+        found.unsupervised[BOX_TERM] = self.box_mean(box, losses, kept.any(dim=1))
         share = kept.float().mean(dim=1)
         found.figures["edges_kept"] = Mean.of(share, box.is_foreground)
         return found

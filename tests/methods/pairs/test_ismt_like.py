@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -131,6 +132,43 @@ def test_its_state_makes_another_one_the_same(tmp_path: Path) -> None:
     for head in range(2):
         ours, theirs = (m.fuse(head, _boxes(), unlabeled_sample(1)) for m in (method, other))
         assert _as_rows(ours) == _as_rows(theirs) != []
+
+
+def test_its_memory_is_of_the_images_that_it_has_seen(caplog: pytest.LogCaptureFixture) -> None:
+    """Positions are of one pool: in another they would be other images'."""
+
+    def prepared(method: ISMTLike, *names: str) -> int:
+        pools = SimpleNamespace(unlabeled=[{"file_name": name} for name in names])
+        method.prepare(pools)  # type: ignore[arg-type]
+        return len(method.fuse(0, _boxes(), unlabeled_sample(0)))
+
+    first = _method()
+    prepared(first, "a/unlabeled0.png", "unlabeled0.png")
+    _step(first, unlabeled_sample(0), _boxes((HERE, 0, 0.9)), _boxes())
+    for names, kept in (
+        (("elsewhere/unlabeled0.png", "unlabeled0.png"), 1),
+        (("unlabeled0.png", "elsewhere/new.png"), 0),
+    ):
+        caplog.clear()
+        other = _method()
+        other.load_state_dict(first.state_dict())
+        assert prepared(other, *names) == kept
+        assert ("forgets what it has seen in 1 of them" in caplog.text) == (not kept)
+
+
+def test_the_rpn_of_both_heads_is_trained_once(data: TinyDataset, tmp_path: Path) -> None:
+    off = {"MODEL.ROI_BOX_HEAD.DROP_BLOCK": 0.0}
+    run = trainer_of(NAME, data, tmp_path, **SAMPLE_ALL, **off)
+    batch = batch_of(run, run.cfg.SSOD.BURN_IN_ITERS)
+    given = run.method.student_batch(run.teacher, batch, CLOCK)
+    pairs = zip(run.student.detectors, (given.first, given.second), strict=True)
+    each = [head(own) for head, own in pairs]
+    both = run.student(given)
+    for kind in ("supervised", "unsupervised"):
+        for name, loss in getattr(both, kind).items():
+            total = sum(getattr(losses, kind)[name] for losses in each)
+            share = 0.5 if "rpn" in name else 1.0
+            torch.testing.assert_close(loss, share * total)
 
 
 def test_a_head_learns_from_the_other_heads_labels_alone(data: TinyDataset, tmp_path: Path) -> None:

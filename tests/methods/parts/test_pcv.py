@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,20 @@ def test_regions_without_a_box_loss_take_no_part() -> None:
     torch.testing.assert_close(weights, torch.tensor([overlap, overlap, 0.0, 0.0]))
     # With the others, which are placed better, it would be shifted.
     assert consistency_weights(given)[0] < overlap
+
+
+def test_regions_count_as_much_as_their_image() -> None:
+    """Of equal losses the weighted mean is the weighted mean of w, whatever the images weigh."""
+    given = _random(0)
+    weights = torch.linspace(0.0, 1.5, len(given.sampled))
+    given = replace(given, image_weights=weights)
+    of_region = given.weighted(torch.ones(len(given.classes)))
+    votes = torch.tensor(_votes(given))
+    assert (of_region == 0.0).any()
+    assert (of_region > 0.0).any()
+    torch.testing.assert_close(
+        (of_region * consistency_weights(given)).sum(), (of_region * votes).sum()
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))

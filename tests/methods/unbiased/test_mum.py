@@ -169,6 +169,17 @@ def test_without_a_whole_group_of_several_nothing_changes(views: int, group: int
     assert torch.equal(mixer.features(level, _batch(1))["p6"], level["p6"])
 
 
+def test_a_pass_with_too_few_views_to_mix_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    method = MUM(MUM.Settings())
+    with pytest.raises(ConfigError, match=r"SSOD\.MUM\.GROUP is 4, but a process draws 2 unl"):
+        method.check_pass(2)
+    method.check_pass(8)
+    MUM(replace(MUM.Settings(), group=1)).check_pass(1)
+    assert not caplog.text
+    method.check_pass(6)
+    assert "6 unlabeled images for a pass, of which 2 exchange no tiles" in caplog.text
+
+
 def test_tiles_that_do_not_divide_the_batch_are_refused_by_name() -> None:
     with pytest.raises(ConfigError, match=r"SSOD\.MUM\.TILES is 32.*48 x 96"):
         Tiles(32, 1).images(ImageList(_maps(2, (48, 96)), [(48, 96)] * 2), _batch(1))

@@ -294,6 +294,17 @@ def test_the_head_learns_from_its_loss_and_from_the_weights(passed: Any) -> None
     assert losses.supervised["loss_image"] > 0.0
 
 
+def test_amp_does_not_round_what_the_head_says(passed: Any) -> None:
+    """Detectron2's norm of several processes takes a variance as the difference of two means."""
+    model, _, _ = passed
+    features = {name: torch.rand(2, 8, 4, 4) for name in model.backbone.output_shape()}
+    features[model._level] = torch.rand(2, model.image_head[0].in_channels, 4, 4)
+    model.eval()
+    plain = model.image_scores(features)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model.image_scores(features), plain)
+
+
 def test_the_head_changes_no_detection(passed: Any) -> None:
     model, _, _ = passed
     image = [{"image": unlabeled_sample(0).weak.image}]

@@ -108,6 +108,8 @@ def test_another_head_is_refused(keys: dict[str, Any]) -> None:
 
 
 def test_another_power_of_the_variance_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"BOX_TRANSFORM is 'center_size'; it must be 'corner'"):
+        build_method(tiny_cfg(**{**KEYS, "MODEL.ROI_BOX_HEAD.BOX_TRANSFORM": "center_size"}))
     with pytest.raises(ConfigError, match=r"BETA_NLL is 0\.5; it must be 0 with"):
         build_method(tiny_cfg(**{**KEYS, "MODEL.ROI_BOX_HEAD.BETA_NLL": 0.5}))
     with pytest.raises(ConfigError, match=r"SIGMA_SCALE is 1\.3; it must be 1 with"):
