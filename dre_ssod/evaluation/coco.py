@@ -16,6 +16,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
@@ -95,9 +97,7 @@ class BoxEvaluator(DatasetEvaluator):
         if not found:
             logger.warning("Nothing was detected.")
         logger.info("Evaluating %d detections with faster-coco-eval", len(found))
-        most = max(Counter(item["image_id"] for item in found).values(), default=0)
-        evaluation = evaluate_boxes(self._truth, found, limit=max(most, COCO_DETECTIONS))
-        return {self._key: self._figures(evaluation)}
+        return {self._key: self._figures(evaluate_all(self._truth, found))}
 
     def _filed(self, item: dict[str, Any]) -> dict[str, Any]:
         """A detection with the category id of the annotation file, if there is one."""
@@ -105,20 +105,26 @@ class BoxEvaluator(DatasetEvaluator):
         return {**item, "category_id": self._category_ids.get(category, category)}
 
     def _figures(self, evaluation: COCOeval_faster) -> dict[str, float]:
-        figures = dict(zip(METRICS, map(_percent, evaluation.stats), strict=False))
-        # (IoUs, recalls, classes, areas, limits): all areas, the largest limit.
-        precision = evaluation.eval["precision"][:, :, :, 0, -1]
-        for index, name in enumerate(self._class_names):
-            known = precision[:, :, index][precision[:, :, index] > -1]
-            figures[f"AP-{name}"] = _percent(known.mean() if known.size else -1)
+        figures = dict(zip(METRICS, map(percent, evaluation.stats), strict=False))
+        aps = precision_curves(evaluation).mean(axis=(0, 1))
+        for name, ap in zip(self._class_names, aps, strict=True):
+            figures[f"AP-{name}"] = percent(ap)
         rows = [(name, f"{value:.3f}") for name, value in figures.items()]
         logger.info("Results:\n%s", tabulate(rows, tablefmt="pipe", headers=("figure", "percent")))
         return figures
 
 
-def _percent(value: float) -> float:
+def percent(value: float) -> float:
     """A share as a percentage; COCO's -1 means that there was nothing to measure."""
     return float(100 * value) if value >= 0 else float("nan")
+
+
+def precision_curves(evaluation: COCOeval_faster) -> npt.NDArray[np.float64]:
+    """(IoUs, 101, K) precision at the recalls 0, 0.01 ... 1, in [0, 1], over objects of all sizes;
+    NaN for classes without an object."""
+    # (IoUs, recalls, classes, areas, limits): all areas, the largest limit.
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    return np.where(precision > -1, precision, np.nan)
 
 
 def coco_truth(
@@ -152,6 +158,12 @@ def coco_truth(
         "annotations": annotations,
         "categories": [{"id": index, "name": name} for index, name in enumerate(class_names)],
     }
+
+
+def evaluate_all(truth: dict[str, Any], detections: Sequence[dict[str, Any]]) -> COCOeval_faster:
+    """:func:`evaluate_boxes` where all detections count, more than COCO's 100 per image too."""
+    most = max(Counter(item["image_id"] for item in detections).values(), default=0)
+    return evaluate_boxes(truth, detections, limit=max(most, COCO_DETECTIONS))
 
 
 def evaluate_boxes(

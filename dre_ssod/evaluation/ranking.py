@@ -52,7 +52,7 @@ class RankingEvaluation:
             evaluator.process(inputs, ranked)
 
     def results(self) -> dict[str, dict[str, float | None]]:
-        """``METRICS`` by criterion, in percent; None where nothing was detected."""
+        """``METRICS`` by criterion, in percent; None for a set without objects."""
         found: dict[str, dict[str, float | None]] = {}
         for name, evaluator in self._evaluators.items():
             figures = evaluator.evaluate().get("bbox", {})

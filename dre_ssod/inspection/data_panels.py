@@ -13,8 +13,8 @@ from dre_ssod.data.images import read_image
 from dre_ssod.data.mappers import instances_in_view
 from dre_ssod.inspection.canvas import RGBImage
 from dre_ssod.inspection.drawing import checkerboard, draw_ground_truth
-from dre_ssod.inspection.layout import note, side_by_side, stack
-from dre_ssod.inspection.panels import ReducedView
+from dre_ssod.inspection.layout import note, reduced, side_by_side, stack
+from dre_ssod.inspection.panels import LARGEST_SIDE, ReducedView
 from dre_ssod.methods import build_method
 from dre_ssod.teacher import CarriedLabels
 
@@ -63,8 +63,7 @@ class DataPanels:
             canvas = ReducedView(image, self._image_format)
             drawn = draw_ground_truth(canvas.image, canvas.labels(labels), self._class_names)
             columns.append((f"{title}, {len(labels)} boxes", drawn))
-        canvas = ReducedView(pair.weak.image, self._image_format)
-        board = canvas.reduce(checkerboard(pair.weak, pair.strong, self._image_format))
+        board, _ = reduced(checkerboard(pair.weak, pair.strong, self._image_format), LARGEST_SIDE)
         columns.append(("weak and strong view, field by field", board))
         rows = [side_by_side(columns[:2]), side_by_side(columns[2:])]
         return stack([note([Path(file_name).name, *NOTE]), *rows])

@@ -6,14 +6,15 @@ waited for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from detectron2.evaluation import inference_context
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dre_ssod.geometry import align_boxes
 from dre_ssod.methods import Clock, MeanTeacher
@@ -73,7 +74,7 @@ def inspect(
         N inspections, with tensors on the CPU.
     """
     devices = [student.device] if student.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), EventStorage():
+    with torch.random.fork_rng(devices=devices), EventStorage(), _norms_at_rest(student):
         torch.manual_seed(seed)
         labels = method.label(teacher, samples, clock)
         strong_labels = labels.cls.instances()
@@ -90,15 +91,28 @@ def inspect(
     ]
 
 
+@contextmanager
+def _norms_at_rest(model: nn.Module) -> Iterator[None]:
+    """Norms that learn must neither see these images twice nor wait for other processes.
+
+    All other layers keep the mode of training, which sets how many proposals there are.
+    """
+    learning = [part for part in model.modules() if isinstance(part, _BatchNorm) and part.training]
+    for norm in learning:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in learning:
+            norm.train()
+
+
 def _sample_regions(
     student: SemiSupervisedRCNN, samples: Sequence[UnlabeledSample], labels: Labels
 ) -> Regions:
     """Sampled regions of the strong views, labeled by the pseudo-labels, as the student trains."""
     images = student.preprocess_image([{"image": s.strong.image} for s in samples])
-    # Batch norms that learn must neither see these images twice nor wait for other processes.
-    with inference_context(student.backbone):
-        features = student.backbone(images.tensor)
-    # The proposal generator stays in training mode, which sets how many proposals it gives.
+    features = student.backbone(images.tensor)
     targets = labels.cls.instances()
     proposals, _ = student.proposal_generator(images, features, targets)
     _, regions, _ = student.roi_heads.sample_regions(

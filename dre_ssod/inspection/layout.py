@@ -24,6 +24,16 @@ BAR_SIZE = (300, 14)
 INK = "#202020"
 
 
+def reduced(image: RGBImage, longest: int) -> tuple[RGBImage, float]:
+    """A picture whose sides have at most ``longest`` pixels, and by what they were multiplied."""
+    height, width = image.shape[:2]
+    scale = min(1.0, longest / max(height, width))
+    if scale == 1.0:
+        return image, scale
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8), scale
+
+
 def side_by_side(panels: Sequence[tuple[str, RGBImage]]) -> RGBImage:
     """Put pictures beside each other on white, each below its caption.
 

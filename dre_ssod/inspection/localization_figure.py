@@ -183,7 +183,7 @@ def _draw_rankings(axes: Axes, rankings: Rankings) -> None:
     highest = 0.0
     for k, (metric, color) in enumerate(zip(metrics, METRIC_COLORS, strict=False)):
         places = np.arange(len(first)) + (k - (len(metrics) - 1) / 2) * width
-        # None, where nothing was detected, becomes NaN: no bar.
+        # None, of a set without objects, becomes NaN: no bar.
         heights = [
             np.mean(np.array([part[name][metric] for part in rankings.values()], np.float64))
             for name in first

@@ -20,7 +20,7 @@ from dre_ssod.inspection.drawing import (
     draw_pseudo_labels,
 )
 from dre_ssod.inspection.inspect import Inspection
-from dre_ssod.inspection.layout import color_scale, note, side_by_side, stack
+from dre_ssod.inspection.layout import color_scale, note, reduced, side_by_side, stack
 
 LARGEST_SIDE = 640
 """Longer views are reduced to this many pixels before they are drawn on."""
@@ -68,7 +68,7 @@ def draw_inspection(
                 is_foreground=name == "foreground",
             )
             columns.append((f"{title} view: {int(chosen.sum())} {name} proposals", drawn))
-        board = canvas.reduce(checkerboard(view, other, image_format))
+        board, _ = reduced(checkerboard(view, other, image_format), LARGEST_SIDE)
         columns.append((f"{title} view, every other field from the other view", board))
         rows.append(side_by_side(columns))
     scale = [] if weights is None else [color_scale(WEIGHT_NOTE, WEIGHT_COLORS, most)]
@@ -89,16 +89,7 @@ class ReducedView:
             image: (3, H, W) uint8, of the view.
             image_format: order of its channels, "RGB" or "BGR".
         """
-        self.scale = min(1.0, LARGEST_SIDE / max(image.shape[1:]))
-        self.image = self.reduce(as_picture(image, image_format))
-
-    def reduce(self, image: RGBImage) -> RGBImage:
-        """A picture of the view's size, at the size of ``image``."""
-        if self.scale == 1.0:
-            return image
-        height, width = image.shape[:2]
-        size = (max(1, round(width * self.scale)), max(1, round(height * self.scale)))
-        return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+        self.image, self.scale = reduced(as_picture(image, image_format), LARGEST_SIDE)
 
     def labels(self, labels: Instances) -> Instances:
         """Pseudo-labels of the view, in pixels of ``image``."""

@@ -123,7 +123,7 @@ class MixPL(MeanTeacher):
             refuse(
                 cfg,
                 "SSOD.STRONG_VIEW.ERASE_COUNT",
-                "(0, 0), as in configs/methods/MixPL.yaml: MixPL erases in each mixture, and leaves "
+                "(0, 0), as in configs/methods/MixPL.yaml: MixPL erases in each mixture, leaving "
                 "out the labels that it covers (SSOD.MIXPL.ERASE_COUNT)",
             )
         found = super().from_config(cfg)

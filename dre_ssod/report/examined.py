@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +25,7 @@ from dre_ssod.data.sources.catalog import class_names
 from dre_ssod.data.sources.truth import load_truth
 from dre_ssod.deployment.trained_model import device_of, load_trained
 from dre_ssod.errors import ConfigError
-from dre_ssod.evaluation.coco import COCO_DETECTIONS, coco_truth, evaluate_boxes
+from dre_ssod.evaluation.coco import coco_truth, evaluate_all, percent, precision_curves
 from dre_ssod.evaluation.evaluators import build_test_loader
 from dre_ssod.evaluation.localization import DetectionTable
 from dre_ssod.evaluation.localization_data import compare
@@ -50,8 +49,7 @@ class Precision:
     Attributes:
         overall: AP, AP50, AP75.
         ap, ap50: (K,) by class.
-        curves: (101, K) precision at IoU 0.5 at the recalls 0, 0.01 ... 1, in [0, 1]; -1 for
-            classes without an object.
+        curves: (101, K) precision at IoU 0.5 at the recalls 0, 0.01 ... 1, in [0, 1].
     """
 
     overall: tuple[float, float, float]
@@ -125,9 +123,17 @@ def examine_run(
 
     Raises:
         RunError: if the run has no checkpoint yet.
-        ConfigError: if it has no test set.
+        ConfigError: if it has no test set, or ``opts`` name a model.
         UserError: if model or data cannot be read.
     """
+    named = dict(zip(opts[::2], opts[1::2], strict=False))
+    if "MODEL.WEIGHTS" in named:
+        raise ConfigError(
+            f"MODEL.WEIGHTS {named['MODEL.WEIGHTS']!r} cannot be looked at: detections are those "
+            f"of the last checkpoint of each run folder, such as {run.path}. Leave MODEL.WEIGHTS "
+            "out of --opts; --model student takes the other model of that checkpoint, and "
+            "train_net.py --eval-only MODEL.WEIGHTS FILE evaluates another file."
+        )
     checkpoint = find_last(run.path)
     if checkpoint is None:
         raise RunError(
@@ -228,22 +234,11 @@ def _precision(
 ) -> Precision:
     """As :class:`dre_ssod.evaluation.coco.BoxEvaluator` measures it."""
     boxes = [box for key, one in found.items() for box in instances_to_coco_json(one, key)]
-    truth = coco_truth(records, classes)
-    if not boxes or not truth["annotations"]:
-        nothing = np.full(len(classes), np.nan)
-        return Precision((np.nan,) * 3, nothing, nothing, np.full((101, len(classes)), -1.0))
-    most = max(Counter(box["image_id"] for box in boxes).values())
-    evaluation = evaluate_boxes(truth, boxes, limit=max(most, COCO_DETECTIONS))
-    # (IoUs, recalls, classes): all areas, the largest limit.
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    # A class without an object has no AP.
-    known = 100 * np.where(precision > -1, precision, np.nan)
-    overall = tuple(100 * v if v >= 0 else np.nan for v in map(float, evaluation.stats[:3]))
+    evaluation = evaluate_all(coco_truth(records, classes), boxes)
+    ap, ap50, ap75 = map(percent, evaluation.stats[:3])
+    curves = precision_curves(evaluation)
     return Precision(
-        (overall[0], overall[1], overall[2]),
-        known.mean(axis=(0, 1)),
-        known[0].mean(axis=0),
-        precision[0],
+        (ap, ap50, ap75), 100 * curves.mean(axis=(0, 1)), 100 * curves[0].mean(axis=0), curves[0]
     )
 
 

@@ -18,6 +18,7 @@ from dre_ssod.data.records import corners
 from dre_ssod.inspection.canvas import Item, RGBImage, draw_items
 from dre_ssod.inspection.drawing import draw_ground_truth
 from dre_ssod.inspection.found import FOUND, MISSED, WIDTH, WRONG, WRONG_WIDTH
+from dre_ssod.inspection.layout import reduced
 from dre_ssod.report.examined import ExaminedSet
 from dre_ssod.report.mistakes import KINDS, Judged, Mistake
 
@@ -102,7 +103,7 @@ def draw_cases(
     first = next(iter(tested.values()))
     for number in numbers:
         record = first.records[number]
-        image, scale = _reduced(read_image(record["file_name"], "RGB"))
+        image, scale = reduced(read_image(record["file_name"], "RGB"), LARGEST_SIDE)
         objects = first.judged[number].objects
         pictures = [_truth(image, scale, record["annotations"], objects, first.class_names)]
         marks = []
@@ -111,16 +112,6 @@ def draw_cases(
             pictures.append(_detections(image, scale, name, judged, first.class_names))
             marks += [f"{m.class_index}:{m.kind}:{run}" for m in judged.mistakes]
         yield Case(Path(record["file_name"]).name, pictures, sorted(set(marks)))
-
-
-def _reduced(image: RGBImage) -> tuple[RGBImage, float]:
-    """An image small enough for the page, and by what its pixels were multiplied."""
-    height, width = image.shape[:2]
-    scale = min(1.0, LARGEST_SIDE / max(height, width))
-    if scale == 1.0:
-        return image, scale
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8), scale
 
 
 def _truth(

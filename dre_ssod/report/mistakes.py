@@ -21,7 +21,7 @@ KINDS = {
     "missed": ("missed", "no detection has found the object"),
     "confused": ("wrong class", "the box is right, the class is not"),
     "misplaced": ("badly placed", f"meets an object of its class, at an IoU below {MATCH_IOU}"),
-    "double": ("double", "on an object that a detection of a higher score has found"),
+    "double": ("double", "on an object of its class that one of a higher score has found"),
     "invented": ("nothing there", "meets no object"),
 }
 """Kinds of mistakes: what each is called, and what it is."""
@@ -37,7 +37,7 @@ class Mistake:
         kind: of :data:`KINDS`.
         class_index: of the object; of the detection where there is none.
         detection: number of the detection, None for an object that was missed.
-        object: number of the object, None for what is not there.
+        object: number of the object that was missed or taken for another class, else None.
     """
 
     kind: str
@@ -61,7 +61,8 @@ def judge(finding: Finding) -> Judged:
     """Tell apart what detections have not found, and what they have found besides.
 
     A detection that found nothing is, in this order: of the wrong class, if it meets an object that
-    nothing found; double; badly placed; or of something that is not there.
+    nothing found; double; of the wrong class, if it meets one that is found; badly placed; or of
+    something that is not there. As in TIDE, only detections of one class are double.
     """
     detections = finding.detections
     classes = detections.pred_classes
@@ -78,9 +79,8 @@ def judge(finding: Finding) -> Judged:
         )
         if place >= 0
     }
-    taken = torch.tensor([p >= 0 for p in finding.partner], dtype=torch.bool)
     same = classes[:, None] == torch.tensor(targets, dtype=torch.int64)[None, :]
-    doubles = (overlaps >= MATCH_IOU) & taken[None, :]
+    meets = overlaps >= MATCH_IOU
     near = (overlaps >= PLACED_FROM) & same
     mistakes = [
         Mistake("missed", targets[number], object=number)
@@ -88,22 +88,22 @@ def judge(finding: Finding) -> Judged:
         if number not in confused.values()
     ]
     for number in left:
+        # An object of its class that it meets was found with a higher score, else it had found it.
+        is_double = bool((meets & same)[number].any())
+        if number not in confused and not is_double and meets[number].any():
+            confused[number] = int(overlaps[number].argmax())
         if number in confused:
             partner = confused[number]
             mistakes.append(Mistake("confused", targets[partner], number, partner))
         else:
-            kind = "invented"
-            if doubles[number].any():
-                kind = "double"
-            elif near[number].any():
-                kind = "misplaced"
+            kind = "double" if is_double else "misplaced" if near[number].any() else "invented"
             mistakes.append(Mistake(kind, int(classes[number]), number))
     return Judged(finding.objects, finding.partner, detections, mistakes)
 
 
 def confusion(judged: Sequence[Judged], num_classes: int) -> npt.NDArray[np.int64]:
     """(K + 1, K + 1) counts: rows are objects and, last, nothing; columns detections and, last,
-    none."""
+    none. Every detection counts once, and every object that none is on."""
     counts = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
     for image in judged:
         classes = image.detections.pred_classes.tolist()

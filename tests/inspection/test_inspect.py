@@ -137,8 +137,14 @@ def test_the_seed_draws_the_proposals(
 
 def test_no_trace_is_left(teacher: SemiSupervisedRCNN) -> None:
     """Not in weights, batch norms that learn, modes, gradients, random state or event storage."""
-    student = tiny_model(tiny_cfg(**{"MODEL.TIMM.NORM": "BN"}), seed=2, spread=0.5).train()
-    assert any(isinstance(m, nn.BatchNorm2d) for m in student.modules())
+    head = {"MODEL.ROI_BOX_HEAD.NUM_CONV": 1, "MODEL.ROI_BOX_HEAD.NORM": "BN"}
+    cfg = tiny_cfg(**{"MODEL.TIMM.NORM": "BN"}, **head)
+    student = tiny_model(cfg, seed=2, spread=0.5).train()
+    for part in (student.backbone, student.roi_heads.box_head):
+        assert any(isinstance(m, nn.BatchNorm2d) for m in part.modules())
+    # A norm that is frozen stays so.
+    frozen = next(m for m in student.backbone.modules() if isinstance(m, nn.BatchNorm2d))
+    frozen.eval()
     before = copy.deepcopy(student.state_dict())
     modes = [module.training for module in student.modules()]
     state = torch.get_rng_state()

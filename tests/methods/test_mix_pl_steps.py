@@ -27,7 +27,9 @@ def _trainer(method: MeanTeacher, steps: int = 1, lr: float = 1.0) -> SemiSuperv
 
 
 def test_views_that_are_erased_beforehand_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"STRONG_VIEW\.ERASE_COUNT is \(1, 4\).* \(0, 0\), as in"):
+    with pytest.raises(
+        ConfigError, match=r"STRONG_VIEW\.ERASE_COUNT is \(1, 4\).* \(0, 0\), as in"
+    ):
         build_method(tiny_cfg(**{"SSOD.METHOD": "MixPL"}))
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
+from detectron2.structures import BoxMode
 
-from dre_ssod.report.examined import _contradictions
+from dre_ssod.errors import ConfigError
+from dre_ssod.report.examined import _contradictions, _precision, examine_run
 from dre_ssod.runs.history import RunHistory, Series
 from dre_ssod.runs.sets import DatasetRow
 from tests.report.test_folders import entry, folder
@@ -18,9 +21,12 @@ ALONE, ONE, TWO = "teacher/bbox/AP", "teacher/one/bbox/AP", "teacher/two/bbox/AP
 
 
 def said_of(
-    name: str, starts: list[tuple[str, ...]], recorded: Mapping[str, tuple[int, float]]
+    name: str,
+    starts: list[tuple[str, ...]],
+    recorded: Mapping[str, tuple[int, float]],
+    ap: float = AP,
 ) -> list[str]:
-    """Of a set whose AP is ``AP`` at iteration 9.
+    """Of a set whose AP is ``ap`` at iteration 9.
 
     Args:
         starts: of the run, by the names of their test sets.
@@ -28,10 +34,10 @@ def said_of(
     """
     test = entry()["datasets"][-1] | {"content": "content"}
     trainings = [entry(datasets=[test | {"name": one} for one in names]) for names in starts]
-    series = {key: Series([iteration], [ap]) for key, (iteration, ap) in recorded.items()}
+    series = {key: Series([iteration], [value]) for key, (iteration, value) in recorded.items()}
     run = replace(folder("run", *trainings), history=RunHistory("run", series))
     part = with_mistakes([])
-    precision = replace(part.precision, overall=(AP, AP, AP))
+    precision = replace(part.precision, overall=(ap, ap, ap))
     part = replace(part, name=name, content="content", precision=precision)
     return _contradictions(run, "teacher", 9, DatasetRow("test", name, 1, ""), part)
 
@@ -60,3 +66,24 @@ def test_figures_of_another_set_confirm_nothing() -> None:
     ):
         (said,) = said_of("one", starts, recorded)
         assert "has not evaluated its teacher at iteration 9" in said
+
+
+def test_a_model_that_finds_nothing_has_the_recorded_ap_of_0() -> None:
+    item = {"bbox": [0.0, 0.0, 5.0, 5.0], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
+    found = _precision([{"image_id": 1, "annotations": [item]}], ["a", "b"], {})
+    assert found.overall == (0.0, 0.0, 0.0)
+    for part in (found.ap, found.ap50, found.curves[50]):
+        # There is no object of the second class.
+        assert part.tolist() == pytest.approx([0.0, math.nan], nan_ok=True)
+    assert said_of("one", [("one",)], {ALONE: (9, 0.0)}, found.overall[0]) == []
+
+
+def test_a_set_without_objects_has_no_ap() -> None:
+    found = _precision([{"image_id": 1, "annotations": []}], ["a"], {})
+    assert all(map(math.isnan, [*found.overall, *found.ap, *found.ap50, *found.curves[:, 0]]))
+
+
+def test_another_model_than_the_last_of_the_run_is_refused() -> None:
+    run = folder("run", entry())
+    with pytest.raises(ConfigError, match=r"MODEL\.WEIGHTS 'a\.pth'.*train_net\.py --eval-only"):
+        examine_run(run, "teacher", ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "a.pth"])

@@ -51,10 +51,23 @@ def test_the_wrong_class_takes_the_object_with_it() -> None:
     assert told(result) == [("confused", 0, 0, 0)]
 
 
-def test_a_second_detection_of_an_object_is_double_whatever_its_class() -> None:
-    result = judged(truth((0, ONE)), (0, 0.5, ONE), (0, 0.9, ONE), (1, 0.4, ONE))
+def test_a_second_detection_of_an_object_is_double() -> None:
+    result = judged(truth((0, ONE)), (0, 0.5, ONE), (0, 0.9, ONE))
     assert list(result.partner) == [1]
-    assert told(result) == [("double", 0, 0, None), ("double", 1, 2, None)]
+    assert told(result) == [("double", 0, 0, None)]
+    # Also where it meets an object of another class.
+    result = judged(truth((0, ONE), (1, ONE)), (0, 0.9, ONE), (1, 0.8, ONE), (0, 0.5, ONE))
+    assert told(result) == [("double", 0, 2, None)]
+
+
+def test_another_class_on_an_object_is_wrong_whatever_has_found_it() -> None:
+    for score in (0.4, 0.9):
+        result = judged(truth((0, ONE)), (0, 0.6, ONE), (1, score, ONE))
+        assert (list(result.partner), told(result)) == ([0], [("confused", 0, 1, 0)])
+        assert confusion([result], 2).tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 0]]
+    # So is the second one on an object that none has found, which is missed by neither.
+    result = judged(truth((0, ONE)), (1, 0.9, ONE), (1, 0.5, ONE))
+    assert told(result) == [("confused", 0, 0, 0), ("confused", 0, 1, 0)]
 
 
 def test_too_small_an_overlap_is_badly_placed_and_the_object_missed() -> None:
@@ -81,7 +94,7 @@ def test_what_lies_in_a_crowd_of_its_class_is_left_out() -> None:
     assert (len(result.objects), told(result)) == (0, [("invented", 1, 0, None)])
 
 
-def test_confusion_counts_each_object_and_each_false_find_once() -> None:
+def test_confusion_counts_each_detection_and_each_missed_object_once() -> None:
     first = judged(truth((0, ONE), (1, TWO)), (0, 0.9, ONE), (0, 0.8, TWO), (0, 0.7, ONE))
     second = judged(truth((1, ONE)), (0, 0.4, TWO))
     assert confusion([first, second], 2).tolist() == [[1, 0, 0], [1, 0, 1], [2, 0, 0]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -110,6 +110,7 @@ def build_pools(
         logger.info("Removed %d labeled images without boxes; %d are left", removed, len(labeled))
     else:
         labeled = kept
+    _warn_of_repeats(train, [*labeled, *rest])
     known = [] if overlap else [record for _, record in records]
     if unlabeled:
         known += [record for name in test for record in load_one_labeled(name, Remarks())]
@@ -172,6 +173,30 @@ def _others(
         left_out = len(records) - len(others)
         logger.info("%s: %d images left out that are labeled or tested on", name, left_out)
     return others
+
+
+def _warn_of_repeats(train: Sequence[str], records: Sequence[NamedRecord]) -> None:
+    """Say which images two sets of DATASETS.TRAIN have; a set may be named twice on purpose."""
+    if len(set(train)) < 2:
+        return
+    identify = identify_files()
+    first: dict[str, str] = {}
+    repeated: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    for name, record in records:
+        file_name, own = record["file_name"], train[int(name.partition("/")[0])]
+        identity = identify(file_name)
+        if first.setdefault(identity, own) != own:
+            repeated[first[identity], own][identity] = file_name
+    for sets, files in repeated.items():
+        logger.warning(
+            "DATASETS.TRAIN: %s and %s have %s in common, such as %s. Training takes them for "
+            "different images, each with the labels of its set, or without where only a part "
+            "stays labeled. Leave them out of one of the sets (tools/check_dataset.py names "
+            "them); for images that shall count twice, name one set twice.",
+            *sets,
+            counted(len(files), "image"),
+            next(iter(files.values())),
+        )
 
 
 def _sizes(

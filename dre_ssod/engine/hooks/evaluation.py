@@ -71,7 +71,7 @@ class LaggingTeacher(HookBase):
         latest = self.trainer.storage.latest()
         names = (self._metric, self._metric.replace("teacher", "student", 1))
         found = [latest[name][0] for name in names if name in latest]
-        # AP is NaN where nothing was detected, and no number is below NaN.
+        # AP is NaN for a set without objects, and no number is below NaN.
         if len(found) == 2 and found[1] - found[0] > TOLERATED_LAG:
             logger.warning(
                 "The teacher, the model that checkpoints are used by, has %.1f AP, %.1f less than "
@@ -119,7 +119,7 @@ class BestModel(HookBase):
             logger.warning("%s was not evaluated: no best checkpoint is kept.", self._metric)
             return
         value = float(latest[0])
-        # AP is NaN where nothing was detected.
+        # AP is NaN for a set without objects.
         if math.isnan(value) or (self.best_metric is not None and value <= self.best_metric):
             return
         self.best_metric, self.best_iter = value, self.trainer.iter

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dre_ssod.data.sources.catalog import UNLABELED_KEYS
-from dre_ssod.data.splits.files import record_split
+from dre_ssod.data.splits.files import load_split, record_split
 from dre_ssod.data.splits.pools import build_pools
 from dre_ssod.data.splits.split import draw_split
 from dre_ssod.errors import SourceError
@@ -187,6 +187,28 @@ def test_equal_image_ids_of_two_sets_are_different_images(coco_uri: str) -> None
     assert {name.split("/")[0] for name in pools.split.labeled_ids} == {"0", "1"}
 
 
+def test_images_of_two_labeled_sets_are_told_by_file(
+    tmp_path: Path, write_coco: Writer, caplog: pytest.LogCaptureFixture
+) -> None:
+    box = [(1, (0, 0, 2, 2))]
+    for name, ids in (("hand", [1, 2, 3]), ("model", [3, 2, 7]), ("other", [8, 9])):
+        write_coco(tmp_path / f"{name}.json", dict.fromkeys(ids, box), {1: "cat"})
+    (tmp_path / "images").mkdir()
+    (tmp_path / "linked").symlink_to(tmp_path / "images")
+    hand, model, other = (
+        f"coco://{tmp_path / name}.json?images={tmp_path / folder}"
+        for name, folder in (("hand", "images"), ("model", "linked"), ("other", "images"))
+    )
+    build_pools([hand, model, other, model], [])
+    [told] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert told.startswith(f"DATASETS.TRAIN: {hand} and {model} have 2 images in common, such as ")
+    assert str(tmp_path / "linked") in told
+    caplog.clear()
+    # What is named twice is meant to count twice.
+    build_pools([hand, other, hand], [])
+    assert not [r for r in caplog.records if r.levelno == logging.WARNING]
+
+
 def test_no_labeled_box_is_an_error(tmp_path: Path, write_coco: Writer) -> None:
     write_coco(tmp_path / "a.json", {1: [], 2: [(1, (0, 0, 2, 2))]}, {1: "cat"}, crowd=[1])
     uri = f"coco://{tmp_path / 'a.json'}?images={tmp_path}"
@@ -222,3 +244,25 @@ def test_a_resumed_run_keeps_its_labeled_images(tmp_path: Path) -> None:
     record_split(None, path, resumed=False)
     assert not path.exists()
     record_split(None, path, resumed=True)
+
+
+def test_what_a_split_file_said_before_is_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "split.json"
+    first, other = (draw_split([f"0/{n}" for n in range(20)], 50, fold) for fold in (0, 1))
+    # Somebody's own, with more in it: the same images are no change.
+    first.save(path)
+    own = json.dumps({**json.loads(path.read_text(encoding="utf-8")), "note": "mine"})
+    path.write_text(own, encoding="utf-8")
+    record_split(first, path, resumed=False)
+    assert path.read_text(encoding="utf-8") == own
+    assert not caplog.records
+    record_split(other, path, resumed=False)
+    assert (tmp_path / "split_1.json").read_text(encoding="utf-8") == own
+    assert load_split(path, [f"0/{n}" for n in range(20)]) == other
+    assert f"{path} names other labeled images than this run has: it is now" in caplog.text
+    path.write_text("{", encoding="utf-8")
+    record_split(None, path, resumed=False)
+    assert not path.exists()
+    assert (tmp_path / "split_2.json").read_text(encoding="utf-8") == "{"
