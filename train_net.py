@@ -67,18 +67,17 @@ def main(args: argparse.Namespace) -> Any:
     """Run one process."""
     from dre_ssod.engine.setup import save_config, setup
     from dre_ssod.engine.stages import start
-    from dre_ssod.launch.processes import is_restart
-    from dre_ssod.runs.record import record_start
+    from dre_ssod.runs.record import is_own_restart, record_start
 
-    # After the death of a process torchrun starts the program again, with the same arguments.
-    args.resume = args.resume or (is_restart() and not args.eval_only)
+    # After its death torchrun and Slurm start the program again, with the same arguments.
+    args.resume = args.resume or is_own_restart(args)
     with ExitStack() as until:
         cfg = setup(args, until)
         if args.eval_only:
             return evaluate(cfg, args.config_file)
         trainer = start(cfg, args.resume)
         cfg = trainer.cfg
-        if args.resume:
+        if args.resume and not trainer.has_ended:
             save_config(cfg, "config.yaml")
         record_start(
             *(cfg, "training", trainer.datasets),

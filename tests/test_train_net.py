@@ -16,6 +16,7 @@ from detectron2.engine import default_argument_parser
 
 import train_net
 from dre_ssod.errors import ConfigError, SourceError
+from dre_ssod.launch.processes import TORCHRUN_VARIABLES
 from tests import ROOT
 from tests.forks import fork_processes_of_runs, run_forked
 from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run, write_tiny_dataset
@@ -91,6 +92,30 @@ def test_eval_only_of_a_file_without_student(
     assert train_net.main(arguments(*common, *opts)).keys() == {"teacher"}
     with pytest.raises(ValueError, match=r"holds no student: set SSOD.EVAL_MODEL teacher"):
         train_net.main(arguments(*common, *opts, "SSOD.EVAL_MODEL", "student"))
+
+
+def test_a_restart_of_torchrun_is_refused_the_folder_of_another_run(
+    config: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (*TORCHRUN_VARIABLES, "TORCHELASTIC_RUN_ID"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    before = (trained / "config.yaml").read_text(encoding="utf-8")
+    with pytest.raises(FileExistsError, match="already holds the checkpoints of a run"):
+        train_net.main(arguments("--config-file", config, "SOLVER.BASE_LR", "0.5"))
+    assert (trained / "config.yaml").read_text(encoding="utf-8") == before
+
+
+def test_a_run_that_has_ended_takes_up_no_key(config: Path, trained: Path) -> None:
+    before = (trained / "config.yaml").read_text(encoding="utf-8")
+    key = ("TEST.DETECTIONS_PER_IMAGE", "7")
+    train_net.main(arguments("--config-file", config, "--resume", *key))
+    assert (trained / "config.yaml").read_text(encoding="utf-8") == before
+    assert not (trained / "config_1.yaml").exists()
+    log = " ".join((trained / "log.txt").read_text(encoding="utf-8").split())
+    assert "has ended, with the 3 iterations of SOLVER.MAX_ITER. Without effect: TEST" in log
+    assert f"--eval-only MODEL.WEIGHTS {trained / 'model_0000002.pth'}" in log
+    assert "In use from here on" not in log
 
 
 def test_two_processes_go_on_where_one_stopped(

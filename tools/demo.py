@@ -50,7 +50,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--json",
         type=output,
         metavar="FILE",
-        help="detections as COCO results; a path or an address",
+        help="detections as COCO results, in which images without any are missing; a path or an "
+        "address",
     )
     parser.add_argument(
         "--confidence-threshold", type=float, default=0.5, help="lowest score (default: 0.5)"
@@ -97,7 +98,12 @@ def run_on_images(args: argparse.Namespace) -> tuple[Results, int]:
     from tqdm import tqdm
 
     from dre_ssod.data.images import ImageError
-    from dre_ssod.deployment.demo import find_images, plan_outputs, run_on_image
+    from dre_ssod.deployment.demo import (
+        find_images,
+        names_in_results,
+        plan_outputs,
+        run_on_image,
+    )
     from dre_ssod.errors import counted
 
     images = find_images(args.input)
@@ -108,21 +114,24 @@ def run_on_images(args: argparse.Namespace) -> tuple[Results, int]:
 
     pictures: list[Path | None] = [None] * len(images)
     results: Results = []
-    skipped = 0
+    skipped = empty = 0
     with ExitStack() as until:
         if args.output is not None:
             written = until.enter_context(delivered(args, plan))
             pictures = [*map(written.path_for, planned)]
         detector = build_detector(args)
-        pairs = list(zip(images, pictures, strict=True))
-        for number, (image, picture) in enumerate(tqdm(pairs, unit="image"), start=1):
+        rows = list(zip(images, names_in_results(images), pictures, strict=True))
+        for number, (image, name, picture) in enumerate(tqdm(rows, unit="image"), start=1):
             try:
-                results += run_on_image(detector, image, number, picture)
+                found = run_on_image(detector, image, number, name, picture)
+                results += found
+                empty += not found
             except ImageError as error:
                 skipped += 1
                 tqdm.write(f"skipped: {error}", file=sys.stderr)
     seen = counted(len(images) - skipped, "image")
-    print(f"{counted(len(results), 'detection')} on {seen}, {skipped:,} skipped")
+    without = f"{empty:,} without any, {skipped:,} skipped"
+    print(f"{counted(len(results), 'detection')} on {seen}, {without}")
     if args.output is not None:
         print(f"Pictures: {args.output}")
     return results, skipped

@@ -67,13 +67,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 def read_images(cfg: CfgNode, source: str, count: int) -> Iterator[Tensor]:
     """The first images of a source, resized as at test time, on the model's device."""
-    from dre_ssod.deployment.labeling.label_manifest import open_images
+    from dre_ssod.deployment.labeling.label_manifest import full_name, open_images
     from dre_ssod.deployment.trained_model import InferenceReader
 
     reader = InferenceReader(cfg)
     images = open_images(source)
     for entry in itertools.islice(images.entries, count):
-        name = str(Path(images.root) / entry.file_name)
+        name = full_name(images.root, entry.file_name)
         yield reader(name)["image"].to(cfg.MODEL.DEVICE)
 
 

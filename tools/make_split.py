@@ -142,6 +142,11 @@ def main(args: argparse.Namespace) -> None:
         uris["UNLABELED"] = args.source
     words = [f"DATASETS.{key} \"('{uri}',)\"" for key, uri in uris.items()]
     print(f"  {' '.join(words)} {NO_FURTHER_DRAW} DATASETS.SPLIT_FILE ''")
+    if "UNLABELED" in uris:
+        print(
+            "This DATASETS.UNLABELED replaces that of a config, as tools/new_config.py --unlabeled "
+            "writes it: name its sets beside this one, or their images are not used."
+        )
     if not held_out:
         split_file = shlex.quote(str(output / "split.json"))
         print("or, which leaves the dataset as it is, by")

@@ -67,7 +67,12 @@ def main(args: argparse.Namespace) -> None:
     text = as_yaml(found, configs, f"tools/new_config.py {words}")
     args.output.parent.mkdir(parents=True, exist_ok=True)
     write_text(args.output, text)
-    check_config(read_config(str(args.output)), world_size=1)
+    try:
+        check_config(read_config(str(args.output)), world_size=1)
+    except BaseException:
+        # The same command, once its cause is gone, would be refused for the file.
+        args.output.unlink()
+        raise
     print(text)
     print(f"Written: {args.output}. Train with it, here or on a machine like this:")
     print(f"  python train_net.py --config-file {shlex.quote(str(args.output))}")

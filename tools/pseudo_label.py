@@ -23,6 +23,7 @@ from dre_ssod_cli.program import run_program
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
+    from dre_ssod.deployment.labeling.label_merge import MergeSummary
     from dre_ssod.deployment.labeling.labeling_job import LabelingJob
 
 
@@ -65,7 +66,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         action="append",
         default=[],
         metavar="SET",
-        help="list no image of it; may be repeated: labeled and test images",
+        help="list none of its images, of a set that may be labeled in part none of the labeled "
+        "ones; may be repeated: labeled and test images",
     )
     parser.add_argument(
         "--tasks",
@@ -211,10 +213,27 @@ def finish(args: argparse.Namespace, before: dict[str, Any]) -> None:
     names = job.folder / LABEL_NEXT_NAMES
     listed = counted(summary.listed, "image")
     print(f"{listed} to label next: {job.folder / LABEL_NEXT}, {names}")
+    if args.label_next and not summary.listed:
+        print(why_none(args, summary))
     if args.tasks and summary.listed:
         print(f"as tasks with boxes to correct: {tasks_path(job.folder, args.tasks)}")
         if corrected := corrected_uri(job.folder, args.tasks):
             print(f"corrected there, for tools/merge_labels.py: {corrected}")
+    elif args.tasks:
+        path = tasks_path(job.folder, args.tasks)
+        stale = f"; {path} is of an earlier list" if path.exists() else ""
+        print(f"--tasks {args.tasks}: no image is listed, so no tasks were written{stale}")
+
+
+def why_none(args: argparse.Namespace, summary: MergeSummary) -> str:
+    """Why no image is listed although some were asked for."""
+    excluded = f"{summary.excluded:,} of {summary.images:,} are of --exclude"
+    if summary.excluded == summary.images:
+        return f"none is listed: {excluded}"
+    return (
+        f"none is listed: {excluded}, and the model is unsure of no other one, by --label-next-by "
+        f"{args.label_next_by} from a score of {args.label_next_score:g} on (--label-next-score)"
+    )
 
 
 def doubt_of_many(cfg: CfgNode, boxes_per_image: float, min_score: float) -> str | None:

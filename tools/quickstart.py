@@ -5,7 +5,8 @@
 
 Both runs train the same detector and see the same labeled images equally often; one of them has
 unlabeled images too. Until it uses them both are the same, so that part is trained once. An
-interrupted demo continues where it stopped; a finished one evaluates and reports again.
+interrupted demo continues where it stopped; a finished one evaluates and reports again, and is
+refused with other settings.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ PROGRAM = ROOT / "train_net.py"
 METRICS = ("AP", "AP50", "AP75")
 DRAWN_IMAGES = 3
 SPREAD = 1.5
-"""AP by which a run of the sample set differs from one seed or machine to the next, about."""
+"""AP by which a run of the sample set differs from one seed or machine to the next, about; as long
+and on the images that RUNS say."""
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -72,6 +74,31 @@ def check_report(cfg: CfgNode) -> None:
         )
 
 
+def refuse_changes(run: Path, cfg: CfgNode) -> None:
+    """Refuse other settings for a run that has ended: none of its numbers would be by them.
+
+    Raises:
+        ConfigError: naming the keys.
+    """
+    from dre_ssod.errors import ConfigError
+    from dre_ssod.runs.detector import read_detector
+    from dre_ssod.runs.resuming import KEPT, changed_keys
+
+    ended = read_detector(run / "model_final.pth")
+    if ended is None or ended.settings["SOLVER.MAX_ITER"] != cfg.SOLVER.MAX_ITER:
+        return
+    heads = cfg.MODEL.ROI_HEADS
+    # 0 stands for the number in the data.
+    heads.NUM_CLASSES = heads.NUM_CLASSES or ended.settings["MODEL.ROI_HEADS.NUM_CLASSES"]
+    changed = [key for key in changed_keys(ended.settings, cfg) if key not in KEPT]
+    if changed:
+        raise ConfigError(
+            f"{run} has ended, and other settings would not change its numbers: "
+            f"{', '.join(changed)} differ from those of its end. Name another folder with "
+            "--output, or leave the keys as they were; a larger SOLVER.MAX_ITER trains on"
+        )
+
+
 def make_jobs(runs: Mapping[str, Path], args: argparse.Namespace) -> list[Job]:
     """The two runs: the supervised one begins where the burn-in of the other ends.
 
@@ -79,7 +106,8 @@ def make_jobs(runs: Mapping[str, Path], args: argparse.Namespace) -> list[Job]:
         runs: their folders, by name.
 
     Raises:
-        ConfigError: if a key cannot be used, or the runs could not be reported.
+        ConfigError: if a key cannot be used, the runs could not be reported, or one has ended
+            with other settings.
     """
     from dre_ssod.checkpoints.folder import BURN_IN
     from dre_ssod.config.reading import read_config
@@ -92,8 +120,9 @@ def make_jobs(runs: Mapping[str, Path], args: argparse.Namespace) -> list[Job]:
 
     def job(name: str, opts: Sequence[str] = (), **order: Any) -> Job:
         solver = configs[name].SOLVER
-        words = ["--config-file", str(RUNS[name]), "--resume", "SEED", str(args.seed), *opts]
-        words += ["OUTPUT_DIR", str(runs[name]), *args.opts]
+        keys = ["SEED", str(args.seed), *opts, "OUTPUT_DIR", str(runs[name]), *args.opts]
+        refuse_changes(runs[name], read_config(str(RUNS[name]), keys))
+        words = ["--config-file", str(RUNS[name]), "--resume", *keys]
         return Job(name, runs[name], words, solver.MAX_ITER, solver.IMS_PER_BATCH, **order)
 
     shared = runs["semi-supervised"] / BURN_IN
@@ -120,7 +149,18 @@ def count_images(run: Path) -> dict[str, int]:
     return counts
 
 
-def report(runs: Mapping[str, Path], captions: Mapping[str, str], seed: int) -> str:
+def say_spread(gain: float, opts: Sequence[str]) -> str:
+    """What a gain in AP is worth; on other images or another schedule that is not known."""
+    if any(key.startswith(("DATASETS.", "SOLVER.")) for key in opts[::2]):
+        return (
+            "From seed to seed an AP differs, by how much with these DATASETS and SOLVER keys is "
+            "not known: a few --seed tell."
+        )
+    is_sure = "more" if gain > SPREAD else "no more"
+    return f"From seed to seed an AP differs by some {SPREAD:g}; this gain is {is_sure} than that."
+
+
+def report(runs: Mapping[str, Path], captions: Mapping[str, str], args: argparse.Namespace) -> str:
     """The closing table, what its numbers are, and what to do next."""
     import torch
     from tabulate import tabulate
@@ -141,16 +181,14 @@ def report(runs: Mapping[str, Path], captions: Mapping[str, str], seed: int) -> 
         f"{evaluations[name]['student/bbox/AP']:.1f} ({name})" for name in evaluations
     )
     table = tabulate(rows, headers=["trained on", *METRICS], disable_numparse=True)
-    is_sure = "more" if gains[0] > SPREAD else "no more"
     paragraphs = [
         f"AP, average precision: how well the objects of {counts['test']} test images are found, "
         "which no run has trained on. 0 is nothing, 100 is all of them, exactly. For AP50 a box "
         "must overlap its object by half, for AP75 by three quarters.",
         "Both rows are the same detector and the same labeled images, so the last row is what "
-        f"{counts['unlabeled']} images without any label add. From seed to seed an AP differs by "
-        f"some {SPREAD:g}; this gain is {is_sure} than that.",
+        f"{counts['unlabeled']} images without any label add. {say_spread(gains[0], args.opts)}",
         "The rows are the models that are used, moving averages of the weights. AP of the last "
-        f"weights themselves: {students}. Seed {seed}, PyTorch {torch.__version__}.",
+        f"weights themselves: {students}. Seed {args.seed}, PyTorch {torch.__version__}.",
     ]
     explanation = "\n\n".join(textwrap.fill(text, 100) for text in paragraphs)
     return f"""{table}
@@ -194,7 +232,7 @@ def main(args: argparse.Namespace) -> None:
     write_picture(picture, draw_comparison(shown, DRAWN_IMAGES))
     address = write_page(folder / "report.html", folders, examined)
     print()
-    print(report(runs, captions, args.seed))
+    print(report(runs, captions, args))
     print()
     print(f"Picture, found and missed: {picture}")
     print(f"Took {(time.monotonic() - begin) / 60:.1f} minutes")

@@ -18,6 +18,10 @@ from pathlib import Path
 from dre_ssod_cli.parsers import add_model_option, local, output, program_parser
 from dre_ssod_cli.program import run_program
 
+IMAGES = 24
+OF_THE_MODEL = ("images", "min_score", "model", "opts")
+"""Options of the detections, which --no-model leaves out."""
+
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
@@ -33,9 +37,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--images",
         type=int,
-        default=24,
         metavar="N",
-        help="how many images are shown at most (default: 24)",
+        help=f"how many images are shown at most (default: {IMAGES})",
     )
     parser.add_argument(
         "--min-score",
@@ -49,6 +52,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help="only what the run folders hold, as of runs that still train: no detections",
     )
     add_model_option(parser)
+    # To tell what is given.
+    parser.set_defaults(model=None)
     parser.add_argument(
         "--opts",
         nargs=argparse.REMAINDER,
@@ -57,6 +62,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help="config keys and values for the detections of all runs, such as MODEL.DEVICE cpu",
     )
     parsed = parser.parse_args(arguments)
+    given = [name for name in OF_THE_MODEL if getattr(parsed, name) not in (None, [])]
+    if parsed.no_model and given:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        parser.error(f"--no-model makes no detections: it does not go with {named}")
+    parsed.images = IMAGES if parsed.images is None else parsed.images
+    parsed.model = parsed.model or "teacher"
     if parsed.images < 0:
         parser.error(f"--images is {parsed.images}; it must be 0 or more")
     if parsed.min_score is not None and not 0 <= parsed.min_score <= 1:

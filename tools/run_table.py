@@ -60,6 +60,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys, for all rows")
     args = parser.parse_intermixed_args(arguments)
     check_counts(parser, args, "at_once", "threads")
+    given = [name for name in ("row", "run", "slurm") if getattr(args, name) is not None]
+    if args.report and given:
+        parser.error(
+            f"--report runs nothing and writes all rows: it does not go with --{', --'.join(given)}"
+        )
     if args.slurm is not None:
         args.slurm = parse_slurm(parser, args.slurm)
     return args

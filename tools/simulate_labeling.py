@@ -100,7 +100,8 @@ def take_up(args: argparse.Namespace) -> None:
     """Start in a new folder, or continue in one of the same settings.
 
     Raises:
-        ConfigError: if they are others, or the folder holds anything else, or a key cannot be used.
+        ConfigError: if they are others, a run's name stood for another model, the folder holds
+            anything else, or a key cannot be used.
     """
     from dre_ssod.config.reading import read_config
     from dre_ssod.data.text_files import read_json
@@ -111,17 +112,34 @@ def take_up(args: argparse.Namespace) -> None:
     settings = {name: getattr(args, name) for name in ("images", "truth", "model", "seed", "opts")}
     for run in args.run:
         read_config(str(run / "config.yaml"), args.opts)
-    if not path.exists():
-        if args.output.exists() and any(args.output.iterdir()):
-            raise ConfigError(f"{args.output} is not empty: choose another --output")
-        write_text(path, json.dumps(settings, indent=1) + "\n")
-    before = read_json(path)
+    is_new = not path.exists()
+    if is_new and args.output.exists() and any(args.output.iterdir()):
+        raise ConfigError(f"{args.output} is not empty: choose another --output")
+    before = settings if is_new else read_json(path)
     changed = [name for name, value in settings.items() if before.get(name) != value]
     if changed:
         raise ConfigError(
             f"{args.output} holds results of other settings: {', '.join(changed)}. Choose another "
             "--output, or repeat the command with which it was started"
         )
+    # Results go by the names of the folders; --run may add some.
+    runs, known = {run.resolve().name: identity(run) for run in args.run}, before.get("runs", {})
+    for name, run in runs.items():
+        if name in known and known[name]["sha256"] != run["sha256"]:
+            raise ConfigError(
+                f"{args.output} holds results of {name!r} from {known[name]['path']}, a model with "
+                f"the SHA-256 {known[name]['sha256'][:12]}; --run {run['path']} has another, "
+                f"{run['sha256'][:12]}. Choose another --output, or name that run again"
+            )
+    write_text(path, json.dumps({**before, "runs": {**known, **runs}}, indent=1) + "\n")
+
+
+def identity(run: Path) -> dict[str, str]:
+    """Where a run is, and the SHA-256 of the model that it has."""
+    from dre_ssod.deployment.labeling.labeling_job import weights_sha256
+    from dre_ssod.runs.detector import find_checkpoint
+
+    return {"path": str(run.resolve()), "sha256": weights_sha256(str(find_checkpoint(run)))}
 
 
 def choose(

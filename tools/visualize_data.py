@@ -57,6 +57,7 @@ def configure(args: argparse.Namespace) -> CfgNode:
     from dre_ssod.config.checks import check_config
     from dre_ssod.config.effects import check_effects, say_unread
     from dre_ssod.config.reading import read_config
+    from dre_ssod.deployment.trained_model import check_weights
     from dre_ssod.engine.setup import complete
 
     cfg = read_config(args.config_file, args.opts)
@@ -65,6 +66,9 @@ def configure(args: argparse.Namespace) -> CfgNode:
     setup_logger(name="dre_ssod")
     say_unread(cfg)
     complete(cfg)
+    if args.pseudo_labels and cfg.MODEL.WEIGHTS:
+        # Panels name classes as DATASETS.TRAIN does.
+        check_weights(cfg, cfg.DATASETS.TRAIN)
     if args.output is None:
         args.output = Path(cfg.OUTPUT_DIR) / "data_panels"
     return cfg

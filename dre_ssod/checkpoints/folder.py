@@ -20,9 +20,10 @@ from typing import Any
 import torch
 
 from dre_ssod.errors import CheckpointError, FileError, UntrustedFileError
-from dre_ssod.files import clear_partial, link_or_copy, open_whole
+from dre_ssod.files import clear_partial, link_or_copy, open_whole, set_aside
 
 LAST = "last_checkpoint"
+BEST = "model_best.pth"
 BURN_IN = "model_burn_in.pth"
 """The checkpoint of the end of a burn-in, where SSOD.BURN_IN_KEPT asks for it."""
 _OURS = re.compile(r"model_(\d{7,}|best|final|burn_in)\.pth")
@@ -99,6 +100,21 @@ def read_tensors(path: str | Path, mmap: bool = False) -> Any:
             f"{path} is not read{reason}. A .pth checkpoint may only hold tensors, numbers, texts "
             "and plain containers; it is damaged or would run code. Nothing of it was run."
         ) from error
+
+
+def look_into(path: Path) -> dict[str, Any]:
+    """The entries of a file that PyTorch wrote, whatever its suffix; of another file none.
+
+    Weights are read only when they are used, but for files of PyTorch before 1.6.
+
+    Raises:
+        UntrustedFileError: if it is damaged or holds code.
+    """
+    is_archive = zipfile.is_zipfile(path)
+    if not is_archive and not (path.suffix == ".pth" and path.is_file()):
+        return {}
+    content = read_tensors(path, mmap=is_archive)
+    return content if isinstance(content, dict) else {}
 
 
 def find_damage(path: Path) -> str | None:
@@ -233,14 +249,37 @@ def _number(path: Path) -> int | None:
 
 
 def gone_on(folder: Path, final: Path) -> Checkpoint | None:
-    """The checkpoint of a run that ``last_checkpoint`` names, if it is newer than a final one."""
+    """The checkpoint of a run that ``last_checkpoint`` names, if it is not that of a final one.
+
+    It is newer where the run has gone on since, and older where the run has gone back.
+    """
     named = _named_last(folder)
     if named is None or named == final:
         return None
     last, end = (_try_open(path, []) for path in (named, final))
-    if last is None or end is None or last.iteration <= end.iteration:
+    if last is None or end is None or last.iteration == end.iteration:
         return None
     return last
+
+
+def set_best_aside(folder: Path, iteration: int) -> bool:
+    """Rename a ``model_best.pth`` of iterations that a run has gone back from.
+
+    Args:
+        iteration: the last one that the run has finished.
+
+    Returns:
+        Whether there was one.
+    """
+    best = folder / BEST
+    found = _try_open(best, []) if best.is_file() else None
+    if found is None or found.iteration <= iteration:
+        return False
+    logger.warning(
+        "%s is of iteration %d, and the run has gone back to %d: it is now %s",
+        *(best, found.iteration, iteration, set_aside(best).name),
+    )
+    return True
 
 
 def clear_unfinished(folder: Path) -> None:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import logging
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.utils.file_io import Detectron2Handler
 from tabulate import tabulate
 from torch import nn
 
 from dre_ssod.checkpoints.checkpointer import SafeCheckpointer
-from dre_ssod.checkpoints.folder import read_tensors
+from dre_ssod.checkpoints.folder import look_into, read_tensors
 from dre_ssod.errors import ConfigError
-from dre_ssod.stores import weights_file
+from dre_ssod.stores import StoreError, weights_file
 
 logger = logging.getLogger(__name__)
 
@@ -82,16 +82,10 @@ def method_state(path: str, name: str) -> dict[str, Any] | None:
     Returns:
         None if the file says nothing of it, or is of another method.
     """
-    method = _looked_into(path).get("trainer", {}).get("_trainer", {}).get("method", {})
+    content = look_into(Path(weights_file(path)))
+    method = content.get("trainer", {}).get("_trainer", {}).get("method", {})
     state: dict[str, Any] | None = method.get("state") if method.get("name") == name else None
     return state
-
-
-def _looked_into(path: str) -> dict[str, Any]:
-    """The entries of a file that PyTorch wrote, without reading its weights; of another none."""
-    file = weights_file(path)
-    content = read_tensors(file, mmap=True) if zipfile.is_zipfile(file) else None
-    return content if isinstance(content, dict) else {}
 
 
 def start_all(model: nn.Module, detectors: Sequence[nn.Module], path: str) -> None:
@@ -103,6 +97,14 @@ def start_all(model: nn.Module, detectors: Sequence[nn.Module], path: str) -> No
     is_whole = len(detectors) > 1 and path and _is_of_pair(path)
     for part in (model,) if is_whole else detectors:
         start_from(part, path)
+    first, *others = ([*part.state_dict().values()] for part in detectors)
+    if any(all(map(torch.equal, first, other)) for other in others):
+        logger.warning(
+            "MODEL.WEIGHTS %r gives both detectors of the pair all of their weights, so that they "
+            "are the same and tell each other nothing new. Start from a backbone, or from the file "
+            "of a pair.",
+            path,
+        )
 
 
 def start_from(model: nn.Module, path: str) -> None:
@@ -144,7 +146,7 @@ def _is_of_pair(path: str) -> bool:
         ConfigError: if the file cannot be fetched from its address.
     """
     with _telling_how_to_fetch(path):
-        weights = _looked_into(path).get("model")
+        weights = look_into(Path(weights_file(path))).get("model")
     return isinstance(weights, dict) and any(name.startswith("partner.") for name in weights)
 
 
@@ -153,11 +155,11 @@ def _telling_how_to_fetch(path: str) -> Iterator[None]:
     """Adds to a failed fetch of MODEL.WEIGHTS what to do without it.
 
     Raises:
-        ConfigError: in place of the OSError of an address.
+        ConfigError: in place of the error of an address.
     """
     try:
         yield
-    except OSError as error:
+    except (OSError, StoreError) as error:
         if "://" not in path:
             raise
         raise ConfigError(

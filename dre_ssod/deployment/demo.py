@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +116,16 @@ def _expand(path: Place, named: bool) -> list[InputImage]:
     return [InputImage(path, Path(path.name))] if named or is_image_name(path.name) else []
 
 
+def names_in_results(images: Sequence[InputImage]) -> list[str]:
+    """What results call each image: its name or, where others have the same one, its path."""
+    names = [image.name.as_posix() for image in images]
+    count = Counter(names)
+    return [
+        name if count[name] == 1 else str(image.path)
+        for name, image in zip(names, images, strict=True)
+    ]
+
+
 def plan_outputs(images: Sequence[InputImage], output: Place, overwrite: bool) -> list[Place]:
     """Where the picture of each image goes: no two to the same place, none onto an input.
 
@@ -167,9 +178,13 @@ def _picture_name(name: Path) -> Path:
 
 
 def run_on_image(
-    detector: DrawingDetector, image: InputImage, number: int, picture: Path | None
+    detector: DrawingDetector, image: InputImage, number: int, name: str, picture: Path | None
 ) -> list[dict[str, Any]]:
-    """Detect on one file and draw; returns its COCO results, with ``number`` as ``image_id``.
+    """Detect on one file and draw; returns its COCO results.
+
+    Args:
+        number, name: ``image_id`` and ``file_name`` of the results.
+        picture: where to draw; None for nowhere.
 
     Raises:
         ImageError: if the file cannot be used as an image.
@@ -180,4 +195,4 @@ def run_on_image(
     if picture is not None:
         picture.parent.mkdir(parents=True, exist_ok=True)
         write_picture(picture, detector.draw(pixels, found))
-    return detector.results(found, number, image.name.as_posix())
+    return detector.results(found, number, name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -187,14 +186,16 @@ def load(
     """A detector from a checkpoint, which says its settings and the names of its classes itself.
 
     Args:
-        path: a checkpoint (.pth), or the folder of a run: of that ``model_final.pth``, or the
-            newest where the run is not done, or has gone on since.
+        path: a checkpoint (.pth), or the folder of a run, here or in a store: of that
+            ``model_final.pth``, or, here, the newest where the run is not done, or has gone on
+            since.
         model: "teacher" or "student".
         device: such as "cpu" or "cuda:1"; by default a GPU where there is one.
         config_file: in place of the checkpoint's settings. Where it has none, as those of version
             0.1.0, the config.yaml beside it is taken.
         classes: names in the model's order, where neither the checkpoint nor the training data
-            tell.
+            tell. Other names than the checkpoint's are warned of; the same in another order are an
+            error.
         opts: config keys and values in turn, as ``["TEST.VARIANCE_VOTING.ENABLED", True]``.
 
     Raises:
@@ -203,6 +204,6 @@ def load(
     if model not in ("teacher", "student"):
         raise ConfigError(f"model is {model!r}; it must be 'teacher' or 'student'")
     on_device = ["MODEL.DEVICE", device] if device else []
-    cfg, categories = configure_trained(Path(path), config_file, [*opts, *on_device], classes)
+    cfg, categories = configure_trained(os.fspath(path), config_file, [*opts, *on_device], classes)
     cfg.MODEL.DEVICE = device_of(cfg)
     return Detector(cfg, load_trained(cfg, model), categories)

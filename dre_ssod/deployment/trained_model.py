@@ -20,10 +20,16 @@ from dre_ssod.config.checks import check_config
 from dre_ssod.config.effects import check_effects
 from dre_ssod.config.reading import read_config
 from dre_ssod.data.images import read_image
-from dre_ssod.data.sources.catalog import class_names
 from dre_ssod.data.views.photometric import Image
 from dre_ssod.errors import ConfigError, SourceError
-from dre_ssod.runs.detector import TrainedDetector, categories_of, find_checkpoint, read_detector
+from dre_ssod.runs.detector import (
+    TrainedDetector,
+    categories_of,
+    check_classes,
+    compare_classes,
+    find_checkpoint,
+    read_detector,
+)
 from dre_ssod.runs.resuming import check_fits
 from dre_ssod.stores import place_of, weights_file
 
@@ -56,7 +62,7 @@ def configure_trained(
         config_file, opts: as of :func:`dre_ssod.config.reading.read_config`. Without a file, the
             checkpoint says the settings, and a config.yaml beside it what it leaves out.
         names: of the classes; empty to take those of the checkpoint, or of DATASETS.TRAIN where it
-            names none.
+            names none. See :func:`find_categories` for names that the checkpoint has otherwise.
 
     Raises:
         ConfigError: naming the argument or key that cannot be used, or if nothing tells.
@@ -149,26 +155,6 @@ def check_weights(cfg: CfgNode, train: Sequence[str] = ()) -> None:
         check_classes(described, train)
 
 
-def check_classes(described: TrainedDetector, train: Sequence[str]) -> None:
-    """Compare a model's classes with those of DATASETS.TRAIN, by which it is going to be measured.
-
-    Other names are warned of, since classes may have been renamed.
-
-    Raises:
-        ConfigError: if they are the same in another order, so that none would be the right one.
-    """
-    own, given = [category["name"] for category in described.categories], class_names(train)
-    if own == given:
-        return
-    what = (
-        f"MODEL.WEIGHTS was trained with the classes {', '.join(own)}, in this order, and those of "
-        f"DATASETS.TRAIN {', '.join(train)} are {', '.join(given)}"
-    )
-    if sorted(own) == sorted(given):
-        raise ConfigError(f"{what}: name the sets of the training in DATASETS.TRAIN")
-    logger.warning("%s: a class is taken for the one at its place.", what)
-
-
 def load_trained(cfg: CfgNode, which: str = "teacher") -> nn.Module:
     """The detector of MODEL.WEIGHTS in eval mode; of a checkpoint of this project, the teacher.
 
@@ -216,14 +202,18 @@ def find_categories(
     """The classes of a model, in the order of its outputs, with their ids in COCO files.
 
     Args:
-        names: of the classes, which then have the ids 1 to K.
-        known: the classes where there are no ``names``; where there are neither, those of
-            DATASETS.TRAIN.
+        names: of the classes, which then have the ids 1 to K, unless they are those of ``known``.
+            Other ones than those are warned of.
+        known: the classes by the checkpoint, which are taken where there are no ``names``; where
+            there are neither, those of DATASETS.TRAIN.
 
     Raises:
-        ConfigError: if DATASETS.TRAIN is not there, or the number contradicts the config.
+        ConfigError: if DATASETS.TRAIN is not there, the number contradicts the config, or ``names``
+            are those of the checkpoint in another order.
     """
     named: list[Category] = [{"id": i, "name": n} for i, n in enumerate(names, start=1)]
+    if list(names) == [category["name"] for category in known]:
+        named = list(known)
     try:
         categories = named or list(known) or categories_of(cfg.DATASETS.TRAIN)
     except SourceError as error:
@@ -237,6 +227,9 @@ def find_categories(
             f"MODEL.ROI_HEADS.NUM_CLASSES is {expected}, but {len(categories)} classes are named: "
             f"{', '.join(category['name'] for category in categories)}"
         )
+    if names and known:
+        advice = "leave --classes (classes in Python) out, or name them in the model's order"
+        compare_classes(known, names, "those of --classes", advice)
     return categories
 
 

@@ -46,9 +46,9 @@ from dre_ssod.launch.log_file import FILE_ONLY
 from dre_ssod.methods import build_method
 from dre_ssod.methods.parts.labeled_classes import boxes_per_image
 from dre_ssod.runs.contents import check_resumed
-from dre_ssod.runs.detector import categories_of
+from dre_ssod.runs.detector import categories_of, check_start
 from dre_ssod.runs.results import record_results
-from dre_ssod.runs.resuming import check_length, settings_of, settle
+from dre_ssod.runs.resuming import check_length, say_changes, settings_of, settle
 from dre_ssod.runs.sets import contents_of, describe_sets, format_table
 
 logger = logging.getLogger(__name__)
@@ -67,6 +67,8 @@ class SSODTrainer(DefaultTrainer):
         check_config(cfg, comm.get_world_size())
         self.cfg = cfg
         self.start_iter = 0
+        self.has_ended = False
+        """Whether nothing is left to train or to evaluate; known once the run is resumed."""
         self.max_iter = cfg.SOLVER.MAX_ITER
         self._seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self.method = build_method(cfg)
@@ -133,6 +135,7 @@ class SSODTrainer(DefaultTrainer):
         Raises:
             FileExistsError: if not resuming and OUTPUT_DIR holds another run's checkpoints.
             CheckpointError: if OUTPUT_DIR holds checkpoints, but none that can be used.
+            ConfigError: if MODEL.WEIGHTS has the classes in another order.
         """
         if not resume:
             refuse_to_overwrite(self.cfg.OUTPUT_DIR)
@@ -145,6 +148,7 @@ class SSODTrainer(DefaultTrainer):
                 "--resume: %s has no checkpoint yet; starting at iteration 0.", self.cfg.OUTPUT_DIR
             )
         start_all(self.teacher, self.teacher.detectors, self.cfg.MODEL.WEIGHTS)
+        check_start(self.cfg)
         self.student.load_state_dict(self.teacher.state_dict())
 
     def _load(self, path: str) -> None:
@@ -169,6 +173,9 @@ class SSODTrainer(DefaultTrainer):
         if done == end and run is not None and run["settings"]["SOLVER.MAX_ITER"] != end:
             # Saved on the way to another end, it need not have been evaluated.
             self._checkpoints.evaluation_pending = True
+        self.has_ended = done == end and not self._checkpoints.evaluation_pending
+        if run is not None:
+            say_changes(run["settings"], self.cfg, path, self.has_ended)
 
     def train(self) -> Any:
         """Train from the current iteration to SOLVER.MAX_ITER."""

@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dre_ssod.errors import UserError
+from dre_ssod.errors import FileError, UserError
 from dre_ssod.files import PARTIAL
 from dre_ssod.inspection.canvas import RGBImage
 
@@ -68,7 +68,7 @@ class VideoReader:
 class VideoWriter:
     """Writes frames of one size to an MP4 file; a context manager.
 
-    The file is there once all of it is written.
+    The file is there once all of it is written; leaving the block raises a FileError if it is not.
     """
 
     def __init__(self, path: Path, fps: float) -> None:
@@ -76,6 +76,7 @@ class VideoWriter:
         # The extension says the format.
         self._partial = path.with_name(f".{path.stem}{PARTIAL}{path.suffix}")
         self._fps = fps
+        self._written = 0
         self._writer: Any = None
 
     def __enter__(self) -> VideoWriter:
@@ -87,11 +88,31 @@ class VideoWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._writer is not None:
-            self._writer.release()
+        if self._writer is None:
+            return
+        self._writer.release()
+        try:
             if error is None:
+                self._check_whole()
                 self._partial.replace(self._path)
+        finally:
             self._partial.unlink(missing_ok=True)
+
+    def _check_whole(self) -> None:
+        """OpenCV's writer does not say that a disk is full; the index of the file does.
+
+        Raises:
+            FileError: if the file does not hold the frames that were written.
+        """
+        capture = cv2.VideoCapture(str(self._partial))
+        frames = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        capture.release()
+        if frames != self._written:
+            raise FileError(
+                f"{self._path}: could not be written whole: the file has {frames} of "
+                f"{self._written} frames, as where the disk or a quota is full. It was removed: "
+                "make room, or name another place, and start again"
+            )
 
     def write(self, frame: RGBImage) -> None:
         """Append a frame (H, W, 3), RGB; the first one sets the size of the video.
@@ -107,3 +128,4 @@ class VideoWriter:
             if not self._writer.isOpened():
                 raise OSError(f"could not write the video {self._path}")
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        self._written += 1

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import platform
 import re
 import signal
 import socket
@@ -14,6 +15,7 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -57,12 +59,36 @@ def is_torchrun() -> bool:
 
 
 def is_restart() -> bool:
-    """Whether torchrun started this process again, after one of the run had died."""
-    return is_torchrun() and _restart_count() > 0
+    """Whether torchrun or Slurm started this process again, after one had died or made room."""
+    return (is_torchrun() and _restart_count() > 0) or _restart_count("SLURM_RESTART_COUNT") > 0
 
 
-def _restart_count() -> int:
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+def launched_by() -> list[str]:
+    """The agent of torchrun and the job of Slurm that this process belongs to, where there are.
+
+    They outlast restarts, and no other launch has the same.
+    """
+    found = []
+    if (run := os.environ.get("TORCHELASTIC_RUN_ID")) is not None:
+        found.append(f"torchrun {run}: {platform.node()}, process {_parent()}")
+    if (job := os.environ.get("SLURM_JOB_ID")) is not None:
+        found.append(f"job {job} of Slurm")
+    return found
+
+
+def _restart_count(variable: str = "TORCHELASTIC_RESTART_COUNT") -> int:
+    return int(os.environ.get(variable, "0"))
+
+
+def _parent() -> str:
+    """The number of the process that started this one, and when that began, in Linux's ticks.
+
+    In a container every agent of torchrun may have the same number.
+    """
+    number, began = os.getppid(), ""
+    with contextlib.suppress(OSError):
+        began = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[19]
+    return f"{number} {began}".rstrip()
 
 
 def launch(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import runpy
 import shlex
 import signal
@@ -89,7 +88,7 @@ class Requeued:
 
 
 def run_file(program: Path, words: list[str]) -> None:
-    """Run a program in this process; in a job that was requeued, ``train_net.py`` resumes.
+    """Run a program in this process; in a job that was requeued, ``train_net.py`` finds out itself.
 
     Args:
         program: a Python file with a function ``run(words)`` that returns an exit code.
@@ -97,9 +96,6 @@ def run_file(program: Path, words: list[str]) -> None:
     Raises:
         RuntimeError: if its exit code is not 0.
     """
-    again = int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
-    if again and program.name == "train_net.py" and not {"--resume", "--eval-only"} & {*words}:
-        words = ["--resume", *words]
     sys.argv = [program.name, *words]
     code = runpy.run_path(str(program))["run"](words)
     if code:

@@ -143,10 +143,7 @@ def facts(run: RunFolder) -> dict[str, str]:
         "Seed": str(last["seed"]),
         "Started from": last["weights"] or _weights_of_backbone(run.settings),
         "Started": " and again ".join(_time(entry["started"]) for entry in run.trainings),
-        "Finished": next(
-            (_time(e["finished"]) for e in reversed(run.evaluations) if e["kind"] == "training"),
-            "not yet",
-        ),
+        "Finished": _finished(run),
         "Seconds of an iteration": f"{per_iteration.last:.2f}" if per_iteration else "unknown",
         "Machine": f"{machine.get('gpu', machine['device'])}, {machine['platform']}",
         "Processes": str(last["world_size"]),
@@ -179,6 +176,19 @@ def _weights_of_backbone(settings: dict[str, str]) -> str:
 
 def _time(text: str) -> str:
     return text[:16].replace("T", " ")
+
+
+def _finished(run: RunFolder) -> str:
+    """When the training ended; a run that has ended may go on by a larger SOLVER.MAX_ITER."""
+    end = int(run.settings["SOLVER.MAX_ITER"])
+    ends = [entry["finished"] for entry in run.evaluations if entry["kind"] == "training"]
+    # A start after the end trains nothing.
+    starts = [e["started"] for e in run.trainings if (e.get("first_iteration") or 0) < end]
+    if run.history.iterations < end or not ends:
+        return "not yet"
+    ended = datetime.fromisoformat(ends[-1])
+    goes_on = any(datetime.fromisoformat(start) > ended for start in starts)
+    return "not yet" if goes_on else _time(ends[-1])
 
 
 def _duration(run: RunFolder) -> str | None:

@@ -8,7 +8,6 @@ the classes in the order of the model's outputs. In the checkpoints of a run it 
 from __future__ import annotations
 
 import logging
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,13 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
+from detectron2.utils.logger import log_first_n
 
-from dre_ssod.checkpoints.folder import find_last, gone_on, read_tensors
+from dre_ssod.checkpoints.folder import find_last, gone_on, look_into
 from dre_ssod.data.sources.catalog import class_names
 from dre_ssod.errors import ConfigError
 from dre_ssod.runs.resuming import KEPT, settings_of
-from dre_ssod.stores import Place
+from dre_ssod.stores import Place, weights_file
 
 logger = logging.getLogger(__name__)
 
@@ -65,14 +65,12 @@ def read_detector(path: Path) -> TrainedDetector | None:
     """What a file says of its detector; None where it says nothing.
 
     That is so of other programs' checkpoints, of those of version 0.1.0, and of what is no local
-    ``.pth`` file.
+    file that PyTorch wrote.
 
     Raises:
         UntrustedFileError: if the file is damaged or holds code.
     """
-    if path.suffix != ".pth" or not path.is_file():
-        return None
-    content = read_tensors(path, mmap=zipfile.is_zipfile(path))
+    content = look_into(path)
     for owner in (content, _part(content, "trainer")):
         run = _part(owner, "run")
         if isinstance(run, dict) and isinstance(run.get("settings"), dict):
@@ -90,10 +88,68 @@ def _numbered(run: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
 
 
+def check_start(cfg: CfgNode) -> None:
+    """Compare the classes of a training with those of the MODEL.WEIGHTS that it starts from.
+
+    A file that does not name its classes, or has another number of them, gives no weight of one.
+
+    Raises:
+        ConfigError: see :func:`check_classes`.
+    """
+    weights = cfg.MODEL.WEIGHTS
+    described = read_detector(Path(weights_file(weights))) if weights else None
+    if described is not None and len(described.categories) == cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+        check_classes(described, cfg.DATASETS.TRAIN)
+
+
+def check_classes(described: TrainedDetector, train: Sequence[str]) -> None:
+    """Compare a model's classes with those of DATASETS.TRAIN, by which it is trained or measured.
+
+    Other names are warned of, since classes may have been renamed.
+
+    Raises:
+        ConfigError: if they are the same in another order, so that none would be the right one.
+    """
+    compare_classes(
+        described.categories,
+        class_names(train),
+        f"those of DATASETS.TRAIN {', '.join(train)}",
+        "name the sets of the training in DATASETS.TRAIN, or others whose classes have this order, "
+        "or choose other MODEL.WEIGHTS",
+    )
+
+
+def compare_classes(
+    known: Sequence[dict[str, Any]], given: Sequence[str], whose: str, advice: str
+) -> None:
+    """Compare the classes of MODEL.WEIGHTS with those given; other names are warned of.
+
+    Args:
+        whose: what the given ones are called in the messages.
+        advice: what to do about another order.
+
+    Raises:
+        ConfigError: if they are the same in another order.
+    """
+    own = [category["name"] for category in known]
+    if own == list(given):
+        return
+    what = (
+        f"MODEL.WEIGHTS was trained with the classes {', '.join(own)}, in this order, and {whose} "
+        f"are {', '.join(given)}"
+    )
+    if sorted(own) == sorted(given):
+        raise ConfigError(f"{what}: {advice}")
+    # Processes of a program, and its steps, look once more.
+    message = f"{what}: a class is taken for the one at its place."
+    log_first_n(logging.WARNING, message, key="message", name=__name__)
+
+
 def find_checkpoint(path: Place) -> Place:
     """A file itself; of a run's folder ``model_final.pth``, or the newest where it is not done.
 
-    Not done is also a run that goes on after a first end, by a larger SOLVER.MAX_ITER.
+    Not done is also a run that goes on after a first end, by a larger SOLVER.MAX_ITER or from an
+    earlier checkpoint.
 
     In a store a folder stands for ``model_final.pth`` alone: finding the newest reads them all.
 
@@ -115,7 +171,8 @@ def find_checkpoint(path: Place) -> Place:
         if newer is None:
             return final
         logger.warning(
-            "%s: the run has gone on since %s: taking %s", path, final.name, newer.path.name
+            "%s: the run has gone on, or back, since %s: taking %s",
+            *(path, final.name, newer.path.name),
         )
         return newer.path
     last = find_last(path) if isinstance(path, Path) else None

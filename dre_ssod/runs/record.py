@@ -6,6 +6,7 @@ training, its resumption or an evaluation. Entries are added, never changed.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import logging
@@ -23,8 +24,10 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
+from dre_ssod.config.reading import read_config
 from dre_ssod.data.sources.uri import datasets_root
 from dre_ssod.files import set_aside, write_text
+from dre_ssod.launch.processes import is_restart, launched_by
 from dre_ssod.locks import now, taking_turns
 from dre_ssod.runs.sets import DatasetRow
 
@@ -50,7 +53,7 @@ def record_start(
     first_iteration: int | None = None,
     precision: str = "float32",
 ) -> None:
-    """Add an entry to ``run.json`` in OUTPUT_DIR; done by the main process alone.
+    """Add an entry to ``run.json`` in OUTPUT_DIR; all processes call it, the main one writes.
 
     Args:
         kind: "training" or "evaluation".
@@ -60,12 +63,14 @@ def record_start(
         first_iteration: that is trained next; above 0 where a run is resumed.
         precision: the number format that the run computes in.
     """
+    launch = _launch()
     if not comm.is_main_process():
         return
     entry = {
         "kind": kind,
         "started": now(),
         "command": shlex.join(sys.argv),
+        "launch": launch,
         "working_directory": os.getcwd(),
         "datasets_root": str(datasets_root()),
         "config_file": config_file or None,
@@ -82,6 +87,32 @@ def record_start(
     folder = Path(cfg.OUTPUT_DIR)
     with one_at_a_time(folder):
         append_entry(folder / "run.json", "runs", entry)
+
+
+def is_own_restart(args: argparse.Namespace) -> bool:
+    """Whether torchrun or Slurm started a training again that began in OUTPUT_DIR, the same one.
+
+    What they start again may never have begun: OUTPUT_DIR may hold another run, which is refused.
+
+    Args:
+        args: of ``train_net.py``; all processes of the run call this.
+    """
+    if args.eval_only or not any(comm.all_gather(is_restart())):
+        return False
+    launch, is_own = _launch(), False
+    if comm.is_main_process():
+        folder = Path(read_config(args.config_file, args.opts).OUTPUT_DIR)
+        entries = _read_entries(folder / "run.json", "runs") or []
+        trainings = [entry for entry in entries if entry.get("kind") == "training"]
+        last = trainings[-1] if trainings else {}
+        is_same = last.get("command") == shlex.join(sys.argv)
+        is_own = is_same and not {*launch}.isdisjoint(last.get("launch", ()))
+    return bool(comm.all_gather(is_own)[0])
+
+
+def _launch() -> list[str]:
+    """What started the processes of this run: on every machine another agent of torchrun."""
+    return sorted({name for names in comm.all_gather(launched_by()) for name in names})
 
 
 def one_at_a_time(folder: Path) -> AbstractContextManager[None]:
@@ -101,6 +132,11 @@ def append_entry(
         constants: further content of the file.
     """
     entries = _read_entries(path, key)
+    if entries is None:
+        entries, other = [], set_aside(path)
+        logger.warning(
+            "%s has no readable list %r: kept as %s, a new one begins.", path, key, other
+        )
     entries.append(entry)
     write_text(path, json.dumps({**constants, key: entries}, indent=1) + "\n")
     return entries
@@ -135,18 +171,15 @@ def _git(root: Path, *arguments: str) -> str | None:
     return done.stdout
 
 
-def _read_entries(path: Path, key: str) -> list[dict[str, Any]]:
+def _read_entries(path: Path, key: str) -> list[dict[str, Any]] | None:
+    """The list ``key`` of a JSON file; None if there is a file without one that can be read."""
     if not path.exists():
         return []
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))[key]
-        if isinstance(entries, list):
-            return entries
     except (ValueError, KeyError, TypeError, RecursionError):
-        pass
-    other = set_aside(path)
-    logger.warning("%s has no readable list %r: kept as %s, a new one begins.", path, key, other)
-    return []
+        return None
+    return entries if isinstance(entries, list) else None
 
 
 def _machine(device: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from tabulate import tabulate
 
-from dre_ssod.checkpoints.folder import read_tensors
+from dre_ssod.checkpoints.folder import look_into
 from dre_ssod.errors import printable
 from dre_ssod.evaluation.evaluators import PROTOCOLS
 from dre_ssod.files import write_text
@@ -71,10 +71,7 @@ def saved_iteration(checkpoint: str) -> int | None:
     Raises:
         UntrustedFileError: if it is damaged or holds code.
     """
-    if Path(checkpoint).suffix != ".pth" or not Path(checkpoint).is_file():
-        return None
-    content = read_tensors(checkpoint, mmap=True)
-    iteration = content.get("iteration") if isinstance(content, dict) else None
+    iteration = look_into(Path(checkpoint)).get("iteration")
     return iteration if isinstance(iteration, int) else None
 
 

@@ -110,9 +110,8 @@ def check_length(cfg: CfgNode, done: int, path: str) -> None:
 
 
 def settle(saved: Mapping[str, Any], cfg: CfgNode) -> CfgNode:
-    """The config with which a run continues: the one given, but for what the run keeps.
-
-    Logs what changed, and warns of what is not taken up.
+    """The config with which a run continues: the one given, but for what the run keeps, with a
+    warning.
 
     Args:
         saved: :func:`settings_of` the run so far.
@@ -122,7 +121,6 @@ def settle(saved: Mapping[str, Any], cfg: CfgNode) -> CfgNode:
         ConfigError: if a key contradicts the model in the checkpoint.
     """
     given, before = settings_of(cfg), _with_defaults(saved)
-    changed = [key for key in given if given[key] != before[key]]
     refused = _contradictions(given, before)
     if refused:
         key = refused[0]
@@ -133,8 +131,8 @@ def settle(saved: Mapping[str, Any], cfg: CfgNode) -> CfgNode:
         )
     settled = cfg.clone()
     settled.defrost()
-    for key in changed:
-        if key in KEPT:
+    for key in KEPT:
+        if given[key] != before[key]:
             settled.merge_from_list([key, before[key]])
             logger.warning(
                 "%s is %r, but a resumed run does not use it: it keeps %r.",
@@ -142,7 +140,36 @@ def settle(saved: Mapping[str, Any], cfg: CfgNode) -> CfgNode:
                 given[key],
                 before[key],
             )
-        else:
-            logger.info("In use from here on: %s %r; it was %r", key, given[key], before[key])
     settled.freeze()
     return settled
+
+
+def changed_keys(saved: Mapping[str, Any], cfg: CfgNode) -> list[str]:
+    """Keys of a run whose values are no longer those of its checkpoint.
+
+    Args:
+        saved: :func:`settings_of` the run so far.
+    """
+    before = _with_defaults(saved)
+    return [key for key, value in settings_of(cfg).items() if value != before[key]]
+
+
+def say_changes(saved: Mapping[str, Any], cfg: CfgNode, path: str, has_ended: bool) -> None:
+    """Log what a resumed run takes up, or warn that nothing does, where it has ended.
+
+    Args:
+        saved: :func:`settings_of` the run so far.
+        cfg: of now, :func:`settle` d.
+        path: of the checkpoint.
+    """
+    given, before = settings_of(cfg), _with_defaults(saved)
+    changes = [f"{key} {given[key]!r}; it was {before[key]!r}" for key in changed_keys(saved, cfg)]
+    if not has_ended:
+        for change in changes:
+            logger.info("In use from here on: %s", change)
+    elif changes:
+        logger.warning(
+            "The run has ended, with the %d iterations of SOLVER.MAX_ITER. Without effect: %s. A "
+            "larger SOLVER.MAX_ITER trains on; --eval-only MODEL.WEIGHTS %s tests with other keys.",
+            *(cfg.SOLVER.MAX_ITER, ", ".join(changes), path),
+        )

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 from typing import IO, Any
 
+import fsspec.config
 from detectron2.utils.file_io import PathHandler, PathManager
+from iopath.common.file_io import HTTPURLHandler
 
 from dre_ssod.stores.cache import local_copy
 from dre_ssod.stores.objects import PROTOCOLS, StoreError, is_address
 from dre_ssod.stores.places import StorePath
 
-# Detectron2 has a reader of these with a cache of its own, in which model zoos have been for years.
-_DETECTRON2S = ("http", "https", "ftp")
+_DETECTRON2S = ("ftp",)
+_MODEL_ZOOS = "https://dl.fbaipublicfiles.com/"
+"""Where ``detectron2://`` and ``catalog://`` lead."""
+
+
+class ModelZooHandler(HTTPURLHandler):
+    """Detectron2's reader, in whose cache the model zoos have been for years.
+
+    It knows a file by its path alone, whatever the server and the time. For the zoos, whose files
+    never change, that is enough.
+    """
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return [_MODEL_ZOOS]
 
 
 class StoreHandler(PathHandler):
@@ -45,10 +59,13 @@ def weights_file(path: str) -> str:
     """A file of weights; of one in a store or on a web server, a copy.
 
     Raises:
-        OSError: as of :func:`local_copy`, or if the web server does not give it.
+        OSError: as of :func:`local_copy`, or if the server of a model zoo does not give it.
         StoreError, FileError: as of :func:`local_copy`.
     """
     return str(PathManager.get_local_path(path)) if is_address(path) else path
 
 
 PathManager.register_handler(StoreHandler())
+PathManager.register_handler(ModelZooHandler())
+# As Detectron2's reader does, by the proxies of the environment.
+fsspec.config.conf.setdefault("http", {}).setdefault("client_kwargs", {"trust_env": True})

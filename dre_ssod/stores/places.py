@@ -72,13 +72,6 @@ class StorePath:
             )
         return replace(self, inner=self.inner / name)
 
-    def joinpath(self, *names: str) -> StorePath:
-        """Of a name, or several, below this folder."""
-        place = self
-        for name in names:
-            place = place / name
-        return place
-
     def with_suffix(self, suffix: str) -> StorePath:
         """With another extension."""
         return replace(self, inner=self.inner.with_suffix(suffix))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tarfile
 from contextlib import redirect_stdout
 from dataclasses import replace
 from io import StringIO
@@ -105,6 +106,29 @@ def test_images_of_excluded_sets_are_not_listed(
     assert (job.folder / name).read_bytes() == (finished.folder / name).read_bytes()
     with pytest.raises(SourceError, match="gone"):
         real_paths([f"folder://{tmp_path}/gone"])
+
+
+def test_of_a_set_that_is_labeled_in_part_the_labeled_images_are_excluded(
+    images: Path, tmp_path: Path
+) -> None:
+    """A labeling program's file does not label all images of its folder, nor do shards."""
+    (tmp_path / "voc").mkdir()
+    (tmp_path / "voc" / "1.xml").write_text(
+        "<annotation><object><name>disk</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax>"
+        "<ymax>9</ymax></bndbox></object></annotation>"
+    )
+    assert real_paths([f"voc://{images}?annotations={tmp_path}/voc"]) == {str(images / "1.png")}
+    for number, kept in enumerate((("0.png", "1.png", "1.json"), ("0.png", "1.png"))):
+        with tarfile.open(tmp_path / f"{number}.tar", "w") as shard:
+            for name in kept:
+                shard.add(tmp_path / "voc" / "1.xml" if "json" in name else images / name, name)
+    [labeled] = real_paths([f"shards://{tmp_path}/0.tar"])
+    assert labeled.endswith("/1.png")
+    # None is labeled: it is an unlabeled set.
+    assert len(real_paths([f"shards://{tmp_path}/1.tar"])) == 2
+    (tmp_path / "voc" / "1.xml").write_text("cut")
+    with pytest.raises(SourceError, match=r"1\.xml"):
+        real_paths([f"voc://{images}?annotations={tmp_path}/voc"])
 
 
 def test_the_result_is_a_dataset(finished: LabelingJob, images: Path) -> None:

@@ -11,7 +11,13 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
-from dre_ssod.deployment.demo import DrawingDetector, InputImage, find_images, plan_outputs
+from dre_ssod.deployment.demo import (
+    DrawingDetector,
+    InputImage,
+    find_images,
+    names_in_results,
+    plan_outputs,
+)
 from dre_ssod.errors import ConfigError
 from tests.factories import tiny_cfg
 
@@ -69,6 +75,12 @@ def test_pictures_keep_their_places_and_never_share_one(tmp_path: Path) -> None:
     found = plan_outputs(images, tmp_path / "out", overwrite=False)
     relative = [path.relative_to(tmp_path / "out").as_posix() for path in found]
     assert relative == ["a.jpg", "sub/a.jpg", "c.png", "c_2.png", "a_2.jpg"]
+
+
+def test_results_tell_images_of_one_name_apart(tmp_path: Path) -> None:
+    files(tmp_path, "a/1.jpg", "a/2.jpg", "b/1.jpg")
+    images = find_images([f"{tmp_path}/a", f"{tmp_path}/b"])
+    assert names_in_results(images) == [f"{tmp_path}/a/1.jpg", "2.jpg", f"{tmp_path}/b/1.jpg"]
 
 
 def test_one_image_may_go_to_a_named_file(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 import supervision
@@ -147,6 +148,18 @@ def test_supervision_is_asked_for_where_it_is_missing(
 def test_what_is_no_image_is_refused(detector: Detector, image: Any, message: str) -> None:
     with pytest.raises(ImageError, match=re.escape(message)):
         detector(image)
+
+
+def test_a_model_in_a_store_is_the_model(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DRE_SSOD_CACHE", str(tmp_path))
+    system = fsspec.filesystem("memory")
+    system.pipe("/run/model_final.pth", path.read_bytes())
+    try:
+        assert dre_ssod.load("memory://run").class_names == ["disk", "ring", "bar"]
+    finally:
+        system.rm("/run", recursive=True)
 
 
 def test_other_rubbish_is_refused(detector: Detector, path: Path, pixels: Any) -> None:

@@ -11,13 +11,12 @@ from PIL import Image
 from dre_ssod.data.sources.catalog import class_names
 from dre_ssod.deployment.trained_model import (
     InferenceReader,
-    check_classes,
     device_of,
     find_categories,
     load_trained,
 )
 from dre_ssod.errors import ConfigError
-from dre_ssod.runs.detector import TrainedDetector, entry_for_weights
+from dre_ssod.runs.detector import TrainedDetector, check_classes, entry_for_weights
 from tests.factories import SIZE, draw, tiny_cfg, tiny_model
 from tests.tiny_dataset import write_tiny_dataset
 
@@ -144,6 +143,20 @@ def test_categories_by_name_and_from_the_data(tmp_path: Path) -> None:
     cfg.DATASETS.TRAIN = ("coco://missing.json?images=x",)
     with pytest.raises(ConfigError, match="Name them in the model's order: --classes A,B,C"):
         find_categories(cfg)
+
+
+def test_names_of_the_command_line_do_not_hide_those_of_the_checkpoint(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    known = [{"id": 7, "name": "x"}, {"id": 2, "name": "y"}, {"id": 9, "name": "z"}]
+    with caplog.at_level("WARNING", logger="dre_ssod"):
+        assert find_categories(tiny_cfg(), ["x", "y", "z"], known) == known
+        assert not caplog.records
+        renamed = find_categories(tiny_cfg(), ["x", "y", "ring"], known)
+    assert renamed[2] == {"id": 3, "name": "ring"}
+    assert "trained with the classes x, y, z, in this order, and those of --classes" in caplog.text
+    with pytest.raises(ConfigError, match=r"x, z, y: leave --classes .* out, or name them in the"):
+        find_categories(tiny_cfg(), ["x", "z", "y"], known)
 
 
 @pytest.mark.parametrize("image_format", ["RGB", "BGR"])

@@ -27,6 +27,7 @@ from dre_ssod.engine.setup import complete, setup
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.engine.training_data import load_pools
 from dre_ssod.errors import CheckpointError, ConfigError, SourceError
+from dre_ssod.runs.detector import entry_for_weights
 from tests.engine.resume_harness import Stop, StopAt
 from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run, write_tiny_dataset
 
@@ -230,6 +231,31 @@ def test_weights_start_both_models_and_resume_without_a_checkpoint_starts_anew(
     assert trainer.start_iter == 0
     assert_same(dict(trainer.student.state_dict()), dict(finished.teacher.state_dict()))
     assert_same(dict(trainer.teacher.state_dict()), dict(finished.teacher.state_dict()))
+
+
+def test_weights_of_classes_in_another_order_start_no_training(
+    data: TinyDataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "weights.pth"
+    changes = {"MODEL.WEIGHTS": str(file), "DATASETS.TEST": (), "TEST.EVAL_PERIOD": 0}
+    cfg = completed(tiny_run(data, tmp_path / "run", **changes))
+    trainer = SSODTrainer(cfg)
+
+    def begin(*names: str) -> str:
+        run = entry_for_weights(cfg, [{"id": i, "name": n} for i, n in enumerate(names, start=1)])
+        weights = trainer.teacher.state_dict()
+        torch.save({"model": weights, "run": run} if names else {"model": weights}, file)
+        caplog.clear()
+        with caplog.at_level("WARNING", "dre_ssod"):
+            trainer.resume_or_load(resume=False)
+        return caplog.text
+
+    logging.getLogger("dre_ssod").propagate = True
+    with pytest.raises(ConfigError, match=r"class1, class0, class2, in this order.*other MODEL\.W"):
+        begin("class1", "class0", "class2")
+    assert "a class is taken for the one at its place" in begin("cat", "dog", "fox")
+    for names in (("class0", "class1", "class2"), ("cat", "dog"), ()):
+        assert "class" not in begin(*names)
 
 
 def test_the_baseline_trains_on_labels_alone(data: TinyDataset, tmp_path: Path) -> None:

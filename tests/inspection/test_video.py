@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dre_ssod.errors import UserError
+from dre_ssod.errors import FileError, UserError
 from dre_ssod.inspection.video import VideoReader, VideoWriter
 
 COLORS = ((200, 30, 30), (30, 200, 30), (30, 30, 200))
@@ -71,3 +72,24 @@ def test_an_interrupted_video_leaves_what_was_there(tmp_path: Path) -> None:
         write_and_stop()
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_video_that_a_full_disk_cut_is_no_result(tmp_path: Path) -> None:
+    """OpenCV's writer goes on as if nothing were; a bound on files stands for the disk."""
+    path, rng = tmp_path / "a.mp4", np.random.default_rng(0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def write_noise() -> None:
+        with VideoWriter(path, 10.0) as writer:
+            for _ in range(20):
+                writer.write(rng.integers(0, 256, (96, 128, 3), np.uint8))
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(FileError, match=r"a\.mp4: could not be written whole: .* of 20 frames"):
+            write_noise()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
+    write_noise()
+    assert len(list(VideoReader(path))) == 20

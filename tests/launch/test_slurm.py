@@ -19,6 +19,7 @@ from tests.launch.pretended_slurm import JOB, PretendedSlurm
 TRAINING = """
 import signal, sys
 from pathlib import Path
+from dre_ssod.launch.processes import is_restart
 
 def save(number, frame):
     sys.exit(128 + number)
@@ -26,7 +27,7 @@ def save(number, frame):
 def run(words):
     with Path("said").open("a") as file:
         print(*words, file=file)
-    if "--resume" not in words:
+    if not is_restart():
         signal.signal(signal.SIGTERM, save)
         signal.raise_signal(signal.SIGUSR2)
     return 0
@@ -69,7 +70,7 @@ def test_jobs_are_long_requeued_and_of_this_checkout(slurm: PretendedSlurm, tmp_
     assert {"#SBATCH --time=30", "#SBATCH --array=0-2%3"} <= {*asked}
 
 
-def test_a_job_that_makes_room_is_requeued_and_resumes(
+def test_a_job_that_makes_room_is_requeued_and_knows_it(
     slurm: PretendedSlurm, tmp_path: Path
 ) -> None:
     program = tmp_path / "train_net.py"
@@ -82,15 +83,15 @@ def test_a_job_that_makes_room_is_requeued_and_resumes(
     assert not job.paths.result_pickle.exists()
     slurm.enter_job(restarts=1)
     process_job(tmp_path / "jobs")
-    assert (tmp_path / "said").read_text().splitlines() == ["SEED 1", "--resume SEED 1"]
+    assert (tmp_path / "said").read_text().splitlines() == ["SEED 1", "SEED 1"]
     assert job.paths.result_pickle.exists()
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("train_net.py", ["--eval-only"]), ("train_net.py", ["--resume"]), ("other.py", [])],
+    [("train_net.py", ["SEED", "1"]), ("train_net.py", ["--resume"]), ("other.py", [])],
 )
-def test_only_a_training_is_told_to_resume(
+def test_a_requeued_job_has_the_same_words(
     slurm: PretendedSlurm, tmp_path: Path, name: str, words: list[str]
 ) -> None:
     (tmp_path / name).write_text("import sys\ndef run(words):\n    return words != sys.argv[1:]\n")

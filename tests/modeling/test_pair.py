@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from dre_ssod.checkpoints.weights import start_all
 from dre_ssod.engine.ema import ModelEMA
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.methods.mean_teacher import MeanTeacher
@@ -90,6 +91,18 @@ def test_detections_are_those_of_the_first(pair: PairedRCNN) -> None:
 def test_two_batches_are_too_much_for_one() -> None:
     with pytest.raises(AssertionError, match="pair of detectors"):
         tiny_model(tiny_cfg())(PairBatch(_batch(0), _batch(0)))
+
+
+def test_a_pair_that_starts_as_one_detector_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Two that are the same can tell each other nothing."""
+    said = "gives both detectors of the pair all of their weights"
+    pair = tiny_model(tiny_cfg(**PAIR))
+    start_all(pair, pair.detectors, "")
+    assert said not in caplog.text
+    for detector in pair.detectors:
+        detector.load_state_dict(tiny_model(tiny_cfg(), seed=7).state_dict())
+    start_all(pair, pair.detectors, "")
+    assert said in caplog.text
 
 
 def test_both_start_from_a_file_of_one_and_apart_where_it_says_nothing(tmp_path: Path) -> None:

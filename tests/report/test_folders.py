@@ -83,6 +83,22 @@ def test_how_long_an_interrupted_run_took_is_not_known() -> None:
     assert found["Started"] == "2026-01-02 10:00 and again 2026-01-02 10:30"
 
 
+def test_a_run_that_goes_on_after_its_end_is_not_finished() -> None:
+    """It ended at 11:02 after 10 iterations."""
+    assert facts(folder())["Finished"] == "2026-01-02 11:02"
+    # Longer, and so far no further; or back at an earlier checkpoint.
+    assert facts(folder(**{"SOLVER.MAX_ITER": "20"}))["Finished"] == "not yet"
+    later = "2026-01-02T12:30:00+01:00", "2026-01-02T12:00:00+00:00"
+    before, after = (
+        facts(folder("a", entry(), entry(started=at, first_iteration=5)))["Finished"]
+        for at in ("2026-01-02T11:30:00+01:00", later[0])
+    )
+    assert (before, after) == ("2026-01-02 11:02", "not yet")
+    # A start after the end has nothing to train.
+    ended = entry(started=later[1], first_iteration=10)
+    assert facts(folder("a", entry(), ended))["Finished"] == "2026-01-02 11:02"
+
+
 def test_equal_runs_need_no_notice() -> None:
     assert notices([folder("a"), folder("b")]) == []
 

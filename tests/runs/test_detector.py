@@ -71,6 +71,11 @@ def test_other_files_say_nothing_and_damaged_ones_are_refused(tmp_path: Path) ->
     (tmp_path / "broken.pth").write_bytes(b"x")
     with pytest.raises(UntrustedFileError):
         read_detector(tmp_path / "broken.pth")
+    # A checkpoint may be renamed.
+    torch.save({"run": {"settings": SETTINGS, "categories": CATEGORIES}}, tmp_path / "mine.pt")
+    found = read_detector(tmp_path / "mine.pt")
+    assert found is not None
+    assert found.categories == CATEGORIES
 
 
 def test_weights_to_give_away_name_no_place_of_the_machine() -> None:
@@ -117,7 +122,11 @@ def test_a_folder_stands_for_its_last_model(tmp_path: Path) -> None:
     newer = tmp_path / "model_0000019.pth"
     torch.save({**whole, "iteration": 19}, newer)
     assert find_checkpoint(tmp_path) == final
-    for name, expected in ((other.name, final), (newer.name, newer), (final.name, final)):
+    # Or it goes back, and has not come to an end since.
+    older = tmp_path / "model_0000004.pth"
+    torch.save({**whole, "iteration": 4}, older)
+    named = {other: final, newer: newer, final: final, older: older}
+    for name, expected in ((path.name, taken) for path, taken in named.items()):
         (tmp_path / "last_checkpoint").write_text(name)
         assert find_checkpoint(tmp_path) == expected
     # A file is itself, whatever lies beside it.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import subprocess
@@ -10,7 +11,8 @@ import pytest
 import torch
 
 import dre_ssod
-from dre_ssod.runs.record import append_entry, git_state, record_start
+from dre_ssod.launch import processes
+from dre_ssod.runs.record import append_entry, git_state, is_own_restart, record_start
 from dre_ssod.runs.sets import DatasetRow
 from tests.factories import tiny_cfg
 
@@ -49,6 +51,50 @@ def test_a_resumed_run_adds_its_entry(tmp_path: Path) -> None:
     start(tmp_path, seed=1, first_iteration=400)
     assert entries_of(tmp_path)[0] == first
     assert [entry["first_iteration"] for entry in entries_of(tmp_path)] == [0, 400]
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "Slurm"])
+def test_a_restart_takes_up_only_what_its_own_launch_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launcher: str
+) -> None:
+    def enter(launch: str, restarts: int) -> None:
+        if launcher == "Slurm":
+            monkeypatch.setenv("SLURM_JOB_ID", launch)
+            monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
+            return
+        for name in processes.TORCHRUN_VARIABLES:
+            monkeypatch.setenv(name, "0")
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(restarts))
+        # In containers agents have the same number, and began at different times.
+        monkeypatch.setattr(processes, "_parent", lambda: f"1 {launch}")
+
+    monkeypatch.setattr("sys.argv", ["train_net.py", "SEED", "1"])
+    args = argparse.Namespace(config_file="", opts=["OUTPUT_DIR", str(tmp_path)], eval_only=False)
+    start(tmp_path)
+    enter("older", 0)
+    start(tmp_path)
+    # The first start is refused, for the folder holds a run, and so is every later one.
+    enter("own", 1)
+    assert not is_own_restart(args)
+    enter("own", 0)
+    start(tmp_path)
+    assert not is_own_restart(args)
+    enter("own", 1)
+    assert is_own_restart(args)
+    assert not is_own_restart(argparse.Namespace(**{**vars(args), "eval_only": True}))
+    # A script may start several programs.
+    monkeypatch.setattr("sys.argv", ["train_net.py", "SEED", "2"])
+    assert not is_own_restart(args)
+
+
+def test_an_agent_of_torchrun_is_told_by_when_it_began() -> None:
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("needs Linux")
+    number, began = processes._parent().split()
+    assert int(number) > 0
+    assert int(began) > 0
+    assert processes._parent() == f"{number} {began}"
 
 
 def test_other_processes_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from dre_ssod.errors import ConfigError
-from dre_ssod.runs.resuming import settings_of, settle
+from dre_ssod.runs.resuming import say_changes, settings_of, settle
 from tests.factories import tiny_cfg
 
 
@@ -21,6 +21,8 @@ def test_the_same_config_is_taken_as_it_is(caplog: pytest.LogCaptureFixture) -> 
     moved = tiny_cfg(OUTPUT_DIR="elsewhere", **{"DATALOADER.NUM_WORKERS": 7})
     with caplog.at_level("INFO", "dre_ssod"):
         assert settle(settings_of(cfg), moved) == moved
+        for has_ended in (False, True):
+            say_changes(settings_of(cfg), moved, "a.pth", has_ended)
     assert not caplog.text
 
 
@@ -29,8 +31,14 @@ def test_what_is_taken_up_is_said(caplog: pytest.LogCaptureFixture) -> None:
     cfg = tiny_cfg(**{"SOLVER.BASE_LR": 0.004, "SOLVER.STEPS": (5, 7)})
     with caplog.at_level("INFO", "dre_ssod"):
         assert settle(saved, cfg).SOLVER.BASE_LR == 0.004
+        say_changes(saved, cfg, "a.pth", has_ended=False)
     assert "In use from here on: SOLVER.BASE_LR 0.004; it was 0.001" in caplog.text
     assert "SOLVER.STEPS [5, 7]; it was [5]" in caplog.text
+    caplog.clear()
+    say_changes(saved, cfg, "a.pth", has_ended=True)
+    [said] = [record.getMessage() for record in caplog.records]
+    assert "Without effect: SOLVER.BASE_LR 0.004; it was 0.001, SOLVER.STEPS [5, 7]; it w" in said
+    assert "--eval-only MODEL.WEIGHTS a.pth" in said
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 
 import fsspec
 import pytest
+from detectron2.utils.file_io import Detectron2Handler, PathManager
+from iopath.common.file_io import HTTPURLHandler
 
 from dre_ssod.errors import ConfigError, SourceError
 from dre_ssod.stores import (
@@ -25,8 +28,10 @@ from dre_ssod.stores import (
     objects,
     open_copy,
     place_of,
+    weights_file,
 )
 from dre_ssod.stores.cache import IN_USE_S, Cache
+from dre_ssod.stores.handler import ModelZooHandler
 
 PHOTO = "memory://photos/a.bin"
 
@@ -174,17 +179,25 @@ def test_an_archive_in_a_store(tmp_path: Path) -> None:
         assert file.read() == b"picture"
 
 
-@pytest.fixture
-def web(tmp_path: Path) -> Iterator[str]:
-    """The address of a web server, which knows the folder ``photos``."""
-    pytest.importorskip("aiohttp", reason="needs pip install 'dre_ssod[stores]'")
-    (tmp_path / "web" / "photos").mkdir(parents=True)
-    (tmp_path / "web" / "photos" / "a.jpg").write_bytes(b"picture")
-    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "web"))
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """The address of a web server of a folder."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+@pytest.fixture
+def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a web server, which knows the folder ``photos``."""
+    pytest.importorskip("aiohttp", reason="needs pip install 'dre_ssod[stores]'")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    (tmp_path / "web" / "photos").mkdir(parents=True)
+    (tmp_path / "web" / "photos" / "a.jpg").write_bytes(b"picture")
+    with serving(tmp_path / "web") as address:
+        yield address
 
 
 def test_a_web_server(web: str) -> None:
@@ -202,9 +215,36 @@ def test_a_web_server(web: str) -> None:
         open_copy("http://127.0.0.1:9/photos/a.jpg")
 
 
-def test_detectron2_reads_stores() -> None:
-    from detectron2.utils.file_io import PathManager
+def test_weights_of_a_web_server_are_those_that_are_there_now(
+    web: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not those of another server, or of before, under the same path."""
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "detectron2"))
+    files = [tmp_path / folder / "run" / "model_final.pth" for folder in ("web", "other")]
+    for number, file in enumerate(files):
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"model" * (number + 1))
+    with serving(tmp_path / "other") as other:
+        for address, file in zip((web, other), files, strict=True):
+            copy = Path(weights_file(f"{address}/run/model_final.pth"))
+            assert copy.suffix == ".pth"
+            assert copy.read_bytes() == file.read_bytes()
+    files[0].write_bytes(b"trained again")
+    for read in (weights_file, PathManager.get_local_path):
+        assert Path(read(f"{web}/run/model_final.pth")).read_bytes() == b"trained again"
 
+
+def test_the_model_zoos_stay_in_the_cache_of_detectron2(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(
+        ModelZooHandler, "_get_local_path", lambda self, path, **_: asked.append(path)
+    )
+    assert issubclass(ModelZooHandler, HTTPURLHandler)
+    PathManager.get_local_path("detectron2://ImageNetPretrained/MSRA/R-50.pkl")
+    assert asked == [f"{Detectron2Handler.S3_DETECTRON2_PREFIX}ImageNetPretrained/MSRA/R-50.pkl"]
+
+
+def test_detectron2_reads_stores() -> None:
     with PathManager.open(PHOTO, "rb") as file:
         assert file.read() == b"first"
     assert PathManager.isfile(PHOTO)

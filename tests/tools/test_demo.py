@@ -56,7 +56,9 @@ def test_a_broken_image_is_named_and_skipped(
     output, found = tmp_path / "out", tmp_path / "new" / "found.json"
     flags = ("--input", str(photos), "--output", str(output), "--json", str(found))
     assert run(tool, model, *flags) == 1
-    assert f"skipped: {photos / 'b.png'}" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert f"skipped: {photos / 'b.png'}" in said.err
+    assert "on 2 images, 0 without any, 1 skipped" in said.out
     written = sorted(path.relative_to(output).as_posix() for path in output.rglob("*.*"))
     assert written == ["a.png", "sub/c.png"]
     assert np.asarray(Image.open(output / "a.png")).shape == (SIZE[0] * 5, SIZE[1] * 5, 3)

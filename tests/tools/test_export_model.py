@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import ModuleType
 
+import fsspec
 import pytest
 import torch
 from PIL import Image
@@ -62,3 +63,17 @@ def test_without_images_there_is_no_check_and_no_export(
     words = ["--output", str(tmp_path), "--images", "", *arguments[:2], *arguments[4:]]
     assert tool.run(words) == 2
     assert "no image to check on" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_images_of_the_check_may_be_in_a_store(
+    tool: ModuleType, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DRE_SSOD_CACHE", str(tmp_path))
+    system, folder = fsspec.filesystem("memory"), Path(arguments[3])
+    system.pipe("/photos/0.png", (folder / "0.png").read_bytes())
+    try:
+        [found] = tool.read_images(tiny_cfg(), "folder://memory://photos", 9)
+    finally:
+        system.rm("/photos", recursive=True)
+    [expected] = tool.read_images(tiny_cfg(), str(folder), 1)
+    assert torch.equal(found, expected)

@@ -36,6 +36,7 @@ def test_a_draw_is_written_and_can_be_trained_with_in_both_ways(
     printed = capsys.readouterr().out
     assert drawn.split is not None
     assert "2 labeled, 6 unlabeled and 0 test images" in printed
+    assert "This DATASETS.UNLABELED replaces that of a config" in printed
     assert f"SHA-256 of the labeled {drawn.split.sha256}" in printed
     assert load_split(output / "split.json", IDS) == drawn.split
     # What it prints is pasted into a shell.
@@ -79,6 +80,7 @@ def test_images_to_measure_on_are_kept_out_of_the_other_parts(
     assert len(val) == 3
     assert len(train) + len(val) + len(unlabeled) == len(train | val | unlabeled) == 8
     assert (output / "unlabeled.json").exists() == bool(options)
+    assert ("replaces that of a config" in printed) == bool(options)
     assert len(train) == (5 if not options else 2 if "--labeled" in options else len(train))
     assert f"{len(train)} labeled, {len(unlabeled)} unlabeled and 3 test images" in printed
 

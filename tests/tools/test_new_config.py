@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 
 import train_net
+from dre_ssod.errors import ConfigError
 from tests.tiny_dataset import TinyDataset, write_tiny_dataset
 
 # Shortened alone.
@@ -57,3 +58,15 @@ def test_nothing_is_overwritten_and_no_labels_are_told(
     assert tool.run(words) == 2
     assert "there are no unlabeled images" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "other.yaml").exists()
+
+
+def test_a_config_that_is_refused_does_not_stay(
+    tool: ModuleType, data: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(cfg: object, world_size: int) -> None:
+        raise ConfigError("a key cannot be used")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("dre_ssod.config.checks.check_config", refuse)
+        assert tool.run(arguments(data, tmp_path / "mine.yaml")) == 2
+    assert not (tmp_path / "mine.yaml").exists()

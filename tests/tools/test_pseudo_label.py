@@ -143,6 +143,26 @@ def test_quality_needs_a_variance_branch(
     assert "use --label-next-by entropy" in " ".join(capsys.readouterr().err.split())
 
 
+def test_an_empty_list_says_why_and_names_the_tasks_of_an_earlier_one(
+    tool: ModuleType, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--output", str(tmp_path / "out"), "--tasks", "labelstudio"]
+    assert tool.run([*words, *arguments]) == 0
+    tasks = tmp_path / "out" / "tasks.json"
+    assert f"as tasks with boxes to correct: {tasks}" in capsys.readouterr().out
+    assert tool.run([*words, "--exclude", f"folder://{arguments[3]}", *arguments]) == 0
+    shown = capsys.readouterr().out
+    assert "0 images to label next" in shown
+    assert "none is listed: 5 of 5 are of --exclude" in shown
+    assert "--tasks labelstudio: no image is listed, so no tasks were written" in shown
+    assert f"{tasks} is of an earlier list" in shown
+    words += ["--label-next-score", "1", "--output", str(tmp_path / "other")]
+    assert tool.run([*words, *arguments]) == 0
+    shown = capsys.readouterr().out
+    assert "0 of 5 are of --exclude, and the model is unsure of no other one" in shown
+    assert "is of an earlier list" not in shown
+
+
 def test_far_more_boxes_than_labels_are_doubted(tool: ModuleType, tmp_path: Path) -> None:
     data = write_tiny_dataset(tmp_path)
     cfg = tiny_cfg(**{"DATASETS.TRAIN": (data.labeled,)})

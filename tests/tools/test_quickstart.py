@@ -57,6 +57,13 @@ def test_what_could_not_be_reported_is_not_trained(
     assert not (tmp_path / "out").exists()
 
 
+def test_the_spread_of_seeds_is_that_of_the_sample_set_on_its_schedule(tool: ModuleType) -> None:
+    assert tool.say_spread(2.0, []).endswith("this gain is more than that.")
+    assert "no more than" in tool.say_spread(1.0, ["MODEL.DEVICE", "cpu"])
+    for key in ("DATASETS.TEST", "SOLVER.MAX_ITER"):
+        assert str(tool.SPREAD) not in tool.say_spread(2.0, ["SEED", "1", key, "9"])
+
+
 def test_the_demo_trains_both_draws_and_tabulates(
     tool: ModuleType,
     data: TinyDataset,
@@ -89,6 +96,8 @@ def test_the_demo_trains_both_draws_and_tabulates(
     plain = " ".join(shown.split())
     for text in ("objects of 8 test images", "4 images without any label", "Seed 5, PyTorch"):
         assert text in plain
+    for text in ("with these DATASETS and SOLVER keys is not known",):
+        assert text in plain
     # What is to be typed next.
     for text in ("tools/new_config.py --labeled", f"--run {tmp_path}/seed_5/semi-superv"):
         assert text in plain
@@ -104,6 +113,10 @@ def test_the_demo_trains_both_draws_and_tabulates(
     assert tool.run(words) == 0
     again = capfd.readouterr().out
     assert re.findall(r"^difference.*$", again, re.M) == re.findall(r"^difference.*$", shown, re.M)
+    # What a run that has ended does not take up is not reported as if it had.
+    assert tool.run([*words, "TEST.DETECTIONS_PER_IMAGE", "7"]) == 2
+    said = " ".join(capfd.readouterr().err.split())
+    assert "has ended, and other settings would not change its numbers: TEST.DETECTIONS_" in said
     for name in tool.RUNS:
         assert (folder / name / "model_final.pth").exists()
         # Not on the console of the demo.

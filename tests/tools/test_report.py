@@ -221,6 +221,25 @@ def test_options_out_of_bounds_are_refused(words: list[str]) -> None:
         report.parse_arguments(["run", *words])
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--images", "24"], "--images"),
+        (["--min-score", "0", "--model", "teacher"], "--min-score, --model"),
+        (["--opts", "MODEL.DEVICE", "cpu"], "--opts"),
+    ],
+)
+def test_options_of_detections_do_not_go_without_them(
+    words: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        report.parse_arguments(["run", "--no-model", *words])
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"--no-model makes no detections: it does not go with {named}" in said
+    args = report.parse_arguments(["run", "--no-model"])
+    assert (args.images, args.model, args.opts) == (24, "teacher", [])
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Headless Chromium, where there is one."""

@@ -188,6 +188,8 @@ def test_names_that_the_table_lacks_are_refused(
     [
         (["--at-once", "0"], "--at-once must be 1 or more"),
         (["--slurm", "partition"], "--slurm is 'partition'; it must be KEY=VALUE"),
+        (["--report", "--row", "a", "--run", "b"], "it does not go with --row, --run"),
+        (["--report", "--slurm", ""], "it does not go with --slurm"),
     ],
 )
 def test_options_that_cannot_be_are_refused(

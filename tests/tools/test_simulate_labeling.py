@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -132,6 +133,25 @@ def test_each_way_gets_the_truth_of_what_it_chose_and_no_more(
     # Other settings are other results.
     assert tool.run([*words, *NEXT, "SOLVER.BASE_LR", "0.1"]) == 2
     assert "holds results of other settings: opts." in _said(capsys)
+
+
+def test_a_name_stands_for_one_model(
+    tool: ModuleType, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Results go by the name of a run's folder, which another run can have."""
+    tool.take_up(tool.parse_arguments(words))
+    shutil.copytree(tmp_path / "fold 0", tmp_path / "moved" / "fold 0")
+    shutil.copytree(tmp_path / "fold 0", tmp_path / "fold 1")
+    same = ["--run", str(tmp_path / "moved" / "fold 0"), *words[2:]]
+    tool.take_up(tool.parse_arguments([*same, "--run", str(tmp_path / "fold 1")]))
+    for name in ("moved/fold 0", "fold 1"):
+        file = tmp_path / name / "model_final.pth"
+        content = torch.load(file, weights_only=True)
+        torch.save({**content, "iteration": 9}, file)
+        assert tool.run(["--run", str(tmp_path / name), *words[2:], "--by", "random"]) == 2
+        said = _said(capsys)
+        assert f"holds results of {Path(name).name!r} from {tmp_path}/" in said
+        assert f"--run {tmp_path / name} has another" in said
 
 
 def test_ways_must_choose_as_many(

@@ -9,9 +9,11 @@ import cv2
 import pytest
 import torch
 
+from dre_ssod.data.sources.catalog import class_names
 from dre_ssod.errors import ConfigError
 from dre_ssod.methods import build_method
 from dre_ssod.methods.parts.score_ranks import BINS
+from dre_ssod.runs.detector import entry_for_weights
 from tests.factories import NUM_CLASSES, tiny_model
 from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run, write_tiny_dataset
 
@@ -58,6 +60,21 @@ def test_pseudo_labels_are_those_of_the_model_file(
     run(tool, config, *words, "MODEL.WEIGHTS", str(tmp_path / "model.pth"))
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["labeled_000.jpg", "unlabeled_000.jpg"]
+
+
+def test_classes_in_another_order_than_the_models_are_refused(
+    tool: ModuleType, config: Path, data: TinyDataset, tmp_path: Path
+) -> None:
+    """Each panel would name the class of another one."""
+    cfg = tiny_run(data, tmp_path / "run", **{"MODEL.ROI_HEADS.NUM_CLASSES": NUM_CLASSES})
+    names = reversed(class_names([data.labeled]))
+    run_entry = entry_for_weights(cfg, [{"id": n, "name": name} for n, name in enumerate(names)])
+    content = {"model": tiny_model(cfg, spread=0.5).state_dict(), "run": run_entry}
+    torch.save(content, tmp_path / "model.pth")
+    words = ("--pseudo-labels", "--output", str(tmp_path / "out"))
+    with pytest.raises(ConfigError, match=r"was trained with the classes class2, class1, class0"):
+        run(tool, config, *words, "MODEL.WEIGHTS", str(tmp_path / "model.pth"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_pseudo_labels_are_chosen_as_the_method_has_learned_to(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ from dre_ssod.data.sources.catalog import NamedRecord
 from dre_ssod.data.splits.split import Split, check_different, different_ids
 from dre_ssod.data.text_files import is_integer, read_json
 from dre_ssod.errors import SourceError
+from dre_ssod.files import set_aside
 from dre_ssod.stores import Place, place_of
+
+logger = logging.getLogger(__name__)
 
 
 def load_split(path: str | Place, ids: Sequence[str]) -> Split:
@@ -116,6 +120,8 @@ def read_indices(path: Path, percent: float, seed: int, total: int) -> list[int]
 def record_split(split: Split | None, path: Path, resumed: bool) -> None:
     """Save the split of a run, or check that a resumed run continues with the one it started with.
 
+    A file that says something else, be it somebody's own, is kept under another name.
+
     Args:
         split: which images are labeled now; None for all.
         path: of the run's ``split.json``, which says so for its start; there is none for all.
@@ -133,9 +139,21 @@ def record_split(split: Split | None, path: Path, resumed: bool) -> None:
                 "OUTPUT_DIR"
             )
         return
-    path.unlink(missing_ok=True)
+    if path.exists():
+        if _says(path, split):
+            return
+        other = set_aside(path)
+        logger.warning("%s names other labeled images than this run has: it is now %s", path, other)
     if split is not None:
         split.save(path)
+
+
+def _says(path: Path, split: Split | None) -> bool:
+    """Whether a file is the ``split.json`` of a split."""
+    try:
+        return _read_choice(path) == split
+    except SourceError:
+        return False
 
 
 def _read_choice(path: Place) -> Split | list[str]:

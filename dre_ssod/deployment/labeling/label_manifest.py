@@ -44,6 +44,11 @@ class ImageList:
     entries: Iterator[Entry]
 
 
+def full_name(root: str, file_name: str) -> str:
+    """The path or address of an image that a list with this root names so."""
+    return str(place_of(root) / file_name) if root else file_name
+
+
 def open_images(source: str) -> ImageList:
     """The images of a folder, given by its path, or of a dataset, given by name or URI.
 
@@ -117,7 +122,7 @@ class Manifest:
 
     def full_name(self, entry: Entry) -> str:
         """The path of an image."""
-        return str(place_of(self.root) / entry.file_name) if self.root else entry.file_name
+        return full_name(self.root, entry.file_name)
 
     def as_dict(self) -> dict[str, Any]:
         """What :meth:`from_dict` needs besides the folder."""

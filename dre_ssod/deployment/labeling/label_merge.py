@@ -6,7 +6,6 @@ Chunks are read twice and lines written as they come: nothing grows with the num
 from __future__ import annotations
 
 import json
-import os
 import secrets
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,8 +13,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from dre_ssod.data.records import identify_files
+from dre_ssod.data.remarks import Remarks
+from dre_ssod.data.sources.opening import open_source
+from dre_ssod.data.sources.programs.labels import ProgramSource
+from dre_ssod.data.sources.shards import ShardSource
+from dre_ssod.data.sources.uri import is_uri
 from dre_ssod.data.text_files import read_json
-from dre_ssod.deployment.labeling.label_manifest import open_images
+from dre_ssod.deployment.labeling.label_manifest import full_name, open_images
 from dre_ssod.deployment.labeling.labeling_job import LabelingJob, chunk_path, open_manifest
 from dre_ssod.deployment.labeling.uncertainty import MostUncertain
 from dre_ssod.errors import ConfigError
@@ -33,12 +37,13 @@ MERGED = ".merged.json"
 
 @dataclass(frozen=True)
 class MergeSummary:
-    """What the result of a job holds."""
+    """What the result of a job holds; ``excluded`` of its images were not to be listed."""
 
     images: int
     boxes: int
     skipped: int
     listed: int
+    excluded: int
 
 
 def merge(
@@ -66,7 +71,7 @@ def merge(
     ):
         out.write(b'{"info": %b,\n"categories": %b' % (_json(header), _json(job.categories)))
         images = _Array(out, b',\n"images": [')
-        broken = 0
+        broken = left_out = 0
         for line in lines(job.folder, len(manifest.offsets)):
             if "error" in line:
                 broken += 1
@@ -74,10 +79,11 @@ def merge(
                 continue
             image = {name: line[name] for name in ("id", "file_name", "width", "height")}
             images.write(image)
-            file = os.path.join(manifest.root, line["file_name"])
-            if not excluded or identify(file) not in excluded:
-                value = _value(line["uncertainty"], criterion)
-                chosen.add(value, {**image, **line["uncertainty"]})
+            if excluded and identify(full_name(manifest.root, line["file_name"])) in excluded:
+                left_out += 1
+                continue
+            value = _value(line["uncertainty"], criterion)
+            chosen.add(value, {**image, **line["uncertainty"]})
         images.close()
         annotations, detections = _Array(out, b',\n"annotations": ['), _Array(found, b"[")
         for line in lines(job.folder, len(manifest.offsets)):
@@ -94,9 +100,9 @@ def merge(
     ranked = chosen.ranked()
     listed = json.dumps({"criterion": criterion, "images": ranked}, indent=1)
     write_text(job.folder / LABEL_NEXT, listed)
-    paths = [os.path.join(manifest.root, image["file_name"]) for image in ranked]
+    paths = [full_name(manifest.root, image["file_name"]) for image in ranked]
     write_text(job.folder / LABEL_NEXT_NAMES, "".join(f"{path}\n" for path in paths))
-    return MergeSummary(images.count, annotations.count, broken, len(ranked))
+    return MergeSummary(images.count, annotations.count, broken, len(ranked), left_out)
 
 
 def note_merge(folder: Path, arguments: Mapping[str, Any], summary: MergeSummary) -> None:
@@ -126,17 +132,26 @@ def merge_since(
 
 
 def real_paths(sources: Sequence[str]) -> set[str]:
-    """Of the images of folders or data sets.
+    """Of the images of folders and data sets; of one that may be labeled in part, the labeled ones.
 
     Raises:
-        SourceError: if there is no such source, or no image in it.
+        SourceError: if there is no such source, no image in it, or its labels cannot be read.
     """
     identify = identify_files()
-    return {
-        identify(os.path.join(images.root, entry.file_name))
-        for images in map(open_images, sources)
-        for entry in images.entries
-    }
+    return {identify(name) for source in sources for name in _names(source)}
+
+
+def _names(source: str) -> Iterator[str]:
+    opened = open_source(source) if is_uri(source) else None
+    if isinstance(opened, ProgramSource):
+        return (record["file_name"] for record in opened.labeled(Remarks()))
+    if isinstance(opened, ShardSource):
+        records = opened.images(Remarks())
+        labeled = [r for n, r in enumerate(records) if records.label(n) is not None]
+        # Shards without any label are an unlabeled set, of which all is meant.
+        return (record["file_name"] for record in labeled or records)
+    images = open_images(source)
+    return (full_name(images.root, entry.file_name) for entry in images.entries)
 
 
 def _value(uncertainty: dict[str, float], criterion: str) -> float:

@@ -80,7 +80,7 @@ class LabelingJob:
         }
         settings = {
             "source": self.source,
-            "weights_sha256": _digest(cfg.MODEL.WEIGHTS),
+            "weights_sha256": weights_sha256(cfg.MODEL.WEIGHTS),
             "device": device_of(cfg).partition(":")[0],
             "categories": self.categories,
             "min_score": self.min_score,
@@ -180,7 +180,12 @@ def chunk_path(folder: Path, number: int) -> Path:
     return folder / CHUNKS / f"{number:06d}.jsonl"
 
 
-def _digest(weights: str) -> str:
+def weights_sha256(weights: str) -> str:
+    """The SHA-256 of MODEL.WEIGHTS.
+
+    Raises:
+        ConfigError: if there is no such file.
+    """
     path = Path(weights_file(weights))
     if not path.is_file():
         raise ConfigError(f"MODEL.WEIGHTS: there is no file {weights!r}")

@@ -9,7 +9,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from dre_ssod.checkpoints.checkpointer import SafeCheckpointer
-from dre_ssod.checkpoints.folder import BURN_IN, add_name, clear_old
+from dre_ssod.checkpoints.folder import BEST, BURN_IN, add_name, clear_old, set_best_aside
 from dre_ssod.engine.hooks.evaluation import BestModel, Evaluation
 from dre_ssod.launch.signals import SignalRequests
 
@@ -49,9 +49,12 @@ class Checkpoints(HookBase):
         self.evaluation_pending = False
 
     def before_train(self) -> None:
+        done = self.trainer.start_iter
+        if done > 0:
+            self._replace_best(done - 1)
         # The run may have been killed between a checkpoint and its further names.
-        if self.trainer.start_iter > 0 and not self.evaluation_pending:
-            self._name_and_clear(self.trainer.start_iter - 1)
+        if done > 0 and not self.evaluation_pending:
+            self._name_and_clear(done - 1)
 
     def save_before_evaluation(self) -> None:
         """Save a checkpoint from which a resumed run evaluates first."""
@@ -75,13 +78,23 @@ class Checkpoints(HookBase):
         iteration = self.trainer.iter
         self._checkpointer.save(_name(iteration), iteration=iteration)
 
+    def _replace_best(self, iteration: int) -> None:
+        """Where the run has gone back, its best model is that of the evaluations until there."""
+        folder = Path(self._checkpointer.save_dir)
+        if not comm.is_main_process() or not set_best_aside(folder, iteration):
+            return
+        if self._best is not None and self._best.best_iter is not None:
+            path = folder / f"{_name(self._best.best_iter)}.pth"
+            if path.is_file():
+                add_name(path, BEST)
+
     def _name_and_clear(self, iteration: int) -> None:
         """Give the checkpoint of an iteration the further names it has earned, remove old ones."""
         path = Path(self._checkpointer.save_dir) / f"{_name(iteration)}.pth"
         if not comm.is_main_process() or not path.is_file():
             return
         if self._best is not None and self._best.best_iter == iteration:
-            add_name(path, "model_best.pth")
+            add_name(path, BEST)
         if iteration == self.trainer.max_iter - 1:
             add_name(path, "model_final.pth")
         if iteration == self._burn_in - 1:

@@ -146,6 +146,32 @@ def test_a_run_that_dies_later_knows_what_the_evaluation_said(tmp_path: Path) ->
     assert weight(tmp_path) == 1.0
 
 
+@pytest.mark.parametrize("kept", [100, 2])
+def test_the_best_of_what_a_run_has_gone_back_from_is_set_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kept: int
+) -> None:
+    """It goes back to before its best evaluation, that of iteration 3."""
+    Run(tmp_path, [20.0, 10.0, 10.0, 30.0], kept=100).train(0, 4)
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    if kept == 2:
+        (tmp_path / "model_0000000.pth").unlink()
+    run = Run(tmp_path, [20.0, 10.0, 15.0], kept=kept)
+    with caplog.at_level("WARNING"):
+        run.train(run.resumed(), 3)
+    assert weight(tmp_path, "model_best_1") == 3.0
+    assert "model_best.pth is of iteration 3, and the run has gone back to 1: it is" in caplog.text
+    # The best of the evaluations that count, where it is still there.
+    assert (tmp_path / "model_best.pth").exists() == (kept == 100)
+    if kept == 100:
+        assert weight(tmp_path) == 0.0
+    # Once more, from its own last one: nothing to set aside.
+    caplog.clear()
+    again = Run(tmp_path, [0.0] * 3 + [40.0])
+    again.train(again.resumed(), 4)
+    assert weight(tmp_path) == 3.0
+    assert "gone back" not in caplog.text
+
+
 def test_nan_is_no_best(tmp_path: Path) -> None:
     run = Run(tmp_path, [math.nan, 5.0, math.nan])
     run.train(0, 3)
