@@ -21,7 +21,7 @@ table, then its own. Rows that name a ``curve`` and their ``x`` on it are drawn 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -215,6 +215,7 @@ def read_table(path: Path, opts: Sequence[Any] = ()) -> Table:
         raise TableError(f"{path}: 'rows' must hold the rows by name, such as 'DRE: {{}}'")
     read = {str(name): _row(path, str(name), row, content, opts) for name, row in rows.items()}
     _refuse_those_of_runs(path, content, opts)
+    _refuse_equal_points(path, read.values())
     reference = str(content.get("reference", ""))
     if reference and reference not in read:
         raise TableError(
@@ -293,6 +294,18 @@ def _x(path: Path, name: str, row: Mapping[Any, Any]) -> float:
     if ("curve" in row) != ("x" in row) or type(x) not in (int, float) or x <= 0:
         raise TableError(f"{path}: row {name!r} needs both a 'curve' and its 'x' above 0, or none")
     return float(x)
+
+
+def _refuse_equal_points(path: Path, rows: Iterable[Row]) -> None:
+    """Of two rows in one place of a curve, nobody knows which one it goes through."""
+    places: dict[tuple[str, float], str] = {}
+    for row in rows:
+        first = places.setdefault((row.curve, row.x), row.name)
+        if row.curve and first != row.name:
+            raise TableError(
+                f"{path}: rows {first!r} and {row.name!r} are both at x {row.x:g} of the curve "
+                f"{row.curve!r}; give one of them another 'curve' or 'x', or leave both out of it"
+            )
 
 
 def _repeats(path: Path, content: Mapping[str, Any]) -> tuple[Repeat, ...]:

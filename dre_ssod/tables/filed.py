@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from statistics import fmean
 from types import MappingProxyType
@@ -37,8 +38,8 @@ class Result:
     Attributes:
         identity: of the run.
         models: by model, test set and protocol, as in ``results.json``.
-        origin: when, where and by which versions it was made, and by what ``kind`` of run; those
-            of before that was kept are taken for trainings.
+        origin: when, where and by which versions it was made, and by what ``kind`` of run. Of
+            results of before that was kept those that have the time of a step are trainings.
         cost: ``step_seconds`` (mean, after the burn-in), ``cpu_seconds`` and ``peak_mib`` of the
             process; None where nobody knows.
     """
@@ -51,13 +52,20 @@ class Result:
     @property
     def is_trained(self) -> bool:
         """Whether the run trained a model, rather than evaluate that of another one."""
-        return bool(self.origin.get("kind", "training") == "training")
+        has_steps = self.cost.get("step_seconds") is not None
+        return bool(self.origin.get("kind", "training" if has_steps else "") == "training")
 
     @property
     def device(self) -> str:
         """What trained it: the name of a GPU, or "CPU"."""
         machine = self.origin.get("machine") or {}
         return str(machine.get("gpu") or machine.get("device", "unknown")).replace("cpu", "CPU")
+
+    @property
+    def machine(self) -> tuple[str, str]:
+        """The device, and the version of PyTorch up to its second number."""
+        version = str((self.origin.get("versions") or {}).get("torch", "unknown"))
+        return self.device, ".".join(version.split(".")[:2])
 
     def figure(self, model: str, metric: str) -> float | None:
         """A figure of the first test set, in percent; None if there is none."""
@@ -83,7 +91,7 @@ def read_results(folder: Path) -> list[Result]:
     found = []
     for path in sorted(folder.glob("*.json")):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
             identity = Identity.from_dict(content["identity"])
             found.append(Result(identity, content["models"], content["origin"], content["cost"]))
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -91,6 +99,10 @@ def read_results(folder: Path) -> list[Result]:
                 f"{path} is no result of a run ({type(error).__name__}: {error}); move it elsewhere"
             ) from error
     return found
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number")
 
 
 def find_result(results: Sequence[Result], wanted: Identity) -> Result | None:
@@ -164,8 +176,12 @@ def _data_by_names(identity: Identity) -> dict[str, str]:
     }
 
 
-def _finished(result: Result) -> str:
-    return str(result.origin.get("finished"))
+def _finished(result: Result) -> float:
+    """Seconds since 1970, in whatever zone they were written; 0 where it is not known."""
+    try:
+        return datetime.fromisoformat(str(result.origin.get("finished"))).timestamp()
+    except ValueError:
+        return 0.0
 
 
 def slug(text: str) -> str:

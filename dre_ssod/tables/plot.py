@@ -15,13 +15,16 @@ _APART = 0.16
 
 
 def draw_curves(title: str, rows: Sequence[RowReport], x_label: str = "") -> Figure:
-    """Curves of mean AP and its standard deviation, one panel for each model, x logarithmic."""
+    """Curves of mean AP and its standard deviation, one panel for each model, x logarithmic.
+
+    A ring is a single run, whose deviation nobody knows.
+    """
     figure = Figure(figsize=(9.0, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(MODELS), sharey=True)
     for axes, model in zip(panels, MODELS, strict=True):
         for name, points in curves_of(rows, model).items():
-            axes.errorbar(
+            drawn = axes.errorbar(
                 [x for x, _ in points],
                 [summary.mean for _, summary in points],
                 [summary.deviation or 0.0 for _, summary in points],
@@ -30,6 +33,11 @@ def draw_curves(title: str, rows: Sequence[RowReport], x_label: str = "") -> Fig
                 capsize=2,
                 label=name,
             )
+            single = [(x, summary.mean) for x, summary in points if summary.deviation is None]
+            color = drawn.lines[0].get_color()
+            axes.plot(
+                *zip(*single, strict=True), "o", color=color, mfc="white", markersize=4, zorder=3
+            ) if single else None
         axes.set_xscale("log")
         places = sorted({row.x for row in rows if row.curve})
         axes.set_xticks(places, [f"{x:g}" for x in places])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
 from tabulate import tabulate
@@ -57,6 +58,7 @@ class RowReport:
         runs: of this row, with those that are missing.
         unpaired: runs that are not compared with the reference's, which are measured on other
             images.
+        apart: runs that another machine has trained than the reference's.
     """
 
     name: str
@@ -69,6 +71,7 @@ class RowReport:
     missing: list[str]
     runs: int
     unpaired: list[str]
+    apart: list[str]
 
 
 def report_rows(
@@ -115,6 +118,7 @@ def report_rows(
                 missing=missing[name],
                 runs=len(own) + len(missing[name]),
                 unpaired=[run for run in both if run not in partners],
+                apart=[run for run in partners if own[run].machine != partners[run].machine],
             )
         )
     return reports
@@ -164,6 +168,12 @@ def as_markdown(table: Table, rows: Sequence[RowReport], level: int = 1) -> str:
         parts.append(
             f"**Not compared,** as *{table.reference}* is measured on other test images: "
             f"{'; '.join(map(printable, unpaired))}."
+        )
+    apart = [f"{row.name} ({', '.join(row.apart)})" for row in rows if row.apart]
+    if apart:
+        parts.append(
+            f"**Another machine,** by device and PyTorch, than the run of *{table.reference}* had: "
+            f"{'; '.join(map(printable, apart))}."
         )
     if any(len(row.missing) < row.runs for row in rows):
         for model in MODELS:
@@ -299,32 +309,53 @@ def first_curve(rows: Sequence[RowReport]) -> str:
     return next((row.curve for row in rows if row.curve), "")
 
 
+def shared_runs(rows: Sequence[RowReport], row: RowReport, model: str) -> set[str]:
+    """The runs that a row has in common with each point of the first curve.
+
+    Where all images are labeled, a row's few runs are those of all draws.
+    """
+    points = [r for r in rows if r.curve and r.curve == first_curve(rows)]
+    most = max(r.runs for r in rows)
+    known = [r.figures[model]["AP"].runs.keys() for r in (*points, row) if r.runs == most]
+    return set.intersection(*map(set, known)) if known else {*row.figures[model]["AP"].runs}
+
+
 def worth_text(rows: Sequence[RowReport], row: RowReport, model: str) -> str:
-    """The x at which the first curve has the AP of a row; "-" where one of them has no runs."""
-    first = first_curve(rows)
-    curve = [(x, summary.mean) for x, summary in curves_of(rows, model).get(first, [])]
-    summary = row.figures[model]["AP"].summary
-    if summary is None or not curve:
+    """The x at which the first curve has the AP of a row, by the runs that all of it shares.
+
+    "-" without such runs: draws differ by more than rows do.
+    """
+    first, shared = first_curve(rows), shared_runs(rows, row, model)
+
+    def mean(of: RowReport) -> float | None:
+        runs = of.figures[model]["AP"].runs
+        values = [ap for run, ap in runs.items() if run in shared]
+        return fmean(values or runs.values()) if shared and runs else None
+
+    points = sorted((r for r in rows if r.curve and r.curve == first), key=lambda r: r.x)
+    curve = [(r.x, y) for r in points if (y := mean(r)) is not None]
+    value = mean(row)
+    if value is None or not curve:
         return "-"
-    found = reached_at(curve, summary.mean)
+    found = reached_at(curve, value)
     if found is not None:
-        return f"{found:.3g}"
-    return f"< {curve[0][0]:g}" if summary.mean < curve[0][1] else f"> {curve[-1][0]:g}"
+        return f"{float(f'{found:.2g}'):g}"
+    return f"< {curve[0][0]:g}" if value < curve[0][1] else f"> {curve[-1][0]:g}"
 
 
 def _saved_table(rows: Sequence[RowReport]) -> str:
     """What labels of the first curve a row of another one is worth; "" without curves."""
     first = first_curve(rows)
     lines = [
-        [row.name, f"{row.x:g}", *(worth_text(rows, row, model) for model in MODELS)]
+        [
+            *(row.name, f"{row.x:g}", str(len(shared_runs(rows, row, "teacher")))),
+            *(worth_text(rows, row, model) for model in MODELS),
+        ]
         for row in rows
         if row.curve not in ("", first)
     ]
-    return (
-        markdown_table(lines, ["row", "x", *(f"x of {first}, {m}" for m in MODELS)])
-        if lines
-        else ""
-    )
+    header = ["row", "x", "by n runs of both", *(f"x of {first}, {m}" for m in MODELS)]
+    return markdown_table(lines, header) if lines else ""
 
 
 def _class_table(rows: Sequence[RowReport]) -> str:

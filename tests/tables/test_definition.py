@@ -90,6 +90,10 @@ def test_a_row_may_set_nothing_without_effect(write_table: WriteTable) -> None:
         ({"rows": {"a": {"curve": "c"}}}, "row 'a' needs both a 'curve' and its 'x'"),
         ({"rows": {"a": {"curve": "c", "x": 0}}}, "'x' above 0"),
         ({"config": 3}, "names no 'config' file"),
+        (
+            {"rows": {n: {"curve": "c", "x": 5} for n in "ab"}},
+            "rows 'a' and 'b' are both at x 5 of the curve 'c'",
+        ),
         ({"reference": "nobody"}, "the reference is 'nobody', which is no row; rows: plain, DRE"),
         ({"folds": 3}, "'folds' is 3"),
         ({"folds": [1, 1]}, r"'folds' is \[1, 1\]"),

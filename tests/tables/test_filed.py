@@ -84,9 +84,9 @@ def test_curves_are_drawn_and_say_how_many_labels_a_row_saves(
     reports = report_rows(table, kept)
     text = as_markdown(table, reports)
     for line in (
-        r"ours 10 +\| 10 +\| 20 +\| 20",
-        r"ours 5 +\| 5 +\| < 10",
-        r"ours 40 +\| 40 +\| > 40",
+        r"ours 10 +\| 10 +\| 1 +\| 20 +\| 20",
+        r"ours 5 +\| 5 +\| 1 +\| < 10",
+        r"ours 40 +\| 40 +\| 1 +\| > 40",
     ):
         assert re.search(rf"\| {line} +\|", text)
     axes = draw_curves(table.title, reports, "labels").axes
@@ -94,6 +94,58 @@ def test_curves_are_drawn_and_say_how_many_labels_a_row_saves(
     assert drawn == [[[10, 30], [40, 40]], [[5, 29], [10, 35], [40, 41]]]
     assert [text.get_text() for text in axes[0].get_xticklabels()] == ["5", "10", "40"]
     assert axes[0].get_xlabel() == "labels"
+
+
+def test_what_a_row_saves_is_read_off_by_the_runs_that_both_have(
+    write_table: WriteTable, tmp_path: Path
+) -> None:
+    """Draws differ by more than rows do: by all of them 41 would be worth 80 and more."""
+    full = {"set": {"DATASETS.LABELED_PERCENT": 100.0}}
+    rows = {
+        "base 10": {"curve": "base", "x": 10},
+        "base 40": {"curve": "base", "x": 40, "set": {"SOLVER.MAX_ITER": 3}},
+        "base 100": {"curve": "base", "x": 100, **full},
+        "ours 10": {"curve": "ours", "x": 10, "set": {"SOLVER.MAX_ITER": 4}},
+        "ours 100": {"curve": "ours", "x": 100, "set": {**full["set"], "SOLVER.MAX_ITER": 5}},
+    }
+    ap = {"base 10": (30.0, 20.0), "base 40": (40.0,), "base 100": (42.0,)}
+    ap |= {"ours 10": (35.0, 47.0), "ours 100": (41.0,)}
+    table = write_table(rows=rows, folds=[0, 1], reference="")
+    for cell in table.cells():
+        values, fold = ap[cell.row], cell.repeat.fold or 0
+        if fold < len(values):
+            leave_run(tmp_path / cell.name, {"teacher": values[fold], "student": values[fold]})
+            identity = Identity.of(cell.cfg)
+            file_result(cell, identity, tmp_path / cell.name, tmp_path / "results", "training")
+    text = as_markdown(table, report_rows(table, read_results(tmp_path / "results")))
+    assert re.search(r"\| ours 10 +\| 10 +\| 1 +\| 20 +\| 20 +\|", text)
+    # Halfway from 40 to 42, in the logarithm of 40 to 100.
+    assert re.search(r"\| ours 100 +\| 100 +\| 1 +\| 63 +\| 63 +\|", text)
+
+
+def test_runs_of_another_machine_are_named(write_table: WriteTable, tmp_path: Path) -> None:
+    table = write_table()
+    for cell in table.cells():
+        of_gpu = cell.name == "DRE (fold 1)"
+        machine = {"device": "cuda", "gpu": "GPU X"} if of_gpu else {"device": "cpu"}
+        leave_run(tmp_path / cell.name, {"teacher": 4.0, "student": 4.0}, machine=machine)
+        identity = Identity.of(cell.cfg)
+        file_result(cell, identity, tmp_path / cell.name, tmp_path / "results", "training")
+    kept = read_results(tmp_path / "results")
+    rows = report_rows(table, kept)
+    assert [row.apart for row in rows] == [[], ["fold 1"]]
+    assert "than the run of *plain* had: DRE (fold 1)." in as_markdown(table, rows)
+    newer = [replace(r, origin={**r.origin, "versions": {"torch": "2.11.0+cu"}}) for r in kept[:1]]
+    assert newer[0].machine[1] == "2.11"
+    assert sum(len(row.apart) for row in report_rows(table, [*newer, *kept[1:]])) == 2
+
+
+def test_a_result_that_is_no_number_is_refused(write_table: WriteTable, tmp_path: Path) -> None:
+    file_all(write_table(), tmp_path)
+    path = sorted((tmp_path / "results").glob("*.json"))[0]
+    path.write_text(path.read_text().replace("50.0", "NaN", 1))
+    with pytest.raises(ResultError, match=f"{path.name} is no result .*NaN is no number"):
+        read_results(tmp_path / "results")
 
 
 def test_a_table_says_why_a_row_has_fewer_runs(write_table: WriteTable, tmp_path: Path) -> None:
@@ -157,10 +209,18 @@ def test_what_evaluates_the_model_of_another_run_has_no_part_in_costs(
     assert evaluated.costs == {}
     assert re.search(r"\| mixed +\| CPU +\| - +\| 1\.00 +\| 1000 ", as_markdown(table, [mixed]))
     assert "Cost:" not in as_markdown(table, [evaluated])
-    # Results that do not say what they are of are of trainings.
+    # Of results that do not say what they are of, those with steps are of trainings.
     origins = [{k: v for k, v in result.origin.items() if k != "kind"} for result in kept]
     before = [replace(r, origin=origin) for r, origin in zip(kept, origins, strict=True)]
-    assert report_rows(table, before)[0].costs["CPU"]["cpu_seconds"] == pytest.approx(1224.0)
+    before = [
+        replace(
+            r, cost={**r.cost, "step_seconds": 2.0 if r.cost["cpu_seconds"] == 3600.0 else None}
+        )
+        for r in before
+    ]
+    mixed, evaluated = report_rows(table, before)
+    assert mixed.costs["CPU"] == {"step_seconds": 2.0, "cpu_seconds": 3600.0, "peak_mib": 1000.0}
+    assert evaluated.costs == {}
 
 
 def test_rows_on_other_test_images_are_not_subtracted(
@@ -213,7 +273,7 @@ def test_results_are_found_by_what_the_sets_hold_where_somebody_has_looked(
     caplog.clear()
     changed = identify(cells, lambda cfg: {"test": "u"}).values()
     newer = [
-        replace(result, identity=identity, origin={**result.origin, "finished": "9999"})
+        replace(result, identity=identity, origin={**result.origin, "finished": "2099-01-01"})
         for result, identity in zip(kept, changed, strict=True)
     ]
     part = {name: identity for name, identity in looked.items() if name.startswith("DRE")}
@@ -240,7 +300,7 @@ def test_results_of_data_from_before_a_change_are_not_compared_with_those_of_aft
     assert {name.partition(" (")[0] for name in find_results(kept, cells)} == {"plain", "DRE"}
     *others, last = kept
     changed = replace(last.identity, data={"test": "other"})
-    newer = replace(last, identity=changed, origin={**last.origin, "finished": "9999"})
+    newer = replace(last, identity=changed, origin={**last.origin, "finished": "2099-01-01"})
     with caplog.at_level("WARNING", logger="dre_ssod"):
         (name,) = find_results([*others, last, newer], cells)
     (stale,) = (row for row in ("plain (fold 0)", "DRE (fold 0)") if row != name)
