@@ -17,6 +17,7 @@ import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from dre_ssod_cli.parsers import output, program_parser
 from dre_ssod_cli.program import run_program
@@ -69,12 +70,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parsed
 
 
-def _sets(parsed: argparse.Namespace) -> tuple[dict[str, list[str]], int]:
-    """Names of the sets by role, from the config or the options, and detections per image."""
+def _sets(parsed: argparse.Namespace) -> tuple[dict[str, list[str]], dict[str, Any]]:
+    """Names of the sets by role, from the config or the options, and what else a config says."""
     from dre_ssod.config.reading import read_config
-    from dre_ssod.data.audit.findings import DETECTIONS
+    from dre_ssod.data.views.views import ViewRecipe
     from dre_ssod.errors import ConfigError
 
+    settings: dict[str, Any] = {}
     sets = {role: list(getattr(parsed, role)) for role in KEYS}
     by_config = bool(parsed.config_file or parsed.opts)
     if by_config and any(sets.values()):
@@ -84,9 +86,16 @@ def _sets(parsed: argparse.Namespace) -> tuple[dict[str, list[str]], int]:
     if by_config:
         cfg = read_config(parsed.config_file, parsed.opts)
         sets = {role: list(cfg.DATASETS[key]) for role, key in KEYS.items()}
+        views = (ViewRecipe.labeled(cfg), ViewRecipe.weak(cfg), ViewRecipe.strong(cfg))
+        trained = min(view.max_size for view in views)
+        settings = {
+            "detections": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "longest": {**dict.fromkeys(KEYS, trained), "test": cfg.INPUT.MAX_SIZE_TEST},
+            "overlap": cfg.DATASETS.UNLABELED_OVERLAP,
+        }
     if not any(sets.values()):
         raise ConfigError("there is no set to check: name some by --config-file or --labeled ...")
-    return sets, cfg.TEST.DETECTIONS_PER_IMAGE if by_config else DETECTIONS
+    return sets, settings
 
 
 def main(args: argparse.Namespace) -> int:
@@ -103,9 +112,9 @@ def main(args: argparse.Namespace) -> int:
         return 0
     with ExitStack() as until:
         path = args.json and until.enter_context(delivered_file(args.json))[0]
-        sets, detections = _sets(args)
+        sets, settings = _sets(args)
         with tqdm(desc="images", unit="", dynamic_ncols=True, disable=None) as bar:
-            report = audit(sets, args.level, args.workers, bar, detections)
+            report = audit(sets, args.level, args.workers, bar, **settings)
         print(as_text(report, args.examples))
         if path:
             write_text(path, json.dumps(as_dict(report), indent=1, allow_nan=False) + "\n")

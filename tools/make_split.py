@@ -145,15 +145,16 @@ def main(args: argparse.Namespace) -> None:
     if "UNLABELED" in uris:
         print(
             "This DATASETS.UNLABELED replaces that of a config, as tools/new_config.py --unlabeled "
-            "writes it: name its sets beside this one, or their images are not used."
+            "writes it: name its sets beside this one, or their images are not used; but no set "
+            "of the same images, which would count twice."
         )
     if not held_out:
         split_file = shlex.quote(str(output / "split.json"))
         print("or, which leaves the dataset as it is, by")
-        print(
-            f"  DATASETS.TRAIN \"('{args.source}',)\" {NO_FURTHER_DRAW} "
-            f"DATASETS.SPLIT_FILE {split_file}"
-        )
+        # Of DATASETS.UNLABELED, training leaves out what DATASETS.TRAIN has.
+        whole = ("TRAIN", "UNLABELED") if loose else ("TRAIN",)
+        words = [f"DATASETS.{key} \"('{args.source}',)\"" for key in whole]
+        print(f"  {' '.join(words)} {NO_FURTHER_DRAW} DATASETS.SPLIT_FILE {split_file}")
 
 
 def run(arguments: list[str] | None = None) -> int:

@@ -47,6 +47,11 @@ KINDS = {
         "width and height of the annotation are not those of the decoded image",
         "correct them; where EXIF turns the image, boxes must be in the turned frame",
     ),
+    "thin-image": Kind(
+        "error",
+        "an image of which resizing leaves less than half a pixel of the short side; refused",
+        "cut it into pieces, or remove it",
+    ),
     "duplicate-id": Kind(
         "error", "an image id is used twice in a set", "give every image an id of its own"
     ),
@@ -85,9 +90,14 @@ KINDS = {
         "a file decodes, but does not end as its format does",
         "look at it: part of the picture may be missing",
     ),
+    "several-pictures": Kind(
+        "warning",
+        "a TIFF file with several pages or an animation; the first picture alone is used",
+        "save each picture that is data as a file of its own",
+    ),
     "exif-rotation": Kind(
         "warning",
-        "EXIF turns or mirrors an annotated image; training applies it",
+        "EXIF turns or mirrors an annotated image; boxes are taken as of the turned one",
         "check that the boxes were drawn on the turned image",
     ),
     "box-outside": Kind(
@@ -99,6 +109,24 @@ KINDS = {
         "warning",
         "a labeled shape that has no box: a point, a line, a painted mask; left out",
         "draw a box or a polygon around it, if it is an object to be found",
+    ),
+    "undrawn-image": Kind(
+        "warning",
+        "an image that a labeling program lists without a box; unlabeled, and so left out, unless "
+        "empty=labeled is added to the URI",
+        "add it if nothing is on such images, or label them",
+    ),
+    "zero-corner": Kind(
+        "warning",
+        "a corner at 0 where VOC counts from 1, so that all boxes of the set may begin a pixel too "
+        "far left and up; first_pixel=0 in the URI counts from 0",
+        "add it if the program writes x1, y1, x2, y2 as they are, as CVAT and Label Studio do",
+    ),
+    "pose-line": Kind(
+        "warning",
+        "a polygon of which the first four numbers are a box that holds the others, as where key "
+        "points follow a box; the box around all of them counts",
+        "write kpt_shape into the YAML file if they are key points",
     ),
     "cut-box": Kind(
         "warning", "a box a hair beyond the image in a YOLO file; cut to the image", "nothing"
@@ -154,6 +182,12 @@ KINDS = {
         "warning",
         "the name of a class begins or ends with a space, or has a character that does not show",
         "rename it in all sets",
+    ),
+    "alike-names": Kind(
+        "warning",
+        "classes that differ in case, spaces around them or the Unicode form of letters alone; "
+        "each counts as a class, with a part of the boxes",
+        "give them one name in all sets, if they are one class",
     ),
     "unused-category": Kind(
         "warning",

@@ -137,11 +137,12 @@ def make_table(records: Sequence[dict[str, Any]]) -> BoxTable:
 
 
 def identify_files() -> Callable[[str], str]:
-    """What tells whether two names are of one image file: its real path, whatever links lead to it.
+    """What tells whether two names are of one image file, whatever links or spellings lead to it.
 
-    What is in a store has no links: its address tells. A member of a tar file is told by where in
-    that file it lies. The function resolves each folder once: keep
-    it for one look at the files, which may change.
+    A file is told by its device and inode, or by its real path where there is no file or the file
+    system gives no inode. What is in a store has no links: its address tells. A member of a tar
+    file is told by where in that file it lies. Keep the function for one look at the files, which
+    may change.
     """
     real_folder = lru_cache(None)(os.path.realpath)
 
@@ -151,6 +152,12 @@ def identify_files() -> Callable[[str], str]:
         if is_piece(name):
             piece = Piece.parse(name)
             return str(piece._replace(file=identify(piece.file)))
+        try:
+            found = os.stat(name)
+        except (OSError, ValueError):
+            found = None
+        if found is not None and found.st_ino:
+            return f"{found.st_dev}:{found.st_ino}"
         if os.path.islink(name):
             return os.path.realpath(name)
         return os.path.join(real_folder(os.path.dirname(name)), os.path.basename(name))

@@ -96,11 +96,31 @@ def test_of_16_bits_the_upper_8_are_kept(tmp_path: Path, extension: str) -> None
     assert np.array_equal(read_image(str(colour), "RGB"), read_image(path, "RGB"))
 
 
+def test_negatives_of_8_and_16_bits_are_turned_alike(tmp_path: Path) -> None:
+    """TIFF files in which 0 is white; Pillow turns those of 8 bits when it writes them, too."""
+    grey = np.array([[0, 100, 255]], np.uint8)
+    white_is_zero = {"tiffinfo": {262: 0}}
+    shallow = save(tmp_path / "8.tif", PillowImage.fromarray(grey), **white_is_zero)
+    stored = 65535 - 257 * grey.astype(np.uint16)
+    deep = save(tmp_path / "16.tif", PillowImage.fromarray(stored), **white_is_zero)
+    for path in (shallow, deep):
+        assert read_image(path, "RGB")[0, :, 0].tolist() == [0, 100, 255]
+
+
 def test_16_bits_that_would_be_all_black_are_refused(tmp_path: Path) -> None:
     grey = np.array([[0, 4095]], np.uint16)
     path = save(tmp_path / "dark.png", PillowImage.fromarray(grey))
     with pytest.raises(ImageError, match=r"dark\.png: .*no value above 4095 of 65535"):
         read_image(path, "RGB")
+    # A hot pixel of the sensor does not light the rest.
+    grey = np.full((100, 100), 3000, np.uint16)
+    grey[0, 0] = 65535
+    path = save(tmp_path / "hot.png", PillowImage.fromarray(grey))
+    with pytest.raises(ImageError, match=r"no value above 3000 of 65535 but in 1 of 10000 pixels"):
+        read_image(path, "RGB")
+    grey[0, 1] = 4096
+    path = save(tmp_path / "lit.png", PillowImage.fromarray(grey))
+    assert read_image(path, "RGB")[0, :3, 0].tolist() == [255, 16, 11]
     # Black itself is black.
     black = save(tmp_path / "black.png", PillowImage.fromarray(np.zeros((2, 2), np.uint16)))
     assert not read_image(black, "RGB").any()
@@ -125,7 +145,9 @@ def test_of_several_pictures_the_first_is_read(tmp_path: Path, extension: str) -
     with PillowImage.open(path) as image:
         assert image.n_frames == 2
     assert np.array_equal(read_image(path, "RGB"), PIXELS)
-    assert (read_header(path).height, read_header(path).width) == SHAPE[:2]
+    header = read_header(path)
+    assert (header.height, header.width, header.several) == (*SHAPE[:2], True)
+    assert not read_header(save(tmp_path / f"one.{extension}", first)).several
 
 
 TURNED = {

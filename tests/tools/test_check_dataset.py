@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 import yaml
+from PIL import Image
 
 from dre_ssod.data.kinds import KINDS
 from tests import ROOT
@@ -64,6 +65,21 @@ def test_the_sets_of_a_config(
     assert tool.run(["--config-file", str(config)]) == 1
     assert "ERROR leakage: 8 in labeled 1, test 1" in capsys.readouterr().out
     assert tool.run(["--config-file", str(config), "DATASETS.TEST", "()"]) == 0
+    # Labeled images that are used both ways stay where they are; those that are tested on do not.
+    both = ["--config-file", str(config), "DATASETS.UNLABELED", str((data.labeled,))]
+    both += ["DATASETS.UNLABELED_OVERLAP", "True", "DATASETS.TEST"]
+    capsys.readouterr()
+    assert tool.run([*both, "()"]) == 0
+    printed = capsys.readouterr().out
+    assert "Nothing to complain about." in printed
+    assert tool.run([*both, str((data.labeled,))]) == 1
+    assert "known-image" in capsys.readouterr().out
+    # Images that the run itself would refuse, at the size that it has.
+    Image.new("RGB", (40, 1)).save(data.root / "more" / "thin.png")
+    plain = ["--config-file", str(config), "DATASETS.TEST", "()"]
+    assert tool.run(plain) == 0
+    assert tool.run([*plain, "INPUT.MAX_SIZE_TRAIN", "15"]) == 1
+    assert "ERROR thin-image: 1 in unlabeled 1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -234,3 +234,16 @@ def test_images_that_nobody_has_labeled_are_unlabeled(
     pools = build_pools(cfg.DATASETS.TRAIN, cfg.DATASETS.UNLABELED, test=cfg.DATASETS.TEST)
     assert {Path(record["file_name"]).stem for record in pools.unlabeled} == {"1", "5"}
     assert len(pools.labeled) == 4
+    # Both ways to train have the same images.
+    assert tool.run([source, "--labeled", "2", "--output", str(tmp_path / "both")]) == 0
+    printed = capsys.readouterr().out
+    found = []
+    for line in printed.splitlines():
+        if line.startswith("  DATASETS"):
+            sets = read_config("", shlex.split(line)).DATASETS
+            pools = build_pools(sets.TRAIN, sets.UNLABELED, split_file=sets.SPLIT_FILE)
+            found.append(
+                [sorted(r["file_name"] for r in part) for part in (pools.labeled, pools.unlabeled)]
+            )
+    assert list(map(len, found[0])) == [2, 6]
+    assert found == [found[0]] * 2

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from dre_ssod.data.audit.files import LEVELS, FileCheck, Progress, check_files, useful_workers
 from dre_ssod.data.audit.findings import (
     DETECTIONS,
+    LONGEST,
     Finding,
     find_class_problems,
     find_duplicates,
@@ -60,6 +61,8 @@ def audit(
     workers: int = 1,
     progress: Progress | None = None,
     detections: int = DETECTIONS,
+    longest: Mapping[str, int] | None = None,
+    overlap: bool = False,
 ) -> Audit:
     """Read the sets, check their files and compare them with each other.
 
@@ -70,6 +73,8 @@ def audit(
         level: "header" reads the headers and ends of image files, "full" decodes every image.
         workers: processes for the image files; fewer are used where starting them does not pay.
         detections: that a model may give per image (``TEST.DETECTIONS_PER_IMAGE``).
+        longest: side of an image after resizing in pixels, by role; None for Detectron2's default.
+        overlap: ``DATASETS.UNLABELED_OVERLAP``: labeled images stay in unlabeled sets.
         progress: is told how many image files there are, then of each that was checked.
     """
     if level not in LEVELS or set(names) - set(ROLES) or workers < 1:
@@ -80,7 +85,12 @@ def audit(
         for role in ROLES
         for number, name in enumerate(names.get(role, ()), start=1)
     ]
-    known = [record for dataset in datasets if dataset.annotated for record in dataset.records]
+    known = [
+        record
+        for dataset in datasets
+        if dataset.annotated and not (overlap and dataset.role == "labeled")
+        for record in dataset.records
+    ]
     datasets = [
         dataset if dataset.role != "unlabeled" else dataset.without(known) for dataset in datasets
     ]
@@ -97,10 +107,11 @@ def audit(
     for dataset in datasets:
         sizes = _image_sizes(dataset, checks)
         summaries.append(summarize(dataset, checks, sizes))
-        findings += find_in_set(dataset, checks, sizes, detections)
+        side = (longest or {}).get(dataset.role, LONGEST)
+        findings += find_in_set(dataset, checks, sizes, detections, side)
     histograms = {summary.label: summary.class_histogram for summary in summaries}
     findings += find_class_problems(datasets, histograms)
-    findings += find_duplicates(datasets, equal)
+    findings += find_duplicates(datasets, equal, overlap)
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return Audit(
         level=level,

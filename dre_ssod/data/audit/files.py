@@ -59,6 +59,7 @@ class FileCheck:
         width, height: pixels, in the orientation in which training decodes the file; 0 if unknown.
         orientation: EXIF orientation, 1 for an image that is stored upright.
         mode: Pillow's name of the pixel format, such as "RGB"; "" if unknown.
+        several: the file has further pictures, which are not used.
         odd_end: the file decodes, although it does not end as its format does.
         bytes: length of the file.
         tail: CRC-32 of its last ``TAIL_BYTES``.
@@ -70,6 +71,7 @@ class FileCheck:
     height: int = 0
     orientation: int = 1
     mode: str = ""
+    several: bool = False
     odd_end: bool = False
     bytes: int = 0
     tail: int = 0
@@ -115,6 +117,7 @@ def check_file(path: str, level: str = "header") -> FileCheck:
         height=header.height,
         orientation=header.orientation,
         mode=header.mode,
+        several=header.several,
         odd_end=whole is False,
     )
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from dre_ssod.data.audit.files import FileCheck
 from dre_ssod.data.audit.sets import AuditedSet
+from dre_ssod.data.images import ImageError, check_shape
 from dre_ssod.data.kinds import KINDS, OUTSIDE_TOLERANCE
 from dre_ssod.data.records import objects_of
 from dre_ssod.data.sources.names import show_names
@@ -18,6 +19,8 @@ from dre_ssod.data.usable import describe_box, why_no_boxes
 
 DETECTIONS = 100
 """Per image, as in COCO's protocol and by default in Detectron2."""
+LONGEST = 1333
+"""Pixels of the longest side after resizing, by default in Detectron2."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ def find_in_set(
     checks: Mapping[str, FileCheck],
     sizes: npt.NDArray[np.float64],
     detections: int = DETECTIONS,
+    longest: int = LONGEST,
 ) -> list[Finding]:
     """Problems of one set by itself.
 
@@ -52,10 +56,13 @@ def find_in_set(
         checks: by ``file_name`` of the records.
         sizes: (N, 2) width and height of each record's image, NaN if unknown.
         detections: that a model may give per image (``TEST.DETECTIONS_PER_IMAGE``).
+        longest: side after resizing, in pixels (``INPUT.MAX_SIZE_TRAIN`` or ``_TEST``).
     """
     found: dict[str, list[str]] = defaultdict(list)
     for kind, items in dataset.remarks.items():
-        found[kind] += items
+        # Which images EXIF turns is asked of the files below, in all layouts.
+        if kind != "exif-rotation":
+            found[kind] += items
     if dataset.error:
         found["unusable-set"].append(dataset.error)
     elif dataset.annotated and not (~dataset.boxes.crowd).any():
@@ -66,7 +73,7 @@ def find_in_set(
             found["duplicate-id"].append(f"id {record['image_id']!r}: {record['file_name']}")
         seen.add(record["image_id"])
     for name in dict.fromkeys(record["file_name"] for record in dataset.records):
-        for kind, note in _file_problems(checks[name], dataset.annotated):
+        for kind, note in _file_problems(name, checks[name], dataset.annotated, longest):
             found[kind].append(f"{name}{note}")
     if dataset.annotated:
         for kind, item in _size_problems(dataset, checks):
@@ -111,12 +118,13 @@ def find_class_problems(
 
 
 def find_duplicates(
-    datasets: Sequence[AuditedSet], equal: Sequence[Sequence[str]]
+    datasets: Sequence[AuditedSet], equal: Sequence[Sequence[str]], overlap: bool = False
 ) -> list[Finding]:
     """Equal images within a set and between sets.
 
     Args:
         equal: groups of different paths whose bytes are equal.
+        overlap: whether images are meant to be labeled and unlabeled at once.
     """
     content = {path: group[0] for group in equal for path in group}
     places: dict[str, list[tuple[int, str]]] = defaultdict(list)
@@ -128,6 +136,8 @@ def find_duplicates(
     for group in places.values():
         for sets, names in _by_sets(group):
             roles = {datasets[index].role for index in sets}
+            if overlap and roles == {"labeled", "unlabeled"}:
+                continue
             kind = "leakage" if len(roles) == 2 and "test" in roles else "duplicate-file"
             found[kind, sets].append(" = ".join(names))
     return [
@@ -150,14 +160,22 @@ def _by_sets(group: Sequence[tuple[int, str]]) -> Iterator[tuple[tuple[int, ...]
             yield (first, second), [by_set[first][0], by_set[second][0]]
 
 
-def _file_problems(check: FileCheck, annotated: bool) -> Iterator[tuple[str, str]]:
+def _file_problems(
+    name: str, check: FileCheck, annotated: bool, longest: int
+) -> Iterator[tuple[str, str]]:
     """Kinds, each with what to say behind the file's name."""
     if check.status != "ok":
         note = "" if check.status in ("missing", "empty") else f": {check.reason}"
         yield f"{check.status}-file", note
         return
+    try:
+        check_shape(name, (check.height, check.width), longest)
+    except ImageError as error:
+        yield "thin-image", str(error).removeprefix(name)
     if check.odd_end:
         yield "odd-end", ""
+    if check.several:
+        yield "several-pictures", ""
     if annotated and check.orientation != 1:
         yield "exif-rotation", f": orientation {check.orientation}"
 

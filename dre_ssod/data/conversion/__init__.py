@@ -5,5 +5,6 @@
 ``plan``; ``packing`` writes tar files.
 
 What is written here is read back by ``sources`` as the same classes, images and boxes in the same
-order; what a form has no place for is counted, never lost in silence.
+order; what a form has no place for is counted, never lost in silence. Outlines that ``sources``
+read as boxes, as those of YOLO files and labeling programs, are boxes here: nothing knows them.
 """

@@ -9,13 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dre_ssod.data.conversion.plan import on_this_machine
+from dre_ssod.data.conversion.plan import coco_file, on_this_machine
 from dre_ssod.data.records import corners, image_size, is_crowd
 from dre_ssod.data.sources.catalog import NamedRecord, class_names
-from dre_ssod.data.sources.coco import CocoSource
-from dre_ssod.data.sources.opening import open_source
-from dre_ssod.data.sources.truth import registered_coco_file
-from dre_ssod.data.sources.uri import encode, is_uri
+from dre_ssod.data.sources.uri import encode
 from dre_ssod.data.splits.split import Split
 from dre_ssod.data.text_files import read_json
 from dre_ssod.errors import SourceError
@@ -71,7 +68,7 @@ def as_coco(name: str, records: Sequence[dict[str, Any]]) -> CocoContent:
     Raises:
         SourceError: if a record does not say the size of its image.
     """
-    source = _coco_file(name)
+    source = coco_file(name)
     if source is None:
         return content_of(records, class_names([name]))
     json_file, root = source
@@ -144,14 +141,6 @@ def relative_names(files: Sequence[str]) -> tuple[Path, list[str]]:
     paths = [on_this_machine(file) for file in files]
     folder = Path(os.path.commonpath([os.path.dirname(path) for path in paths]))
     return folder, [Path(path).relative_to(folder).as_posix() for path in paths]
-
-
-def _coco_file(name: str) -> tuple[Place, Place] | None:
-    """JSON file and image folder of a dataset that is a COCO file, else None."""
-    if not is_uri(name):
-        return registered_coco_file(name)
-    source = open_source(name)
-    return (source.json_file, source.image_root) if isinstance(source, CocoSource) else None
 
 
 def content_of(records: Sequence[dict[str, Any]], classes: Sequence[str]) -> CocoContent:

@@ -17,6 +17,7 @@ from dre_ssod.data.conversion.plan import (
     Part,
     Plan,
     check_xml_names,
+    coco_file,
     different_names,
     is_xml,
     names_in_order,
@@ -43,7 +44,12 @@ def plan_coco(
         json_file = f"annotations/instances_{part.split}.json"
         plan.texts[json_file] = json.dumps(coco.content)
         uri, boxes = coco_uri(output / json_file, root), len(coco.content.get("annotations", []))
-        plan.results.append(Converted(part.split, uri, len(part.records), boxes))
+        result = Converted(part.split, uri, len(part.records))
+        if coco_file(part.name) is None:
+            # Not a file that is taken as it is.
+            result = part.start(uri)
+        result.boxes = boxes
+        plan.results.append(result)
     return plan
 
 

@@ -9,9 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dre_ssod.data.records import is_crowd
+from dre_ssod.data.sources.coco import CocoSource
 from dre_ssod.data.sources.folder import is_image_name
+from dre_ssod.data.sources.opening import open_source
+from dre_ssod.data.sources.truth import registered_coco_file
+from dre_ssod.data.sources.uri import is_uri
+from dre_ssod.data.text_files import read_json
 from dre_ssod.errors import SourceError
-from dre_ssod.stores import is_address, is_piece
+from dre_ssod.stores import Place, is_address, is_piece
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -51,11 +57,31 @@ class Part:
         """The images."""
         return [on_this_machine(record["file_name"]) for record in self.records]
 
-    def start(self, uri: str) -> Converted:
-        """Its result before a box is written."""
+    def start(self, uri: str, scores: bool = False) -> Converted:
+        """Its result before a box is written: what objects have besides their box is lost.
+
+        Args:
+            scores: whether the form has a place for them.
+        """
         dropped = sum(len(record.get("dropped_boxes", ())) for record in self.records)
         lost = {"objects left out that do not count: see the warnings above": dropped}
-        return Converted(self.split, uri, len(self.records), lost=lost if dropped else {})
+        result = Converted(self.split, uri, len(self.records), lost=lost if dropped else {})
+        for item in self._objects():
+            if item.get("segmentation"):
+                result.lose("masks left out: sizes of objects go by their boxes")
+            if item.get("num_keypoints", item.get("keypoints")):
+                result.lose("sets of key points left out: the form has no place for them")
+            if item.get("score") is not None and not scores:
+                result.lose("scores left out: the form has no place for them")
+        return result
+
+    def _objects(self) -> list[dict[str, Any]]:
+        """All but crowds, with their masks: records of a COCO file have none, but the file has."""
+        source = coco_file(self.name)
+        items = (item for record in self.records for item in record["annotations"])
+        if source is not None:
+            items = iter(read_json(source[0]).get("annotations", []))
+        return [item for item in items if not is_crowd(item)]
 
 
 @dataclass
@@ -71,6 +97,14 @@ class Plan:
     results: list[Converted] = field(default_factory=list)
     texts: dict[str, str] = field(default_factory=dict)
     pictures: dict[str, str] = field(default_factory=dict)
+
+
+def coco_file(name: str) -> tuple[Place, Place] | None:
+    """JSON file and image folder of a dataset that is a COCO file, else None."""
+    if not is_uri(name):
+        return registered_coco_file(name)
+    source = open_source(name)
+    return (source.json_file, source.image_root) if isinstance(source, CocoSource) else None
 
 
 def check_xml_names(classes: Iterable[str], program: str) -> None:

@@ -65,7 +65,8 @@ def _start(
     )
     chosen = ",".join(quote(text, safe="") for text in classes)
     looked_at = "&empty=labeled" if scheme == "cvat" else ""
-    result = part.start(f"{scheme}://{file}?images={images}&classes={chosen}{looked_at}")
+    uri = f"{scheme}://{file}?images={images}&classes={chosen}{looked_at}"
+    result = part.start(uri, scores=scheme == "labelstudio")
     named = []
     files = part.files
     for record, file, name in zip(part.records, files, names_in_order(files), strict=True):

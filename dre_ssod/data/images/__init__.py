@@ -1,8 +1,9 @@
 """Reading of image files: what the pixels become, and what is refused by name.
 
 Files are read as Detectron2 reads them, with three differences: 16-bit gray images are scaled to 8
-bits where Pillow cuts off all that is brighter than 255; 32-bit images are refused, since nothing
-says what black and white are; TIFF files with an orientation are turned once, not twice.
+bits where Pillow cuts off all that is brighter than 255, and inverted where a TIFF file says that 0
+is white, as Pillow does for 8 bits; 32-bit images are refused, since nothing says what black and
+white are; TIFF files with an orientation are turned once, not twice.
 
 Whatever is wrong with a file comes out as an :class:`ImageError`.
 """

@@ -27,6 +27,11 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_TEXT = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 _ORIENTATION = 0x0112
+_PHOTOMETRIC = 0x0106
+_TOO_DARK = 4096
+"""Values of 16 bits that 12 bits do not have."""
+_SPOTS = 10_000
+"""One pixel in so many may be brighter, as a hot pixel of a sensor is, without saving an image."""
 _TURNS = {
     2: PillowImage.Transpose.FLIP_LEFT_RIGHT,
     3: PillowImage.Transpose.ROTATE_180,
@@ -48,6 +53,8 @@ class ImageHeader:
         mode: Pillow's name of the pixel type, as stored ("RGB", "L", "I;16", ...).
         file_format: one of ``FORMATS``, or "MPO", a JPEG file with several pictures.
         orientation: EXIF orientation, 1 to 8; 1 is upright.
+        several: whether it has further pictures, which are not read: pages of a TIFF file, frames
+            of an animation. Those that phones put beside a photograph (MPO) do not count.
     """
 
     width: int
@@ -55,6 +62,7 @@ class ImageHeader:
     mode: str
     file_format: str
     orientation: int
+    several: bool = False
 
 
 def read_image(file_name: str, image_format: str) -> Pixels:
@@ -109,7 +117,8 @@ def read_header(file_name: str) -> ImageHeader:
             turned = getattr(image, "tag_v2", {}).get(_ORIENTATION, 1) in _SIDEWAYS
             if orientation in _SIDEWAYS and not turned:
                 width, height = height, width
-            return ImageHeader(width, height, image.mode, str(image.format), orientation)
+            several = image.format != "MPO" and bool(getattr(image, "is_animated", False))
+            return ImageHeader(width, height, image.mode, str(image.format), orientation, several)
     except (ImageError, StoreError):
         raise
     except Exception as error:  # As above.
@@ -164,13 +173,16 @@ def _decode_plain_jpeg(
 
 
 def _decode(image: PillowImage.Image, file_name: str) -> Pixels:
+    white_is_zero = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
     # Pillow turns a TIFF file while loading it; the orientation is asked for afterwards.
     image.load()
     turn = _TURNS.get(_orientation(image))
     if turn is not None:
         image = image.transpose(turn)
     if image.mode.startswith("I;16"):
-        return _scale_to_bytes(np.asarray(image), file_name)
+        pixels = _scale_to_bytes(np.asarray(image), file_name)
+        # Of 8 bits, Pillow itself has turned such a negative into the picture.
+        return ~pixels if white_is_zero else pixels
     if image.mode in ("I", "F"):
         raise ImageError(
             f"{file_name}: its pixels are {'32-bit integers' if image.mode == 'I' else 'floats'}, "
@@ -182,11 +194,14 @@ def _decode(image: PillowImage.Image, file_name: str) -> Pixels:
 
 def _scale_to_bytes(gray: NDArray[np.uint16], file_name: str) -> Pixels:
     """(H, W, 3): the upper 8 of 16 bits, as Pillow itself gives the channels of 16-bit colors."""
-    brightest = int(gray.max())
-    if 0 < brightest < 4096:
+    bright = int(np.count_nonzero(gray >= _TOO_DARK))
+    brightest = int(gray[gray < _TOO_DARK].max(initial=0)) if bright <= gray.size // _SPOTS else 0
+    if brightest:
+        spots = f" but in {bright} of {gray.size} pixels" if bright else ""
         raise ImageError(
-            f"{file_name}: has 16 bits per pixel, but no value above {brightest} of 65535, which "
-            "leaves it all but black; stretch the values to the whole range, or save 8 bits",
+            f"{file_name}: has 16 bits per pixel, but no value above {brightest} of 65535{spots}, "
+            "which leaves it all of one shade; stretch the values to the whole range, or save 8 "
+            "bits",
             file_name,
         )
     return np.repeat((gray >> 8).astype(np.uint8)[:, :, None], 3, axis=2)

@@ -6,7 +6,9 @@ registered with Detectron2, or a URI (``uri.URI_FORMS``), which is registered on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -110,6 +112,8 @@ def load_one_labeled(name: str, remarks: Remarks | None = None) -> list[dict[str
         records = check_labeled(name, DatasetCatalog.get(name), classes)
     for text in filter(looks_like_another, classes):
         found.add("odd-name", repr(text))
+    for text in _alike(classes):
+        found.add("alike-names", text)
     records = usable_records(name, records, found)
     if remarks is None:
         found.log(name)
@@ -163,6 +167,18 @@ def load_unlabeled(
 def strip_labels(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """New records that hold ``UNLABELED_KEYS`` and nothing else."""
     return [{key: record[key] for key in UNLABELED_KEYS if key in record} for record in records]
+
+
+def _alike(classes: Sequence[str]) -> Iterator[str]:
+    """Classes that are one but for case, outer spaces or the Unicode form of their letters."""
+    spellings: dict[str, list[str]] = defaultdict(list)
+    for name in classes:
+        spellings[unicodedata.normalize("NFC", name).strip().casefold()].append(name)
+    for names in spellings.values():
+        if len(names) > 1:
+            # Two Unicode forms of one name are shown alike.
+            looks = {unicodedata.normalize("NFC", name) for name in names}
+            yield " and ".join(map(repr if len(looks) == len(names) else ascii, names))
 
 
 def _own_classes(name: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from detectron2.structures import BoxMode
 from dre_ssod.data.remarks import Remarks
 from dre_ssod.data.sources.folder import remark_if_hidden
 from dre_ssod.data.sources.names import check_class_name
+from dre_ssod.data.sources.programs.shapes import around_turned
 from dre_ssod.data.sources.recognizing import advice, scheme_of_json, scheme_of_text
 from dre_ssod.data.sources.uri import join_inside
 from dre_ssod.data.text_files import is_integer, is_number, read_json
@@ -87,13 +89,13 @@ class CocoSource:
             if item["image_id"] not in by_id:
                 remarks.add("stray-annotation", _describe(item))
                 continue
+            has_mask = _has_mask(item, remarks)
             annotation = {
-                "bbox": item["bbox"],
+                "bbox": item["bbox"] if has_mask else _turned_box(item),
                 "bbox_mode": BoxMode.XYWH_ABS,
                 "category_id": indices[item["category_id"]],
                 "iscrowd": int(item.get("iscrowd") or 0),
             }
-            has_mask = _has_mask(item, remarks)
             area = None if without_areas else _possible_area(item, remarks)
             if has_mask and area is not None:
                 annotation["area"] = float(area)
@@ -162,6 +164,17 @@ def _has_mask(item: dict[str, Any], remarks: Remarks) -> bool:
     if not valid:
         remarks.add("bad-mask", _describe(item))
     return valid
+
+
+def _turned_box(item: dict[str, Any]) -> list[float]:
+    """[x, y, width, height] around the box of an object, which CVAT turns about its center."""
+    attributes = item.get("attributes")
+    degrees = attributes.get("rotation") if isinstance(attributes, dict) else None
+    x, y, width, height = item["bbox"]
+    if not (is_number(degrees) and degrees and math.isfinite(degrees) and min(width, height) > 0):
+        return item["bbox"]
+    x1, y1, x2, y2 = around_turned(x, y, width, height, degrees, about=(0.5, 0.5))
+    return [x1, y1, x2 - x1, y2 - y1]
 
 
 def _read(path: Place) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dre_ssod.data.images import ImageError, read_header
+from dre_ssod.data.images import ImageError, ImageHeader, read_header
 from dre_ssod.data.remarks import Remarks
 from dre_ssod.data.sources.uri import is_unicode
 from dre_ssod.errors import SourceError
@@ -87,7 +87,7 @@ def list_files(folder: Place, extensions: tuple[str, ...]) -> list[str]:
     return sorted(found, key=_in_order)
 
 
-def size_of_image(file_name: str, where: str) -> tuple[int, int]:
+def size_of_image(file_name: str, where: str, remarks: Remarks) -> tuple[int, int]:
     """(width, height) from the header of an image whose labels, ``where``, do not say it.
 
     Raises:
@@ -97,7 +97,14 @@ def size_of_image(file_name: str, where: str) -> tuple[int, int]:
         header = read_header(file_name)
     except ImageError as error:
         raise SourceError(f"{where}: gives no image size; nor does the image: {error}") from error
+    remark_if_turned(header, file_name, remarks)
     return header.width, header.height
+
+
+def remark_if_turned(header: ImageHeader, file_name: str, remarks: Remarks) -> None:
+    """Note an image that EXIF turns: labels without a size are taken as of the turned image."""
+    if header.orientation != 1:
+        remarks.add("exif-rotation", f"{file_name}: orientation {header.orientation}")
 
 
 def _in_order(name: str) -> str:

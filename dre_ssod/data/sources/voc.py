@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import reprlib
+import math
 from dataclasses import dataclass
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -13,11 +13,10 @@ from detectron2.structures import BoxMode
 from dre_ssod.data.remarks import Remarks
 from dre_ssod.data.sources.folder import is_hidden, is_image_name, size_of_image
 from dre_ssod.data.sources.names import check_class_name, class_index
+from dre_ssod.data.sources.programs.shapes import around_turned, number_in
 from dre_ssod.data.text_files import read_lines, read_xml
 from dre_ssod.errors import SourceError
 from dre_ssod.stores import Place
-
-_show = reprlib.repr
 
 
 @dataclass(frozen=True)
@@ -95,9 +94,13 @@ class VocSource:
         for record in records:
             path = self.root / "Annotations" / f"{record['image_id']}.xml"
             tree = read_annotation(path)
-            size = size_in(tree, path) or size_of_image(record["file_name"], str(path))
+            size = size_in(tree, path)
+            size = size or size_of_image(record["file_name"], str(path), remarks)
             record["width"], record["height"] = size
-            objects = [read_object(item, path, self.first_pixel) for item in tree.findall("object")]
+            objects = [
+                read_object(item, path, self.first_pixel, remarks)
+                for item in tree.findall("object")
+            ]
             record["annotations"] = [
                 {**item, "category_id": class_index(name, indices, str(path))}
                 for name, item in objects
@@ -186,12 +189,15 @@ def read_label_map(path: Place) -> tuple[str, ...]:
     return tuple(name for name in names if name != "background")
 
 
-def read_object(item: Element, path: Place, first_pixel: int) -> tuple[str, dict[str, Any]]:
+def read_object(
+    item: Element, path: Place, first_pixel: int, remarks: Remarks
+) -> tuple[str, dict[str, Any]]:
     """The class of an <object>, and its annotation without ``category_id``.
 
     The box becomes (x1, y1, x2, y2) in pixels, continuous, from VOC's inclusive corners, which
     count from 1. A box with ``xmax <= xmin`` or ``ymax <= ymin``, which has no area in VOC's terms,
-    keeps the corners that the file gives, and so has none here.
+    keeps the corners that the file gives, and so has none here. A box that CVAT has turned becomes
+    the one around it.
 
     Args:
         first_pixel: 1, or 0 for corners that are (x1, y1, x2, y2) in pixels as they stand.
@@ -201,8 +207,16 @@ def read_object(item: Element, path: Place, first_pixel: int) -> tuple[str, dict
     if difficult not in (0, 1):
         raise SourceError(f"{path}: <difficult> must be 0 or 1, is {difficult}")
     x1, y1, x2, y2 = corners
+    # A box that reaches over the edge may have less.
+    if 0 <= min(x1, y1) < first_pixel:
+        remarks.add("zero-corner", f"{path}: {x1:g}, {y1:g}")
+    if x2 > x1 and y2 > y1:
+        x1, y1 = x1 - first_pixel, y1 - first_pixel
+        corners = [x1, y1, x2, y2]
+        if degrees := _degrees(item):
+            corners = [*around_turned(x1, y1, x2 - x1, y2 - y1, degrees, about=(0.5, 0.5))]
     return _class_name(item, path), {
-        "bbox": [x1 - first_pixel, y1 - first_pixel, x2, y2] if x2 > x1 and y2 > y1 else corners,
+        "bbox": corners,
         "bbox_mode": BoxMode.XYXY_ABS,
         "iscrowd": 0,
         "difficult": int(difficult),
@@ -221,6 +235,18 @@ def size_in(tree: Element, path: Place) -> tuple[int, int] | None:
     return (int(width), int(height)) if height and width else None
 
 
+def _degrees(item: Element) -> float:
+    """The angle of an object, which CVAT writes among its attributes; 0 where there is none."""
+    for attribute in item.iterfind("attributes/attribute"):
+        if attribute.findtext("name") == "rotation":
+            try:
+                degrees = float(attribute.findtext("value") or 0)
+            except ValueError:
+                return 0.0
+            return degrees if math.isfinite(degrees) else 0.0
+    return 0.0
+
+
 def _class_name(item: Element, path: Place) -> str:
     return check_class_name((item.findtext("name") or "").strip(), f"{path}: an object")
 
@@ -229,8 +255,4 @@ def _number(item: Element, tag: str, path: Place, default: float | None = None) 
     text = item.findtext(tag)
     if text is None and default is not None:
         return default
-    try:
-        # Python takes 1_0 for a number.
-        return float((text or "").replace("_", "?"))
-    except ValueError as error:
-        raise SourceError(f"{path}: <{tag}> must be a number, is {_show(text)}") from error
+    return number_in(text, f"{path}: <{tag}>", finite=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,8 @@ from dre_ssod.data.usable import why_no_boxes
 from dre_ssod.errors import SourceError, counted
 
 logger = logging.getLogger(__name__)
+
+_REST = "the unlabeled part of DATASETS.TRAIN"
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ def build_pools(
         known += [record for name in test for record in load_one_labeled(name, Remarks())]
     more = [(name, _others(name, known, unreadable)) for name in unlabeled]
     unlabeled_rest = strip_labels([record for _, record in rest])
+    _warn_of_doubles([*([(_REST, unlabeled_rest)] if overlap and rest else []), *more])
     pools = Pools(
         labeled=[record for _, record in labeled],
         unlabeled=join([unlabeled_rest, *(found for _, found in more)]),
@@ -143,8 +146,13 @@ def without_known(
     if isinstance(records, ShardRecords):
         return records.without(record["file_name"] for record in known)
     identify = identify_files()
-    taken = {identify(record["file_name"]) for record in known}
-    return [record for record in records if identify(record["file_name"]) not in taken]
+    names = {record["file_name"] for record in known}
+    taken = set(map(identify, names))
+    return [
+        record
+        for record in records
+        if record["file_name"] not in names and identify(record["file_name"]) not in taken
+    ]
 
 
 def _others(
@@ -179,24 +187,59 @@ def _warn_of_repeats(train: Sequence[str], records: Sequence[NamedRecord]) -> No
     """Say which images two sets of DATASETS.TRAIN have; a set may be named twice on purpose."""
     if len(set(train)) < 2:
         return
-    identify = identify_files()
-    first: dict[str, str] = {}
-    repeated: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
-    for name, record in records:
-        file_name, own = record["file_name"], train[int(name.partition("/")[0])]
-        identity = identify(file_name)
-        if first.setdefault(identity, own) != own:
-            repeated[first[identity], own][identity] = file_name
-    for sets, files in repeated.items():
+    owners = (train[int(name.partition("/")[0])] for name, _ in records)
+    files = (record["file_name"] for _, record in records)
+    for sets, names in _common_files(zip(owners, files, strict=True)).items():
         logger.warning(
             "DATASETS.TRAIN: %s and %s have %s in common, such as %s. Training takes them for "
             "different images, each with the labels of its set, or without where only a part "
             "stays labeled. Leave them out of one of the sets (tools/check_dataset.py names "
             "them); for images that shall count twice, name one set twice.",
             *sets,
-            counted(len(files), "image"),
-            next(iter(files.values())),
+            counted(len(names), "image"),
+            next(iter(names.values())),
         )
+
+
+def _warn_of_doubles(sets: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> None:
+    """Say which unlabeled images count twice; a set may be named twice on purpose.
+
+    Leaving them out would change the images of runs that are resumed. Shards are not looked into.
+    """
+    if len({name for name, _ in sets}) < 2:
+        return
+    files = (
+        (name, record["file_name"])
+        for name, records in sets
+        if not isinstance(records, ShardRecords)
+        for record in records
+    )
+    for (first, other), names in _common_files(files).items():
+        logger.warning(
+            "DATASETS.UNLABELED: %s and %s have %s in common, such as %s. Each counts twice among "
+            "the unlabeled images. %s.",
+            first,
+            other,
+            counted(len(names), "image"),
+            next(iter(names.values())),
+            "Set DATASETS.UNLABELED_OVERLAP False; to use labeled images both ways, name in "
+            "DATASETS.TRAIN the labeled ones alone, as labeled.json of tools/make_split.py has them"
+            if first == _REST
+            else "Leave one of the sets out, or these images out of one; for images that shall "
+            "count twice, name one set twice",
+        )
+
+
+def _common_files(files: Iterable[tuple[str, str]]) -> dict[tuple[str, str], dict[str, str]]:
+    """Of pairs of a set and a file: by the first set that has a file and another, the files."""
+    identify = identify_files()
+    first: dict[str, str] = {}
+    common: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    for own, file_name in files:
+        identity = identify(file_name)
+        if first.setdefault(identity, own) != own:
+            common[first[identity], own][identity] = file_name
+    return common
 
 
 def _sizes(

@@ -82,6 +82,37 @@ def test_a_wrong_size(planted: Planted) -> None:
     }
 
 
+def test_images_too_thin_and_files_of_several_pictures(planted: Planted) -> None:
+    thin, pages = planted.image("unlabeled/thin.png"), planted.image("test/1.jpg")
+    Image.new("RGB", (3000, 1)).save(thin)
+    pages.unlink()
+    pictures = [Image.new("RGB", (40, 30), color) for color in ("red", "blue")]
+    pages = pages.with_suffix(".tif")
+    pictures[0].save(pages, save_all=True, append_images=pictures[1:])
+    planted.change("test", lambda content: content["images"][0].update(file_name=pages.name))
+    found = planted.found()
+    assert found == {
+        "thin-image: unlabeled 1": [
+            f"{thin}: 3000 x 1 pixels are too long and thin: with a longest side of 1333, less "
+            "than half a pixel is left of the other; cut the image into pieces or remove it"
+        ],
+        "several-pictures: test 1": [str(pages)],
+    }
+    report = audit(planted.names, longest={"unlabeled": 1500, "test": 100})
+    assert list(by_kind(report)) == ["several-pictures: test 1"]
+
+
+def test_a_turned_image_is_named_once_where_its_size_is_read(
+    tmp_path: Path, write_yolo: Callable[..., Path]
+) -> None:
+    root = write_yolo(tmp_path, {"a.png": "0 0.5 0.5 1 1"})
+    path, exif = root / "images" / "train" / "a.png", Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 6)).save(path, exif=exif)
+    report = audit({"labeled": [f"yolo://{root}?split=train"]})
+    assert by_kind(report)["exif-rotation: labeled 1"] == [f"{path}: orientation 6"]
+
+
 def test_a_turned_image_is_compared_as_training_sees_it(planted: Planted) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

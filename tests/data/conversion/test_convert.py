@@ -202,6 +202,45 @@ def test_what_a_form_cannot_hold_is_counted(
     assert load_one_labeled(coco.uri)[0]["annotations"] == load_one_labeled(uri)[0]["annotations"]
 
 
+def test_masks_key_points_and_scores_are_counted(
+    tmp_path: Path, write_image: Writer, write_coco: Writer
+) -> None:
+    path = write_coco(tmp_path / "a.json", {1: [(1, (n, 0, 4, 4)) for n in range(4)]}, {1: "cat"})
+    content = json.loads(path.read_text(encoding="utf-8"))
+    mask = {"segmentation": [[0, 0, 4, 0, 4, 4]], "area": 8.0}
+    more = (
+        {**mask, "score": 0.0},
+        {**mask, "keypoints": [1, 1, 2], "num_keypoints": 1},
+        {"segmentation": [], "keypoints": [0, 0, 0], "num_keypoints": 0},
+        {**mask, "iscrowd": 1},
+    )
+    for item, entries in zip(content["annotations"], more, strict=True):
+        item.update(entries)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    write_image(tmp_path / "1.png")
+    uri = f"coco://{path}?images={tmp_path}"
+    lost = {}
+    for form in FORMS:
+        [result] = convert({"train": uri}, form, tmp_path / form)
+        kinds = (text.partition(" left out")[0] for text in result.lost)
+        lost[form] = dict(zip(kinds, result.lost.values(), strict=True))
+    without = {"crowd regions": 1, "masks": 2, "sets of key points": 1}
+    assert lost == {
+        "coco": {},
+        "labelstudio": without,
+        **{form: {**without, "scores": 1} for form in ("yolo", "voc", "cvat")},
+    }
+
+
+def test_objects_that_do_not_count_are_counted_in_all_forms(
+    tmp_path: Path, write_voc: Writer, form: str
+) -> None:
+    root = write_voc(tmp_path / "voc", {"a": [("cat", (1, 1, 4, 4), 0), ("cat", (5, 5, 4, 4), 0)]})
+    [result] = convert({"train": f"voc://{root}?split=train"}, form, tmp_path / "new")
+    assert result.boxes == 1
+    assert result.lost == {"objects left out that do not count: see the warnings above": 1}
+
+
 def test_paths_of_windows_are_converted(
     tmp_path: Path, write_image: Writer, write_coco: Writer, form: str
 ) -> None:

@@ -11,6 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 
+from dre_ssod.data.remarks import Remarks
 from dre_ssod.data.sources.catalog import (
     UNLABELED_KEYS,
     class_names,
@@ -135,6 +136,19 @@ def test_labeled_sets_must_agree_in_their_classes(
         class_names([coco_uri, voc])
     with pytest.raises(SourceError, match="the order is 'dog', 'cat' against 'cat', 'dog'"):
         class_names([coco_uri, f"{voc}&classes=cat,dog"])
+
+
+def test_classes_that_only_spelling_tells_apart_are_named(
+    tmp_path: Path, write_coco: Writer
+) -> None:
+    names = ("Car", "caf\u00e9", "bus", "car ", "cafe\u0301")
+    classes = dict(enumerate(names, start=1))
+    boxes = [(number, (0, 0, number, 2)) for number in classes]
+    write_coco(tmp_path / "a.json", {1: boxes}, classes)
+    remarks = Remarks()
+    load_one_labeled(f"coco://{tmp_path}/a.json?images={tmp_path}", remarks)
+    told = ["'Car' and 'car '", "'caf\\xe9' and 'cafe\\u0301'"]
+    assert remarks.items["alike-names"] == told
 
 
 def test_sets_without_labels_are_no_labeled_sets(tmp_path: Path) -> None:

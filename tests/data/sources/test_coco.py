@@ -95,6 +95,30 @@ def test_a_valid_box_counts_whatever_its_mask_is(
 
 
 @pytest.mark.parametrize(
+    ("more", "box"),
+    [
+        # About its center, (4, 3): 4 x 2 becomes 2 x 4.
+        ({"attributes": {"rotation": 90.0}}, [3, 1, 2, 4]),
+        ({"attributes": {"rotation": 0.0, "occluded": False}}, [2, 2, 4, 2]),
+        ({"attributes": {"rotation": "left"}}, [2, 2, 4, 2]),
+        ({"attributes": {"rotation": float("inf")}}, [2, 2, 4, 2]),
+        # The file has the box around a mask itself.
+        ({"attributes": {"rotation": 90}, "segmentation": [RECTANGLE]}, [2, 2, 4, 2]),
+        ({"attributes": {"rotation": 90}, "segmentation": []}, [3, 1, 2, 4]),
+    ],
+)
+def test_a_box_that_cvat_turned_becomes_the_one_around_it(
+    tmp_path: Path, write_coco: Writer, more: dict[str, Any], box: list[float]
+) -> None:
+    path = write_coco(tmp_path / "a.json", {1: [(1, (2, 2, 4, 2))]}, {1: "cat"})
+    content = json.loads(path.read_text())
+    content["annotations"][0].update(more)
+    path.write_text(json.dumps(content))
+    [annotation] = source_of(path).labeled(Remarks())[0]["annotations"]
+    assert annotation["bbox"] == pytest.approx(box)
+
+
+@pytest.mark.parametrize(
     ("areas", "kept", "remark"),
     [
         ([3.0, 15.0], [3.0, 15.0], []),

@@ -37,6 +37,28 @@ def test_one_based_inclusive_corners_become_continuous(tmp_path: Path, write_voc
     assert records[1]["annotations"] == []
 
 
+@pytest.mark.parametrize(
+    ("angle", "first_pixel", "box"),
+    [
+        # About its center: 4 x 2 becomes 2 x 4; counted from 1 it has 5 x 3 pixels from (1, 1) on.
+        ("90.0", 0, [3, 1, 5, 5]),
+        ("90.0", 1, [2, 0, 5, 5]),
+        ("0.0", 0, [2, 2, 6, 4]),
+        ("left", 0, [2, 2, 6, 4]),
+    ],
+)
+def test_a_box_that_cvat_turned_becomes_the_one_around_it(
+    tmp_path: Path, write_voc: Writer, angle: str, first_pixel: int, box: list[float]
+) -> None:
+    root = write_voc(tmp_path, {"a": [("x", (2, 2, 6, 4), 0)]})
+    path = root / "Annotations" / "a.xml"
+    attribute = f"<attribute><name>rotation</name><value>{angle}</value></attribute>"
+    text = path.read_text()
+    path.write_text(text.replace("</object>", f"<attributes>{attribute}</attributes></object>"))
+    [record] = VocSource("voc://", root, "train", first_pixel=first_pixel).labeled(Remarks())
+    assert record["annotations"][0]["bbox"] == pytest.approx(box, abs=1e-6)
+
+
 def test_records_are_those_of_detectron2(tmp_path: Path, write_voc: Writer) -> None:
     root = write_voc(tmp_path, OBJECTS)
     theirs = load_voc_instances(str(root), "train", ["bird", "cat", "dog"])

@@ -46,7 +46,9 @@ def test_the_size_is_that_of_the_turned_image(tmp_path: Path, write_yolo: Writer
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (8, 6)).save(root / "images" / "train" / "a.png", exif=exif)
-    record = source_of(root).labeled(Remarks())[0]
+    remarks = Remarks()
+    record = source_of(root).labeled(remarks)[0]
+    assert remarks.items == {"exif-rotation": [f"{record['file_name']}: orientation 6"]}
     assert (record["height"], record["width"]) == (8, 6)
     assert record["annotations"][0]["bbox"] == [0.0, 0.0, 6.0, 8.0]
 
@@ -68,6 +70,30 @@ def test_key_points_are_passed_over(tmp_path: Path, write_yolo: Writer) -> None:
     (root / "data.yaml").write_text(YOLO_CONFIG + "kpt_shape: 17\n")
     with pytest.raises(SourceError, match=r"'kpt_shape' must be \[points, 2 or 3\], is 17"):
         source_of(root).labeled(Remarks())
+
+
+@pytest.mark.parametrize(
+    ("line", "is_named"),
+    [
+        # Key points in the box of 0.4 x 0.6 around (0.5, 0.4): two, three with one not seen.
+        ("0 0.5 0.4 0.4 0.6 0.35 0.15 0.65 0.6", True),
+        ("0 0.5 0.4 0.4 0.6 0.35 0.15 0 0 0.65 0.6", True),
+        # The same with a visibility each.
+        ("0 0.5 0.4 0.4 0.6 0.35 0.15 1 0.65 0.6 1", True),
+        # One is outside; they fill a corner; a small polygon in a large box; a polygon of one more.
+        ("0 0.5 0.4 0.4 0.6 0.35 0.15 0.75 0.6", False),
+        ("0 0.5 0.4 0.4 0.6 0.35 0.15 0.4 0.2", False),
+        ("0 0.5 0.5 0.52 0.5 0.52 0.53 0.5 0.53", False),
+        ("0 0.5 0.4 0.4 0.6 0.35 0.15", False),
+    ],
+)
+def test_lines_that_read_as_a_box_with_key_points_are_named(
+    tmp_path: Path, write_yolo: Writer, line: str, is_named: bool
+) -> None:
+    root, remarks = write_yolo(tmp_path, {"a.png": line}), Remarks()
+    source_of(root).labeled(remarks)
+    where = f"{root / 'labels' / 'train' / 'a.txt'}, line 1"
+    assert remarks.items == ({"pose-line": [where]} if is_named else {})
 
 
 def test_boxes_without_area_are_left_out(tmp_path: Path, write_yolo: Writer) -> None:
@@ -178,10 +204,10 @@ def test_windows_paths_are_taken_in_lists_and_refused_in_the_yaml_file(
         ("2 0.5 0.5 0.5 0.5", "the class must be an integer from 0 to 1, is 2"),
         ("-1 0.5 0.5 0.5 0.5", "the class must be an integer from 0 to 1, is -1"),
         ("0.5 0.5 0.5 0.5 0.5", "the class must be an integer"),
-        ("cat 0.5 0.5 0.5 0.5", "'cat' must be a finite number"),
-        ("0 nan 0.5 0.5 0.5", "'nan' must be a finite number"),
-        ("0 0.5 inf 0.5 0.5", "'inf' must be a finite number"),
-        ("0 0.5 0.5 0_1 0.5", "'0_1' must be a finite number"),
+        ("cat 0.5 0.5 0.5 0.5", "must be a finite number, is 'cat'"),
+        ("0 nan 0.5 0.5 0.5", "must be a finite number, is 'nan'"),
+        ("0 0.5 inf 0.5 0.5", "must be a finite number, is 'inf'"),
+        ("0 0.5 0.5 0_1 0.5", "must be a finite number, is '0_1'"),
         ("0 1.2 0.5 0.5 0.5", r"1\.2 is no fraction of the image's size in \[0, 1\]"),
         ("0 0.5 0.5 -0.5 0.5", r"-0\.5 is no fraction"),
         ("0 0.1 0.1 0.5 0.5 0.2 1.5", r"1\.5 is no fraction"),

@@ -4,9 +4,11 @@ import hashlib
 import itertools
 import json
 import logging
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -207,6 +209,36 @@ def test_images_of_two_labeled_sets_are_told_by_file(
     # What is named twice is meant to count twice.
     build_pools([hand, other, hand], [])
     assert not [r for r in caplog.records if r.levelno == logging.WARNING]
+
+
+def test_images_of_two_unlabeled_sets_are_told_by_file(
+    tmp_path: Path, write_coco: Writer, write_image: Writer, caplog: pytest.LogCaptureFixture
+) -> None:
+    boxes = {number: [(1, (0, 0, 2, 2))] for number in range(1, 5)}
+    write_coco(tmp_path / "a.json", boxes, {1: "cat"})
+    for number in range(1, 7):
+        write_image(tmp_path / "images" / f"{number}.png")
+    (tmp_path / "more").mkdir()
+    for number in (4, 5, 6):
+        os.link(tmp_path / f"images/{number}.png", tmp_path / f"more/{number}.png")
+    train = f"coco://{tmp_path}/a.json?images={tmp_path}/images"
+    images, more = (f"folder://{tmp_path}/{name}" for name in ("images", "more"))
+
+    def told(unlabeled: list[str], **options: Any) -> list[str]:
+        caplog.clear()
+        build_pools([train], unlabeled, **options)
+        return [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+
+    [said] = told([images, more])
+    assert f"{images} and {more} have 2 images in common, such as {tmp_path}/more/" in said
+    assert "Leave one of the sets out" in said
+    # The rest of a draw is left out of the others, unless labeled images are used both ways.
+    assert not told([images], percent=50.0)
+    [said] = told([images], percent=50.0, overlap=True)
+    assert f"the unlabeled part of DATASETS.TRAIN and {images} have 2 images in common" in said
+    assert "Set DATASETS.UNLABELED_OVERLAP False" in said
+    # What is named twice is meant to count twice.
+    assert not told([images, images], overlap=True)
 
 
 def test_no_labeled_box_is_an_error(tmp_path: Path, write_coco: Writer) -> None:

@@ -1,12 +1,11 @@
 """CVAT's "CVAT for images 1.1": one XML file with every image of a task, drawn on or not.
 
-Since nothing in it says which images somebody has looked at, one without a shape is unlabeled
-unless the URI says otherwise.
+Since nothing in it says which images somebody has looked at, one without a shape that has a box is
+unlabeled unless the URI says otherwise.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -14,7 +13,12 @@ from xml.etree.ElementTree import Element
 from dre_ssod.data.records import Corners
 from dre_ssod.data.remarks import Remarks
 from dre_ssod.data.sources.programs.labels import Entry, ImageFiles, Labels, Options, box_of
-from dre_ssod.data.sources.programs.shapes import around_ellipse, around_points, around_turned
+from dre_ssod.data.sources.programs.shapes import (
+    around_ellipse,
+    around_points,
+    around_turned,
+    number_in,
+)
 from dre_ssod.data.text_files import read_xml
 from dre_ssod.errors import SourceError
 from dre_ssod.stores import Place
@@ -42,6 +46,8 @@ def read_cvat(path: Place, images: ImageFiles, options: Options, remarks: Remark
             width, height = (int(_number(image, key, where, 0.0)) for key in ("width", "height"))
             size = (width, height) if width > 0 and height > 0 else None
             entries.append(Entry(where, images.named(name), size, objects))
+        else:
+            remarks.add("undrawn-image", where)
     if not entries:
         raise SourceError(
             f"{path}: none of its {len(found)} images has a box; add empty=labeled to the URI if "
@@ -84,7 +90,8 @@ def _corners(item: Element, where: str) -> Corners | None:
         return x, y, x + width, y + height
     if item.tag == "polygon":
         text = item.get("points", "")
-        points = [_numbers(point.split(","), where) for point in text.split(";")]
+        what = f"{where}: a corner of a polygon"
+        points = [[number_in(n, what) for n in point.split(",")] for point in text.split(";")]
         if any(len(point) != 2 for point in points):
             raise SourceError(f"{where}: a polygon needs points x,y;x,y, has {text!r:.80}")
         return around_points(points)
@@ -95,19 +102,4 @@ def _number(item: Element, key: str, where: str, default: float | None = None) -
     text = item.get(key)
     if text is None and default is not None:
         return default
-    [value] = _numbers([text or ""], f"{where}: {key} of <{item.tag}>")
-    return value
-
-
-def _numbers(texts: list[str], where: str) -> list[float]:
-    values = []
-    for text in texts:
-        try:
-            # Python takes 1_0 for a number.
-            value = float(text.replace("_", "?"))
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise SourceError(f"{where}: {text!r:.40} must be a number")
-        values.append(value)
-    return values
+    return number_in(text, f"{where}: {key} of <{item.tag}>")

@@ -8,7 +8,6 @@ as ground truth counts, since nothing else says which is right.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -16,6 +15,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from dre_ssod.data.records import Corners
 from dre_ssod.data.remarks import Remarks
 from dre_ssod.data.sources.folder import is_image_name
+from dre_ssod.data.sources.names import show_names
 from dre_ssod.data.sources.programs.labels import Entry, ImageFiles, Labels, Options, box_of
 from dre_ssod.data.sources.programs.shapes import (
     around_ellipse,
@@ -50,9 +50,10 @@ def read_label_studio(
         where = f"{path}: task {task.get('id', number)}"
         drawn = _drawn(task, where)
         if drawn is not None:
-            objects = list(_objects(drawn, where, remarks))
-            found = _image(_address(task.get("data", task), where), images)
-            entries.append(Entry(where, found, _size(drawn, where), objects))
+            regions = _regions(drawn, where, remarks)
+            objects = [_object(region, where) for region in regions]
+            address = _address(task.get("data", task), _picture(regions, where), where)
+            entries.append(Entry(where, _image(address, images), _size(drawn, where), objects))
     if not entries:
         raise SourceError(f"{path}: none of its {len(content)} tasks has been submitted")
     return Labels(entries)
@@ -61,10 +62,11 @@ def read_label_studio(
 def _drawn(task: dict[str, Any], where: str) -> list[dict[str, Any]] | None:
     """The results of a task; None if it was not submitted."""
     if "data" not in task:
-        # JSON-MIN has one list for each control, of values alone.
+        # JSON-MIN has one list for each control, of values alone, and the id of what was submitted.
         lists = [v for v in task.values() if isinstance(v, list) and all(map(_is_value, v))]
         values = [value for found in lists for value in found]
-        return [{**value, "value": value} for value in values] if lists else None
+        submitted = values or task.get("annotation_id") is not None
+        return [{**value, "value": value} for value in values] if submitted else None
     annotations = task.get("annotations", task.get("completions")) or []
     if not isinstance(annotations, list) or not all(isinstance(i, dict) for i in annotations):
         raise SourceError(f"{where}: 'annotations' must be a list of objects")
@@ -88,10 +90,8 @@ def _is_value(item: Any) -> bool:
     return isinstance(item, dict) and ("original_width" in item or "points" in item)
 
 
-def _objects(
-    results: list[dict[str, Any]], where: str, remarks: Remarks
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The class and the box of each region."""
+def _regions(results: list[dict[str, Any]], where: str, remarks: Remarks) -> list[dict[str, Any]]:
+    """The regions that have a box."""
     regions: dict[str, dict[str, Any]] = {}
     for number, item in enumerate(results):
         if item.get("type") == "relation":
@@ -102,23 +102,45 @@ def _objects(
         region = regions.setdefault(str(item.get("id", number)), {})
         region.update({key: value for key, value in item.items() if key != "value"})
         region["value"] = {**region.get("value", {}), **item["value"]}
+    found = []
     for region in regions.values():
-        value, names = region["value"], _names(region)
-        if not any(keys <= set(value) for keys in _WITH_BOX):
-            if names:
-                remarks.add("no-box", f"{where}: {', '.join(map(str, names))}")
-            continue
-        if len(names) != 1:
-            raise SourceError(f"{where}: a region has {len(names)} classes ({names}); give it one")
-        if region.get("image_rotation", 0) not in (0, None):
-            raise SourceError(
-                f"{where}: was labeled on a turned view of the image, by "
-                f"{region['image_rotation']} degrees; turn the file instead"
-            )
-        size = _size([region], where)
-        if size is None:
-            raise SourceError(f"{where}: a region has no original_width and original_height")
-        yield names[0], box_of([round(number, 6) for number in _corners(value, size, where)])
+        if any(keys <= set(region["value"]) for keys in _WITH_BOX):
+            found.append(region)
+        elif names := _names(region):
+            remarks.add("no-box", f"{where}: {', '.join(map(str, names))}")
+    return found
+
+
+def _object(region: dict[str, Any], where: str) -> tuple[str, dict[str, Any]]:
+    """The class and the box of a region."""
+    names = _names(region)
+    if len(names) != 1:
+        raise SourceError(f"{where}: a region has {len(names)} classes ({names}); give it one")
+    if region.get("image_rotation", 0) not in (0, None):
+        raise SourceError(
+            f"{where}: was labeled on a turned view of the image, by "
+            f"{region['image_rotation']} degrees; turn the file instead"
+        )
+    size = _size([region], where)
+    if size is None:
+        raise SourceError(f"{where}: a region has no original_width and original_height")
+    corners = _corners(region["value"], size, where)
+    return names[0], box_of([round(number, 6) for number in corners])
+
+
+def _picture(regions: list[dict[str, Any]], where: str) -> str | None:
+    """The control in which all boxes of a task were drawn; None if that is not said.
+
+    Raises:
+        SourceError: if there are several, each of which shows a picture of its own.
+    """
+    names = list(dict.fromkeys(str(item["to_name"]) for item in regions if item.get("to_name")))
+    if len(names) > 1:
+        raise SourceError(
+            f"{where}: has boxes on {len(names)} pictures ({show_names(names)}); make a task of "
+            "each picture, since an image is to have labels of its own"
+        )
+    return names[0] if names else None
 
 
 def _names(region: dict[str, Any]) -> list[Any]:
@@ -157,8 +179,10 @@ def _size(results: list[dict[str, Any]], where: str) -> tuple[int, int] | None:
     return None
 
 
-def _address(data: Any, where: str) -> str:
+def _address(data: Any, picture: str | None, where: str) -> str:
     """Where the image of a task is: the value called "image", or the only one that is a picture's.
+
+    Of several pictures it is the one that is called as the control in which the boxes were drawn.
 
     Raises:
         SourceError: if that cannot be told.
@@ -169,6 +193,8 @@ def _address(data: Any, where: str) -> str:
         for key, value in values.items()
         if isinstance(value, str) and is_image_name(PurePosixPath(_path_in(value)).name)
     }
+    if picture in found:
+        return found[picture]
     if "image" not in found and len(found) != 1:
         raise SourceError(
             f"{where}: which value of its data is the image? There are {', '.join(found) or 'none'}"

@@ -26,7 +26,8 @@ def read_labelme(folder: Place, images: ImageFiles, options: Options, remarks: R
     names = list_files(folder, (".json",))
     if not names:
         raise SourceError(f"{folder}: there is no JSON file of LabelMe here or below")
-    return Labels([_entry(folder / name, images.of_labels(name), remarks) for name in names])
+    found = images.of_labels(folder, names)
+    return Labels([_entry(folder / name, image, remarks) for name, image in found.items()])
 
 
 def _entry(path: Place, image: str | None, remarks: Remarks) -> Entry:
@@ -36,16 +37,21 @@ def _entry(path: Place, image: str | None, remarks: Remarks) -> Entry:
         raise SourceError(
             f"{path}: is no file of LabelMe, which is an object with the list 'shapes'"
         )
-    objects = []
+    # By group, of which the shapes of one label are parts of one object, or by shape.
+    parts: dict[str, tuple[Any, list[tuple[float, float]]]] = {}
     for number, shape in enumerate(shapes):
         where = f"{path}: shape {number}"
         if not isinstance(shape, dict):
             raise SourceError(f"{where}: must be an object, is {shape!r:.80}")
         corners = _corners(shape, where)
+        label, group = shape.get("label", ""), shape.get("group_id")
         if corners is None:
-            remarks.add("no-box", f"{where}: {shape.get('shape_type')} {shape.get('label')!r:.40}")
+            remarks.add("no-box", f"{where}: {shape.get('shape_type')} {label!r:.40}")
         else:
-            objects.append((shape.get("label", ""), box_of(corners)))
+            key = where if group is None else repr((group, label))
+            _, points = parts.setdefault(key, (label, []))
+            points += [corners[:2], corners[2:]]
+    objects = [(label, box_of(around_points(points))) for label, points in parts.values()]
     width, height = content.get("imageWidth"), content.get("imageHeight")
     known = is_integer(width) and is_integer(height) and min(width, height) > 0
     return Entry(str(path), image, (width, height) if known else None, objects)

@@ -76,21 +76,27 @@ class ImageFiles:
         self._bare = _by(self.names, lambda name: PurePosixPath(name).name)
         self._bare_stems = _by(self.names, lambda name: PurePosixPath(name).stem)
 
-    def of_labels(self, name: str) -> str | None:
-        """The image that a file of labels belongs to, which differs in its extension alone.
+    def of_labels(self, folder: Place, names: Sequence[str]) -> dict[str, str | None]:
+        """The image that each file of labels belongs to, which differs in its extension alone.
 
-        It lies in the same place of its own folder or, if that has no subfolders, anywhere.
+        It lies in the same place of its own folder or, if the labels have a folder to themselves
+        and no subfolders there, anywhere.
 
         Args:
-            name: of the file of labels, relative to the folder of labels.
+            folder: of the files of labels.
+            names: of all of them, relative to it.
 
         Raises:
-            SourceError: if there are several.
+            SourceError: if a file can belong to several.
         """
-        stem = str(PurePosixPath(name).with_suffix(""))
-        return self._only(self._stems.get(stem), name) or (
-            None if "/" in name else self._only(self._bare_stems.get(stem), name)
-        )
+        is_flat = folder != self.folder and not any("/" in name for name in names)
+        found: dict[str, str | None] = {}
+        for name in names:
+            stem = str(PurePosixPath(name).with_suffix(""))
+            found[name] = self._only(self._stems.get(stem), name)
+            if is_flat and found[name] is None:
+                found[name] = self._only(self._bare_stems.get(stem), name)
+        return found
 
     def named(self, name: str) -> str | None:
         """The image that a program calls so: by its name in the folder, or in a folder above it.
@@ -190,7 +196,7 @@ class ProgramSource:
                 continue
             entry = found[image]
             file_name = str(self.image_root / image)
-            width, height = entry.size or size_of_image(file_name, entry.where)
+            width, height = entry.size or size_of_image(file_name, entry.where, remarks)
             annotations = [
                 {**item, "category_id": class_index(name, indices, entry.where)}
                 for name, item in entry.objects

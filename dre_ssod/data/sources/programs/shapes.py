@@ -1,4 +1,4 @@
-"""The box around a shape that is no upright rectangle, and which shapes have none."""
+"""The box around a shape that is no upright rectangle, and the numbers that a file gives of it."""
 
 from __future__ import annotations
 
@@ -41,6 +41,28 @@ def around_turned(
         for cy in (y, y + height)
     ]
     return around_points(points)
+
+
+def number_in(text: str | None, what: str, finite: bool = True) -> float:
+    """The number that a text is.
+
+    Args:
+        what: whose text it is, for the message.
+        finite: whether NaN and infinity are refused, too.
+
+    Raises:
+        SourceError: if it is none.
+    """
+    try:
+        # Python takes 1_0 for a number.
+        value = float((text or "").replace("_", "?"))
+        valid = math.isfinite(value) or not finite
+    except ValueError:
+        value, valid = math.nan, False
+    if not valid:
+        kind = "finite number" if finite else "number"
+        raise SourceError(f"{what} must be a {kind}, is {text!r:.40}")
+    return value
 
 
 def numbers(content: Any, keys: Sequence[str], where: str) -> list[float]:

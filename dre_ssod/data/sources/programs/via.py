@@ -1,7 +1,7 @@
 """JSON of the VGG Image Annotator, version 1 or 2: annotations or the whole project.
 
-It lists every image that was opened, so one without a region is unlabeled unless the URI says
-otherwise. The class of a region is one of its attributes.
+It lists every image that was opened, so one without a region that has a box is unlabeled unless the
+URI says otherwise. The class of a region is one of its attributes.
 """
 
 from __future__ import annotations
@@ -39,12 +39,14 @@ def read_via(path: Place, images: ImageFiles, options: Options, remarks: Remarks
                 remarks.add("no-box", f"{where}: {label!r:.40}")
             else:
                 objects.append((label, box_of(corners)))
-        if found or options.empty_is_labeled:
+        if objects or options.empty_is_labeled:
             entries.append(Entry(where, images.named(name), None, objects))
+        else:
+            remarks.add("undrawn-image", where)
     if not entries:
         raise SourceError(
-            f"{path}: none of its {len(files)} images has a region; add empty=labeled to the URI "
-            "if there is nothing on them"
+            f"{path}: none of its {len(files)} images has a region with a box; add empty=labeled "
+            "to the URI if there is nothing on them"
         )
     return Labels(entries)
 

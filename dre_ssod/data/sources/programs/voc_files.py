@@ -25,12 +25,14 @@ def read_voc_files(folder: Place, images: ImageFiles, options: Options, remarks:
             "voc://images?annotations=annotations"
         )
     entries = []
-    for name in names:
-        path, image = folder / name, images.of_labels(name)
+    for name, image in images.of_labels(folder, names).items():
+        path = folder / name
         if image is None:
             entries.append(Entry(str(path), None, None, []))
             continue
         tree = read_annotation(path)
-        objects = [read_object(item, path, options.first_pixel) for item in tree.findall("object")]
+        objects = [
+            read_object(item, path, options.first_pixel, remarks) for item in tree.findall("object")
+        ]
         entries.append(Entry(str(path), image, size_in(tree, path), objects))
     return Labels(entries, read_label_map(folder / "labelmap.txt"))

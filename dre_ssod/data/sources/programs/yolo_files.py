@@ -6,6 +6,7 @@ without a label file is unlabeled here, unlike in a split of Ultralytics.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from dre_ssod.data.remarks import Remarks
@@ -20,6 +21,8 @@ from dre_ssod.errors import SourceError
 from dre_ssod.stores import Place
 
 DARKNET = "obj.data"
+_LABEL = re.compile(r"[-+.\deE]+( [-+.\deE]+){4,}")
+"""What a line of labels looks like: a class and four numbers or more."""
 _NO_LABELS = ("classes.txt", "train.txt", "valid.txt", "val.txt", "test.txt", "notes.txt")
 
 
@@ -41,7 +44,8 @@ def read_yolo_files(root: Place, images: ImageFiles, options: Options, remarks: 
     image unless the options say otherwise.
 
     Raises:
-        SourceError: if there is no such image, no list of classes, or a file cannot be read.
+        SourceError: if there is no such image, no list of classes, a file cannot be read, or it is
+            that of two images.
     """
     layout = YoloLayout.read(root, outside=False)
     is_darknet = (root / DARKNET).is_file()
@@ -53,26 +57,44 @@ def read_yolo_files(root: Place, images: ImageFiles, options: Options, remarks: 
             f"{show_names(options.classes)}; leave classes= out"
         )
     points = layout.point_columns()
-    entries, paths = [], set()
+    entries: list[Entry] = []
+    owners: dict[Place, str] = {}
     for image in images.names:
         path = label_file(root / image, root)
-        paths.add(path)
+        other = owners.setdefault(path, image)
         if not path.is_file():
             continue
+        if other != image:
+            raise SourceError(f"{path}: belongs to two images, {other} and {image}; rename one")
         boxes = read_labels(path, len(classes), points, remarks)
         if boxes or options.empty_is_labeled or not is_darknet:
-            size = size_of_image(str(root / image), str(path))
+            size = size_of_image(str(root / image), str(path), remarks)
             objects = [(classes[index], box_of(to_pixels(box, *size))) for index, box in boxes]
             entries.append(Entry(str(path), image, size, objects))
+        else:
+            remarks.add("undrawn-image", str(path))
     if not entries:
         raise SourceError(
             f"{root}: none of its {len(images.names)} images has a label file, beside it or in "
             "'labels' where it is in 'images'"
         )
     for name in list_files(root, (".txt",)):
-        if root / name not in paths and Path(name).name not in _NO_LABELS:
-            entries.append(Entry(str(root / name), None, None, []))
+        path = root / name
+        if path not in owners and Path(name).name not in _NO_LABELS and _may_be_labels(path):
+            entries.append(Entry(str(path), None, None, []))
     return Labels(entries, classes)
+
+
+def _may_be_labels(path: Place) -> bool:
+    """Whether a text without an image is a lost image's, not a README or a list of files.
+
+    It is empty, is no text at all, or has a line of numbers.
+    """
+    try:
+        lines = [line.split() for line in read_lines(path) if line.strip()]
+    except SourceError:
+        return True
+    return not lines or any(_LABEL.fullmatch(" ".join(fields)) for fields in lines)
 
 
 def _class_names(root: Place) -> tuple[str, ...]:

@@ -77,8 +77,10 @@ def test_cvat_has_the_classes_of_its_task(root: Path) -> None:
     assert class_names([uri]) == ["dog", "cat"]
     assert [record["image_id"] for record in records] == ["a.png"]
     assert boxes_of(records) == [[(1, (1.5, 2, 30, 40.25)), (0, (1.5, 2, 30, 40.25))]]
-    assert remarks == {"unlabeled-image": ["b.png"]}
-    looked_at, _ = read(cvat(root, box.format("cat"), "", query="&empty=labeled"))
+    where = f"{root}/annotations.xml: image 1 (photos/b.png)"
+    assert remarks == {"undrawn-image": [where], "unlabeled-image": ["b.png"]}
+    looked_at, remarks = read(cvat(root, box.format("cat"), "", query="&empty=labeled"))
+    assert not remarks
     assert [len(record["annotations"]) for record in looked_at] == [1, 0]
 
 
@@ -139,6 +141,37 @@ def test_labelme_shapes(
     assert ("no-box" in remarks) == (box is None)
 
 
+def test_labelme_groups_the_parts_of_an_object(root: Path) -> None:
+    """Of one label and one number; a number of another label or none is no group."""
+    shapes: list[dict[str, Any]] = [
+        {"label": label, "points": points, "shape_type": "polygon", "group_id": group}
+        for label, points, group in (
+            ("dog", [[10, 10], [20, 10], [20, 30]], 1),
+            ("cat", [[1, 2], [3, 2], [3, 4]], 1),
+            ("dog", [[60, 20], [80, 20], [80, 50]], 1),
+            ("dog", [[100, 20], [110, 20], [110, 50]], None),
+            ("dog", [[120, 20], [130, 20], [130, 50]], None),
+        )
+    ]
+    records, _ = read(labelme(root, *shapes, imageWidth=200, imageHeight=100))
+    dogs = [(1, box) for box in ((10, 10, 80, 50), (100, 20, 110, 50), (120, 20, 130, 50))]
+    assert boxes_of(records) == [[dogs[0], (0, (1, 2, 3, 4)), *dogs[1:]]]
+
+
+def test_labels_beside_images_are_of_no_image_in_a_subfolder(
+    root: Path, write_image: Writer
+) -> None:
+    """Where the image of a file is gone, one of its name elsewhere is another."""
+    labelme(root, {"label": "dog", "points": [[0, 0], [200, 100]], "shape_type": "rectangle"})
+    text = (root / "labels" / "a.json").read_text()
+    (root / "photos" / "b.json").write_text(text)
+    (root / "photos" / "c.json").write_text(text)
+    write_image(root / "photos" / "2023" / "c.png")
+    records, remarks = read(f"labelme://{root}/photos")
+    assert [record["image_id"] for record in records] == ["b.png"]
+    assert remarks["labels-alone"] == [str(root / "photos" / "c.json")]
+
+
 def test_labelme_saves_beside_its_images(root: Path) -> None:
     whole = {"label": "dog", "points": [[0, 0], [200, 100]], "shape_type": "rectangle"}
     labelme(root, whole)
@@ -152,10 +185,12 @@ def test_labelme_saves_beside_its_images(root: Path) -> None:
 def test_via_classes(root: Path, project: bool) -> None:
     regions = [rect(kind="cat"), rect(kind={"dog": True, "cat": False})]
     uri = via(root, regions, [], project=project)
-    records, _ = read(uri)
+    records, remarks = read(uri)
+    assert remarks["undrawn-image"] == [f"{root}/via.json: b.png"]
     assert class_names([uri]) == ["cat", "dog"]
     assert boxes_of(records) == [[(0, (1, 2, 31, 42)), (1, (1, 2, 31, 42))]]
-    looked_at, _ = read(via(root, regions, [], query="&empty=labeled"))
+    looked_at, remarks = read(via(root, regions, [], query="&empty=labeled"))
+    assert not remarks
     assert [record["image_id"] for record in looked_at] == ["a.png", "b.png"]
     several = [rect(kind="cat", size="big")]
     with pytest.raises(SourceError, match="It has 'kind', 'size'; name it by attribute=NAME"):
@@ -164,6 +199,18 @@ def test_via_classes(root: Path, project: bool) -> None:
     with pytest.raises(SourceError, match="It has none; name the only class by classes=A"):
         read(via(root, [rect()]))
     assert len(read(via(root, [rect()], query="&classes=balloon"))[0][0]["annotations"]) == 1
+
+
+def test_an_image_with_points_alone_is_unlabeled(root: Path) -> None:
+    """Something is there, and nothing says where it ends."""
+    shape = {"name": "point", "cx": 1, "cy": 2}
+    point = {"shape_attributes": shape, "region_attributes": {"kind": "cat"}}
+    points = '<points label="cat" points="1,2"/>'
+    for write, good, bad in ((via, [rect(kind="cat")], [point]), (cvat, GOOD.format(3), points)):
+        records, remarks = read(write(root, good, bad))
+        assert [record["image_id"] for record in records] == ["a.png"]
+        assert len(remarks["no-box"]) == 1
+        assert len(read(write(root, good, bad, query="&empty=labeled"))[0]) == 2
 
 
 @pytest.mark.parametrize(
@@ -197,8 +244,8 @@ GOOD = '<box label="cat" xtl="1" ytl="2" xbr="{}" ybr="4"/>'
         (lambda r: cvat(r), "is no export of CVAT for images, or has no image"),
         (lambda r: cvat(r, meta="<track/>"), "export it as CVAT for images, not for video"),
         (lambda r: cvat(r, ""), "none of its 1 images has a box; add empty=labeled"),
-        (lambda r: cvat(r, GOOD.format("x")), r"a\.png\): xbr of <box>: 'x' must be a number"),
-        (lambda r: cvat(r, GOOD.format("inf")), "'inf' must be a number"),
+        (lambda r: cvat(r, GOOD.format("x")), r"a\.png\): xbr of <box> must be .* is 'x'"),
+        (lambda r: cvat(r, GOOD.format("inf")), "must be a finite number, is 'inf'"),
         (lambda r: cvat(r, '<polygon label="cat" points="1,2;3"/>'), "needs points x,y;x,y"),
         (lambda r: cvat(r, GOOD.format(3).replace("cat", "cow")), "unknown class 'cow'; valid"),
         (lambda r: labelme(r, SHORT), "shape 0: needs 2 points"),

@@ -97,6 +97,11 @@ def test_the_short_form_and_classes_of_another_control(read: Callable[..., Any])
     short = {"id": 1, "image": "a.png", "label": [value], "annotator": 1}
     records, _, _ = read(short, {"id": 2, "image": "b.png", "annotator": 1})
     assert boxes_of(records) == [[(0, (20, 20, 120, 60))]]
+    # What has an id was submitted; a list of the task's own data says nothing.
+    empty = {"id": 2, "image": "b.png", "annotation_id": 7, "tags": []}
+    records, _, _ = read(short, empty, {"id": 3, "image": "sub/c.png", "tags": []})
+    assert [record["image_id"] for record in records] == ["a.png", "b.png"]
+    assert boxes_of(records) == [[(0, (20, 20, 120, 60))], []]
     shape = region(BOX, None, "rectangle", id="x")
     named = region(BOX, "dog", "labels", id="x")
     records, classes, _ = read(task(1, [shape, named]))
@@ -122,6 +127,18 @@ def test_shapes_give_the_box_around_them(
     records, _, _ = read(task(1, [region(value, "cat", kind)]))
     [[(_, found)]] = boxes_of(records)
     assert found == pytest.approx(box, abs=1e-6)
+
+
+def test_boxes_are_of_the_picture_that_they_were_drawn_on(read: Callable[..., Any]) -> None:
+    second = region(BOX, to_name="second")
+    both = {"data": {"image": "a.png", "second": "b.png"}}
+    [record], _, _ = read(task(1, [second]) | both)
+    assert record["image_id"] == "b.png"
+    choice = region({"choices": ["blurred"]}, None, "choices")
+    [record], _, _ = read(task(1, [second, choice]) | both)
+    assert record["image_id"] == "b.png"
+    with pytest.raises(SourceError, match=r"task 1: has boxes on 2 pictures \('image', 'second'\)"):
+        read(task(1, [region(BOX), second]) | both)
 
 
 def test_what_has_no_box_is_counted(read: Callable[..., Any]) -> None:

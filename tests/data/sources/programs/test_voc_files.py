@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from dre_ssod.data.remarks import Remarks
 from dre_ssod.data.sources.catalog import class_names, load_one_labeled, load_unlabeled
@@ -91,10 +92,30 @@ def test_a_pool_of_known_images_is_refused(tmp_path: Path, write_image: Writer) 
 def test_corners_of_programs_that_count_from_zero(tmp_path: Path, write_image: Writer) -> None:
     write_images(tmp_path, write_image, "a")
     write_xml(tmp_path / "a.xml", ("dog", (0, 1, 8, 6)))
-    [[(_, box)]] = boxes_of(load_one_labeled(f"voc://{tmp_path}?first_pixel=0"))
+    remarks = Remarks()
+    [[(_, box)]] = boxes_of(load_one_labeled(f"voc://{tmp_path}?first_pixel=0", remarks))
     assert box == (0, 1, 8, 6)
+    assert not remarks.items
+    # Counted from 1, a corner at 0 says that the program does not.
+    load_one_labeled(f"voc://{tmp_path}", remarks)
+    assert remarks.items == {"zero-corner": [f"{tmp_path}/a.xml: 0, 1"]}
     with pytest.raises(SourceError, match=r"first_pixel=2 is unknown; valid: 1, 0"):
         load_one_labeled(f"voc://{tmp_path}?first_pixel=2")
+
+
+def test_an_image_that_exif_turns_is_named_where_its_size_is_read(
+    tmp_path: Path, write_image: Writer
+) -> None:
+    write_images(tmp_path, write_image, ["a", "b"])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name, size in (("a", ""), ("b", SIZE)):
+        Image.new("RGB", (8, 6)).save(tmp_path / f"{name}.png", exif=exif)
+        write_xml(tmp_path / f"{name}.xml", ("dog", (1, 1, 6, 6)), size=size)
+    remarks = Remarks()
+    records = load_one_labeled(f"voc://{tmp_path}", remarks)
+    assert [(record["width"], record["height"]) for record in records] == [(6, 8), (8, 6)]
+    assert remarks.items == {"exif-rotation": [f"{tmp_path}/a.png: orientation 6"]}
 
 
 def test_a_label_map_gives_the_classes_in_its_order(tmp_path: Path, write_image: Writer) -> None:
@@ -128,9 +149,15 @@ def test_labels_and_images_that_do_not_meet(tmp_path: Path, write_image: Writer)
     write_images(tmp_path / "photos", write_image, ["t/a"])
     with pytest.raises(SourceError, match=r"'a\.xml' can be s/a\.png and t/a\.png; rename one"):
         load_one_labeled(uri)
-    write_xml(tmp_path / "annots" / "s" / "a.xml")
+    # With a subfolder of labels a file is of the image in its own place alone.
+    write_xml(tmp_path / "annots" / "t" / "b.xml")
     (tmp_path / "photos" / "t" / "a.png").unlink()
-    with pytest.raises(SourceError, match=r"a\.xml: s/a\.png has labels in .* as well; remove"):
+    remarks = Remarks()
+    assert [record["image_id"] for record in load_one_labeled(uri, remarks)] == ["t/b.png"]
+    lost = [str(tmp_path / "annots" / name) for name in ("a.xml", "gone.xml")]
+    assert remarks.items["labels-alone"] == lost
+    write_xml(tmp_path / "annots" / "t" / "b.XML")
+    with pytest.raises(SourceError, match=r"b\.xml: t/b\.png has labels in .* as well; remove"):
         load_one_labeled(uri)
 
 

@@ -54,8 +54,9 @@ def test_darknet_lists_every_image(tmp_path: Path, write_image: Writer) -> None:
     data = "classes = 2\nnames = data/obj.names\ntrain = data/train.txt\nbackup = backup/\n"
     files = {"obj_data": data, "obj_names": "cat\ndog\n", "train_txt": "data/obj/a.png\n"}
     write(tmp_path, write_image, "obj/a", "obj/b", **files, obj__a_txt=LINE, obj__b_txt="")
-    records, _ = read(f"yolo://{tmp_path}")
+    records, remarks = read(f"yolo://{tmp_path}")
     assert boxes_of(records) == [[BOX]]
+    assert remarks["undrawn-image"] == [f"{tmp_path}/obj/b.txt"]
     looked_at, remarks = read(f"yolo://{tmp_path}?empty=labeled")
     assert boxes_of(looked_at) == [[BOX], []]
     assert not remarks
@@ -67,6 +68,27 @@ def test_a_yaml_file_without_splits_gives_the_classes(tmp_path: Path, write_imag
     records, remarks = read(f"yolo://{tmp_path}")
     assert boxes_of(records) == [[BOX]]
     assert remarks == {"labels-alone": [str(tmp_path / "labels" / "gone.txt")]}
+
+
+def test_a_label_file_of_two_images_is_refused(tmp_path: Path, write_image: Writer) -> None:
+    write(tmp_path, write_image, "a", "b", b_txt=LINE, classes_txt="cat\ndog\n")
+    write_image(tmp_path / "a.jpg", (200, 100))
+    assert len(read(f"yolo://{tmp_path}")[0]) == 1
+    write(tmp_path, write_image, a_txt=LINE)
+    with pytest.raises(SourceError, match=r"a\.txt: belongs to two images, a\.jpg and a\.png; ren"):
+        read(f"yolo://{tmp_path}")
+
+
+def test_texts_that_are_no_labels_are_no_labels_of_a_lost_image(
+    tmp_path: Path, write_image: Writer
+) -> None:
+    texts = {"README_txt": "\n80 classes of 5 kinds\n", "list_txt": "a.png\n", "gone_txt": LINE}
+    more = {"void_txt": "", "shape_txt": "read me\n0 0.1 0.1 .5 5e-1 0.2 0.3\n"}
+    write(tmp_path, write_image, "a", a_txt=LINE, classes_txt="cat\ndog\n", **texts, **more)
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe")
+    _, remarks = read(f"yolo://{tmp_path}")
+    names = ("bytes", "gone", "shape", "void")
+    assert remarks == {"labels-alone": [str(tmp_path / f"{name}.txt") for name in names]}
 
 
 def test_what_is_missing_is_named(tmp_path: Path, write_image: Writer) -> None:
