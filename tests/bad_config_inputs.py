@@ -166,6 +166,24 @@ VALUES = [
     ),
     BadInput(
         "Config keys",
+        "a step at the end of the run",
+        'SOLVER.MAX_ITER 500 SOLVER.STEPS "(300, 500)"',
+        ("SOLVER.STEPS is (300, 500)", "SOLVER.MAX_ITER 500", "leave that one out"),
+    ),
+    BadInput(
+        "Config keys",
+        "a rate that rises at the end",
+        "SOLVER.LR_SCHEDULER_NAME WarmupCosineLR SOLVER.BASE_LR_END 1.0",
+        ("SOLVER.BASE_LR_END is 1.0", "from 0 to SOLVER.BASE_LR"),
+    ),
+    BadInput(
+        "Config keys",
+        "a key of Detectron2's that has no use here",
+        "VIS_PERIOD 20",
+        ("VIS_PERIOD is 20", "SSOD.PANEL_PERIOD"),
+    ),
+    BadInput(
+        "Config keys",
         "a batch that does not divide",
         "SOLVER.IMS_PER_BATCH 5",
         ("SOLVER.IMS_PER_BATCH is 5", "a multiple of 2", "SSOD.LABELED_TO_UNLABELED"),
@@ -187,6 +205,12 @@ VALUES = [
         "a key of something that is off",
         "SSOD.STRONG_VIEW.GEOMETRIC False SSOD.STRONG_VIEW.MAX_ROTATE 5",
         ("does not read SSOD.STRONG_VIEW.MAX_ROTATE 5.0", "GEOMETRIC is False", "switch on"),
+    ),
+    BadInput(
+        "Config keys",
+        "a key of another kind of backbone",
+        "MODEL.BACKBONE.FREEZE_AT 0",
+        ("does not read MODEL.BACKBONE.FREEZE_AT 0", "MODEL.BACKBONE.NAME is 'build_timm_fpn"),
     ),
     BadInput(
         "Config keys",

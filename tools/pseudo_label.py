@@ -97,7 +97,11 @@ def configure(args: argparse.Namespace) -> tuple[LabelingJob, CfgNode]:
         print("TEST.RANK_BY_QUALITY is off here, as in training: tau and --min-score bound scores.")
         args.opts = [*args.opts, "TEST.RANK_BY_QUALITY", "False"]
         cfg, categories = configure_arguments(args)
-    tau = float(get_key(cfg, method_class(cfg).threshold_keys()[0]))
+    method = method_class(cfg)
+    key = method.threshold_keys()[0]
+    tau = float(get_key(cfg, key))
+    if method.labels_by_rank(cfg) and args.min_score is None:
+        print(f"The run chose its labels by rank, not by {key} {tau:g}, which bounds those here.")
     min_score = tau if args.min_score is None else args.min_score
     check_score(cfg, "--min-score", min_score)
     check_score(cfg, "--label-next-score", args.label_next_score)

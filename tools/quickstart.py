@@ -129,7 +129,7 @@ def make_jobs(runs: Mapping[str, Path], args: argparse.Namespace) -> list[Job]:
     begin = partial(take_over, shared, runs["supervised"])
     burn_in = configs["semi-supervised"].SSOD.BURN_IN_ITERS
     return [
-        job("semi-supervised", ["SSOD.BURN_IN_KEPT", "True"]),
+        job("semi-supervised", ["SSOD.BURN_IN_KEPT", "True"] if burn_in else []),
         job("supervised", begins=burn_in, after="semi-supervised", needs=shared, prepare=begin),
     ]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.utils.file_io import Detectron2Handler
 from tabulate import tabulate
 from torch import nn
@@ -107,6 +108,36 @@ def start_all(model: nn.Module, detectors: Sequence[nn.Module], path: str) -> No
         )
 
 
+def say_frozen_at_random(cfg: CfgNode) -> None:
+    """Warn where a backbone starts from random numbers of which some never change.
+
+    Of backbones of this project and Detectron2's ResNets; others may have weights of their own.
+    """
+    model = cfg.MODEL
+    if model.WEIGHTS:
+        return
+    if "timm" in model.BACKBONE.NAME and not model.TIMM.WEIGHTS:
+        frozen = {"MODEL.TIMM.NORM": model.TIMM.NORM, "MODEL.TIMM.FREEZE_AT": model.TIMM.FREEZE_AT}
+        weights = "MODEL.TIMM.WEIGHTS, those of the backbone, or MODEL.WEIGHTS, those of a detector"
+    elif "resnet" in model.BACKBONE.NAME and "timm" not in model.BACKBONE.NAME:
+        frozen = {
+            "MODEL.RESNETS.NORM": model.RESNETS.NORM,
+            "MODEL.BACKBONE.FREEZE_AT": model.BACKBONE.FREEZE_AT,
+        }
+        weights = "MODEL.WEIGHTS, such as 'detectron2://ImageNetPretrained/MSRA/R-50.pkl'"
+    else:
+        return
+    (norm, kind), (stages, count) = frozen.items()
+    told = [f"{norm} {kind!r}: no layer is normalized"] if kind == "FrozenBN" else []
+    told += [f"{stages} {count}: its first stages never learn"] if count > 0 else []
+    if told:
+        logger.warning(
+            "The backbone starts from random numbers, and part of it keeps them (%s). Name weights "
+            "(%s), or let all of it learn: %s BN %s 0.",
+            *("; ".join(told), weights, norm, stages),
+        )
+
+
 def start_from(model: nn.Module, path: str) -> None:
     """Load what a file has of a model that is to be trained, and log it part by part.
 
@@ -167,7 +198,8 @@ def _telling_how_to_fetch(path: str) -> Iterator[None]:
             f"{_address(path)} on a machine that has a network and name the file: "
             "MODEL.WEIGHTS FILE. Without any network, tools/new_config.py --device cpu writes a "
             "config of a smaller detector, whose ImageNet weights are installed with this project; "
-            "MODEL.WEIGHTS '' starts from random numbers."
+            "MODEL.WEIGHTS '' starts from random numbers, all of which should learn: "
+            "MODEL.RESNETS.NORM BN MODEL.BACKBONE.FREEZE_AT 0."
         ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -21,6 +22,7 @@ from fvcore.common.registry import Registry
 
 from dre_ssod.config.keys import get_cfg
 from dre_ssod.config.reading import leaves
+from dre_ssod.config.schedule import check_schedule
 from dre_ssod.data.views.photometric import IMAGE_FORMATS
 from dre_ssod.evaluation.evaluators import VOC_PROTOCOLS
 from dre_ssod.methods import METHODS, MeanTeacher, method_class
@@ -47,11 +49,23 @@ def _part(registry: Registry) -> Registered:
     return Registered(registry, "; configs/Base-RCNN-FPN.yaml names parts that fit")
 
 
-# Detectron2's keys first, this project's below. A key of Detectron2's that this trainer does not
-# read may only have the value that says so.
+@dataclass(frozen=True)
+class Unused:
+    """A key that has no use here, 0 or empty, and what to do instead."""
+
+    unset: Any
+    instead: str
+
+    def refusal(self, value: Any) -> str | None:
+        return f"{self.unset!r}: {self.instead}" if value else None
+
+
+# Detectron2's keys first, this project's below. Of those of Detectron2's that this trainer does not
+# read, the ones that one would miss may only have the value that says so.
 CHECKS: dict[str, Check] = {
     "VERSION": OneOf((2,)),
     "SEED": Number(-1, 2**31),
+    "VIS_PERIOD": Unused(0, "SSOD.PANEL_PERIOD draws the images of a training"),
     "OUTPUT_DIR": LocalFolder(),
     "DATASETS.TRAIN": Names(),
     "DATASETS.TEST": Names(),
@@ -88,21 +102,30 @@ CHECKS: dict[str, Check] = {
     "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": OneOf((False,)),
     "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES": OneOf((False,)),
     "SOLVER.IMS_PER_BATCH": Number(1, 10**6),
+    "SOLVER.REFERENCE_WORLD_SIZE": Unused(
+        0,
+        "batch, rate and schedule are as they stand, for all processes together. For another "
+        "number of processes change SOLVER.IMS_PER_BATCH, BASE_LR, MAX_ITER, STEPS and "
+        "SSOD.BURN_IN_ITERS by hand",
+    ),
     "SOLVER.MAX_ITER": Number(1, _MANY),
     "SOLVER.STEPS": Numbers(1, _MANY, whole=True, rising="strictly"),
     "SOLVER.BASE_LR": Number(1e-12, 1e3),
     "SOLVER.MOMENTUM": Number(0.0, 1.0),
     "SOLVER.WEIGHT_DECAY": Number(0.0, 1e3),
-    "SOLVER.LR_SCHEDULER_NAME": OneOf(
-        ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
-    ),
+    # Detectron2's third, of a fixed gamma, breaks off after the last iteration of a run.
+    "SOLVER.LR_SCHEDULER_NAME": OneOf(("WarmupMultiStepLR", "WarmupCosineLR")),
     "SOLVER.WARMUP_METHOD": OneOf(("linear", "constant")),
     "SOLVER.WARMUP_ITERS": Number(0, _MANY),
     "SOLVER.WARMUP_FACTOR": Number(0.0, 1.0),
     "SOLVER.CHECKPOINT_PERIOD": Number(1, _MANY),
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": OneOf(("value", "norm", "full_model")),
     "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": Number(1e-12, 1e12),
+    "TEST.DETECTIONS_PER_IMAGE": Number(1, 10**6),
     "TEST.EVAL_PERIOD": Number(0, _MANY),
+    "TEST.EXPECTED_RESULTS": Unused(
+        [], "results stand in results.json of OUTPUT_DIR, to be compared afterwards"
+    ),
     "TEST.AUG.ENABLED": OneOf((False,)),
     "TEST.PRECISE_BN.ENABLED": OneOf((False,)),
     "DATASETS.UNLABELED": Names(),
@@ -170,8 +193,7 @@ def check_config(cfg: CfgNode, world_size: int) -> None:
     if cfg.TEST.PSEUDO_LABEL_SET and not method.uses_teacher:
         valid = f"'' with the method {method.__name__}, which has no teacher to be measured"
         refuse(cfg, "TEST.PSEUDO_LABEL_SET", valid)
-    if method.uses_unlabeled:
-        _check_burn_in(cfg)
+    check_schedule(cfg, method.uses_unlabeled)
     _check_batch(cfg, world_size, method.uses_unlabeled)
 
 
@@ -198,6 +220,8 @@ def _check_device(cfg: CfgNode) -> None:
     try:
         device = torch.device(cfg.MODEL.DEVICE)
     except RuntimeError:
+        refuse(cfg, "MODEL.DEVICE", valid)
+    if device.type not in ("cpu", "cuda"):
         refuse(cfg, "MODEL.DEVICE", valid)
     if device.type == "cuda" and torch.cuda.is_available():
         found = torch.cuda.device_count()
@@ -261,24 +285,6 @@ def _check_variance(cfg: CfgNode, values: Mapping[str, Any], method: type[MeanTe
                 "False while MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE is 'smooth_l1': s_loc comes "
                 "from the variance branch, which the 'kl' loss trains",
             )
-
-
-def _check_burn_in(cfg: CfgNode) -> None:
-    if cfg.SSOD.BURN_IN_ITERS >= cfg.SOLVER.MAX_ITER:
-        refuse(
-            cfg,
-            "SSOD.BURN_IN_ITERS",
-            f"less than SOLVER.MAX_ITER, {cfg.SOLVER.MAX_ITER}: no unlabeled image would ever be "
-            "used. To train on labels alone, set SSOD.ENABLED False",
-        )
-    left = cfg.SOLVER.MAX_ITER - cfg.SSOD.BURN_IN_ITERS
-    if cfg.SSOD.UNSUP_WARMUP_ITERS > left:
-        refuse(
-            cfg,
-            "SSOD.UNSUP_WARMUP_ITERS",
-            f"at most the {left} iterations that SOLVER.MAX_ITER, {cfg.SOLVER.MAX_ITER}, leaves "
-            "after SSOD.BURN_IN_ITERS: the unsupervised losses would never have their full weights",
-        )
 
 
 def _check_batch(cfg: CfgNode, world_size: int, uses_unlabeled: bool) -> None:

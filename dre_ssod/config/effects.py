@@ -1,4 +1,7 @@
-"""Keys that the chosen method does not read: what is set without effect is said, never passed over.
+"""Keys that nothing reads as a config stands: of another method, or of something that is off.
+
+Of this project's own keys, and of Detectron2's those that are named below. What is set without
+effect is said, never passed over.
 
 A config file may hold such keys, as those of data hold some for whatever method they are combined
 with: they are named in one warning. On the command line they are refused, since they were given for
@@ -8,7 +11,7 @@ this very run; but for the baseline, which one more word there makes of a comman
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -43,8 +46,14 @@ OF_VARIANCE = frozenset(
     )
 )
 """Keys that a box head without variance branch does not read."""
+_CLIPPING = ("SOLVER.CLIP_GRADIENTS.ENABLED",)
 _SWITCHES = {
     "SOLVER.AMP.DTYPE": ("SOLVER.AMP.ENABLED",),
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": _CLIPPING,
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": _CLIPPING,
+    "SOLVER.CLIP_GRADIENTS.NORM_TYPE": _CLIPPING,
+    "SSOD.BURN_IN_COPY": ("SSOD.BURN_IN_ITERS",),
+    "SSOD.BURN_IN_KEPT": ("SSOD.BURN_IN_ITERS",),
     "SSOD.LABELMATCH.MIN_SCORE": ("SSOD.LABELS.RANK_SHARE",),
     "SSOD.LABELMATCH.WINDOW": ("SSOD.LABELS.RANK_SHARE",),
     "SSOD.QUALITY_POWER": ("SSOD.LER.ENABLED", "SSOD.PRC.ENABLED"),
@@ -56,6 +65,13 @@ _SWITCHES = {
     "TEST.VARIANCE_VOTING.SIGMA_T": ("TEST.VARIANCE_VOTING.ENABLED",),
 }
 """Keys that are read where one of others is on, by a method that reads those."""
+_OF_OTHER_BACKBONES = {
+    "timm": ("MODEL.RESNETS.", "MODEL.BACKBONE.FREEZE_AT"),
+    "resnet": ("MODEL.TIMM.",),
+}
+"""By a word in MODEL.BACKBONE.NAME: how keys begin that backbones of that kind do not read."""
+_OF_BASE = {"MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"]}
+"""What configs/Base-RCNN-FPN.yaml hands on to configs with either kind of backbone."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +93,10 @@ class Unread:
 
 
 def unread_keys(cfg: CfgNode) -> list[Unread]:
-    """Keys of this project that differ from their defaults, but are not read.
+    """Keys that differ from their defaults, but are not read.
 
-    By the config's method, that is, by its box head, or because what they are about is off.
+    By the config's method, that is, by its box head or backbone, or because what they are about is
+    off.
     """
     method = method_class(cfg)
     defaults = dict(leaves(get_cfg()))
@@ -90,14 +107,21 @@ def unread_keys(cfg: CfgNode) -> list[Unread]:
         # Of several that bound scores the one that decides as the base's does.
         in_place[base["score_threshold"]] = method.threshold_keys()[0]
     whys = {key: f"{other} is read in its place" for key, other in in_place.items()}
+    # The teacher of the baseline labels, too, where its labels are to be measured.
+    measured = (
+        {base["score_threshold"]}
+        if cfg.TEST.PSEUDO_LABEL_SET and not method.uses_unlabeled
+        else set()
+    )
     found = [
         Unread(key, value, whys.get(key, ""))
         for key, value in changed.items()
-        if key.startswith("SSOD.") and not _is_read(key, method)
+        if key.startswith("SSOD.") and not _is_read(key, method) and key not in measured
     ]
     if cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE != "kl":
         why = "for a variance branch, which BBOX_REG_LOSS_TYPE 'smooth_l1' has not"
         found += [Unread(key, changed[key], why) for key in sorted(changed.keys() & OF_VARIANCE)]
+    found += _of_other_backbones(cfg, changed)
     named = {other.key for other in found}
     for key in sorted(changed.keys() & _SWITCHES.keys() - named):
         switches = _SWITCHES[key]
@@ -130,8 +154,8 @@ def check_effects(cfg: CfgNode, given: Collection[str], trains: bool = True) -> 
     if found:
         raise ConfigError(
             f"the method {method.__name__} does not read {', '.join(map(str, found))}: leave it "
-            "out, switch on what it is about, or choose another SSOD.METHOD. docs/methods.md says "
-            "what each has of its own."
+            "out, switch on what it is about, or choose what reads it, such as another "
+            "SSOD.METHOD. docs/methods.md says what each has of its own."
         )
 
 
@@ -146,6 +170,17 @@ def say_unread(cfg: CfgNode) -> None:
             method.__name__,
             ", ".join(map(str, unread)),
         )
+
+
+def _of_other_backbones(cfg: CfgNode, changed: Mapping[str, Any]) -> list[Unread]:
+    """Changed keys of the kind of backbone that the config does not name."""
+    name = cfg.MODEL.BACKBONE.NAME
+    starts = next((keys for kind, keys in _OF_OTHER_BACKBONES.items() if kind in name), ())
+    return [
+        Unread(key, value, f"MODEL.BACKBONE.NAME is {name!r}")
+        for key, value in changed.items()
+        if key.startswith(starts) and _OF_BASE.get(key) != value
+    ]
 
 
 def _is_read(key: str, method: type[MeanTeacher]) -> bool:

@@ -128,7 +128,8 @@ def _add_method_keys(cfg: CfgNode) -> None:
 
     # s_loc of eq. 5 lies in (0, 0.5). True multiplies it by 2, so that it lies in (0, 1).
     cfg.SSOD.RESCALE_LOCALIZATION_QUALITY = False
-    # alpha = log(sigma^2) is clamped to this range. sigma is in units of the coded box offsets.
+    # alpha = log(sigma^2) is clamped to this range; with BOUNDED_SIGMA z is. sigma is in units of
+    # the coded box offsets.
     cfg.SSOD.LOG_VARIANCE_RANGE = (-7.0, 7.0)
 
     # What DRE's eq. 10 and 11, and all methods' box losses, are divided by: "sampled" (all sampled
@@ -214,6 +215,8 @@ def _add_test_keys(cfg: CfgNode) -> None:
     # which makes better use of it; on a CPU each has its own. What is found in an image does not
     # depend on it, but for rounding on a GPU.
     cfg.TEST.IMS_PER_BATCH = 1
+    # TEST.DETECTIONS_PER_IMAGE, Detectron2's key, bounds the pseudo-labels of an image as well.
+
     # Evaluation and use refine detections by these; pseudo-labels are by SSOD.LABELS alone.
     # Boxes voted on by the candidates that NMS removes, weighted by their variance (He et al.,
     # 2019); needs the "kl" loss.

@@ -21,7 +21,7 @@ MAX_OVERFLOWS = 32
 
 _ADVICE = (
     "The weights of the last checkpoint are from before this step. Lower SOLVER.BASE_LR, lengthen "
-    "SOLVER.WARMUP_ITERS or switch on SOLVER.CLIP_GRADIENTS."
+    "SOLVER.WARMUP_ITERS or set SOLVER.CLIP_GRADIENTS.ENABLED True."
 )
 
 logger = logging.getLogger(__name__)

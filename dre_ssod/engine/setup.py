@@ -21,6 +21,7 @@ from dre_ssod.checkpoints.checkpointer import refuse_to_overwrite
 from dre_ssod.config.checks import check_config
 from dre_ssod.config.effects import check_effects, say_unread
 from dre_ssod.config.reading import read_config
+from dre_ssod.config.schedule import say_schedule
 from dre_ssod.data.sources.catalog import class_names, ensure_registered
 from dre_ssod.engine.precision import use_tf32
 from dre_ssod.errors import UserError
@@ -68,6 +69,7 @@ def setup(args: argparse.Namespace, until: ExitStack) -> CfgNode:
     _log_start(cfg, args)
     if not args.eval_only:
         say_unread(cfg)
+        say_schedule(cfg)
     # What of the config a resumed run takes up, its checkpoint says.
     if not args.resume:
         save_config(cfg, "config_eval.yaml" if args.eval_only else "config.yaml")

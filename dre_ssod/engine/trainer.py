@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from dre_ssod.checkpoints.checkpointer import SafeCheckpointer, refuse_to_overwrite
 from dre_ssod.checkpoints.folder import read_tensors
-from dre_ssod.checkpoints.weights import start_all
+from dre_ssod.checkpoints.weights import say_frozen_at_random, start_all
 from dre_ssod.config.checks import check_config
 from dre_ssod.data.splits.files import record_split
 from dre_ssod.engine.hooks.checkpoints import Checkpoints, SaveBeforeEvaluation
@@ -63,7 +63,6 @@ class SSODTrainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode) -> None:
         # DefaultTrainer's own __init__ would build Detectron2's step and loader.
         super(DefaultTrainer, self).__init__()
-        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         check_config(cfg, comm.get_world_size())
         self.cfg = cfg
         self.start_iter = 0
@@ -147,6 +146,7 @@ class SSODTrainer(DefaultTrainer):
             logger.warning(
                 "--resume: %s has no checkpoint yet; starting at iteration 0.", self.cfg.OUTPUT_DIR
             )
+        say_frozen_at_random(self.cfg)
         start_all(self.teacher, self.teacher.detectors, self.cfg.MODEL.WEIGHTS)
         check_start(self.cfg)
         self.student.load_state_dict(self.teacher.state_dict())
@@ -257,14 +257,15 @@ class SSODTrainer(DefaultTrainer):
         """Warnings about pseudo-labels."""
         cfg, classes = self.cfg, self.pools.classes
         window = box_window(cfg.SOLVER.MAX_ITER - cfg.SSOD.BURN_IN_ITERS)
-        key = self.method.threshold_keys()[0]
+        more, fewer = (self.method.label_advice(more) for more in (True, False))
         found: list[HookBase] = [TwoMeansWatch(window)] if self.method.has_two_means else []
         return [
             *found,
             PseudoLabelWatch(
                 *(cfg.SSOD.WARN_NO_PSEUDO_LABELS_ITERS, cfg.SSOD.WARN_PSEUDO_BOX_RATIO),
                 window=window,
-                threshold_key=key,
+                more=more,
+                fewer=fewer,
             ),
             ClassWatch(
                 self._trainer.pseudo_boxes,
@@ -272,7 +273,8 @@ class SSODTrainer(DefaultTrainer):
                 boxes_per_image(self.pools.labeled, len(classes)),
                 cfg.SSOD.WARN_CLASS_SHARE,
                 window=window,
-                threshold_key=key,
+                more=more,
+                is_by_rank=self.method.labels_by_rank(cfg),
             ),
         ]
 

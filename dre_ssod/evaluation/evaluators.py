@@ -69,7 +69,8 @@ def build_evaluator(
         records = load_difficult(dataset_name)
         classes = MetadataCatalog.get(dataset_name).thing_classes
         evaluators += [
-            BoxEvaluator(key, dataset_name, records, output_dir, ignore_difficult=True)
+            # The headline has written the detections, which are the same.
+            BoxEvaluator(key, dataset_name, records, ignore_difficult=True)
             if key == "bbox_ignore_difficult"
             else VOCEvaluator(key, records, classes, key == "voc07_bbox")
             for key in protocols

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from torch import Tensor
 
 from dre_ssod.methods.mean_teacher import METHODS, MeanTeacher
@@ -31,7 +32,7 @@ from dre_ssod.modeling.gaussian import best_quality
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.modeling.refinement import Refinement
 from dre_ssod.modeling.regions import Regions, RegionScores
-from dre_ssod.settings import Number, OneOf, setting
+from dre_ssod.settings import Number, OneOf, key_of, setting
 from dre_ssod.structures import Mean, StudentLosses, UnlabeledSample
 from dre_ssod.teacher import Labels, observe
 from dre_ssod.transfers import chosen
@@ -112,6 +113,16 @@ class DRE(LearnsRanks, MeanTeacher):
         super().__init__(settings)
         self._ranks = RankThresholds(settings, settings.score_threshold)
         self.has_two_means = settings.cls_normalizer == "separate"
+
+    @classmethod
+    def labels_by_rank(cls, cfg: CfgNode) -> bool:
+        return bool(cls.settings_of(cfg).label_share)
+
+    def label_advice(self, more: bool) -> str:
+        if not self.settings.label_share:
+            return super().label_advice(more)
+        share, least = (key_of(self.Settings, name) for name in ("label_share", "min_score"))
+        return f"raise {share} (at most 1) or lower {least}" if more else f"lower {share}"
 
     @property
     def refinement(self) -> Refinement:

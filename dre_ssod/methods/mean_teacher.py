@@ -152,6 +152,15 @@ class MeanTeacher:
         """
         return tuple(key_of(cls.Settings, name) for name in cls.score_bounds)
 
+    @classmethod
+    def labels_by_rank(cls, cfg: CfgNode) -> bool:
+        """Whether labels are chosen by the rank of their score within the class, and not by tau."""
+        return False
+
+    def label_advice(self, more: bool) -> str:
+        """What to do for more labels, or for fewer, such as "lower SSOD.SCORE_THRESHOLD"."""
+        return f"{'lower' if more else 'raise'} {self.threshold_keys()[0]}"
+
     # 1. Images and views
 
     @classmethod

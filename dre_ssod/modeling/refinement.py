@@ -1,7 +1,7 @@
 """What the variance does for detections: ranking by quality, and variance voting.
 
 Evaluation and use refine detections as ``cfg.TEST`` says; pseudo-labels are refined where a method
-asks for it, and by nothing in ``cfg.TEST``.
+asks for it. Of ``cfg.TEST`` nothing refines those, and DETECTIONS_PER_IMAGE bounds their number.
 Shapes: R regions, K foreground classes, C box codings per region; D detections, M candidates of one
 image; boxes are (x1, y1, x2, y2) in pixels.
 """

@@ -7,6 +7,7 @@ from collections.abc import Collection
 import torch
 from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY, RPN
 from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
+from detectron2.utils.events import get_event_storage
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -51,9 +52,11 @@ class SemiSupervisedRPN(RPN):
         unsupervised = {}
         if pseudo_labels and unsup_terms:
             group = slice(num_labeled, None)
-            terms = self._group_losses(
-                anchors, logits, deltas, pseudo_labels, group, unsup_weights, unsup_field
-            )
+            # Detectron2 counts the anchors of either group by the same names.
+            with get_event_storage().name_scope("unsup"):
+                terms = self._group_losses(
+                    anchors, logits, deltas, pseudo_labels, group, unsup_weights, unsup_field
+                )
             unsupervised = {
                 f"{name}_unsup": value for name, value in terms.items() if name in unsup_terms
             }

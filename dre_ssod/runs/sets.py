@@ -72,6 +72,8 @@ def describe_sets(cfg: CfgNode, pools: Pools) -> list[DatasetRow]:
         records = records_of[role][start : start + images]
         starts[role] += images
         rows.append(_describe(role, name, records, pools.classes))
+        if role == "labeled" and pools.unlabeled:
+            _warn_of_limits(cfg, name, records, role)
         if name in cfg.DATASETS.TRAIN:
             trained += records
     tests = _tests(cfg)
@@ -111,7 +113,7 @@ def _tests(cfg: CfgNode) -> list[tuple[DatasetRow, list[dict[str, Any]]]]:
         if not records:
             raise SourceError(f"DATASETS.TEST {name}: holds no image; name a set that has some")
         rows.append((_describe("test", name, records, classes), records))
-        _warn_of_limits(cfg, name, records)
+        _warn_of_limits(cfg, name, records, "test")
     if cfg.TEST.VOC_PROTOCOLS and names and not any(map(is_voc, names)):
         raise ConfigError(
             f"TEST.VOC_PROTOCOLS is {tuple(cfg.TEST.VOC_PROTOCOLS)}, but none of DATASETS.TEST "
@@ -228,22 +230,30 @@ def _warn_of_trained(
         )
 
 
-def _warn_of_limits(cfg: CfgNode, dataset_name: str, records: Sequence[dict[str, Any]]) -> None:
-    """Say where ``TEST.DETECTIONS_PER_IMAGE`` keeps the figures of a test set down, or special."""
+_LOST = {
+    "test": "no detector can find all of them",
+    "labeled": "no teacher, which it bounds as well, can label all of those of an unlabeled image "
+    "like them: the others are taught as background. Raise it to more than there are",
+}
+
+
+def _warn_of_limits(
+    cfg: CfgNode, dataset_name: str, records: Sequence[dict[str, Any]], role: str
+) -> None:
+    """Say where ``TEST.DETECTIONS_PER_IMAGE`` loses objects, or makes the figures of tests special.
+
+    Pseudo-labels are bound by it as well; labeled images show how many objects there may be.
+    """
     limit = cfg.TEST.DETECTIONS_PER_IMAGE
     crowded = [record for record in records if len(objects_of(record)) > limit]
     if crowded:
         most = max(len(objects_of(record)) for record in crowded)
         logger.warning(
             "%s: %d images have more objects, up to %d, than the %d detections of "
-            "TEST.DETECTIONS_PER_IMAGE, so no detector can find all of them; the first is %s",
-            dataset_name,
-            len(crowded),
-            most,
-            limit,
-            crowded[0]["file_name"],
+            "TEST.DETECTIONS_PER_IMAGE, so %s; the first is %s",
+            *(dataset_name, len(crowded), most, limit, _LOST[role], crowded[0]["file_name"]),
         )
-    if limit > COCO_DETECTIONS:
+    if role == "test" and limit > COCO_DETECTIONS:
         logger.warning(
             "TEST.DETECTIONS_PER_IMAGE is %d, and all of them count: the COCO-style AP is not that "
             "of COCO's protocol, which takes the best %d per image and class",

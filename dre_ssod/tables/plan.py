@@ -145,7 +145,8 @@ def folder_of(name: str, identities: Mapping[str, Identity], runs: Path) -> Path
 
 def _training(cell: Cell, identity: Identity, folder: Path, donor: str, source: Path | None) -> Job:
     needs = None if source is None else source / BURN_IN
-    opts = ["SSOD.BURN_IN_KEPT", "True"] if source is None else []
+    kept = source is None and cell.cfg.SSOD.BURN_IN_ITERS > 0
+    opts = ["SSOD.BURN_IN_KEPT", "True"] if kept else []
     return Job(
         name=cell.name,
         folder=folder,

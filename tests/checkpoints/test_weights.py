@@ -13,7 +13,13 @@ from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
 from dre_ssod.checkpoints.checkpointer import SafeCheckpointer
-from dre_ssod.checkpoints.weights import load_all, load_student, start_from
+from dre_ssod.checkpoints.weights import (
+    load_all,
+    load_student,
+    say_frozen_at_random,
+    start_from,
+)
+from dre_ssod.config.keys import get_cfg
 from dre_ssod.errors import ConfigError
 
 
@@ -93,6 +99,7 @@ def test_without_a_network_the_file_to_fetch_and_the_ways_out_are_named(
     assert "MODEL.WEIGHTS 'detectron2://ImageNetPretrained/MSRA/R-50.pkl' could not be" in message
     assert "/detectron2/ImageNetPretrained/MSRA/R-50.pkl on a machine" in message
     assert "tools/new_config.py --device cpu" in message
+    assert "MODEL.RESNETS.NORM BN MODEL.BACKBONE.FREEZE_AT 0" in message
     # A file that cannot be read has another cure.
     with pytest.raises(URLError):
         start_from(detector(3), "a.pth")
@@ -109,3 +116,36 @@ def test_training_without_weights_says_nothing(caplog: pytest.LogCaptureFixture)
     with caplog.at_level("INFO", "dre_ssod"):
         start_from(detector(3), "")
     assert "weights" not in caplog.text
+
+
+RESNET = ("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone")
+TIMM = ("MODEL.BACKBONE.NAME", "build_timm_fpn_backbone")
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        # Both by Detectron2's default.
+        (RESNET, ("RESNETS.NORM 'FrozenBN': no", "BACKBONE.FREEZE_AT 2: its", "(MODEL.WEIGHTS, ")),
+        ((*RESNET, "MODEL.RESNETS.NORM", "BN"), ("(MODEL.BACKBONE.FREEZE_AT 2: its",)),
+        (TIMM, ("MODEL.TIMM.NORM 'FrozenBN'", "or let all of it learn: MODEL.TIMM.NORM BN MODEL.")),
+        ((*TIMM, "MODEL.TIMM.NORM", "BN", "MODEL.TIMM.FREEZE_AT", 1), ("(MODEL.TIMM.FREEZE_AT 1",)),
+        ((*TIMM, "MODEL.TIMM.NORM", "BN"), ()),
+        ((*TIMM, "MODEL.TIMM.WEIGHTS", "some.pth"), ()),
+        ((*TIMM, "MODEL.WEIGHTS", "some.pth"), ()),
+        ((*RESNET, "MODEL.WEIGHTS", "some.pth"), ()),
+        ((*RESNET, "MODEL.RESNETS.NORM", "GN", "MODEL.BACKBONE.FREEZE_AT", 0), ()),
+        # Which may have weights of its own.
+        (("MODEL.BACKBONE.NAME", "build_my_backbone"), ()),
+    ],
+)
+def test_a_backbone_that_keeps_random_numbers_is_told(
+    words: tuple[object, ...], parts: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg = get_cfg()
+    cfg.MODEL.WEIGHTS = ""
+    cfg.merge_from_list(list(words))
+    say_frozen_at_random(cfg)
+    assert len(caplog.messages) == (1 if parts else 0)
+    for part in parts:
+        assert part in caplog.text

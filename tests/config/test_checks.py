@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from dre_ssod.config.checks import CHECKS as TABLE
-from dre_ssod.config.checks import check_config
+from dre_ssod.config.checks import Unused, check_config
 from dre_ssod.config.keys import get_cfg
 from dre_ssod.errors import ConfigError
 from dre_ssod.methods import METHODS
@@ -81,6 +81,27 @@ def test_every_choice_is_accepted(key: str) -> None:
     for choice in CHECKS[key].values:
         # Without the variance branch s_loc has no source.
         check("SSOD.LER.ENABLED", False, "SSOD.PRC.ENABLED", False, key, choice)
+
+
+@pytest.mark.parametrize("key", keys_of(Unused))
+def test_what_has_no_use_stays_unset(key: str) -> None:
+    unset = default_of(key)
+    wrong = 8 if unset == 0 else [["bbox", "AP", 40.0, 0.5]]
+    check(key, unset)
+    message = refusal(key, wrong)
+    assert message == f"{key} is {wrong!r}; it must be {unset!r}: {CHECKS[key].instead}."
+
+
+def test_an_empty_tuple_is_as_good_as_an_empty_list() -> None:
+    check("TEST.EXPECTED_RESULTS", ())
+
+
+@pytest.mark.parametrize("device", ["gpu", "mps", "xpu", "meta"])
+def test_a_device_is_a_cpu_or_a_gpu(device: str) -> None:
+    check("MODEL.DEVICE", "cpu")
+    check("MODEL.DEVICE", "cuda")
+    message = refusal("MODEL.DEVICE", device)
+    assert message.startswith(f"MODEL.DEVICE is {device!r}; it must be 'cpu', 'cuda' or one GPU")
 
 
 @pytest.mark.parametrize("key", keys_of(Number))

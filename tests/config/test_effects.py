@@ -58,11 +58,18 @@ def test_a_key_of_a_view_changes_the_views_or_is_named(name: str) -> None:
     cfg, defaults = config_of(name), get_cfg().SSOD
     groups = {key.split(".")[1] for key in VIEW_KEYS}
     cfg.SSOD.update({group: defaults[group].clone() for group in groups})
+    # MixPL refuses another value.
+    fixed = {"SSOD.STRONG_VIEW.ERASE_COUNT": (0, 0)} if name == "MixPL" else {}
+    cfg.merge_from_list([word for pair in fixed.items() for word in pair])
     before = views_of(cfg)
     for key in VIEW_KEYS:
         _, group, last = key.split(".")
         changed = cfg.clone()
         changed.SSOD[group][last] = other_than(defaults[group][last])
+        if key in fixed:
+            with pytest.raises(ConfigError, match=key):
+                build_method(changed)
+            continue
         assert (views_of(changed) == before) == (unread(changed) == {key}), key
         assert unread(changed) <= {key}
 
@@ -80,8 +87,9 @@ def test_keys_of_other_methods_are_named_and_its_own_are_not(name: str) -> None:
         for group in groups:
             node = node[group]
         node[last] = other_than(found.default)
-    # Off, it switches off others of the method.
+    # Off, they switch off others of the method.
     cfg.SSOD.LER.ENABLED = "SSOD.LER.ENABLED" in own
+    cfg.SSOD.BURN_IN_ITERS = 2
     assert unread(cfg) >= every.keys() - own
     # What it inherits and has no use for; tests/methods/test_every_method.py sees what it reads.
     assert len(unread(cfg) & own) == len(method.unread)
@@ -119,6 +127,10 @@ def test_keys_of_the_variance_are_named_where_the_box_head_has_none() -> None:
         ("DRE", ("TEST.VARIANCE_VOTING.SIGMA_T", 0.1), "ENABLED is False"),
         ("DRE", ("TEST.PSEUDO_LABEL_IMAGES", 10), "PSEUDO_LABEL_SET is ''"),
         ("MeanTeacher", ("SOLVER.AMP.DTYPE", "bfloat16"), "AMP.ENABLED is False"),
+        ("DRE", ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm"), "CLIP_GRADIENTS.ENABLED is False"),
+        ("DRE", ("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 5.0), "CLIP_GRADIENTS.ENABLED is False"),
+        ("DRE", ("SOLVER.CLIP_GRADIENTS.NORM_TYPE", 1.0), "CLIP_GRADIENTS.ENABLED is False"),
+        ("DRE", ("SSOD.BURN_IN_COPY", False), "SSOD.BURN_IN_ITERS is 0"),
         (
             "DRE",
             ("SSOD.QUALITY_POWER", 4.0, "SSOD.LER.ENABLED", False, "SSOD.PRC.ENABLED", False),
@@ -142,11 +154,54 @@ def test_what_depends_on_a_switch_that_is_off_is_named(
         # Which has no such switch.
         ("LabelMatch", ("SSOD.LABELMATCH.WINDOW", 400)),
         ("DRE", ("SSOD.QUALITY_POWER", 4.0, "SSOD.LER.ENABLED", False)),
+        (
+            "DRE",
+            ("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 5.0, "SOLVER.CLIP_GRADIENTS.ENABLED", True),
+        ),
+        ("DRE", ("SSOD.BURN_IN_COPY", False, "SSOD.BURN_IN_ITERS", 2)),
         ("DRE", ("TEST.VARIANCE_VOTING.SIGMA_T", 0.1, "TEST.VARIANCE_VOTING.ENABLED", True)),
     ],
 )
 def test_what_depends_on_a_switch_that_is_on_is_not(name: str, words: tuple[Any, ...]) -> None:
     assert not unread(config_of(name, *words))
+
+
+def test_a_burn_in_that_is_not_there_cannot_be_kept() -> None:
+    words = ("SSOD.BURN_IN_KEPT", True)
+    assert unread(config_of("DRE", *words)) == {words[0]}
+    assert not unread(config_of("DRE", *words, "SSOD.BURN_IN_ITERS", 2))
+
+
+OF_TIMM = ("MODEL.TIMM.NAME", "resnet18")
+OF_RESNETS = ("MODEL.RESNETS.DEPTH", 101)
+FROZEN = ("MODEL.BACKBONE.FREEZE_AT", 0)
+
+
+@pytest.mark.parametrize("words", [OF_TIMM, OF_RESNETS, FROZEN])
+@pytest.mark.parametrize("kind", ["timm_fpn", "resnet_fpn", "regnet"])
+@pytest.mark.parametrize("base", ["coco_10pct", "bccd_10pct"])
+def test_keys_of_another_kind_of_backbone_are_named(
+    base: str, kind: str, words: tuple[Any, ...]
+) -> None:
+    builder = f"build_{kind}_backbone"
+    before = read_config(f"{ROOT}/configs/{base}.yaml", ["MODEL.BACKBONE.NAME", builder])
+    cfg = before.clone()
+    cfg.merge_from_list(list(words))
+    is_other = {"timm_fpn": words != OF_TIMM, "resnet_fpn": words == OF_TIMM}.get(kind, False)
+    assert unread(cfg) - unread(before) == (set(words[:1]) if is_other else set())
+    why = rf"{words[0]} {words[1]!r} \(MODEL.BACKBONE.NAME is '{builder}'"
+    for trains in (True, False):
+        with pytest.raises(ConfigError, match=why) if is_other else nullcontext():
+            check_effects(cfg, words[::2], trains)
+
+
+def test_the_baseline_reads_tau_where_its_labels_are_measured() -> None:
+    words = ("SSOD.SCORE_THRESHOLD", 0.6)
+    assert unread(config_of("Supervised", *words)) == {words[0]}
+    assert not unread(config_of("Supervised", *words, "TEST.PSEUDO_LABEL_SET", "some_set"))
+    others = ("SSOD.UNSUP_LOSS_WEIGHT", 1.0, "TEST.PSEUDO_LABEL_SET", "some_set")
+    assert unread(config_of("Supervised", *others)) == {others[0]}
+    assert words[0] in unread(config_of("MUM", *words, "TEST.PSEUDO_LABEL_SET", "some_set"))
 
 
 def default_of(key: str) -> Any:

@@ -89,6 +89,15 @@ def test_config_and_environment_are_in_the_log_file_and_not_on_the_console(
     assert len(shown.splitlines()) < 10
 
 
+def test_a_training_says_what_its_schedule_does(
+    config_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = "SOLVER.WARMUP_ITERS"
+    for number, (eval_only, told) in enumerate(((False, 1), (True, 0))):
+        start(config_file, key, "3", "OUTPUT_DIR", f"{config_file}.{number}", eval_only=eval_only)
+        assert capsys.readouterr().out.count(f"{key} is 3, but the rate is lowered") == told
+
+
 def test_opencv_computes_with_as_many_threads_as_pytorch(config_file: Path) -> None:
     cv2.setNumThreads(2)
     start(config_file)

@@ -288,6 +288,17 @@ def test_data_that_contradict_the_config_are_refused(data: TinyDataset, tmp_path
         load_pools(completed(tiny_run(data, tmp_path, **{"MODEL.ROI_HEADS.NUM_CLASSES": 5})))
 
 
+def test_a_start_says_what_of_the_backbone_stays_random(
+    data: TinyDataset,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logging.getLogger("dre_ssod"), "propagate", True)
+    SSODTrainer(completed(tiny_run(data, tmp_path))).resume_or_load(resume=False)
+    assert caplog.text.count("The backbone starts from random numbers, and part of it keeps") == 1
+
+
 @pytest.mark.parametrize(("percent", "told"), [(13.0, 1), (50.0, 0)])
 def test_a_draw_of_less_than_a_batch_is_told(
     data: TinyDataset,

@@ -14,6 +14,7 @@ from PIL import Image
 from dre_ssod.data.images import ImageError
 from dre_ssod.data.sources.catalog import ensure_registered
 from dre_ssod.data.sources.voc import is_voc
+from dre_ssod.evaluation import coco
 from dre_ssod.evaluation.evaluators import (
     HEADLINE,
     PROTOCOLS,
@@ -70,6 +71,15 @@ def test_all_protocols_read_corners_as_the_set_says(tmp_path: Path) -> None:
         results = evaluate_with(evaluator, {"a": [(0, 0.9, box)]})
         for key in (HEADLINE, *VOC_PROTOCOLS):
             assert results[key]["AP"] == pytest.approx(100.0), (first, key)
+
+
+def test_detections_are_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Path] = []
+    monkeypatch.setattr(coco, "write_text", lambda path, text: written.append(path))
+    objects: dict[str, list[VocObject]] = {"a": [("cat", LEFT, False), ("cat", RIGHT, True)]}
+    results = evaluate(tmp_path, objects, {"a": [(0, 0.9, ON_LEFT)]})
+    assert results["bbox_ignore_difficult"]["AP50"] == pytest.approx(100.0)
+    assert written == [tmp_path / "out" / "coco_instances_results.json"]
 
 
 def test_a_missed_difficult_object_counts_in_the_headline_alone(tmp_path: Path) -> None:

@@ -34,6 +34,32 @@ def test_a_method_says_which_key_its_threshold_has(name: str, key: str, field: s
     assert getattr(build_method(cfg).settings, field) == 0.123
 
 
+@pytest.mark.parametrize(
+    ("keys", "more", "fewer"),
+    [
+        ({}, "lower SSOD.SCORE_THRESHOLD", "raise SSOD.SCORE_THRESHOLD"),
+        (
+            {"SSOD.LABELS.RANK_SHARE": 0.5},
+            "raise SSOD.LABELS.RANK_SHARE (at most 1) or lower SSOD.LABELMATCH.MIN_SCORE",
+            "lower SSOD.LABELS.RANK_SHARE",
+        ),
+        (
+            {"SSOD.METHOD": "SoftTeacher"},
+            "lower SSOD.SOFT_TEACHER.CLS_SCORE",
+            "raise SSOD.SOFT_TEACHER.CLS_SCORE",
+        ),
+    ],
+)
+def test_a_method_says_what_gives_more_labels_or_fewer(
+    keys: dict[str, Any], more: str, fewer: str
+) -> None:
+    cfg = tiny_cfg(**keys)
+    method = build_method(cfg)
+    assert (method.label_advice(True), method.label_advice(False)) == (more, fewer)
+    assert method.labels_by_rank(cfg) == ("SSOD.LABELS.RANK_SHARE" in keys)
+    assert METHODS.get("LabelMatch").labels_by_rank(cfg)
+
+
 @pytest.fixture
 def registered() -> Iterator[Callable[[type[MeanTeacher]], type[MeanTeacher]]]:
     """Registers a method for one test."""

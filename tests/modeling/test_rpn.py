@@ -9,6 +9,7 @@ import pytest
 import torch
 from detectron2.modeling.proposal_generator import RPN
 from detectron2.structures import ImageList, Instances
+from detectron2.utils.events import EventStorage
 from torch import Tensor
 
 from dre_ssod.methods import build_method
@@ -98,6 +99,22 @@ def test_each_unsupervised_term_can_be_switched_off(objectness: bool, box: bool)
     assert losses.unsupervised.keys() == {name for name, on in expected.items() if on}
     assert losses.supervised.keys() == set(NAMES)
     assert len(proposals) == 2
+
+
+def test_anchors_of_labels_and_of_pseudo_labels_are_counted_apart() -> None:
+    rpn = _rpn(**ALL_ANCHORS)
+    counts = []
+    # A label and none, and the other way round.
+    for labeled, pseudo in ((BOXES, ()), ((), BOXES)):
+        with EventStorage() as storage:
+            _run(rpn, [pseudo_labels(labeled)], [pseudo_labels(pseudo)])
+        own, other = (f"{scope}rpn/num_pos_anchors" for scope in ("", "unsup/"))
+        for name in (own, other):
+            assert len(storage.history(name).values()) == 1
+        counts.append((storage.history(own).latest(), storage.history(other).latest()))
+    (found, none), others = counts
+    assert found > none == 0
+    assert others == (none, found)
 
 
 def test_proposals_carry_no_gradient() -> None:

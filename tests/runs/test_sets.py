@@ -218,7 +218,7 @@ def test_what_a_limit_of_detections_does_to_the_figures_is_said(
     crowded: bool,
     special: bool,
 ) -> None:
-    """Each of the 8 images has 3 objects."""
+    """Each of the 8 images, of which 4 are labeled, has 3 objects."""
     cfg = tiny(data, tmp_path)
     cfg.TEST.DETECTIONS_PER_IMAGE = limit
     pools = load_pools(cfg)
@@ -229,6 +229,14 @@ def test_what_a_limit_of_detections_does_to_the_figures_is_said(
         "8 images have more objects, up to 3, than the 2 detections of TEST.DETECTIONS_PER_IMAGE"
     )
     assert (first in caplog.text) == crowded
+    cut = "4 images have more objects, up to 3, than the 2 detections of TEST.DETECTIONS_PER_IMAGE"
+    assert (f"{cut}, so no teacher, which it bounds as well, can label all" in caplog.text) == (
+        crowded
+    )
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        describe_sets(cfg, pools.without_unlabeled())
+    assert "teacher" not in caplog.text
     assert ("is not that of COCO's protocol, which takes the best 100" in caplog.text) == special
 
 

@@ -108,6 +108,23 @@ def test_labels_are_bounded_by_the_score_where_the_run_ranks_by_quality(
     assert len(found["asked for"]) < len(found["plain"])
 
 
+def test_a_threshold_that_the_run_did_not_learn_by_is_told(
+    tool: ModuleType, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = arguments.index("--min-score")
+    bare = ["--output", str(tmp_path), *arguments[:where], *arguments[where + 2 :]]
+    by_rank = ("SSOD.LABELS.RANK_SHARE", "0.5")
+    for words, told in (
+        (bare, 0),
+        ([*bare, *by_rank], 1),
+        (["--output", str(tmp_path), *arguments, *by_rank], 0),
+    ):
+        job, _ = tool.configure(tool.parse_arguments(words))
+        said = "The run chose its labels by rank, not by SSOD.SCORE_THRESHOLD 0.8, which bounds"
+        assert capsys.readouterr().out.count(said) == told
+        assert job.min_score == (0.4 if "--min-score" in words else 0.8)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -57,18 +57,19 @@ class PseudoLabelWatch(FigureWatch):
         max_silence: int,
         max_ratio: float,
         window: int = BOX_WINDOW,
-        threshold_key: str = "SSOD.SCORE_THRESHOLD",
+        more: str = "lower SSOD.SCORE_THRESHOLD",
+        fewer: str = "raise SSOD.SCORE_THRESHOLD",
     ) -> None:
         """
         Args:
             max_silence: ``SSOD.WARN_NO_PSEUDO_LABELS_ITERS``; 0: never warn.
             max_ratio: ``SSOD.WARN_PSEUDO_BOX_RATIO``; 0: never warn.
             window: iterations over which boxes are compared; at most one warning in as many.
-            threshold_key: of the method's score threshold.
+            more, fewer: what to do for more and for fewer labels (``MeanTeacher.label_advice``).
         """
         self._max_silence = max_silence
         self._max_ratio = max_ratio
-        self._threshold_key = threshold_key
+        self._more, self._fewer = more, fewer
         self._silence = 0
         self._boxes: deque[tuple[float, float]] = deque(maxlen=window)
 
@@ -80,11 +81,10 @@ class PseudoLabelWatch(FigureWatch):
         if self._max_silence and self._silence and self._silence % self._max_silence == 0:
             logger.warning(
                 "No pseudo-label for %d iterations: the unlabeled images teach nothing. Normal "
-                "early in training; if it stays, lower %s, raise "
-                "SSOD.BURN_IN_ITERS so that the teacher knows more before it labels, or start "
-                "from pretrained MODEL.WEIGHTS.",
+                "early in training; if it stays, %s, raise SSOD.BURN_IN_ITERS so that the teacher "
+                "knows more before it labels, or start from pretrained MODEL.WEIGHTS.",
                 self._silence,
-                self._threshold_key,
+                self._more,
             )
         self._boxes.append((pseudo, self.figure("labeled_boxes_per_image") or 0.0))
         if self._max_ratio and len(self._boxes) == self._boxes.maxlen:
@@ -97,14 +97,14 @@ class PseudoLabelWatch(FigureWatch):
         if pseudo > self._max_ratio * labeled:
             logger.warning(
                 "%.1f pseudo-boxes per unlabeled image against %.1f boxes per labeled image, over "
-                "%d iterations, is more than SSOD.WARN_PSEUDO_BOX_RATIO %g allows: raise "
-                "%s, lower SSOD.UNSUP_LOSS_WEIGHT, and check that the labeled "
-                "images have all of their boxes.",
+                "%d iterations, is more than SSOD.WARN_PSEUDO_BOX_RATIO %g allows: %s, lower "
+                "SSOD.UNSUP_LOSS_WEIGHT, and check that the labeled images have all of their "
+                "boxes.",
                 pseudo,
                 labeled,
                 len(self._boxes),
                 self._max_ratio,
-                self._threshold_key,
+                self._fewer,
             )
             self._boxes.clear()
 
@@ -168,7 +168,8 @@ class ClassWatch(HookBase):
         expected: Tensor,
         least_share: float,
         window: int = BOX_WINDOW,
-        threshold_key: str = "SSOD.SCORE_THRESHOLD",
+        more: str = "lower SSOD.SCORE_THRESHOLD",
+        is_by_rank: bool = False,
     ) -> None:
         """
         Args:
@@ -177,14 +178,16 @@ class ClassWatch(HookBase):
             expected: (K,) boxes of each class per labeled image.
             least_share: ``SSOD.WARN_CLASS_SHARE``; 0: never warn.
             window: iterations with pseudo-labels that are counted together; a class is named once.
-            threshold_key: of the method's score threshold.
+            more: what to do for more labels (``MeanTeacher.label_advice``).
+            is_by_rank: whether labels are chosen by rank already.
         """
         self._counts = counts
         self._names = list(names)
         self._expected = expected
         self._least_share = least_share
         self._window = window
-        self._threshold_key = threshold_key
+        by_rank = "choose by rank (SSOD.LABELS.RANK_SHARE of DRE, or LabelMatch), "
+        self._advice = f"{more[0].upper()}{more[1:]}, {'' if is_by_rank else by_rank}"
         self._iterations = 0
         self._images = counts.images
         self._boxes = torch.zeros_like(expected)
@@ -215,12 +218,11 @@ class ClassWatch(HookBase):
             logger.warning(
                 "Next to no pseudo-labels of some classes, over %d iterations: %s%s, where the "
                 "labeled images would suggest as many. Less than SSOD.WARN_CLASS_SHARE %g of "
-                "them: their other objects teach that they are background. Lower %s, choose by "
-                "rank (SSOD.LABELS.RANK_SHARE of DRE, or LabelMatch), or raise "
+                "them: their other objects teach that they are background. %sor raise "
                 "SSOD.BURN_IN_ITERS so that the teacher knows the class before it labels.",
                 self._window,
                 ", ".join(shown),
                 more,
                 self._least_share,
-                self._threshold_key,
+                self._advice,
             )

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.structures import Instances
 from torch import Tensor
 
@@ -165,6 +166,10 @@ class LearnsRanks:
     """Base of a method, before its other one, that keeps such thresholds in ``_ranks``."""
 
     _ranks: RankThresholds
+
+    @classmethod
+    def labels_by_rank(cls, cfg: CfgNode) -> bool:
+        return True
 
     def study(self, labeled: Sequence[dict[str, Any]], num_classes: int) -> None:
         self._ranks.study(labeled, num_classes)

@@ -108,7 +108,7 @@ def warnings(
 
 
 def test_silence_is_told_once_a_period(caplog: pytest.LogCaptureFixture) -> None:
-    watch = PseudoLabelWatch(max_silence=3, max_ratio=0.0, threshold_key="SSOD.X.TAU")
+    watch = PseudoLabelWatch(max_silence=3, max_ratio=0.0, more="lower SSOD.X.TAU")
     # The burn-in writes no figures and is no silence.
     found = warnings(watch, [None] * 10 + [(0.0, 2.0)] * 7, caplog)
     assert [message.split(":")[0] for message in found] == [
@@ -136,14 +136,14 @@ def test_the_silence_goes_on_after_a_resume(caplog: pytest.LogCaptureFixture) ->
 def test_many_pseudo_boxes_are_told_once_a_window(
     pseudo: float, told: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    watch = PseudoLabelWatch(max_silence=0, max_ratio=3.0, window=4)
+    watch = PseudoLabelWatch(max_silence=0, max_ratio=3.0, window=4, fewer="lower SSOD.X.SHARE")
     # The mean over the window counts: half of the iterations have twice as many.
     figures: list[tuple[float, float] | None] = [(0.0, 2.0), (2.0 * pseudo, 2.0)]
     found = warnings(watch, figures * 5, caplog)
     assert len(found) == told
     for message in found:
         assert "6.1 pseudo-boxes per unlabeled image against 2.0 boxes" in message
-        assert "SSOD.WARN_PSEUDO_BOX_RATIO 3" in message
+        assert "SSOD.WARN_PSEUDO_BOX_RATIO 3 allows: lower SSOD.X.SHARE, lower SSOD." in message
 
 
 @pytest.mark.parametrize(
@@ -242,11 +242,17 @@ class Counting(TrainerBase):
 
 
 def class_warnings(
-    classes: list[list[int] | None], share: float, window: int, expected: list[float], caplog: Any
+    classes: list[list[int] | None],
+    share: float,
+    window: int,
+    expected: list[float],
+    caplog: Any,
+    is_by_rank: bool = False,
 ) -> list[str]:
     run = Counting(classes, len(expected))
     names = [f"class {k}" for k in range(len(expected))]
-    watch = ClassWatch(run.counts, names, torch.tensor(expected), share, window, "SSOD.X.TAU")
+    advice = ("lower SSOD.X.TAU", is_by_rank)
+    watch = ClassWatch(run.counts, names, torch.tensor(expected), share, window, *advice)
     run.register_hooks([watch])
     caplog.clear()
     run.train(0, len(classes))
@@ -262,7 +268,9 @@ def test_a_class_without_pseudo_labels_is_named_once(caplog: pytest.LogCaptureFi
     assert "class 0" not in found[0]
     assert "class 2" not in found[0]
     assert "over 10 iterations" in found[0]
-    assert "Lower SSOD.X.TAU" in found[0]
+    assert "background. Lower SSOD.X.TAU, choose by rank (" in found[0]
+    (found_by_rank,) = class_warnings(steps, 0.1, 10, [2.0, 3.0, 0.1], caplog, is_by_rank=True)
+    assert "background. Lower SSOD.X.TAU, or raise SSOD.BURN_IN_ITERS" in found_by_rank
 
 
 def test_a_class_that_is_lost_later_is_named_then(caplog: pytest.LogCaptureFixture) -> None:
@@ -277,3 +285,15 @@ def test_a_class_that_is_lost_later_is_named_then(caplog: pytest.LogCaptureFixtu
 def test_of_many_classes_ten_are_named(caplog: pytest.LogCaptureFixture) -> None:
     (found,) = class_warnings([[]] * 10, 0.1, 10, [2.0] * 12, caplog)
     assert "class 9 0 of 20 and 2 more classes" in found
+
+
+def test_watches_advise_what_the_method_has_an_ear_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    share = {"SSOD.LABELS.RANK_SHARE": 0.5, "SSOD.WARN_NO_PSEUDO_LABELS_ITERS": 1}
+    cfg = tiny_run(write_tiny_dataset(tmp_path / "data"), tmp_path, **share)
+    complete(cfg)
+    hooks = SSODTrainer(cfg)._hooks
+    (watch,) = (hook for hook in hooks if isinstance(hook, PseudoLabelWatch))
+    (message,) = warnings(watch, [(0.0, 1.0)], caplog)
+    assert "if it stays, raise SSOD.LABELS.RANK_SHARE (at most 1) or lower SSOD.LABELM" in message
