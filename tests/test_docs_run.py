@@ -70,6 +70,9 @@ def tiny_words(given: Sequence[str]) -> list[str]:
         del keys["SOLVER.AMP.ENABLED"]
     if "SSOD.PANEL_PERIOD" in given:
         keys["SSOD.PANEL_PERIOD"] = 2
+    if any("MUM" in word for word in given):
+        # One image in a pass has none to exchange tiles with.
+        keys["SSOD.MUM.GROUP"] = 1
     return [word for key, value in keys.items() for word in (key, str(value))]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from detectron2.config import CfgNode
+from detectron2.utils.logger import setup_logger
 from PIL import Image
 
 from tests.factories import FEWER_LAYERS, NUM_CLASSES, SIZE, draw, tiny_cfg
@@ -112,6 +113,8 @@ def loggers_kept() -> Iterator[None]:
             logger.handlers[:] = handlers
             logger.propagate = propagate
             logger.setLevel(level)
+        # It takes a second run in a folder for the first one, whose handlers are gone.
+        setup_logger.cache_clear()
 
 
 def _boxes(rng: np.random.Generator) -> list[tuple[float, float, float, float]]:

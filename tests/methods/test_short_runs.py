@@ -36,7 +36,9 @@ def finished(
 
 
 def _life(name: str, data: TinyDataset, folder: Path, **more: Any) -> Life:
-    return Life({**SHORT, **overrides_of(name, data, folder)}, **more)
+    # One unlabeled image in a pass exchanges tiles with none.
+    own = {"SSOD.MUM.GROUP": 1} if name == "MUM" else {}
+    return Life({**SHORT, **overrides_of(name, data, folder), **own}, **more)
 
 
 def test_it_trains(finished: tuple[str, Path]) -> None:

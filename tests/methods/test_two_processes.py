@@ -57,9 +57,11 @@ def _one_step(name: str, data: TinyDataset, folder: Path) -> dict[str, Any]:
 
 
 def _tensors(value: Any, name: str) -> dict[str, Tensor]:
-    """Those of nested containers by name; counts by bin as those of all bins up to it."""
+    """Those of nested containers by name; counts by bin as those of all bins up to it, no texts."""
     if isinstance(value, Tensor):
         return {name: value.cumsum(dim=-1) if name.endswith("counts") else value}
+    if isinstance(value, str):
+        return {}
     items = enumerate(value) if isinstance(value, list) else value.items()
     parts = [_tensors(item, f"{name}/{key}") for key, item in items]
     return {key: tensor for part in parts for key, tensor in part.items()}

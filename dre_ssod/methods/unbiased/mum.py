@@ -78,6 +78,8 @@ class MUM(UnbiasedTeacher):
 
     def check_pass(self, unlabeled: int) -> None:
         """Refuse a pass in which no image exchanges tiles, and warn of images that never do."""
+        if self.settings.probability == 0.0:
+            return
         group, left = self.settings.group, unlabeled % self.settings.group
         draws = f"a process draws {unlabeled} unlabeled images for a pass"
         if unlabeled < group:

@@ -175,6 +175,7 @@ def test_a_pass_with_too_few_views_to_mix_is_refused(caplog: pytest.LogCaptureFi
         method.check_pass(2)
     method.check_pass(8)
     MUM(replace(MUM.Settings(), group=1)).check_pass(1)
+    MUM(replace(MUM.Settings(), probability=0.0)).check_pass(2)
     assert not caplog.text
     method.check_pass(6)
     assert "6 unlabeled images for a pass, of which 2 exchange no tiles" in caplog.text
