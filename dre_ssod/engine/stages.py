@@ -44,7 +44,10 @@ def start(cfg: CfgNode, resume: bool) -> SSODTrainer:
 
     Its method has what it wants stored.
     """
-    store_labels(cfg, begun=resume and find_last(Path(cfg.OUTPUT_DIR)) is not None)
+    has_stages = method_class(cfg).stored_labels(cfg) is not None
+    # The trainer looks for the last checkpoint itself: here only a method of stages asks.
+    begun = has_stages and resume and find_last(Path(cfg.OUTPUT_DIR)) is not None
+    store_labels(cfg, begun)
     trainer = SSODTrainer(cfg)
     trainer.resume_or_load(resume=resume)
     return trainer
@@ -64,22 +67,23 @@ def store_labels(cfg: CfgNode, begun: bool = False) -> None:
     wanted = method_class(cfg).stored_labels(cfg)
     if wanted is None:
         return
+    first = labeled_stage(cfg, wanted.path.parent / "supervised")
     if not begun:
-        _refuse_other_labels(cfg, wanted)
+        _refuse_other_labels(first, wanted)
     if not wanted.path.is_file():
-        _make_labels(cfg, wanted)
+        _make_labels(cfg, first, wanted)
     # The weights that the run starts from are drawn next. They are the same whether the stages
     # before were made by this process, in part, or by one that was killed.
     seed_all_rng(cfg.SEED + comm.get_rank())
 
 
-def _refuse_other_labels(cfg: CfgNode, wanted: StoredLabels) -> None:
+def _refuse_other_labels(first: CfgNode, wanted: StoredLabels) -> None:
     """Labels, or some of them, may be there since another run was to begin in this folder."""
     folder = wanted.path.parent
     path = folder / MADE_BY
     if not path.is_file() or not (wanted.path.is_file() or any(folder.glob("chunk_*.json"))):
         return
-    before, now = json.loads(path.read_text(encoding="utf-8")), _made_by(cfg, wanted)
+    before, now = json.loads(path.read_text(encoding="utf-8")), _made_by(first, wanted)
     other = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if other:
         key = other[0]
@@ -90,27 +94,26 @@ def _refuse_other_labels(cfg: CfgNode, wanted: StoredLabels) -> None:
         )
 
 
-def _made_by(cfg: CfgNode, wanted: StoredLabels) -> dict[str, Any]:
-    """What the labels depend on, but for the images."""
-    first = settings_of(labeled_stage(cfg, wanted.path.parent / "supervised"))
-    found = {k: v for k, v in first.items() if k.startswith(_OF_LABELS)}
+def _made_by(first: CfgNode, wanted: StoredLabels) -> dict[str, Any]:
+    """What the labels depend on, but for the images; ``first`` is the config of the first stage."""
+    found = {k: v for k, v in settings_of(first).items() if k.startswith(_OF_LABELS)}
     found["SSOD.STAC.OWN_SIZE"] = wanted.short_side == 0
     return {k: v for k, v in found.items() if not k.startswith("SOLVER.CHECKPOINT")}
 
 
-def _make_labels(cfg: CfgNode, wanted: StoredLabels) -> None:
+def _make_labels(cfg: CfgNode, first: CfgNode, wanted: StoredLabels) -> None:
     path = wanted.path
     # What is wrong with the data shows before anything is trained.
     pools = load_pools(cfg)
-    first = labeled_stage(cfg, path.parent / "supervised")
     logger.info(
         "No labels are stored yet: training on labeled images alone, in %s", first.OUTPUT_DIR
     )
+    Path(first.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
     trainer = SSODTrainer(first)
     trainer.resume_or_load(resume=True)
     trainer.train()
     if comm.is_main_process():
-        write_text(path.parent / MADE_BY, json.dumps(_made_by(cfg, wanted), indent=1))
+        write_text(path.parent / MADE_BY, json.dumps(_made_by(first, wanted), indent=1))
     mapper = EvaluationMapper(wanted.short_side, cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.FORMAT)
     label_images(trainer.student, pools.unlabeled, mapper, path.parent)
     comm.synchronize()
@@ -132,7 +135,6 @@ def labeled_stage(cfg: CfgNode, folder: Path) -> CfgNode:
     first.merge_from_list(without_refining([]))
     first.OUTPUT_DIR = str(folder)
     first.freeze()
-    folder.mkdir(parents=True, exist_ok=True)
     return first
 
 

@@ -40,5 +40,11 @@ def method_class(cfg: CfgNode) -> type[MeanTeacher]:
 
 
 def build_method(cfg: CfgNode) -> MeanTeacher:
-    """The method of a config."""
-    return method_class(cfg).from_config(cfg)
+    """The method of a config.
+
+    Raises:
+        ConfigError: if it cannot learn by that config.
+    """
+    method = method_class(cfg)
+    method.check(cfg)
+    return method.from_config(cfg)

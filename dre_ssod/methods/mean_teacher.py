@@ -132,6 +132,10 @@ class MeanTeacher:
         self.settings = settings
 
     @classmethod
+    def check(cls, cfg: CfgNode) -> None:
+        """Refuse, or warn of, what the method cannot learn by; of what is its alone."""
+
+    @classmethod
     def from_config(cls, cfg: CfgNode) -> MeanTeacher:
         """The method as a checked config describes it."""
         return cls(cls.settings_of(cfg))

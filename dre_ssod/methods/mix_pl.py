@@ -118,7 +118,7 @@ class MixPL(MeanTeacher):
         self._older = OlderViews(settings.older_views)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> MixPL:
+    def check(cls, cfg: CfgNode) -> None:
         if tuple(cfg.SSOD.STRONG_VIEW.ERASE_COUNT) != (0, 0):
             refuse(
                 cfg,
@@ -126,9 +126,6 @@ class MixPL(MeanTeacher):
                 "(0, 0), as in configs/methods/MixPL.yaml: MixPL erases in each mixture, leaving "
                 "out the labels that it covers (SSOD.MIXPL.ERASE_COUNT)",
             )
-        found = super().from_config(cfg)
-        assert isinstance(found, cls)
-        return found
 
     # Views: the strong one is moved as in MMDetection 3, by one of five operations
 

@@ -34,10 +34,15 @@ def draw_curves(title: str, rows: Sequence[RowReport], x_label: str = "") -> Fig
                 label=name,
             )
             single = [(x, summary.mean) for x, summary in points if summary.deviation is None]
-            color = drawn.lines[0].get_color()
             axes.plot(
-                *zip(*single, strict=True), "o", color=color, mfc="white", markersize=4, zorder=3
-            ) if single else None
+                [x for x, _ in single],
+                [mean for _, mean in single],
+                "o",
+                color=drawn.lines[0].get_color(),
+                mfc="white",
+                markersize=4,
+                zorder=3,
+            )
         axes.set_xscale("log")
         places = sorted({row.x for row in rows if row.curve})
         axes.set_xticks(places, [f"{x:g}" for x in places])

@@ -62,10 +62,8 @@ class MUM(UnbiasedTeacher):
         )
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> MUM:
-        found = super().from_config(cfg)
-        assert isinstance(found, cls)
-        ramp, left = found.settings.ramp_iters, cfg.SOLVER.MAX_ITER - cfg.SSOD.BURN_IN_ITERS
+    def check(cls, cfg: CfgNode) -> None:
+        ramp, left = cfg.SSOD.MUM.RAMP_ITERS, cfg.SOLVER.MAX_ITER - cfg.SSOD.BURN_IN_ITERS
         if ramp > left:
             logger.warning(
                 "The teacher of MUM is its student almost until the end: the ramp of its average, "
@@ -74,7 +72,6 @@ class MUM(UnbiasedTeacher):
                 ramp,
                 left,
             )
-        return found
 
     def check_pass(self, unlabeled: int) -> None:
         """Refuse a pass in which no image exchanges tiles, and warn of images that never do."""
