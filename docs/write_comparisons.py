@@ -10,7 +10,8 @@ from __future__ import annotations
 from dre_ssod.files import write_text
 from dre_ssod.tables.definition import read_table
 from dre_ssod.tables.filed import read_results
-from dre_ssod.tables.report import as_markdown, report_rows
+from dre_ssod.tables.markdown import as_markdown
+from dre_ssod.tables.report import report_rows
 from tests import ROOT
 
 TABLES = (

@@ -17,20 +17,12 @@ from pathlib import Path
 
 from docs.write_comparisons import RESULTS
 from dre_ssod.files import open_whole, write_text
+from dre_ssod.tables.curves import first_curve, worth_text
 from dre_ssod.tables.definition import read_table
 from dre_ssod.tables.filed import Result, find_results, read_results
+from dre_ssod.tables.markdown import interval_text, markdown_table, mean_text
 from dre_ssod.tables.plot import draw_curves
-from dre_ssod.tables.report import (
-    MODELS,
-    Figure,
-    RowReport,
-    first_curve,
-    interval_text,
-    markdown_table,
-    mean_text,
-    report_rows,
-    worth_text,
-)
+from dre_ssod.tables.report import MODELS, Figure, RowReport, compare_rows
 from dre_ssod.tables.statistics import Summary
 from tests import ROOT
 
@@ -93,7 +85,8 @@ class Known:
 
     def __init__(self, name: str, results: Sequence[Result]) -> None:
         self.table = read_table(ROOT / "docs" / "tables" / f"{name}.yaml")
-        self._results = results
+        self.cells = self.table.cells()
+        self.found = find_results(results, self.cells)
         self._compared: dict[str, dict[str, RowReport]] = {}
         self.rows = self._compared_with(self.table.reference)
 
@@ -128,8 +121,8 @@ class Known:
 
     def _compared_with(self, base: str) -> dict[str, RowReport]:
         if base not in self._compared:
-            table = replace(self.table, reference=base)
-            self._compared[base] = {row.name: row for row in report_rows(table, self._results)}
+            rows = compare_rows(replace(self.table, reference=base), self.cells, self.found)
+            self._compared[base] = {row.name: row for row in rows}
         return self._compared[base]
 
     def _figure(self, row: str) -> Figure:
@@ -142,11 +135,23 @@ class Known:
         return f" ({summary.n} of {wanted} draws)"
 
 
-def gain(results: Sequence[Result]) -> str:
+class Tables(dict[str, Known]):
+    """Tables by name, each read once."""
+
+    def __init__(self, results: Sequence[Result]) -> None:
+        super().__init__()
+        self._results = results
+
+    def __missing__(self, name: str) -> Known:
+        self[name] = Known(name, self._results)
+        return self[name]
+
+
+def gain(tables: Tables) -> str:
     """What README promises."""
     sets = {
-        "blood cells, 20 labeled and 185 unlabeled images": Known(_BLOOD, results),
-        "photographs of 20 classes, 200 and 1,800": Known(_PHOTOGRAPHS, results),
+        "blood cells, 20 labeled and 185 unlabeled images": tables[_BLOOD],
+        "photographs of 20 classes, 200 and 1,800": tables[_PHOTOGRAPHS],
     }
     lines = [
         [
@@ -162,11 +167,11 @@ def gain(results: Sequence[Result]) -> str:
     return markdown_table(lines, [*head, "another method at its best"])
 
 
-def headline(results: Sequence[Result]) -> str:
+def headline(tables: Tables) -> str:
     """Rows of both tables of methods, and what the recipe has over each."""
     sets = {
-        "blood cells, 20 labels": Known(_BLOOD, results),
-        "photographs of 20 classes, 200 labels": Known(_PHOTOGRAPHS, results),
+        "blood cells, 20 labels": tables[_BLOOD],
+        "photographs of 20 classes, 200 labels": tables[_PHOTOGRAPHS],
     }
 
     def line(title: str, text: Callable[[Known], str]) -> list[str]:
@@ -197,9 +202,9 @@ def headline(results: Sequence[Result]) -> str:
     return markdown_table(lines, ["", *sets])
 
 
-def table3(results: Sequence[Result]) -> str:
+def table3(tables: Tables) -> str:
     """The four rows of the paper's table 3 on both sets."""
-    blood, photographs = Known("bccd_table3", results), Known("voc07small_table3", results)
+    blood, photographs = tables["bccd_table3"], tables["voc07small_table3"]
     lines = [
         [row, *blood.with_difference(row), *photographs.with_difference(row)]
         for row in blood.table.rows
@@ -208,16 +213,16 @@ def table3(results: Sequence[Result]) -> str:
     return markdown_table(lines, ["", "blood cells", over, "photographs", over])
 
 
-def table4(results: Sequence[Result]) -> str:
+def table4(tables: Tables) -> str:
     """The paper's table 4, tau."""
-    known = Known("bccd_table4", results)
+    known = tables["bccd_table4"]
     lines = [[row, *known.with_difference(row)] for row in known.table.rows]
     return markdown_table(lines, ["", "blood cells", f"over {known.table.reference}"])
 
 
-def leads(results: Sequence[Result]) -> str:
+def leads(tables: Tables) -> str:
     """What each lead changes, on the images by which was chosen."""
-    blood, photographs = Known("bccd_leads", results), Known("voc07small_leads", results)
+    blood, photographs = tables["bccd_leads"], tables["voc07small_leads"]
     lines = [
         [
             title,
@@ -232,14 +237,13 @@ def leads(results: Sequence[Result]) -> str:
     return markdown_table(lines, ["lead", *head])
 
 
-def rare_class(results: Sequence[Result]) -> str:
+def rare_class(tables: Tables) -> str:
     """All runs of the third draw of blood cells, by what they find of the rare class."""
     rows: dict[int, tuple[float, list[str]]] = {}
     for name, (prefix, split) in _THIRD_DRAWS.items():
-        cells = read_table(ROOT / "docs" / "tables" / f"{name}.yaml").cells()
-        found = find_results(results, cells)
-        for cell in cells:
-            result = found.get(cell.name)
+        known = tables[name]
+        for cell in known.cells:
+            result = known.found.get(cell.name)
             if result is None or cell.repeat.name != "fold 2":
                 continue
             teacher, student = (result.per_class(model)["Platelets"] for model in MODELS)
@@ -253,9 +257,9 @@ def rare_class(results: Sequence[Result]) -> str:
     return markdown_table([line for _, line in sorted(rows.values())], head)
 
 
-def labels(results: Sequence[Result]) -> str:
+def labels(tables: Tables) -> str:
     """AP by share of labels, and what the share is worth by supervised training."""
-    known = Known("bccd_labels", results)
+    known = tables["bccd_labels"]
     reports = list(known.rows.values())
     curves = list(dict.fromkeys(row.curve for row in reports))
     shares = sorted({row.x for row in reports})
@@ -274,7 +278,7 @@ def labels(results: Sequence[Result]) -> str:
     return markdown_table(lines, ["labels", *curves])
 
 
-BLOCKS: dict[Path, tuple[Callable[[Sequence[Result]], str], ...]] = {
+BLOCKS: dict[Path, tuple[Callable[[Tables], str], ...]] = {
     ROOT / "README.md": (gain,),
     ROOT / "docs" / "results.md": (headline, leads, labels, table3, table4, rare_class),
 }
@@ -292,9 +296,9 @@ def filled(text: str, name: str, block: str) -> str:
 
 def page(path: Path, results: Sequence[Result]) -> str:
     """A page as it should be."""
-    text = path.read_text(encoding="utf-8")
+    text, tables = path.read_text(encoding="utf-8"), Tables(results)
     for write in BLOCKS[path]:
-        text = filled(text, write.__name__, write(results))
+        text = filled(text, write.__name__, write(tables))
     return text
 
 

@@ -269,7 +269,7 @@ def report(args: argparse.Namespace, boxes: dict[str, dict[str, int]]) -> str:
 
     from dre_ssod.errors import printable
     from dre_ssod.files import write_text
-    from dre_ssod.tables.report import difference_text, mean_text
+    from dre_ssod.tables.markdown import difference_text, mean_text
     from dre_ssod.tables.statistics import paired_difference, summarize
 
     found = {

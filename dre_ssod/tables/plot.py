@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dre_ssod.tables.report import MODELS, RowReport, curves_of
+from dre_ssod.tables.curves import curves_of
+from dre_ssod.tables.report import MODELS, RowReport
 
 COLORS = {"teacher": "#1f77b4", "student": "#ff7f0e"}
 _APART = 0.16

@@ -12,10 +12,11 @@ from dre_ssod.files import open_whole, write_text
 from dre_ssod.tables.definition import Cell, Table, TableError
 from dre_ssod.tables.filed import file_result, read_results
 from dre_ssod.tables.identity import Identity
+from dre_ssod.tables.markdown import as_markdown
 from dre_ssod.tables.plan import Plan, begun, identify, make_plan
 from dre_ssod.tables.plot import draw_curves, draw_rows
 from dre_ssod.tables.processes import Starter
-from dre_ssod.tables.report import as_data, as_markdown, report_rows
+from dre_ssod.tables.report import as_data, report_rows
 from dre_ssod.tables.schedule import Job, RunFailedError, run_all
 
 

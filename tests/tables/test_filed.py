@@ -19,9 +19,10 @@ from dre_ssod.tables.filed import (
     read_results,
 )
 from dre_ssod.tables.identity import Identity
+from dre_ssod.tables.markdown import as_markdown
 from dre_ssod.tables.plan import identify
 from dre_ssod.tables.plot import draw_curves, draw_rows
-from dre_ssod.tables.report import as_data, as_markdown, report_rows
+from dre_ssod.tables.report import as_data, report_rows
 from tests.tables.conftest import WriteTable, leave_run
 
 AP = {"plain": (40.0, 42.0, 50.0), "DRE": (41.0, 44.0, 50.0), "all": (45.0,)}
