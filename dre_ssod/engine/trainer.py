@@ -29,7 +29,7 @@ from dre_ssod.engine.hooks.checkpoints import Checkpoints, SaveBeforeEvaluation
 from dre_ssod.engine.hooks.evaluation import BestModel, Evaluation, LaggingTeacher, best_metric_name
 from dre_ssod.engine.hooks.panels import PanelHook
 from dre_ssod.engine.hooks.trackers import build_trackers
-from dre_ssod.engine.hooks.watch import ClassWatch, PseudoLabelWatch, TwoMeansWatch, box_window
+from dre_ssod.engine.hooks.watch import build_watches
 from dre_ssod.engine.hooks.writers import FigurePrinter, MetricsFile, ResumingWriter
 from dre_ssod.engine.out_of_memory import advice
 from dre_ssod.engine.precision import announce, name_of
@@ -44,7 +44,6 @@ from dre_ssod.evaluation.evaluators import (
 from dre_ssod.evaluation.pseudo_labels import PseudoLabelProbe
 from dre_ssod.launch.log_file import FILE_ONLY
 from dre_ssod.methods import build_method
-from dre_ssod.methods.parts.labeled_classes import boxes_per_image
 from dre_ssod.runs.contents import check_resumed
 from dre_ssod.runs.detector import categories_of, check_start
 from dre_ssod.runs.results import record_results
@@ -246,37 +245,12 @@ class SSODTrainer(DefaultTrainer):
         found = [
             hooks.IterationTimer(),
             hooks.LRScheduler(),
-            *(self._watches() if self.method.uses_unlabeled else []),
+            *build_watches(cfg, self.method, self.pools, self._trainer.pseudo_boxes),
             panels if self.method.uses_unlabeled and cfg.SSOD.PANEL_PERIOD else None,
             SaveBeforeEvaluation(evaluation, self._checkpoints),
             *self._finishing,
         ]
         return [hook for hook in found if hook is not None]
-
-    def _watches(self) -> list[HookBase]:
-        """Warnings about pseudo-labels."""
-        cfg, classes = self.cfg, self.pools.classes
-        window = box_window(cfg.SOLVER.MAX_ITER - cfg.SSOD.BURN_IN_ITERS)
-        more, fewer = (self.method.label_advice(more) for more in (True, False))
-        found: list[HookBase] = [TwoMeansWatch(window)] if self.method.has_two_means else []
-        return [
-            *found,
-            PseudoLabelWatch(
-                *(cfg.SSOD.WARN_NO_PSEUDO_LABELS_ITERS, cfg.SSOD.WARN_PSEUDO_BOX_RATIO),
-                window=window,
-                more=more,
-                fewer=fewer,
-            ),
-            ClassWatch(
-                self._trainer.pseudo_boxes,
-                classes,
-                boxes_per_image(self.pools.labeled, len(classes)),
-                cfg.SSOD.WARN_CLASS_SHARE,
-                window=window,
-                more=more,
-                is_by_rank=self.method.labels_by_rank(cfg),
-            ),
-        ]
 
     def build_writers(self) -> list[EventWriter]:
         """Detectron2's console line, metrics.json and TensorBoard, SSOD figures, SSOD.TRACKERS."""

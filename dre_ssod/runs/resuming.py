@@ -144,14 +144,14 @@ def settle(saved: Mapping[str, Any], cfg: CfgNode) -> CfgNode:
     return settled
 
 
-def changed_keys(saved: Mapping[str, Any], cfg: CfgNode) -> list[str]:
-    """Keys of a run whose values are no longer those of its checkpoint.
+def changed_keys(saved: Mapping[str, Any], cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
+    """Keys of a run whose values are no longer those of its checkpoint: before and now.
 
     Args:
         saved: :func:`settings_of` the run so far.
     """
-    before = _with_defaults(saved)
-    return [key for key, value in settings_of(cfg).items() if value != before[key]]
+    before, given = _with_defaults(saved), settings_of(cfg)
+    return {key: (before[key], now) for key, now in given.items() if now != before[key]}
 
 
 def say_changes(saved: Mapping[str, Any], cfg: CfgNode, path: str, has_ended: bool) -> None:
@@ -162,8 +162,8 @@ def say_changes(saved: Mapping[str, Any], cfg: CfgNode, path: str, has_ended: bo
         cfg: of now, :func:`settle` d.
         path: of the checkpoint.
     """
-    given, before = settings_of(cfg), _with_defaults(saved)
-    changes = [f"{key} {given[key]!r}; it was {before[key]!r}" for key in changed_keys(saved, cfg)]
+    changed = changed_keys(saved, cfg).items()
+    changes = [f"{key} {now!r}; it was {before!r}" for key, (before, now) in changed]
     if not has_ended:
         for change in changes:
             logger.info("In use from here on: %s", change)

@@ -7,28 +7,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
-from detectron2.utils.env import seed_all_rng
 
-from dre_ssod.data.mappers import STORED, EvaluationMapper, StoredLabelMapper
+from dre_ssod.data.mappers import STORED, StoredLabelMapper
 from dre_ssod.data.splits.pools import Pools
 from dre_ssod.data.views.views import ViewRecipe
-from dre_ssod.engine import stages
-from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.errors import ConfigError
 from dre_ssod.geometry import clip_boxes, map_boxes
-from dre_ssod.methods import METHODS, Clock
+from dre_ssod.methods import Clock
 from dre_ssod.methods.parts.stored_labels import confident, with_stored_labels
 from dre_ssod.methods.stac import STAC
-from tests.engine.resume_harness import Stop, StopAt, differences, end_state
 from tests.factories import SIZE, tiny_cfg, unlabeled_sample
 from tests.methods.every import batch_of, config_of, losses_of, trainer_of
-from tests.tiny_dataset import TinyDataset, loggers_kept, write_tiny_dataset
+from tests.tiny_dataset import TinyDataset, write_tiny_dataset
 
 NAME = "STAC"
 CLASSES = ["cat", "dog"]
@@ -137,6 +132,24 @@ def test_other_classes_are_refused(tmp_path: Path) -> None:
 # Views
 
 
+def test_labels_of_a_run_are_found_again_where_its_images_have_moved(tmp_path: Path) -> None:
+    def pools(root: str, *names: str) -> Pools:
+        records = [{"file_name": f"{root}/{name}"} for name in names]
+        return Pools([], records, CLASSES, None, ())
+
+    path = tmp_path / "labels.json"
+    images = [{"id": n, "file_name": f"/old/{n}.png", "height": 9, "width": 9} for n in range(2)]
+    box = {"image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5], "score": 0.9}
+    categories = [{"id": n, "name": name} for n, name in enumerate(CLASSES, start=1)]
+    content = {"images": images, "annotations": [box], "categories": categories}
+    path.write_text(json.dumps(content))
+    (found,) = with_stored_labels(pools("/new", "0.png", "1.png"), path, 0.5, True).unlabeled
+    assert found["file_name"] == "/new/1.png"
+    # In another order they may be other images of that name.
+    with pytest.raises(ConfigError, match=r"of other unlabeled images .* such as /new/1\.png"):
+        with_stored_labels(pools("/new", "1.png", "0.png"), path, 0.5, True)
+
+
 def test_stored_boxes_follow_the_image(data: TinyDataset) -> None:
     """Resized by 0.5 they are half as large, in the strong view as its matrix says."""
     cfg = tiny_cfg(**{"INPUT.MIN_SIZE_TRAIN": (32, 32)})
@@ -206,186 +219,6 @@ def test_a_sample_without_labels_is_refused() -> None:
     method = STAC(STAC.Settings(), Path())
     with pytest.raises(ValueError, match=r"unlabeled0\.png has no stored labels"):
         method.label(None, [unlabeled_sample(0)], Clock(0, 0, 1))  # type: ignore[arg-type]
-
-
-# Stages 1 and 2 inside the run
-
-
-def stage_cfg(data: TinyDataset, folder: Path, **overrides: Any) -> Any:
-    return config_of(NAME, data, folder, **{"SSOD.STAC.LABELS": "", **overrides})
-
-
-def test_a_run_that_is_stopped_in_its_stages_ends_as_one_that_is_not(
-    data: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Stopped while its first detector trains, and again while that one labels the fifth image."""
-    monkeypatch.setattr(stages, "CHUNK", 3)
-    label, labeled = stages._label, []
-    run = SSODTrainer.train
-    iterations: list[int] = []
-
-    def train(trainer: SSODTrainer) -> None:
-        if isinstance(trainer.method, METHODS.get("Supervised")):
-            trainer.register_hooks([StopAt(number) for number in iterations])
-        run(trainer)
-
-    def label_one(model: Any, mapper: Any, record: dict[str, Any]) -> Any:
-        labeled.append(record["file_name"])
-        if len(labeled) == 5:
-            raise Stop
-        return label(model, mapper, record)
-
-    def live(name: str, *at: int, resume: bool = True) -> Path:
-        cfg = stage_cfg(data, tmp_path / name, **{"DATASETS.TEST": ()})
-        iterations[:] = at
-        # As a program does.
-        seed_all_rng(cfg.SEED)
-        with loggers_kept():
-            stages.start(cfg, resume=resume).train()
-        return Path(cfg.OUTPUT_DIR)
-
-    monkeypatch.setattr(SSODTrainer, "train", train)
-    whole = live("whole", resume=False)
-    monkeypatch.setattr(stages, "_label", label_one)
-    for at in ((4,), ()):
-        with pytest.raises(Stop):
-            live("stopped", *at, resume=bool(labeled))
-    stopped = live("stopped")
-    # Chunks that are there are kept.
-    assert len(labeled) == 5 + 8 - 3
-    assert len(json.loads((stopped / "stac" / "labels.json").read_text())["images"]) == 8
-    for stage in ("", "stac/supervised"):
-        ends = [end_state(folder / stage) for folder in (whole, stopped)]
-        known = [{k: v for k, v in end.items() if "supervised/" not in k} for end in ends]
-        assert differences(*known) == []
-    # Labels that are there are kept.
-    (stopped / "stac" / "chunk_00002.json").unlink()
-    with loggers_kept():
-        stages.store_labels(stage_cfg(data, tmp_path / "stopped"))
-    assert len(labeled) == 10
-
-
-def test_labels_that_other_settings_have_made_are_refused(
-    data: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Unless the run has learned from them."""
-    model = trainer_of(NAME, data, tmp_path / "other").teacher
-    monkeypatch.setattr(stages, "SSODTrainer", lambda _: MagicMock(student=model))
-
-    def store(begun: bool = False, **keys: Any) -> None:
-        with loggers_kept():
-            stages.store_labels(stage_cfg(data, tmp_path, **keys), begun)
-
-    store()
-    store(**{"SSOD.STAC.SCORE_THRESHOLD": 0.5, "SOLVER.CHECKPOINT_PERIOD": 4})
-    longer = {"SOLVER.MAX_ITER": 9, "INPUT.MIN_SIZE_TEST": 40}
-    said = r"pseudo-labels that were made with INPUT\.MIN_SIZE_TEST .* and it is 40 now .*MAX_ITER"
-    with pytest.raises(ConfigError, match=said):
-        store(**longer)
-    store(begun=True, **longer)
-    with pytest.raises(ConfigError, match=r"SSOD\.STAC\.OWN_SIZE False, and it is True now"):
-        store(**{"SSOD.STAC.OWN_SIZE": True})
-    folder = Path(stage_cfg(data, tmp_path).OUTPUT_DIR) / "stac"
-    (folder / "labels.json").unlink()
-    # What is there of them counts as much.
-    with pytest.raises(ConfigError, match="made with SEED"):
-        store(**{"SEED": 5})
-    for path in folder.glob("chunk_*.json"):
-        path.unlink()
-    store(**{"SEED": 5})
-
-
-def test_labels_of_a_run_are_found_again_where_its_images_have_moved(tmp_path: Path) -> None:
-    def pools(root: str, *names: str) -> Pools:
-        records = [{"file_name": f"{root}/{name}"} for name in names]
-        return Pools([], records, CLASSES, None, ())
-
-    path = tmp_path / "labels.json"
-    images = [{"id": n, "file_name": f"/old/{n}.png", "height": 9, "width": 9} for n in range(2)]
-    box = {"image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5], "score": 0.9}
-    categories = [{"id": n, "name": name} for n, name in enumerate(CLASSES, start=1)]
-    content = {"images": images, "annotations": [box], "categories": categories}
-    path.write_text(json.dumps(content))
-    (found,) = with_stored_labels(pools("/new", "0.png", "1.png"), path, 0.5, True).unlabeled
-    assert found["file_name"] == "/new/1.png"
-    # In another order they may be other images of that name.
-    with pytest.raises(ConfigError, match=r"of other unlabeled images .* such as /new/1\.png"):
-        with_stored_labels(pools("/new", "1.png", "0.png"), path, 0.5, True)
-
-
-def test_the_first_stage_trains_on_the_labeled_share(data: TinyDataset, tmp_path: Path) -> None:
-    first = stages.labeled_stage(stage_cfg(data, tmp_path), tmp_path / "first")
-    assert first.SSOD.METHOD == "Supervised"
-    assert first.SOLVER.IMS_PER_BATCH == 2
-    assert first.SOLVER.MAX_ITER == 6
-
-
-def test_stored_labels_are_refined_by_nothing(data: TinyDataset, tmp_path: Path) -> None:
-    keys = {"TEST.RANK_BY_QUALITY": True, "TEST.VARIANCE_VOTING.ENABLED": True}
-    head = {"MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": "kl"}
-    first = stages.labeled_stage(stage_cfg(data, tmp_path, **head, **keys), tmp_path / "first")
-    assert not first.TEST.RANK_BY_QUALITY
-    assert not first.TEST.VARIANCE_VOTING.ENABLED
-
-
-@pytest.mark.parametrize(("own_size", "short_side"), [(False, 40), (True, 0)])
-def test_images_are_labeled_at_the_size_of_tests_or_at_their_own(
-    data: TinyDataset,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    own_size: bool,
-    short_side: int,
-) -> None:
-    """Whatever the views of training and the batches of tests are."""
-    keys = {"INPUT.MIN_SIZE_TEST": 40, "INPUT.MIN_SIZE_TRAIN": (20, 30), "TEST.IMS_PER_BATCH": 4}
-    cfg = stage_cfg(data, tmp_path, **{"SSOD.STAC.OWN_SIZE": own_size, **keys})
-    sizes = []
-
-    def label_images(model: Any, records: Any, mapper: EvaluationMapper, folder: Path) -> None:
-        sizes.extend(tuple(mapper(record)["image"].shape[1:]) for record in records)
-
-    for name in ("labeled_stage", "merge_chunks"):
-        monkeypatch.setattr(stages, name, lambda *_: cfg)
-    monkeypatch.setattr(stages, "SSODTrainer", lambda _: MagicMock())
-    monkeypatch.setattr(stages, "label_images", label_images)
-    stages.store_labels(cfg)
-    assert set(sizes) == {(40, 60) if short_side else SIZE}
-
-
-def test_labels_depend_on_neither_views_nor_batches(
-    data: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = trainer_of(NAME, data, tmp_path / "run").teacher
-    monkeypatch.setattr(stages, "SSODTrainer", lambda _: MagicMock(student=model))
-    written = []
-    for number, (sizes, batch) in enumerate((((20, 30), 4), ((50, 60), 8))):
-        keys = {"INPUT.MIN_SIZE_TRAIN": sizes, "SOLVER.IMS_PER_BATCH": batch}
-        keys |= {"TEST.IMS_PER_BATCH": batch // 4, "SSOD.STRONG_VIEW.MAX_ROTATE": 5.0 * number}
-        cfg = stage_cfg(data, tmp_path / str(number), **keys)
-        with loggers_kept():
-            stages.store_labels(cfg)
-        written.append((Path(cfg.OUTPUT_DIR) / "stac" / "labels.json").read_bytes())
-    assert len(json.loads(written[0])["annotations"]) > 8
-    assert written[0] == written[1]
-
-
-def test_labels_are_boxes_of_the_image_at_whatever_size_it_is_labeled(
-    data: TinyDataset, tmp_path: Path
-) -> None:
-    run = trainer_of(NAME, data, tmp_path)
-    for short_side in (0, 40):
-        folder = tmp_path / str(short_side)
-        folder.mkdir()
-        mapper = EvaluationMapper(short_side, 1333, "RGB")
-        stages.label_images(run.teacher, run.pools.unlabeled, mapper, folder)
-        lines = json.loads((folder / "chunk_00000.json").read_text())
-        assert {(line["height"], line["width"]) for line in lines} == {SIZE}
-        boxes = torch.tensor([box["corners"] for line in lines for box in line["boxes"]])
-        assert len(boxes) > 8
-        # Over the whole image, and not beyond it.
-        height, width = SIZE
-        assert (boxes <= torch.tensor([width, height] * 2)).all()
-        assert boxes[:, 2].max() > 0.9 * width
 
 
 def test_a_diagnosis_of_the_teacher_is_refused(data: TinyDataset, tmp_path: Path) -> None:

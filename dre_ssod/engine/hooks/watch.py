@@ -8,11 +8,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from torch import Tensor
 
+from dre_ssod.data.splits.pools import Pools
 from dre_ssod.engine.metrics import PREFIX, ClassCounts
 from dre_ssod.errors import printable
+from dre_ssod.methods import MeanTeacher
+from dre_ssod.methods.parts.labeled_classes import boxes_per_image
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +39,39 @@ def box_window(iterations: int) -> int:
     a few batches hold.
     """
     return max(_LEAST, min(BOX_WINDOW, iterations // 4))
+
+
+def build_watches(
+    cfg: CfgNode, method: MeanTeacher, pools: Pools, pseudo_boxes: ClassCounts
+) -> list[HookBase]:
+    """The warnings of a run; none where its method has no unlabeled images.
+
+    Args:
+        pseudo_boxes: that the steps count.
+    """
+    if not method.uses_unlabeled:
+        return []
+    window = box_window(cfg.SOLVER.MAX_ITER - cfg.SSOD.BURN_IN_ITERS)
+    more, fewer = (method.label_advice(more) for more in (True, False))
+    found: list[HookBase] = [TwoMeansWatch(window)] if method.has_two_means else []
+    return [
+        *found,
+        PseudoLabelWatch(
+            *(cfg.SSOD.WARN_NO_PSEUDO_LABELS_ITERS, cfg.SSOD.WARN_PSEUDO_BOX_RATIO),
+            window=window,
+            more=more,
+            fewer=fewer,
+        ),
+        ClassWatch(
+            pseudo_boxes,
+            pools.classes,
+            boxes_per_image(pools.labeled, len(pools.classes)),
+            cfg.SSOD.WARN_CLASS_SHARE,
+            window=window,
+            more=more,
+            is_by_rank=method.labels_by_rank(cfg),
+        ),
+    ]
 
 
 class FigureWatch(HookBase):
