@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec, cat
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, StandardROIHeads
 from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
 from dre_ssod.modeling.box_predictor import BoxPredictions
@@ -161,7 +163,10 @@ class GaussianROIHeads(StandardROIHeads):
             the last two are None without pseudo-labels, and one object where the label sets are.
         """
         first = len(labeled_targets)
-        sampled = self.label_and_sample_proposals(proposals, [*labeled_targets, *cls_labels])
+        sampled = [
+            *self._sample(proposals[:first], labeled_targets),
+            *self._sample(proposals[first:], cls_labels, "unsup"),
+        ]
         predictions = self.predict(features, [p.proposal_boxes for p in sampled])
         classes = cat([p.gt_classes for p in sampled])
         rows = sum(len(p) for p in sampled[:first])
@@ -170,7 +175,7 @@ class GaussianROIHeads(StandardROIHeads):
             (sampled[first:], predictions.rows(slice(rows, None)), classes[rows:]),
         ]
         if box_labels is not cls_labels:
-            again = self.label_and_sample_proposals(proposals[first:], list(box_labels))
+            again = self._sample(proposals[first:], box_labels, "unsup_box")
             unlabeled = {name: maps[first:] for name, maps in features.items()}
             predictions = self.predict(unlabeled, [p.proposal_boxes for p in again])
             groups.append((again, predictions, cat([p.gt_classes for p in again])))
@@ -188,6 +193,16 @@ class GaussianROIHeads(StandardROIHeads):
         if not cls_labels:
             return regions[0], None, None
         return regions[0], regions[1], regions[-1]
+
+    def _sample(
+        self, proposals: list[Instances], targets: Sequence[Instances], scope: str | None = None
+    ) -> list[Instances]:
+        """Sampled regions of a group of images; Detectron2 counts each group by the same names."""
+        if not targets:
+            return []
+        with get_event_storage().name_scope(scope) if scope else nullcontext():
+            sampled: list[Instances] = self.label_and_sample_proposals(proposals, list(targets))
+        return sampled
 
     def _box_divisor(self, counts: RegionCounts) -> Tensor:
         # Dividing by all sampled regions gives each foreground region the same pull, however many
