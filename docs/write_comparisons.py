@@ -34,7 +34,12 @@ def write() -> str:
     """The page."""
     results = read_results(RESULTS)
     hours = sum(r.cost["cpu_seconds"] or 0.0 for r in results) / _SECONDS_OF_HOUR
-    parts = [_HEAD, f"{len(results)} runs so far, {hours:.1f} CPU hours.\n"]
+    evaluations = sum(not r.is_trained for r in results)
+    parts = [
+        _HEAD,
+        f"{len(results)} runs so far, of which {evaluations} evaluate the model of another; "
+        f"{hours:.1f} CPU hours, beside what GPUs took.\n",
+    ]
     for name in TABLES:
         table = read_table(ROOT / "docs" / "tables" / f"{name}.yaml")
         parts.append(as_markdown(table, report_rows(table, results), level=2))

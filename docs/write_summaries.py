@@ -4,7 +4,7 @@
 
 They stand between ``<!-- NAME, written by docs.write_summaries -->`` and ``<!-- end of NAME -->``.
 No figure in them is typed; what says nothing else is AP of the teacher on test images, in percent.
-A difference between runs of two machines, by device and PyTorch, is marked.
+What compares runs of two machines, by device, PyTorch and number format, is marked.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pathlib import Path
 
 from docs.write_comparisons import RESULTS
 from dre_ssod.files import open_whole, write_text
-from dre_ssod.tables.curves import first_curve, worth_text
+from dre_ssod.tables.curves import APART, worth_text
 from dre_ssod.tables.definition import read_table
 from dre_ssod.tables.filed import Result, find_results, read_results
 from dre_ssod.tables.markdown import interval_text, markdown_table, mean_text
 from dre_ssod.tables.plot import draw_curves
-from dre_ssod.tables.report import MODELS, Figure, RowReport, compare_rows
+from dre_ssod.tables.report import MODELS, Figure, RowReport, compare_rows, first_curve
 from dre_ssod.tables.statistics import Summary
 from tests import ROOT
 
@@ -76,8 +76,6 @@ _THIRD_DRAWS = {
 """Tables with a third draw of 20 labels: what their rows are called there, and the split."""
 _METHODS = ROOT / "configs" / "methods"
 """Where the rows of other methods have their files."""
-APART = "†"
-"""Behind differences between runs of two machines."""
 
 
 class Known:
@@ -250,8 +248,7 @@ def rare_class(tables: Tables) -> str:
             overall = result.figure("teacher", "AP")
             assert teacher is not None
             assert overall is not None
-            place = "CPU" if result.device == "CPU" else "H100"
-            line = [f"{prefix}{cell.row}", split, place, f"{overall:.1f}"]
+            line = [f"{prefix}{cell.row}", split, result.device, f"{overall:.1f}"]
             rows.setdefault(id(result), (teacher, [*line, f"{teacher:.1f} / {student:.1f}"]))
     head = ["third draw", "split", "on", "AP", "AP of Platelets, teacher / student"]
     return markdown_table([line for _, line in sorted(rows.values())], head)
@@ -271,9 +268,9 @@ def labels(tables: Tables) -> str:
             if row is None:
                 line.append("")
                 continue
-            worth = worth_text(reports, row, "teacher")
+            worth = worth_text(reports, row, "teacher", unit=" %")
             told = curve != first_curve(reports) and worth != "-"
-            line.append(known.ap(row.name) + (f", as {worth} %" if told else ""))
+            line.append(known.ap(row.name) + (f", as {worth}" if told else ""))
         lines.append(line)
     return markdown_table(lines, ["labels", *curves])
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from docs.write_comparisons import RESULTS
-from docs.write_summaries import BLOCKS, CURVES, drawn_points, filled, page
+from docs.write_summaries import BLOCKS, CURVES, Tables, drawn_points, filled, page, rare_class
 from dre_ssod.tables.filed import Result, read_results
 
 
@@ -26,6 +27,14 @@ def test_tables_in_short_are_current(path: Path, results: list[Result]) -> None:
 def test_the_picture_of_curves_is_current(results: list[Result]) -> None:
     with Image.open(CURVES) as picture:
         assert picture.info["Description"] == drawn_points(results)
+
+
+def test_runs_of_another_gpu_are_not_called_those_of_an_h100(results: list[Result]) -> None:
+    machine = {"device": "cuda", "gpu": "GPU X"}
+    moved = [replace(r, origin={**r.origin, "machine": machine}) for r in results]
+    text = rare_class(Tables(moved))
+    assert "| GPU X |" in text
+    assert "H100" not in text
 
 
 def test_a_block_is_put_between_its_marks_alone() -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from dre_ssod.tables.report import RowReport
+from dre_ssod.tables.report import RowReport, first_curve
 from dre_ssod.tables.statistics import Summary, reached_at
+
+APART = "†"
+"""Behind a figure that is read off runs of two machines, or number formats."""
 
 
 def curves_of(rows: Sequence[RowReport], model: str) -> dict[str, list[tuple[float, Summary]]]:
@@ -19,39 +22,50 @@ def curves_of(rows: Sequence[RowReport], model: str) -> dict[str, list[tuple[flo
     return {name: points for name, points in curves.items() if points}
 
 
-def first_curve(rows: Sequence[RowReport]) -> str:
-    """The name of the curve that others are measured by; "" without curves."""
-    return next((row.curve for row in rows if row.curve), "")
+def worth_text(rows: Sequence[RowReport], row: RowReport, model: str, unit: str = "") -> str:
+    """The x at which the first curve has the AP of a row, by the runs that all of it shares.
+
+    Such as "9.4 (n 1)†": by one run, of more that the row has, and across machines. "-" without
+    such runs, as draws differ by more than rows do, and where test images differ.
+    """
+    first = first_curve(rows)
+    points = sorted((r for r in rows if r.curve and r.curve == first), key=lambda r: r.x)
+    shared = _shared_runs(rows, points, row, model)
+    used = {of.name: _within(shared, of, model) for of in (*points, row)}
+    curve = [(p.x, fmean(used[p.name].values())) for p in points if used[p.name]]
+    own = used[row.name]
+    if row.off_curve or not own or not curve:
+        return "-"
+    fewer = f" (n {len(own)})" if len(own) < len(row.figures[model]["AP"].runs) else ""
+    machines = {
+        machine
+        for of in (*points, row)
+        for machine, runs in of.machines.items()
+        if used[of.name].keys() & set(runs)
+    }
+    apart = APART if len(machines) > 1 else ""
+    return f"{_place(curve, fmean(own.values()))}{unit}{fewer}{apart}"
 
 
-def shared_runs(rows: Sequence[RowReport], row: RowReport, model: str) -> set[str]:
+def _shared_runs(
+    rows: Sequence[RowReport], points: Sequence[RowReport], row: RowReport, model: str
+) -> set[str]:
     """The runs that a row has in common with each point of the first curve.
 
     Where all images are labeled, a row's few runs are those of all draws.
     """
-    points = [r for r in rows if r.curve and r.curve == first_curve(rows)]
     most = max(r.runs for r in rows)
     known = [r.figures[model]["AP"].runs.keys() for r in (*points, row) if r.runs == most]
     return set.intersection(*map(set, known)) if known else {*row.figures[model]["AP"].runs}
 
 
-def worth_text(rows: Sequence[RowReport], row: RowReport, model: str) -> str:
-    """The x at which the first curve has the AP of a row, by the runs that all of it shares.
+def _within(shared: set[str], row: RowReport, model: str) -> dict[str, float]:
+    """AP by run, of those that are shared; of a row's few runs, of all."""
+    runs = row.figures[model]["AP"].runs
+    return ({run: ap for run, ap in runs.items() if run in shared} or runs) if shared else {}
 
-    "-" without such runs: draws differ by more than rows do.
-    """
-    first, shared = first_curve(rows), shared_runs(rows, row, model)
 
-    def mean(of: RowReport) -> float | None:
-        runs = of.figures[model]["AP"].runs
-        values = [ap for run, ap in runs.items() if run in shared]
-        return fmean(values or runs.values()) if shared and runs else None
-
-    points = sorted((r for r in rows if r.curve and r.curve == first), key=lambda r: r.x)
-    curve = [(r.x, y) for r in points if (y := mean(r)) is not None]
-    value = mean(row)
-    if value is None or not curve:
-        return "-"
+def _place(curve: Sequence[tuple[float, float]], value: float) -> str:
     found = reached_at(curve, value)
     if found is not None:
         return f"{float(f'{found:.2g}'):g}"

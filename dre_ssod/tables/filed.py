@@ -25,6 +25,8 @@ _NOBODY_LOOKED: Mapping[str, Identity] = MappingProxyType({})
 COST = "cost.json"
 """In the folder of a run: what each of its lives took."""
 PROTOCOL = "bbox"
+_TRAINED_BY = ("precision", "machine", "versions")
+_OF_A_LIFE = ("cpu_seconds", "peak_mib", "peak_gpu_mib")
 
 
 class ResultError(UserError):
@@ -38,10 +40,12 @@ class Result:
     Attributes:
         identity: of the run.
         models: by model, test set and protocol, as in ``results.json``.
-        origin: when, where and by which versions it was made, and by what ``kind`` of run. Of
-            results of before that was kept those that have the time of a step are trainings.
-        cost: ``step_seconds`` (mean, after the burn-in), ``cpu_seconds`` and ``peak_mib`` of the
-            process; None where nobody knows.
+        origin: when, by which commit and by what ``kind`` of run it was made; where, by which
+            versions and in which number format its model was trained. Of results of before the kind
+            was kept those that have the time of a step are trainings.
+        cost: ``step_seconds`` (mean, after the burn-in, of medians over 20 steps), ``cpu_seconds``,
+            ``peak_mib`` of the process, and ``peak_gpu_mib`` that PyTorch allocated on the GPU, 0
+            on a CPU; None, or not there, where nobody knows.
     """
 
     identity: Identity
@@ -62,10 +66,17 @@ class Result:
         return str(machine.get("gpu") or machine.get("device", "unknown")).replace("cpu", "CPU")
 
     @property
-    def machine(self) -> tuple[str, str]:
-        """The device, and the version of PyTorch up to its second number."""
+    def machine(self) -> tuple[str, str, str]:
+        """The device, the version of PyTorch up to its second number, and the number format."""
         version = str((self.origin.get("versions") or {}).get("torch", "unknown"))
-        return self.device, ".".join(version.split(".")[:2])
+        precision = str(self.origin.get("precision", "unknown"))
+        return self.device, ".".join(version.split(".")[:2]), precision
+
+    @property
+    def first_of_several(self) -> str:
+        """The test set that its figures are of, where it has been measured on others too; or ""."""
+        names = list(next(iter(self.models.values()), {}))
+        return names[0] if len(names) > 1 else ""
 
     def figure(self, model: str, metric: str) -> float | None:
         """A figure of the first test set, in percent; None if there is none."""
@@ -201,7 +212,11 @@ def file_result(cell: Cell, identity: Identity, run: Path, folder: Path, kind: s
         FileError: if the new file cannot be written.
     """
     evaluation = _last(run / "results.json", "evaluations", kind, ("models", "finished"))
-    origin = _last(run / "run.json", "runs", kind, ("precision", "machine", "versions", "git"))
+    origin = _last(run / "run.json", "runs", kind, (*_TRAINED_BY, "git"))
+    if kind == "evaluation":
+        # It computes in float32 itself, whatever the model was trained in.
+        [weights] = _last(run / "run.json", "runs", kind, ("weights",)).values()
+        origin |= _last(Path(weights).with_name("run.json"), "runs", "training", _TRAINED_BY)
     content = {
         "row": cell.row,
         "repeat": cell.repeat.name,
@@ -226,16 +241,16 @@ def measure_cost(run: Path, burn_in: int) -> dict[str, float | None]:
     times = [] if steps is None else _after(burn_in, steps.iterations, steps.values)
     return {
         "step_seconds": fmean(times) if times else None,
-        "cpu_seconds": sum(cpu for cpu, _ in lives) if lives else None,
-        "peak_mib": max((peak for _, peak in lives), default=None),
+        "cpu_seconds": sum(life["cpu_seconds"] for life in lives) if lives else None,
+        "peak_mib": max((life["peak_mib"] for life in lives), default=None),
+        "peak_gpu_mib": max((life["peak_gpu_mib"] for life in lives), default=None),
     }
 
 
-def _lives(path: Path) -> list[tuple[float, float]]:
-    """CPU seconds and peak of memory of each."""
+def _lives(path: Path) -> list[dict[str, float]]:
     try:
         lives = json.loads(path.read_text(encoding="utf-8"))["lives"]
-        return [(life["cpu_seconds"], life["peak_mib"]) for life in lives]
+        return [{name: life[name] for name in _OF_A_LIFE} for life in lives]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ResultError(
             f"{path} does not say what the run took ({type(error).__name__}: {error}); move it "

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dre_ssod.tables.definition import Cell, Table
+from dre_ssod.errors import printable
+from dre_ssod.tables.definition import Cell, Row, Table
 from dre_ssod.tables.filed import Result, find_results
 from dre_ssod.tables.identity import Identity
 from dre_ssod.tables.statistics import Summary, paired_difference, summarize
@@ -48,7 +49,12 @@ class RowReport:
         runs: of this row, with those that are missing.
         unpaired: runs that are not compared with the reference's, which are measured on other
             images.
-        apart: runs that another machine has trained than the reference's.
+        apart: runs that another machine has trained than the reference's, or in another number
+            format.
+        machines: its runs by what has trained them, such as "CPU, PyTorch 2.14, float32".
+        off_curve: runs of a point of a curve that are measured on other test images than a point of
+            the first curve.
+        first_sets: test sets that the figures are of, where runs have been measured on several.
     """
 
     name: str
@@ -62,6 +68,9 @@ class RowReport:
     runs: int
     unpaired: list[str]
     apart: list[str]
+    machines: dict[str, list[str]]
+    off_curve: list[str]
+    first_sets: list[str]
 
 
 def report_rows(
@@ -95,34 +104,80 @@ def compare_rows(
         else:
             results[cell.row][cell.repeat.name] = result
     base = results.get(table.reference, {})
-    reports = []
-    for name, own in results.items():
-        both = {run: base[run] for run in own if run in base and name != table.reference}
-        partners = {
-            run: result
-            for run, result in both.items()
-            if own[run].identity.has_test_images_of(result.identity)
-        }
-        figures = {
+    first = first_curve(table.rows.values())
+    points = [
+        result
+        for name, own in results.items()
+        if table.rows[name].curve == first
+        for result in own.values()
+    ]
+    return [
+        _compare_row(
+            row,
+            results[name],
+            missing[name],
+            base={} if name == table.reference else base,
+            points=points if row.curve else (),
+        )
+        for name, row in table.rows.items()
+    ]
+
+
+def _compare_row(
+    row: Row,
+    own: Mapping[str, Result],
+    missing: list[str],
+    base: Mapping[str, Result],
+    points: Sequence[Result],
+) -> RowReport:
+    """
+    Args:
+        own: its results, by run.
+        missing: its other runs.
+        base: results that differences are to, by run.
+        points: results whose test images those of the row must be.
+    """
+    both = {run: base[run] for run in own if run in base}
+    partners = {
+        run: result
+        for run, result in both.items()
+        if own[run].identity.has_test_images_of(result.identity)
+    }
+    machines: dict[str, list[str]] = {}
+    for run, result in own.items():
+        machines.setdefault("{}, PyTorch {}, {}".format(*result.machine), []).append(run)
+    return RowReport(
+        *(row.name, row.curve, row.x),
+        figures={
             model: {metric: _figure(own, partners, model, metric) for metric in METRICS}
             for model in MODELS
-        }
-        per_class = {model: _per_class(own.values(), model) for model in MODELS}
-        commits = sorted({_commit(result) for result in own.values()})
-        reports.append(
-            RowReport(
-                *(name, table.rows[name].curve, table.rows[name].x),
-                figures=figures,
-                per_class=per_class,
-                costs=_costs_by_device(own.values()),
-                commits=commits,
-                missing=missing[name],
-                runs=len(own) + len(missing[name]),
-                unpaired=[run for run in both if run not in partners],
-                apart=[run for run in partners if own[run].machine != partners[run].machine],
-            )
-        )
-    return reports
+        },
+        per_class={model: _per_class(own.values(), model) for model in MODELS},
+        costs=_costs_by_device(own.values()),
+        commits=sorted({_commit(result) for result in own.values()}),
+        missing=missing,
+        runs=len(own) + len(missing),
+        unpaired=[run for run in both if run not in partners],
+        apart=[run for run in partners if own[run].machine != partners[run].machine],
+        machines=machines,
+        off_curve=[
+            run
+            for run, result in own.items()
+            if not all(result.identity.has_test_images_of(p.identity) for p in points)
+        ],
+        first_sets=sorted({r.first_of_several for r in own.values()} - {""}),
+    )
+
+
+def first_curve(rows: Iterable[Row | RowReport]) -> str:
+    """The name of the curve that others are measured by; "" without curves."""
+    return next((row.curve for row in rows if row.curve), "")
+
+
+def of_first_sets(names: Iterable[str]) -> str:
+    """Words behind "AP", such as ", of the first test set, voc://A"; "" without names."""
+    told = " or ".join(map(printable, sorted({*names} - {""})))
+    return f", of the first test set, {told}" if told else ""
 
 
 def as_data(table: Table, rows: Sequence[RowReport]) -> dict[str, Any]:

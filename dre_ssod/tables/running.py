@@ -16,7 +16,7 @@ from dre_ssod.tables.markdown import as_markdown
 from dre_ssod.tables.plan import Plan, begun, identify, make_plan
 from dre_ssod.tables.plot import draw_curves, draw_rows
 from dre_ssod.tables.processes import Starter
-from dre_ssod.tables.report import as_data, report_rows
+from dre_ssod.tables.report import as_data, of_first_sets, report_rows
 from dre_ssod.tables.schedule import Job, RunFailedError, run_all
 
 
@@ -83,12 +83,9 @@ def write_report(
     write_text(output / f"{table.name}.md", text)
     write_text(output / f"{table.name}.json", json.dumps(as_data(table, rows), indent=1) + "\n")
     with open_whole(output / f"{table.name}.png") as picture:
+        title = table.title + of_first_sets(name for row in rows for name in row.first_sets)
         curves = any(row.curve for row in rows)
-        drawn = (
-            draw_curves(table.title, rows, table.x_label)
-            if curves
-            else draw_rows(table.title, rows)
-        )
+        drawn = draw_curves(title, rows, table.x_label) if curves else draw_rows(title, rows)
         drawn.savefig(picture, format="png", dpi=110)
     return text
 

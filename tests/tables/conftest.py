@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -43,31 +44,39 @@ def leave_run(
     kind: str = "training",
     classes: float = 50.0,
     machine: Mapping[str, str] = MappingProxyType({"device": "cpu"}),
+    sets: Sequence[str] = ("set",),
+    weights: Path | None = None,
+    precision: str = "float32",
 ) -> None:
     """What a finished run leaves that a table reads.
 
     Args:
-        ap: AP by model; AP50 and AP75 are 10 more and 10 less.
+        ap: AP by model; AP50 and AP75 are 10 more and 10 less, and all are 20 less with each test
+            set after the first.
+        weights: of an evaluation; None for a model that was trained in this folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     models = {
         model: {
-            "set": {
+            name: {
                 "bbox": {
-                    "metrics": {"AP": value, "AP50": value + 10, "AP75": value - 10},
+                    "metrics": {"AP": own, "AP50": own + 10, "AP75": own - 10},
                     "per_class": {"cat": {"AP": classes}, "dog": {"AP": None}},
                 }
             }
+            for own, name in zip(count(value, -20), sets, strict=False)
         }
         for model, value in ap.items()
     }
     evaluation = {"kind": kind, "finished": "2026-01-01T00:00:00+00:00", "models": models}
     start = {
         "kind": kind,
-        "precision": "float32",
+        "precision": precision,
         "machine": dict(machine),
         "versions": {"torch": "2"},
         "git": {"commit": "0123456789abcdef", "dirty": False},
+        "weights": str(weights or folder / "model_final.pth"),
     }
+    runs = [start] if weights or kind == "training" else [{**start, "kind": "training"}, start]
     (folder / "results.json").write_text(json.dumps({"evaluations": [evaluation]}))
-    (folder / "run.json").write_text(json.dumps({"runs": [start]}))
+    (folder / "run.json").write_text(json.dumps({"runs": runs}))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from dre_ssod.tables.definition import Cell, Table
 from dre_ssod.tables.filed import (
@@ -21,8 +23,9 @@ from dre_ssod.tables.filed import (
 from dre_ssod.tables.identity import Identity
 from dre_ssod.tables.markdown import as_markdown
 from dre_ssod.tables.plan import identify
-from dre_ssod.tables.plot import draw_curves, draw_rows
-from dre_ssod.tables.report import as_data, report_rows
+from dre_ssod.tables.plot import draw_rows
+from dre_ssod.tables.report import RowReport, as_data, report_rows
+from dre_ssod.tables.running import write_report
 from tests.tables.conftest import WriteTable, leave_run
 
 AP = {"plain": (40.0, 42.0, 50.0), "DRE": (41.0, 44.0, 50.0), "all": (45.0,)}
@@ -65,65 +68,6 @@ def test_a_table_tells_means_spread_and_paired_differences(
     assert {AP["plain"], AP["DRE"], (40.0, 43.0, 49.0)} <= drawn
 
 
-def test_curves_are_drawn_and_say_how_many_labels_a_row_saves(
-    write_table: WriteTable, tmp_path: Path
-) -> None:
-    """The first curve has AP 30 at 10 and 40 at 40; the other one 35 at 10: worth 20."""
-    rows = {
-        "base 40": {"curve": "base", "x": 40, "set": {"SOLVER.MAX_ITER": 3}},
-        "base 10": {"curve": "base", "x": 10},
-        "ours 10": {"curve": "ours", "x": 10, "set": {"SOLVER.MAX_ITER": 4}},
-        "ours 5": {"curve": "ours", "x": 5, "set": {"SOLVER.MAX_ITER": 5}},
-        "ours 40": {"curve": "ours", "x": 40, "set": {"SOLVER.MAX_ITER": 6}},
-    }
-    table = write_table(rows=rows, folds=[0], reference="")
-    for cell, value in zip(table.cells(), (40.0, 30.0, 35.0, 29.0, 41.0), strict=True):
-        folder = tmp_path / cell.name
-        leave_run(folder, {"teacher": value, "student": value})
-        file_result(cell, Identity.of(cell.cfg), folder, tmp_path / "results", "training")
-    kept = read_results(tmp_path / "results")
-    reports = report_rows(table, kept)
-    text = as_markdown(table, reports)
-    for line in (
-        r"ours 10 +\| 10 +\| 1 +\| 20 +\| 20",
-        r"ours 5 +\| 5 +\| 1 +\| < 10",
-        r"ours 40 +\| 40 +\| 1 +\| > 40",
-    ):
-        assert re.search(rf"\| {line} +\|", text)
-    axes = draw_curves(table.title, reports, "labels").axes
-    drawn = [bars.lines[0].get_xydata().tolist() for bars in axes[0].containers]
-    assert drawn == [[[10, 30], [40, 40]], [[5, 29], [10, 35], [40, 41]]]
-    assert [text.get_text() for text in axes[0].get_xticklabels()] == ["5", "10", "40"]
-    assert axes[0].get_xlabel() == "labels"
-
-
-def test_what_a_row_saves_is_read_off_by_the_runs_that_both_have(
-    write_table: WriteTable, tmp_path: Path
-) -> None:
-    """Draws differ by more than rows do: by all of them 41 would be worth 80 and more."""
-    full = {"set": {"DATASETS.LABELED_PERCENT": 100.0}}
-    rows = {
-        "base 10": {"curve": "base", "x": 10},
-        "base 40": {"curve": "base", "x": 40, "set": {"SOLVER.MAX_ITER": 3}},
-        "base 100": {"curve": "base", "x": 100, **full},
-        "ours 10": {"curve": "ours", "x": 10, "set": {"SOLVER.MAX_ITER": 4}},
-        "ours 100": {"curve": "ours", "x": 100, "set": {**full["set"], "SOLVER.MAX_ITER": 5}},
-    }
-    ap = {"base 10": (30.0, 20.0), "base 40": (40.0,), "base 100": (42.0,)}
-    ap |= {"ours 10": (35.0, 47.0), "ours 100": (41.0,)}
-    table = write_table(rows=rows, folds=[0, 1], reference="")
-    for cell in table.cells():
-        values, fold = ap[cell.row], cell.repeat.fold or 0
-        if fold < len(values):
-            leave_run(tmp_path / cell.name, {"teacher": values[fold], "student": values[fold]})
-            identity = Identity.of(cell.cfg)
-            file_result(cell, identity, tmp_path / cell.name, tmp_path / "results", "training")
-    text = as_markdown(table, report_rows(table, read_results(tmp_path / "results")))
-    assert re.search(r"\| ours 10 +\| 10 +\| 1 +\| 20 +\| 20 +\|", text)
-    # Halfway from 40 to 42, in the logarithm of 40 to 100.
-    assert re.search(r"\| ours 100 +\| 100 +\| 1 +\| 63 +\| 63 +\|", text)
-
-
 def test_runs_of_another_machine_are_named(write_table: WriteTable, tmp_path: Path) -> None:
     table = write_table()
     for cell in table.cells():
@@ -135,10 +79,57 @@ def test_runs_of_another_machine_are_named(write_table: WriteTable, tmp_path: Pa
     kept = read_results(tmp_path / "results")
     rows = report_rows(table, kept)
     assert [row.apart for row in rows] == [[], ["fold 1"]]
-    assert "than the run of *plain* had: DRE (fold 1)." in as_markdown(table, rows)
-    newer = [replace(r, origin={**r.origin, "versions": {"torch": "2.11.0+cu"}}) for r in kept[:1]]
-    assert newer[0].machine[1] == "2.11"
-    assert sum(len(row.apart) for row in report_rows(table, [*newer, *kept[1:]])) == 2
+    said = "by device, PyTorch and number format, than the run of *plain* had: DRE (fold 1)."
+    assert said in as_markdown(table, rows)
+    first, *others = kept
+    newer = replace(first, origin={**first.origin, "versions": {"torch": "2.11.0+cu"}})
+    assert newer.machine == ("CPU", "2.11", "float32")
+    shorter = replace(first, origin={**first.origin, "precision": "bfloat16 autocast"})
+    assert shorter.machine == ("CPU", "2", "bfloat16 autocast")
+    for changed in (newer, shorter):
+        assert sum(len(row.apart) for row in report_rows(table, [changed, *others])) == 2
+    unknown = replace(first, origin={k: v for k, v in first.origin.items() if k != "precision"})
+    assert unknown.machine[2] == "unknown"
+
+
+def test_what_trained_a_model_is_known_where_another_run_evaluates_it(
+    write_table: WriteTable, tmp_path: Path
+) -> None:
+    """Evaluations are in float32, whatever the model was trained in."""
+    trained, evaluated = (tmp_path / name for name in ("trained", "evaluated"))
+    leave_run(trained, {"teacher": 4.0}, machine={"device": "cuda", "gpu": "X"}, precision="half")
+    leave_run(evaluated, {"teacher": 5.0}, "evaluation", weights=trained / "model_final.pth")
+    cell = write_table().cells()[0]
+    file_result(cell, Identity.of(cell.cfg), evaluated, tmp_path / "results", "evaluation")
+    [result] = read_results(tmp_path / "results")
+    assert result.figure("teacher", "AP") == 5.0
+    assert result.machine == ("X", "2", "half")
+    (trained / "run.json").unlink()
+    with pytest.raises(ResultError, match=r"trained/run\.json names no training"):
+        file_result(cell, Identity.of(cell.cfg), evaluated, tmp_path / "results", "evaluation")
+
+
+def test_figures_of_the_first_of_several_test_sets_say_so(
+    write_table: WriteTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = write_table(folds=[0])
+    texts, titles = [], []
+
+    def draw(title: str, rows: Sequence[RowReport]) -> Figure:
+        titles.append(title)
+        return draw_rows(title, rows)
+
+    monkeypatch.setattr("dre_ssod.tables.running.draw_rows", draw)
+    for sets in (["a", "b"], ["a"]):
+        for cell in table.cells():
+            leave_run(tmp_path / cell.name, {"teacher": 40.0, "student": 40.0}, sets=sets)
+            identity = Identity.of(cell.cfg)
+            file_result(cell, identity, tmp_path / cell.name, tmp_path / "results", "training")
+        texts.append(write_report(table, tmp_path / "results", tmp_path))
+    several, alone = texts
+    assert titles == ["Two rows, of the first test set, a", "Two rows"]
+    assert "\n\nAP in percent, of the first test set, a. 1 run(s) of each row" in several
+    assert several.replace(", of the first test set, a", "") == alone
 
 
 def test_a_result_that_is_no_number_is_refused(write_table: WriteTable, tmp_path: Path) -> None:
@@ -183,13 +174,21 @@ def test_costs_of_two_devices_are_not_averaged(write_table: WriteTable, tmp_path
         leave_run(folder, {"teacher": 40.0, "student": 40.0}, machine=machine)
         line = {"iteration": 30, "time": seconds, "total_loss": 1.0}
         (folder / "metrics.json").write_text(json.dumps(line) + "\n")
-        lives = [{"cpu_seconds": 360.0, "peak_mib": 1000.0}]
+        gpu = 700.0 if "gpu" in machine else 0.0
+        lives = [{"cpu_seconds": 360.0, "peak_mib": 1000.0, "peak_gpu_mib": gpu}]
         (folder / "cost.json").write_text(json.dumps({"lives": lives}))
         file_result(cell, Identity.of(cell.cfg), folder, tmp_path / "results", "training")
     kept = read_results(tmp_path / "results")
     text = as_markdown(table, report_rows(table, kept))
-    assert re.search(r"\| plain +\| CPU +\| 3\.00 +\| 0\.10 +\| 1000 ", text)
-    assert re.search(r"\| plain +\| GPU X +\| 0\.50 +\| 0\.10 +\| 1000 ", text)
+    titles = r"\| median seconds per step after the burn-in +\| CPU hours per run +"
+    titles += r"\| peak memory of the process, MiB +\|"
+    assert re.search(rf"{titles} peak allocated on the GPU, MiB +\|\n", text)
+    assert re.search(r"\| plain +\| CPU +\| 3\.00 +\| 0\.10 +\| 1000 +\| - +\|", text)
+    assert re.search(r"\| plain +\| GPU X +\| 0\.50 +\| 0\.10 +\| 1000 +\| 700 +\|", text)
+    # Where nothing was allocated on one, or nobody knows.
+    costs = [{k: v for k, v in r.cost.items() if k != "peak_gpu_mib"} for r in kept]
+    kept = [replace(r, cost=cost) for r, cost in zip(kept, costs, strict=True)]
+    assert re.search(rf"{titles}\n", as_markdown(table, report_rows(table, kept)))
 
 
 def test_what_evaluates_the_model_of_another_run_has_no_part_in_costs(
@@ -202,14 +201,16 @@ def test_what_evaluates_the_model_of_another_run_has_no_part_in_costs(
         folder = tmp_path / cell.name
         leave_run(folder, {"teacher": 40.0, "student": 40.0}, kind=kind)
         life = {"cpu_seconds": 3600.0 if trained else 36.0, "peak_mib": 1000.0 if trained else 10.0}
+        life["peak_gpu_mib"] = 0.0
         (folder / "cost.json").write_text(json.dumps({"lives": [life]}))
         file_result(cell, Identity.of(cell.cfg), folder, tmp_path / "results", kind)
     kept = read_results(tmp_path / "results")
     mixed, evaluated = report_rows(table, kept)
-    assert mixed.costs == {"CPU": {"cpu_seconds": 3600.0, "peak_mib": 1000.0}}
+    known = {"cpu_seconds": 3600.0, "peak_mib": 1000.0, "peak_gpu_mib": 0.0}
+    assert mixed.costs == {"CPU": known}
     assert evaluated.costs == {}
     assert re.search(r"\| mixed +\| CPU +\| - +\| 1\.00 +\| 1000 ", as_markdown(table, [mixed]))
-    assert "Cost:" not in as_markdown(table, [evaluated])
+    assert "Cost" not in as_markdown(table, [evaluated])
     # Of results that do not say what they are of, those with steps are of trainings.
     origins = [{k: v for k, v in result.origin.items() if k != "kind"} for result in kept]
     before = [replace(r, origin=origin) for r, origin in zip(kept, origins, strict=True)]
@@ -220,7 +221,7 @@ def test_what_evaluates_the_model_of_another_run_has_no_part_in_costs(
         for r in before
     ]
     mixed, evaluated = report_rows(table, before)
-    assert mixed.costs["CPU"] == {"step_seconds": 2.0, "cpu_seconds": 3600.0, "peak_mib": 1000.0}
+    assert mixed.costs["CPU"] == {"step_seconds": 2.0, **known}
     assert evaluated.costs == {}
 
 
@@ -335,15 +336,17 @@ def test_a_file_that_is_no_result_is_named(tmp_path: Path) -> None:
 
 def test_cost_is_of_steps_after_the_burn_in_and_of_all_lives(tmp_path: Path) -> None:
     assert set(measure_cost(tmp_path, 40).values()) == {None}
-    # The line of iteration 59 is the mean over 40 to 59 and still has some of the burn-in.
+    # The line of iteration 59 is the median of 40 to 59 and still has some of the burn-in.
     lines = [(19, 1.0), (39, 1.0), (59, 1.5), (79, 2.0), (99, 3.0)]
     (tmp_path / "metrics.json").write_text(
         "".join(json.dumps({"iteration": i, "time": t}) + "\n" for i, t in lines)
     )
-    lives = [{"cpu_seconds": 10.0, "peak_mib": 5.0}, {"cpu_seconds": 4.0, "peak_mib": 7.0}]
+    lives = [{"cpu_seconds": 10.0, "peak_mib": 5.0, "peak_gpu_mib": 3.0}]
+    lives += [{"cpu_seconds": 4.0, "peak_mib": 7.0, "peak_gpu_mib": 2.0}]
     (tmp_path / "cost.json").write_text(json.dumps({"lives": lives}))
     assert measure_cost(tmp_path, 40) == {
         "step_seconds": 2.5,
         "cpu_seconds": 14.0,
         "peak_mib": 7.0,
+        "peak_gpu_mib": 3.0,
     }
