@@ -30,7 +30,7 @@ class DetectionTable:
         qualities: (D,) s_loc of eq. 5.
         ious: (D,) true IoU, see :func:`match`.
         residuals: (D, 4) of x1, y1, x2, y2: predicted minus true edge, divided by its sigma; NaN
-            where the image has no object of the class.
+            where the image has no object of the class, or its border cuts both off.
     """
 
     scores: FloatArray
@@ -114,14 +114,15 @@ class Quarter:
         n: number of detections.
         quality: their mean s_loc.
         precision: share of them that overlap an object of their class from the bound on.
-        recall: number of those over the number of objects; the four quarters' sum is the whole's.
+        right_per_object: number of those over the number of objects. No recall: of several that
+            overlap one object each counts (:func:`match`), so it can exceed 1.
         mean_iou: true IoU of all of them.
     """
 
     n: int
     quality: float
     precision: float
-    recall: float | None
+    right_per_object: float | None
     mean_iou: float
 
 
@@ -208,7 +209,7 @@ def quarters(table: DetectionTable, objects: int, min_iou: float = 0.5) -> list[
                     n=len(rows),
                     quality=float(table.qualities[rows].mean()),
                     precision=float(right.mean()),
-                    recall=float(right.sum()) / objects if objects else None,
+                    right_per_object=float(right.sum()) / objects if objects else None,
                     mean_iou=float(table.ious[rows].mean()),
                 )
             )

@@ -7,7 +7,7 @@ stay readable; boxes are given in pixels of the original.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -85,6 +85,7 @@ def draw_items(image: RGBImage, items: Sequence[Item], in_order: bool = False) -
     """
     check_image(image)
     visualizer = Visualizer(image, scale=magnification(*image.shape[:2]))
+    items = [replace(item, sigma=_band(item)) for item in items]
     ordered = items if in_order else sorted(items, key=lambda i: -_area(i.box))
     for item in ordered:
         if item.sigma is not None:
@@ -120,13 +121,20 @@ def _area(box: FloatArray) -> float:
     return float(np.prod(box[2:] - box[:2]))
 
 
-def _draw_band(visualizer: Visualizer, box: FloatArray, sigma: FloatArray, color: str) -> None:
-    """Fill the frame between the box one sigma larger and the box one sigma smaller.
+def _band(item: Item) -> FloatArray | None:
+    """(4,) how far the band of each edge reaches.
 
-    Broad bands stop at a share of the box: what lies beyond says no more than "not sure", and would
+    Broad ones stop at a share of the box: what lies beyond says no more than "not sure", and would
     hide the picture.
     """
-    sigma = np.minimum(sigma, BAND_SHARE * np.tile(box[2:] - box[:2], 2))
+    if item.sigma is None:
+        return None
+    reach: FloatArray = np.minimum(item.sigma, BAND_SHARE * np.tile(item.box[2:] - item.box[:2], 2))
+    return reach
+
+
+def _draw_band(visualizer: Visualizer, box: FloatArray, sigma: FloatArray, color: str) -> None:
+    """Fill the frame between the box one sigma larger and the box one sigma smaller."""
     outer = np.concatenate([box[:2] - sigma[:2], box[2:] + sigma[2:]])
     inner = np.concatenate([box[:2] + sigma[:2], box[2:] - sigma[2:]])
     path = Path(_corners(outer), closed=True)

@@ -13,11 +13,14 @@ from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch import Tensor
 
 from dre_ssod.data.records import corners, is_crowd
-from dre_ssod.evaluation.pseudo_labels import detections_in_crowd, match_best_first
+from dre_ssod.evaluation.pseudo_labels import MATCH_IOU, detections_in_crowd, match_best_first
 from dre_ssod.inspection.canvas import Item, RGBImage, draw_items
 
 FOUND, MISSED, WRONG = "#35e05a", "#ff3b30", "#ffd23f"
-LEGEND = "green: found   red, dashed: missed   yellow, thin: not there, or not of that class"
+LEGEND = (
+    "green: found   red, dashed: missed   yellow, thin: nothing there, another class, IoU below "
+    f"{MATCH_IOU:g}, or found already"
+)
 WIDTH, WRONG_WIDTH = 1.8, 0.7
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 from scipy.ndimage import gaussian_filter, map_coordinates
 
+from dre_ssod.errors import counted
 from dre_ssod.evaluation.localization import Correlation, DetectionTable, SetReport
 from dre_ssod.evaluation.reliability import COORDINATES, LEVELS, Reliability
 
@@ -38,7 +40,8 @@ def draw_analysis(
         table: detections of at least ``min_score``.
         reports: of :func:`dre_ssod.evaluation.localization.analyze`, with the same bounds.
         sigma: of :func:`dre_ssod.evaluation.reliability.reliability`, over the matched detections.
-        rankings: by dataset and criterion, AP metrics in percent; averaged over the datasets.
+        rankings: by dataset and criterion, AP metrics in percent; averaged over the datasets that
+            have objects.
         min_score: lowest foreground score of the detections.
         min_iou: lowest true IoU of a matched detection.
     """
@@ -137,7 +140,7 @@ def _draw_residuals(
         part = sigma[name]
         if part.n > 0:
             axes.hist(
-                clipped[:, k],
+                clipped[np.isfinite(clipped[:, k]), k],
                 bins=np.linspace(-RESIDUAL_LIMIT, RESIDUAL_LIMIT, 41).tolist(),
                 density=True,
                 histtype="step",
@@ -146,7 +149,7 @@ def _draw_residuals(
                 label=f"{name}: mean {number(part.mean)}, RMS {number(part.deviation)}",
             )
     axes.set_title(
-        f"Is sigma right? Matched detections (n = {sigma['x1'].n:,})\n"
+        f"Is sigma right? Edges of matched detections (n = {sigma['all'].n:,})\n"
         "narrower than the Gaussian: sigma too large",
         fontsize=10,
     )
@@ -176,18 +179,23 @@ def _draw_coverage(axes: Axes, sigma: Mapping[str, Reliability]) -> None:
 
 def _draw_rankings(axes: Axes, rankings: Rankings) -> None:
     """A group of bars for each criterion, one bar for each metric."""
-    axes.set_title("AP of the same detections,\nranked by different criteria", fontsize=10)
     first = next(iter(rankings.values()), {})
+    # A set without objects has None for AP.
+    known = [
+        part
+        for part in rankings.values()
+        if all(value is not None for figures in part.values() for value in figures.values())
+    ]
+    mean = f" (mean of {counted(len(known), 'test set')})" if len(rankings) > 1 else ""
+    axes.set_title(f"AP of the same detections,\nranked by different criteria{mean}", fontsize=10)
     metrics = list(next(iter(first.values()), {}))
     width = 0.8 / max(len(metrics), 1)
     highest = 0.0
     for k, (metric, color) in enumerate(zip(metrics, METRIC_COLORS, strict=False)):
         places = np.arange(len(first)) + (k - (len(metrics) - 1) / 2) * width
-        # None, of a set without objects, becomes NaN: no bar.
-        heights = [
-            np.mean(np.array([part[name][metric] for part in rankings.values()], np.float64))
-            for name in first
-        ]
+        # No bar where no set has objects.
+        values = [np.array([part[name][metric] for part in known], np.float64) for name in first]
+        heights = [float(part.mean()) if len(part) else math.nan for part in values]
         highest = np.nanmax([highest, *heights])
         bars = axes.bar(places, heights, width, color=color, label=metric)
         axes.bar_label(bars, fmt="%.1f", fontsize=8)

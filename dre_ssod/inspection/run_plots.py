@@ -106,7 +106,7 @@ def draw_runs(runs: Sequence[RunHistory]) -> Figure:
     """A figure with a panel for each group of figures that any of the runs has.
 
     Args:
-        runs: at least one; colors repeat after eight.
+        runs: at least one; colors repeat after eight, with other markers.
     """
     shown = panels_of(runs)
     rows = max(1, -(-len(shown) // COLUMNS))
@@ -144,7 +144,7 @@ def line_style(number: int) -> dict[str, Any]:
     """Color and marker of the lines of a run among several, or of a figure of a run alone."""
     return {
         "color": COLORS[number % len(COLORS)],
-        "marker": MARKERS[number % len(MARKERS)],
+        "marker": MARKERS[(number + number // len(COLORS)) % len(MARKERS)],
         "markersize": 4,
     }
 

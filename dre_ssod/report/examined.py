@@ -34,7 +34,7 @@ from dre_ssod.inspection.found import best_score, find
 from dre_ssod.report.folders import CONFIG, RunFolder
 from dre_ssod.report.mistakes import Judged, judge
 from dre_ssod.runs.history import RunError, metric_name
-from dre_ssod.runs.sets import DatasetRow, describe_test_sets
+from dre_ssod.runs.sets import DatasetRow, describe_test_sets, tests_trained_on
 
 MIN_SCORE, MIN_IOU = 0.5, 0.5
 """Of detections whose sigma is compared with their true error."""
@@ -92,7 +92,8 @@ class ExaminedRun:
         sets: by name.
         sigma: of the edges of boxes that meet an object; None for a model that predicts none, or
             where nobody has asked.
-        notices: where what is found here does not fit what the run has recorded.
+        notices: where what is found here does not fit what the run has recorded, and of test
+            images that it may have trained on.
     """
 
     run: RunFolder
@@ -158,6 +159,8 @@ def examine_run(
     notices = [f"{run.name}: detections were made with {' '.join(opts)}."] if opts else []
     for row in rows:
         notices += _contradictions(run, model, checkpoint.iteration, row, sets[row.name])
+    seen = tests_trained_on(cfg, {name: part.records for name, part in sets.items()})
+    notices += [f"{run.name}: {text}" for text in seen]
     return ExaminedRun(
         run=run,
         model=model,

@@ -131,16 +131,18 @@ def _sets(
     for number, one in enumerate(examined):
         for part in one.sets.values():
             tested.setdefault((part.name, part.content), {})[number] = part
-    share = -(-most_images // max(1, len(tested)))
     found = []
-    for (name, _), parts in tested.items():
+    left = most_images
+    for sets, ((name, _), parts) in zip(range(len(tested), 0, -1), tested.items(), strict=True):
         named = {runs[number].name: part for number, part in parts.items()}
         first = next(iter(parts.values()))
         with_objects = _class_indices(first)
         ranked = sorted(with_objects, key=lambda k: max(p.precision.ap[k] for p in parts.values()))
         shown = sorted(ranked[:MOST_CLASSES])
         pairs = list(named.items())
-        numbers = choose(list(parts.values()), share)
+        # Sets share what those before have left.
+        numbers = choose(list(parts.values()), -(-left // sets))
+        left -= len(numbers)
         found.append(
             {
                 "name": name,

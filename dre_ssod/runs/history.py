@@ -128,14 +128,14 @@ def _is_figure(value: Any) -> bool:
 def comparison(runs: Sequence[RunHistory]) -> tuple[list[str], list[list[object]]]:
     """A table of runs: header and rows, one row for each evaluated model; None where unknown.
 
-    Further columns hold the last of all figures about pseudo-labels that any run has.
+    Further columns hold all figures about pseudo-labels that any run has, by :func:`_newest`.
     """
     header: list[str] = ["run", "model", "iterations", "AP", "AP50", "AP75", "best AP", "at"]
     names = sorted({name for run in runs for name in run.series})
     extra = [name for name in names if _ABOUT_PSEUDO_LABELS.fullmatch(name)]
     rows: list[list[object]] = []
     for run in runs:
-        figures = [s.last if (s := run.find(key)) else None for key in extra]
+        figures = [_newest(run, key) for key in extra]
         for model, dataset in run.evaluated() or [("not evaluated", "")]:
             shown = f"{model}, {dataset}" if dataset else model
             last = [run.find(metric_name(model, dataset, m)) for m in ("AP", "AP50", "AP75")]
@@ -144,3 +144,16 @@ def comparison(runs: Sequence[RunHistory]) -> tuple[list[str], list[list[object]
             rows.append([run.name, shown, run.iterations, *values, *best, *figures])
     titles = [name.partition("/")[2].replace("_", " ") for name in extra]
     return [*header, *titles], rows
+
+
+def _newest(run: RunHistory, name: str) -> float | None:
+    """A figure about pseudo-labels at the iteration of the newest one of its kind.
+
+    Without pseudo-labels most are undefined, and a former value would hide that.
+    """
+    if (series := run.find(name)) is None:
+        return None
+    kind = name.partition("/")[0] + "/"
+    alike = [key for key in run.series if _ABOUT_PSEUDO_LABELS.fullmatch(key)]
+    newest = max(run.series[key].iterations[-1] for key in alike if key.startswith(kind))
+    return series.last if series.iterations[-1] == newest else None

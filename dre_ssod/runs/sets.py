@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
@@ -13,13 +13,14 @@ from detectron2.utils import comm
 from tabulate import tabulate
 
 from dre_ssod.data.records import objects_of
-from dre_ssod.data.sources.catalog import class_names, load_one_labeled
+from dre_ssod.data.remarks import Remarks
+from dre_ssod.data.sources.catalog import class_names, load_one_labeled, load_unlabeled
 from dre_ssod.data.sources.shards import ShardRecords
 from dre_ssod.data.sources.voc import is_voc
 from dre_ssod.data.splits.pools import Pools, without_known
 from dre_ssod.data.splits.split import hash_ids
 from dre_ssod.data.usable import why_no_boxes
-from dre_ssod.errors import ConfigError, SourceError, printable
+from dre_ssod.errors import ConfigError, SourceError, UserError, printable
 from dre_ssod.evaluation.coco import COCO_DETECTIONS
 from dre_ssod.runs.contents import SetContent, by_role, check_agreement
 
@@ -78,7 +79,8 @@ def describe_sets(cfg: CfgNode, pools: Pools) -> list[DatasetRow]:
             trained += records
     tests = _tests(cfg)
     for row, records in tests:
-        _warn_of_trained(row, records, trained)
+        if text := _trained_text(row.name, records, trained):
+            logger.warning("%s", text)
         if not row.boxes:
             raise ConfigError(
                 f"DATASETS.TEST {row.name}: none of its {row.images} images has a box"
@@ -137,7 +139,8 @@ def prepare_evaluation(cfg: CfgNode) -> list[DatasetRow]:
             "DATASETS.TEST is (): there is nothing to evaluate on. Name a set, such as "
             "DATASETS.TEST \"('coco://val.json?images=DIR',)\"."
         )
-    rows = describe_test_sets(cfg)
+    tests = _tests(cfg)
+    rows = [row for row, _ in tests]
     # The processes share the images of a set: each must have read the same.
     contents_of(rows)
     logger.info("Sets of this evaluation:\n%s", format_table(rows))
@@ -150,7 +153,30 @@ def prepare_evaluation(cfg: CfgNode) -> list[DatasetRow]:
     for row in rows:
         if not row.boxes:
             logger.warning("%s has no boxes: detections are written, there is no AP.", row.name)
+    if comm.is_main_process():
+        for text in tests_trained_on(cfg, {row.name: records for row, records in tests}):
+            logger.warning("%s", text)
     return rows
+
+
+def tests_trained_on(cfg: CfgNode, tests: Mapping[str, Sequence[dict[str, Any]]]) -> list[str]:
+    """What to say, once a model is trained, of test images that DATASETS.TRAIN holds as well.
+
+    The images of DATASETS.TRAIN are listed, without their labels; where they cannot be, that is
+    said.
+
+    Args:
+        tests: the records of each test set, by its name.
+    """
+    try:
+        trained = load_unlabeled(cfg.DATASETS.TRAIN, Remarks())
+    except (UserError, OSError) as error:
+        return [
+            "It was not checked whether DATASETS.TRAIN holds images of DATASETS.TEST as well: its "
+            f"images cannot be listed here: {error}"
+        ]
+    texts = (_trained_text(name, records, trained) for name, records in tests.items())
+    return [text for text in texts if text]
 
 
 def contents_of(rows: Sequence[DatasetRow]) -> dict[str, SetContent]:
@@ -216,18 +242,18 @@ def _describe(
     )
 
 
-def _warn_of_trained(
-    row: DatasetRow, records: Sequence[dict[str, Any]], trained: Sequence[dict[str, Any]]
-) -> None:
+def _trained_text(
+    name: str, records: Sequence[dict[str, Any]], trained: Sequence[dict[str, Any]]
+) -> str | None:
+    """What to say of a test set whose images are in DATASETS.TRAIN as well; None if none is."""
     seen = len(records) - len(without_known(records, trained))
-    if seen:
-        logger.warning(
-            "DATASETS.TEST %s: %d of its %d images are in DATASETS.TRAIN as well, and trained on "
-            "with or without their labels: AP says little of images that are new to the model.",
-            row.name,
-            seen,
-            row.images,
-        )
+    if not seen:
+        return None
+    return (
+        f"DATASETS.TEST {name}: {seen} of its {len(records)} images are in DATASETS.TRAIN as well: "
+        "what is measured on images that were trained on, with or without their labels, says "
+        "little of new ones. Test on images that DATASETS.TRAIN does not hold."
+    )
 
 
 _LOST = {

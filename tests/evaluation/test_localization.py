@@ -17,6 +17,8 @@ from dre_ssod.evaluation.localization import (
     quarters,
     report,
 )
+from dre_ssod.evaluation.localization_data import weights_of
+from tests.factories import tiny_cfg
 
 UNDEFINED = Correlation(None, None)
 
@@ -166,9 +168,9 @@ def test_quarters_of_quality_restated() -> None:
     assert [part.n for part in found] == [2, 1, 1, 1]
     assert [part.quality for part in found] == pytest.approx([0.15, 0.3, 0.4, 0.45])
     assert [part.precision for part in found] == [0.5, 1.0, 1.0, 1.0]
-    assert [part.recall for part in found] == [1 / 8] * 4
+    assert [part.right_per_object for part in found] == [1 / 8] * 4
     assert [part.mean_iou for part in found] == pytest.approx([0.5, 0.5, 0.9, 0.7])
-    assert quarters(table, objects=0)[0].recall is None
+    assert quarters(table, objects=0)[0].right_per_object is None
     assert quarters(table.rows(np.zeros(5, dtype=bool)), objects=8) == []
 
 
@@ -177,3 +179,35 @@ def test_a_spread_restated() -> None:
     deviation = float(np.sqrt(np.mean((values - 50.0) ** 2)))
     assert Spread.of(values) == Spread(101, 50.0, deviation, 5.0, 95.0)
     assert Spread.of(np.zeros(0)) == Spread(0, None, None, None, None)
+
+
+def weighed(
+    scores: list[float], qualities: list[float], **options: object
+) -> dict[str, list[float]]:
+    size = len(scores)
+    table = DetectionTable(
+        np.array(scores), np.array(qualities), np.zeros(size), np.zeros((size, 4))
+    )
+    return {
+        name: values.tolist() for name, values in weights_of(table, tiny_cfg(**options)).items()
+    }
+
+
+def test_weights_are_those_of_the_settings() -> None:
+    scores, qualities = [0.5, 1.0], [0.2, 0.4]
+    plain = weighed(scores, qualities)
+    assert list(plain) == ["s_loc (LER)", "score * s_loc (PRC)"]
+    assert plain["s_loc (LER)"] == pytest.approx([0.2, 0.4])
+    assert plain["score * s_loc (PRC)"] == pytest.approx([0.1, 0.4])
+    # 0.5 * (0.2 / 0.5)^2 = 0.08, 0.5 * (0.4 / 0.5)^2 = 0.32; over their mean, 0.2: 0.4 and 1.6.
+    sharp = weighed(scores, qualities, **{"SSOD.QUALITY_POWER": 2.0})
+    assert sharp["s_max * (s_loc / s_max)^2 (LER)"] == pytest.approx([0.08, 0.32])
+    assert sharp["score * s_max * (s_loc / s_max)^2 (PRC)"] == pytest.approx([0.04, 0.32])
+    options = {"SSOD.QUALITY_POWER": 2.0, "SSOD.RELATIVE_WEIGHTS": True}
+    both = weighed(scores, qualities, **options)
+    assert both["s_max * (s_loc / s_max)^2 / mean (LER)"] == pytest.approx([0.4, 1.6])
+    # Where a certain box has 1: 0.04 and 0.16.
+    rescaled = {"SSOD.QUALITY_POWER": 2.0, "SSOD.RESCALE_LOCALIZATION_QUALITY": True}
+    found = weighed(scores, qualities, **rescaled)
+    assert found["s_max * (s_loc / s_max)^2 (LER)"] == pytest.approx([0.04, 0.16])
+    assert weighed([], [], **options)["s_max * (s_loc / s_max)^2 / mean (LER)"] == []

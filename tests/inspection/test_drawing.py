@@ -104,6 +104,9 @@ def test_broad_bands_stop_at_a_tenth_of_the_box_and_can_be_left_out() -> None:
     assert changed.max() == pytest.approx(x2 + reach, abs=0.7)
     inside = changed[(changed > x1 + reach + 1) & (changed < x2 - reach - 1)]
     assert len(inside) == 0
+    # And so does the room that they take from the label.
+    capped = detections(sigma=(8.0, 4.8, 8.0, 4.8))
+    np.testing.assert_array_equal(drawn, draw_detections(image(), capped, NAMES))
     plain = draw_detections(image(), broad, NAMES, bands=False)
     np.testing.assert_array_equal(plain, draw_detections(image(), detections(), NAMES))
 

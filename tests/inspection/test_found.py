@@ -14,6 +14,7 @@ from matplotlib.colors import to_rgb
 from dre_ssod.inspection.canvas import RGBImage, magnification
 from dre_ssod.inspection.found import (
     FOUND,
+    LEGEND,
     MISSED,
     WRONG,
     best_score,
@@ -118,3 +119,17 @@ def test_the_colors_say_what_became_of_each() -> None:
     for box, color in ((A, FOUND), (B, MISSED), (C, WRONG)):
         for other in (FOUND, MISSED, WRONG):
             assert color_at(drawn, box[0], (box[1] + box[3]) / 2, other) == (other == color)
+
+
+def test_the_legend_names_all_that_is_yellow() -> None:
+    near, again = [30.0, 10.0, 70.0, 50.0], [10.0, 10.0, 50.0, 48.0]
+    named = (
+        (C, "nothing there"),
+        (B, "another class"),
+        (near, "IoU below 0.5"),
+        (again, "already"),
+    )
+    for box, name in named:
+        finding = find(detections((0, 0.9, A), (0, 0.8, box)), truth((0, A), (1, B)))
+        assert list(finding.partner) == [0, -1]
+        assert name in LEGEND.partition("yellow")[2]

@@ -52,6 +52,35 @@ def test_every_panel_shows_its_figures() -> None:
     # The mean over the datasets; bars of one metric follow each other.
     heights = [bar.get_height() for bar in bars.patches]
     assert heights == pytest.approx([50.0, 40.0, 80.0, 70.0])
+    assert bars.get_title().endswith("(mean of 2 test sets)")
+
+
+def test_a_set_without_objects_hides_no_other() -> None:
+    data = table(40)
+    nothing = {"score": {"AP": None, "AP50": None}, "s_loc": {"AP": None, "AP50": None}}
+    for rankings, known in (
+        ({"none": nothing, **RANKINGS}, [50.0, 40.0, 80.0, 70.0]),
+        ({"none": nothing}, [np.nan] * 4),
+    ):
+        figure = draw_analysis(data, analyze(data), reliability(data.residuals), rankings, 0.5, 0.5)
+        bars = figure.subfigs[1].axes[2]
+        heights = [bar.get_height() for bar in bars.patches]
+        assert heights == pytest.approx(known, nan_ok=True)
+        assert ("mean of 2 test sets" in bars.get_title()) == (len(rankings) == 3)
+    first = {"first": RANKINGS["first"]}
+    figure = draw_analysis(data, analyze(data), reliability(data.residuals), first, 0.5, 0.5)
+    assert "mean" not in figure.subfigs[1].axes[2].get_title()
+
+
+def test_edges_without_a_residual_are_not_drawn() -> None:
+    data = table(40)
+    data.residuals[:10, 0] = np.nan
+    figure = draw_analysis(data, analyze(data), reliability(data.residuals), RANKINGS, 0.5, 0.5)
+    residuals = figure.subfigs[1].axes[0]
+    assert "(n = 150)" in residuals.get_title()
+    outline = next(patch for patch in residuals.patches if "x1" in patch.get_label()).get_xy()
+    counts = np.histogram(np.clip(data.residuals[10:, 0], -3.99, 3.99), np.linspace(-4, 4, 41))[0]
+    assert outline[:, 1].max() == pytest.approx(counts.max() / 30 / 0.2)
 
 
 def test_nothing_detected_still_gives_a_picture() -> None:

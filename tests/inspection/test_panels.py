@@ -21,7 +21,7 @@ from dre_ssod.inspection.inspect import Inspection
 from dre_ssod.inspection.panels import LARGEST_SIDE, ReducedView, draw_inspection
 from dre_ssod.structures import View
 from tests.factories import NUM_CLASSES, affine, pseudo_labels, unlabeled_sample
-from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run, write_tiny_dataset
+from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run
 
 NAMES = tuple(f"class{n}" for n in range(NUM_CLASSES))
 
@@ -82,11 +82,6 @@ def test_large_views_and_their_labels_are_reduced_together() -> None:
     assert found.gt_boxes.tensor.tolist() == [[5.0, 10.0, 15.0, 20.0]]
     assert found.gt_sigma.tolist() == [[1.0, 2.0, 3.0, 4.0]]
     assert labels.gt_boxes.tensor.tolist() == [[10.0, 20.0, 30.0, 40.0]]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
-    return write_tiny_dataset(tmp_path_factory.mktemp("data"))
 
 
 def train(data: TinyDataset, folder: Path, **overrides: object) -> SSODTrainer:

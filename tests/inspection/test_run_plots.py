@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dre_ssod.inspection.run_plots import COLORS, MARKERS, draw_runs
+from dre_ssod.inspection.run_plots import COLORS, MARKERS, draw_runs, line_style
 from dre_ssod.runs.history import RunHistory, Series
 
 
@@ -58,3 +58,8 @@ def test_alone_a_runs_figures_have_colors() -> None:
     assert [line.get_marker() for line in axes.lines] == list(MARKERS[:2])
     shown = [line.get_marker() for line in axes.get_legend().get_lines()]
     assert shown == list(MARKERS[:2])
+
+
+def test_no_two_of_many_runs_look_alike() -> None:
+    looks = [tuple(line_style(number).values()) for number in range(len(COLORS) * len(MARKERS))]
+    assert len(set(looks)) == len(looks)

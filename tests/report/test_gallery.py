@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
+from dre_ssod.report import page
 from dre_ssod.report.examined import ExaminedSet, Precision
 from dre_ssod.report.gallery import choose
 from dre_ssod.report.mistakes import Judged, Mistake
@@ -57,6 +61,24 @@ def test_mistakes_of_all_runs_count_and_no_image_is_shown_twice() -> None:
 def test_nothing_is_shown_where_nothing_is_wrong_or_wanted() -> None:
     assert choose([with_mistakes([], [])], 5) == []
     assert choose([with_mistakes([("missed", 0)])], 0) == []
+
+
+@pytest.mark.parametrize(
+    ("most", "mistaken", "shown"),
+    [(1, (3, 3), [1, 0]), (4, (3, 3), [2, 2]), (5, (3, 3), [3, 2]), (4, (1, 5), [1, 3])],
+)
+def test_no_more_images_are_shown_of_all_sets_than_wanted(
+    monkeypatch: pytest.MonkeyPatch, most: int, mistaken: tuple[int, int], shown: list[int]
+) -> None:
+    """What one set has no mistakes for goes to the next."""
+    monkeypatch.setattr(page, "draw_cases", lambda tested, numbers, runs: numbers)
+    parts = [
+        replace(with_mistakes(*[[("missed", 0)]] * count), name=f"set {count} {number}")
+        for number, count in enumerate(mistaken)
+    ]
+    examined: Any = [SimpleNamespace(sets={part.name: part for part in parts})]
+    runs: Any = [SimpleNamespace(name="run")]
+    assert [len(part["cases"]) for part in page._sets(runs, examined, most)] == shown
 
 
 def test_of_many_classes_the_most_frequent_confusions_are_told() -> None:

@@ -96,3 +96,16 @@ def test_the_table_has_last_and_best(tmp_path: Path) -> None:
         ["c", "not evaluated", 6, None, None, None, None, None, None],
     ]
     assert metric_name("teacher", "set", "AP") == "teacher/set/bbox/AP"
+
+
+def test_figures_of_a_teacher_that_labels_no_more_are_not_its_last(tmp_path: Path) -> None:
+    sure = {"pseudo_labels/boxes_per_image": 3.0, "pseudo_labels/precision": 0.9}
+    write(
+        tmp_path,
+        {"iteration": 19, "ssod/pseudo_boxes_per_image": 3.0, "ssod/pseudo_score": 0.95, **sure},
+        {"iteration": 39, "ssod/pseudo_boxes_per_image": 0.0, "pseudo_labels/boxes_per_image": 0.0},
+        {"iteration": 59, "ssod/pseudo_boxes_per_image": 0.0},
+    )
+    header, (row,) = comparison(read_runs([tmp_path]))
+    assert header[8:] == ["boxes per image", "precision", "pseudo boxes per image", "pseudo score"]
+    assert row[8:] == [0.0, None, 0.0, None]

@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +18,15 @@ from dre_ssod.engine.training_data import load_pools
 from dre_ssod.errors import SourceError, UserError
 from dre_ssod.runs import sets
 from dre_ssod.runs.sets import DatasetRow, describe_sets, format_table, prepare_evaluation
-from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run, write_tiny_dataset
+from tests.tiny_dataset import TinyDataset, tiny_run
 from tests.voc_folder import VocObject, write_voc_folder
+
+pytestmark = pytest.mark.usefixtures("kept_loggers")
 
 OBJECTS: dict[str, list[VocObject]] = {
     "a": [("cat", (11, 11, 50, 50), False), ("dog", (60, 10, 90, 40), True)],
     "b": [],
 }
-
-
-@pytest.fixture(autouse=True)
-def _loggers() -> Iterator[None]:
-    with loggers_kept():
-        yield
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
-    return write_tiny_dataset(tmp_path_factory.mktemp("data"))
 
 
 def sha256(*ids: object) -> str:
@@ -268,6 +258,54 @@ def test_an_evaluation_says_what_it_leaves_out(
 ) -> None:
     prepare_evaluation(tiny(data, tmp_path, **{"TEST.PSEUDO_LABEL_SET": data.labeled}))
     assert f"TEST.PSEUDO_LABEL_SET {data.labeled!r} has no effect with --eval-only" in caplog.text
+
+
+def test_an_evaluation_warns_of_images_that_were_trained_on(
+    data: TinyDataset,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    content = json.loads((data.root / "train.json").read_text(encoding="utf-8"))
+    part = changed_json(data, tmp_path / "part.json", images=content["images"][:2])
+    others = changed_json(data, tmp_path / "others.json", images=content["images"][2:])
+    cfg = tiny(data, tmp_path)
+    for train, seen in ((part, "2 of its 8 images"), (others, "6 of its 8 images")):
+        cfg.DATASETS.TRAIN = (train,)
+        caplog.clear()
+        prepare_evaluation(cfg)
+        assert f"{data.labeled}: {seen} are in DATASETS.TRAIN as well" in caplog.text
+    cfg.DATASETS.TEST = (part,)
+    caplog.clear()
+    prepare_evaluation(cfg)
+    assert "DATASETS.TRAIN" not in caplog.text
+    # One process is enough to look.
+    cfg.DATASETS.TRAIN = (part,)
+    monkeypatch.setattr(sets.comm, "is_main_process", lambda: False)
+    prepare_evaluation(cfg)
+    assert "DATASETS.TRAIN" not in caplog.text
+
+
+def test_an_evaluation_needs_no_image_that_was_trained_on(
+    data: TinyDataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train = write_voc_folder(tmp_path / "train", OBJECTS)
+    test = write_voc_folder(tmp_path / "test", OBJECTS)
+    cfg = tiny(data, tmp_path)
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (
+        (f"voc://{train}?split=test",),
+        (f"voc://{test}?split=test",),
+    )
+    prepare_evaluation(cfg)
+    assert "DATASETS.TRAIN" not in caplog.text
+    (train / "JPEGImages" / "a.jpg").unlink()
+    (row,) = prepare_evaluation(cfg)
+    assert row.images == 2
+    (said,) = [r.getMessage() for r in caplog.records if "DATASETS.TRAIN" in r.getMessage()]
+    assert said.startswith(
+        "It was not checked whether DATASETS.TRAIN holds images of DATASETS.TEST"
+    )
+    assert "no image for 'a'" in said
 
 
 def test_processes_of_an_evaluation_must_have_read_the_same(
