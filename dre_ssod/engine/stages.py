@@ -6,9 +6,10 @@ own. Then it labels the unlabeled images, in chunks. Both continue where they st
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
-from dre_ssod.checkpoints.folder import find_last
+from dre_ssod.checkpoints.checkpointer import SafeCheckpointer
 from dre_ssod.config.keys import without_refining
 from dre_ssod.data.images import ImageError
 from dre_ssod.data.mappers import EvaluationMapper
@@ -28,6 +30,7 @@ from dre_ssod.errors import ConfigError
 from dre_ssod.files import write_text
 from dre_ssod.methods import StoredLabels, method_class
 from dre_ssod.runs.resuming import settings_of
+from dre_ssod.workers import fitting, image_bytes, tend
 
 logger = logging.getLogger(__name__)
 
@@ -46,11 +49,16 @@ def start(cfg: CfgNode, resume: bool) -> SSODTrainer:
     """
     has_stages = method_class(cfg).stored_labels(cfg) is not None
     # The trainer looks for the last checkpoint itself: here only a method of stages asks.
-    begun = has_stages and resume and find_last(Path(cfg.OUTPUT_DIR)) is not None
+    begun = has_stages and resume and _has_begun(cfg)
     store_labels(cfg, begun)
     trainer = SSODTrainer(cfg)
     trainer.resume_or_load(resume=resume)
     return trainer
+
+
+def _has_begun(cfg: CfgNode) -> bool:
+    """Whether a run has a checkpoint; the first process looks for all."""
+    return SafeCheckpointer(nn.Identity(), cfg.OUTPUT_DIR).find_last() is not None
 
 
 def store_labels(cfg: CfgNode, begun: bool = False) -> None:
@@ -108,18 +116,26 @@ def _make_labels(cfg: CfgNode, first: CfgNode, wanted: StoredLabels) -> None:
     logger.info(
         "No labels are stored yet: training on labeled images alone, in %s", first.OUTPUT_DIR
     )
-    Path(first.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
-    trainer = SSODTrainer(first)
-    trainer.resume_or_load(resume=True)
-    trainer.train()
+    detector = _trained(first)
     if comm.is_main_process():
         write_text(path.parent / MADE_BY, json.dumps(_made_by(first, wanted), indent=1))
     mapper = EvaluationMapper(wanted.short_side, cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.FORMAT)
-    label_images(trainer.student, pools.unlabeled, mapper, path.parent)
+    size = image_bytes(wanted.short_side, cfg.INPUT.MAX_SIZE_TEST)
+    workers = fitting(cfg.DATALOADER.NUM_WORKERS, size, comm.get_local_size())
+    label_images(detector, pools.unlabeled, mapper, path.parent, workers)
     comm.synchronize()
     if comm.is_main_process():
         merge_chunks(path, len(pools.unlabeled), pools.classes)
     comm.synchronize()
+
+
+def _trained(first: CfgNode) -> nn.Module:
+    """The detector of the first stage; what trained it, its loading processes too, is let go."""
+    Path(first.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
+    trainer = SSODTrainer(first)
+    trainer.resume_or_load(resume=True)
+    trainer.train()
+    return trainer.student
 
 
 def labeled_stage(cfg: CfgNode, folder: Path) -> CfgNode:
@@ -140,32 +156,65 @@ def labeled_stage(cfg: CfgNode, folder: Path) -> CfgNode:
 
 @torch.no_grad()
 def label_images(
-    model: nn.Module, records: Sequence[dict[str, Any]], mapper: EvaluationMapper, folder: Path
+    model: nn.Module,
+    records: Sequence[dict[str, Any]],
+    mapper: EvaluationMapper,
+    folder: Path,
+    workers: int = 0,
 ) -> None:
     """Detections on images, in a file for each chunk of them.
 
     Every process takes each chunk whose number it has modulo the number of processes, unless its
     file is there.
+
+    Args:
+        workers: loading processes; 0 loads in the calling one.
     """
     model.eval()
-    for number in range(comm.get_rank(), _chunks(len(records)), comm.get_world_size()):
-        path = _chunk(folder, number)
-        if not path.is_file():
-            images = records[number * CHUNK : (number + 1) * CHUNK]
-            lines = [_label(model, mapper, record) for record in images]
-            write_text(path, json.dumps(lines))
-            logger.info("Labeled %d of %d images", number * CHUNK + len(images), len(records))
+    own = range(comm.get_rank(), _chunks(len(records)), comm.get_world_size())
+    missing = {
+        number: range(number * CHUNK, min((number + 1) * CHUNK, len(records)))
+        for number in own
+        if not _chunk(folder, number).is_file()
+    }
+    if not missing:
+        return
+    loaded = _load((records[i] for chunk in missing.values() for i in chunk), mapper, workers)
+    for number, chunk in missing.items():
+        lines = [_label(model, image) for image in itertools.islice(loaded, len(chunk))]
+        write_text(_chunk(folder, number), json.dumps(lines))
+        logger.info("Labeled %d of %d images", chunk.stop, len(records))
 
 
-def _label(model: nn.Module, mapper: EvaluationMapper, record: dict[str, Any]) -> dict[str, Any]:
-    try:
-        image = mapper(record)
-    except ImageError as error:
-        logger.warning("Left unlabeled: %s", error)
-        return {"file_name": record["file_name"], "height": 0, "width": 0, "boxes": []}
+def _load(
+    records: Iterator[dict[str, Any]], mapper: EvaluationMapper, workers: int
+) -> Iterator[dict[str, Any]]:
+    """What a mapper makes of each record, in their order."""
+    # A loading process is sent one record at a time: all of them may not fit into its memory.
+    loader = DataLoader(_Images(mapper), batch_size=None, sampler=records, num_workers=workers)
+    return iter(tend(loader))
+
+
+class _Images(Dataset[dict[str, Any]]):
+    """Images by their records; a broken one comes back with its ``error``."""
+
+    def __init__(self, mapper: EvaluationMapper) -> None:
+        self._mapper = mapper
+
+    def __getitem__(self, record: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return self._mapper(record)
+        except ImageError as error:
+            return {"file_name": record["file_name"], "error": str(error)}
+
+
+def _label(model: nn.Module, image: dict[str, Any]) -> dict[str, Any]:
+    if "error" in image:
+        logger.warning("Left unlabeled: %s", image["error"])
+        return {"file_name": image["file_name"], "height": 0, "width": 0, "boxes": []}
     found = model([image])[0]["instances"].to("cpu")
     return {
-        "file_name": record["file_name"],
+        "file_name": image["file_name"],
         "height": int(image["height"]),
         "width": int(image["width"]),
         "boxes": [

@@ -248,16 +248,22 @@ class PseudoLabelProbe:
     def measure(self, teacher: SemiSupervisedRCNN, clock: Clock) -> dict[str, float]:
         """Figures of :meth:`QualityTally.figures`; all processes share the work and the result.
 
+        What a method draws for an image depends on the image's place in the sample alone, and the
+        generators of the run stay as they are.
+
         Args:
             teacher: in eval mode.
             clock: where in its schedule the run is.
         """
         tally = QualityTally.empty(len(self.class_names))
-        for record in self.records[comm.get_rank() :: comm.get_world_size()]:
-            try:
-                tally = tally + self._measure_one(teacher, record, clock)
-            except ImageError as error:
-                logger.warning("Left out of the pseudo-label figures: %s", error)
+        devices = [teacher.device] if teacher.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            for place in range(comm.get_rank(), len(self.records), comm.get_world_size()):
+                torch.manual_seed(place)
+                try:
+                    tally = tally + self._measure_one(teacher, self.records[place], clock)
+                except ImageError as error:
+                    logger.warning("Left out of the pseudo-label figures: %s", error)
         total = sum(comm.all_gather(tally), QualityTally.empty(len(self.class_names)))
         figures = total.figures(self.class_names)
         shown = ", ".join(f"{name} {value:.3g}" for name, value in figures.items())

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import torch
+from detectron2.layers import ciou_loss, diou_loss
 from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY, RPN
 from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
 from detectron2.utils.events import get_event_storage
+from fvcore.nn import giou_loss, smooth_l1_loss
 from torch import Tensor
 from torch.nn import functional as F
 
 from dre_ssod.modeling.proposals import select_proposals
 from dre_ssod.structures import StudentLosses
+
+_IOU_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "giou": giou_loss,
+    "diou": diou_loss,
+    "ciou": ciou_loss,
+}
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
@@ -110,45 +118,60 @@ class SemiSupervisedRPN(RPN):
         labels, boxes = self.label_and_sample_anchors(anchors, targets)
         scores = [level[group] for level in logits]
         offsets = [level[group] for level in deltas]
-        if weights is None:
+        if weights is None and field is None:
             losses: dict[str, Tensor] = self.losses(anchors, scores, labels, offsets, boxes)
-            if field is not None:
-                losses["loss_rpn_cls"] = self._objectness(anchors, scores, labels, targets, field)
             return losses
-        assert field is None, "images are weighed as a whole or by their labels, not both"
-        images = [slice(number, number + 1) for number in range(len(targets))]
-        each: list[dict[str, Tensor]] = [
-            self.losses(
-                anchors, [s[i] for s in scores], labels[i], [o[i] for o in offsets], boxes[i]
-            )
-            for i in images
-        ]
+        # Its losses are sums, in which nothing is weighed any more; image by image, each would wait
+        # for a GPU as often as all together do here.
+        assert None in (weights, field), (
+            "images are weighed as a whole or by their labels, not both"
+        )
+        every, sampled = Boxes.cat(anchors), torch.stack(labels)
+        of_images = torch.ones(len(targets), device=sampled.device) if weights is None else weights
+        of_anchors = of_images[:, None]
+        if field is not None:
+            of_anchors = torch.stack([_of_nearest(every, found, field) for found in targets])
+        image, anchor = (sampled == 1).nonzero(as_tuple=True)
+        _count_anchors(sampled, len(image))
+        box_losses = self._box_losses(
+            torch.cat(offsets, dim=1)[image, anchor].float(),
+            every.tensor[anchor],
+            torch.stack(boxes)[image, anchor],
+        )
+        totals = {
+            "loss_rpn_cls": _objectness(torch.cat(scores, dim=1), sampled, of_anchors),
+            "loss_rpn_loc": (of_images[image] * box_losses).sum(),
+        }
+        divisor = self.batch_size_per_image * len(targets)
         return {
-            name: (weights * torch.stack([losses[name] for losses in each])).mean()
-            for name in each[0]
+            name: float(self.loss_weight.get(name, 1.0)) * total / divisor
+            for name, total in totals.items()
         }
 
-    def _objectness(
-        self,
-        anchors: list[Boxes],
-        scores: list[Tensor],
-        labels: list[Tensor],
-        targets: list[Instances],
-        field: str,
-    ) -> Tensor:
-        """Detectron2's objectness loss, each sampled anchor weighed by a field of its label.
+    def _box_losses(self, offsets: Tensor, anchors: Tensor, boxes: Tensor) -> Tensor:
+        """(P,) losses of offsets (P, 4) against the boxes (P, 4) of their anchors (P, 4)."""
+        if self.box_reg_loss_type == "smooth_l1":
+            wanted = self.box2box_transform.get_deltas(anchors, boxes)
+            losses: Tensor = smooth_l1_loss(offsets, wanted, beta=self.smooth_l1_beta).sum(dim=1)
+            return losses
+        loss = _IOU_LOSSES[self.box_reg_loss_type]
+        return loss(self.box2box_transform.apply_deltas(offsets, anchors), boxes)
 
-        That of the label with the highest IoU, for negative anchors too; 0 on an image without.
-        """
-        every = Boxes.cat(anchors)
-        weights = torch.stack([_of_nearest(every, found, field) for found in targets])
-        sampled = torch.stack(labels)
-        losses = F.binary_cross_entropy_with_logits(
-            torch.cat(scores, dim=1).float(), sampled.clamp(min=0).float(), reduction="none"
-        )
-        total = torch.where(sampled >= 0, weights * losses, 0.0).sum()
-        divisor = self.batch_size_per_image * len(targets)
-        return float(self.loss_weight.get("loss_rpn_cls", 1.0)) * total / divisor
+
+def _objectness(scores: Tensor, sampled: Tensor, weights: Tensor) -> Tensor:
+    """The weighed sum of the losses of scores (N, A), of the anchors that are sampled, 1 or 0."""
+    losses = F.binary_cross_entropy_with_logits(
+        scores.float(), sampled.clamp(min=0).float(), reduction="none"
+    )
+    return torch.where(sampled >= 0, weights * losses, 0.0).sum()
+
+
+def _count_anchors(sampled: Tensor, positive: int) -> None:
+    """Write how many anchors of an image are sampled, as Detectron2 does."""
+    negative = int((sampled == 0).sum())
+    storage = get_event_storage()
+    for name, count in (("pos", positive), ("neg", negative)):
+        storage.put_scalar(f"rpn/num_{name}_anchors", count / len(sampled))
 
 
 def _of_nearest(boxes: Boxes, labels: Instances, field: str) -> Tensor:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import multiprocessing
+import os
+import weakref
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
 import torch
+from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
 from dre_ssod.data.mappers import EvaluationMapper
@@ -16,17 +21,13 @@ from dre_ssod.engine import stages
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.errors import ConfigError
 from dre_ssod.methods import METHODS
+from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from tests.engine.resume_harness import Stop, StopAt, differences, end_state
 from tests.factories import SIZE
 from tests.methods.every import config_of, trainer_of
-from tests.tiny_dataset import TinyDataset, loggers_kept, write_tiny_dataset
+from tests.tiny_dataset import TinyDataset, loggers_kept
 
 NAME = "STAC"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
-    return write_tiny_dataset(tmp_path_factory.mktemp("tiny"))
 
 
 def stage_cfg(data: TinyDataset, folder: Path, **overrides: Any) -> Any:
@@ -47,11 +48,11 @@ def test_a_run_that_is_stopped_in_its_stages_ends_as_one_that_is_not(
             trainer.register_hooks([StopAt(number) for number in iterations])
         run(trainer)
 
-    def label_one(model: Any, mapper: Any, record: dict[str, Any]) -> Any:
-        labeled.append(record["file_name"])
+    def label_one(model: Any, image: dict[str, Any]) -> Any:
+        labeled.append(image["file_name"])
         if len(labeled) == 5:
             raise Stop
-        return label(model, mapper, record)
+        return label(model, image)
 
     def live(name: str, *at: int, resume: bool = True) -> Path:
         cfg = stage_cfg(data, tmp_path / name, **{"DATASETS.TEST": ()})
@@ -141,7 +142,9 @@ def test_images_are_labeled_at_the_size_of_tests_or_at_their_own(
     cfg = stage_cfg(data, tmp_path, **{"SSOD.STAC.OWN_SIZE": own_size, **keys})
     sizes = []
 
-    def label_images(model: Any, records: Any, mapper: EvaluationMapper, folder: Path) -> None:
+    def label_images(
+        model: Any, records: Any, mapper: EvaluationMapper, folder: Path, workers: int
+    ) -> None:
         sizes.extend(tuple(mapper(record)["image"].shape[1:]) for record in records)
 
     for name in ("labeled_stage", "merge_chunks"):
@@ -186,3 +189,92 @@ def test_labels_are_boxes_of_the_image_at_whatever_size_it_is_labeled(
         height, width = SIZE
         assert (boxes <= torch.tensor([width, height] * 2)).all()
         assert boxes[:, 2].max() > 0.9 * width
+
+
+def test_nothing_of_the_first_stage_but_its_detector_is_left_while_images_are_labeled(
+    data: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the trainer nor its loading processes."""
+    cfg = stage_cfg(data, tmp_path, **{"DATASETS.TEST": (), "DATALOADER.NUM_WORKERS": 1})
+    train, trainers, loading = SSODTrainer.train, [], []
+
+    def train_and_look(trainer: SSODTrainer) -> None:
+        trainers.append(weakref.ref(trainer))
+        train(trainer)
+        loading.extend(multiprocessing.active_children())
+
+    def look(model: Any, *_: Any) -> None:
+        assert isinstance(model, SemiSupervisedRCNN)
+        assert [trainer() for trainer in trainers] == [None]
+        assert not set(loading) & set(multiprocessing.active_children())
+
+    monkeypatch.setattr(SSODTrainer, "train", train_and_look)
+    monkeypatch.setattr(stages, "label_images", look)
+    monkeypatch.setattr(stages, "merge_chunks", lambda *_: None)
+    gc.disable()
+    try:
+        with loggers_kept():
+            stages.store_labels(cfg)
+    finally:
+        gc.enable()
+    assert len(loading) == 1
+
+
+def test_labels_are_the_same_however_many_processes_load_images(
+    data: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of chunks that are left, and of images that cannot be read."""
+    monkeypatch.setattr(stages, "CHUNK", 3)
+    run = trainer_of(NAME, data, tmp_path)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    records = [*run.pools.unlabeled]
+    records[4] = {"file_name": str(broken)}
+    mapper = EvaluationMapper(40, 1333, "RGB")
+    here = os.getpid()
+    monkeypatch.setattr(
+        EvaluationMapper, "__call__", _noting(EvaluationMapper.__call__, tmp_path / "pids")
+    )
+    written = []
+    for workers in (0, 2):
+        folder = tmp_path / str(workers)
+        folder.mkdir()
+        (folder / "chunk_00000.json").write_text("[]")
+        stages.label_images(run.teacher, records, mapper, folder, workers)
+        written.append([path.read_text() for path in sorted(folder.iterdir())])
+        pids = set((tmp_path / "pids").read_text().split())
+        assert (str(here) in pids) == (workers == 0)
+        (tmp_path / "pids").unlink()
+    assert written[0] == written[1]
+    lines = [line for text in written[0] for line in json.loads(text)]
+    assert [line["file_name"] for line in lines] == [r["file_name"] for r in records[3:]]
+    assert lines[1] == {"file_name": str(broken), "height": 0, "width": 0, "boxes": []}
+
+
+def _noting(call: Any, path: Path) -> Any:
+    """A mapper's call that writes down which process makes it."""
+
+    def noting(mapper: EvaluationMapper, record: dict[str, Any]) -> Any:
+        with path.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        return call(mapper, record)
+
+    return noting
+
+
+@pytest.mark.parametrize("last", [None, "model_0000001.pth"])
+def test_the_first_process_alone_reads_the_last_checkpoint(
+    data: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str | None
+) -> None:
+    cfg = stage_cfg(data, tmp_path)
+    folder = Path(cfg.OUTPUT_DIR)
+    folder.mkdir()
+    (folder / "model_0000001.pth").write_bytes(b"not read here")
+    path = None if last is None else str(folder / last)
+    monkeypatch.setattr(comm, "is_main_process", lambda: False)
+    monkeypatch.setattr(comm, "all_gather", lambda own: [(path, None), own])
+    asked = []
+    monkeypatch.setattr(stages, "SSODTrainer", lambda _: MagicMock())
+    monkeypatch.setattr(stages, "store_labels", lambda _, begun: asked.append(begun))
+    stages.start(cfg, resume=True)
+    assert asked == [last is not None]

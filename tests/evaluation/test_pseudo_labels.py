@@ -11,6 +11,7 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
+from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
 from dre_ssod.config.checks import check_config
@@ -27,7 +28,7 @@ from dre_ssod.structures import UnlabeledSample
 from dre_ssod.teacher import observe
 from tests.engine.test_trainer import assert_same, checkpoint, metrics_of
 from tests.factories import SIZE, tiny_cfg, tiny_model
-from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run, write_tiny_dataset
+from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run
 
 Box = tuple[float, float, float, float]
 ONE: Box = (0.0, 0.0, 10.0, 10.0)
@@ -123,11 +124,6 @@ def test_tallies_of_parts_add_up() -> None:
     assert both.figures(["a", "b"])["recall"] == 0.5
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
-    return write_tiny_dataset(tmp_path_factory.mktemp("data"))
-
-
 CLASSES = ["class0", "class1", "class2"]
 CLOCK = Clock(iteration=5, burn_in=0, max_iter=10)
 
@@ -192,6 +188,34 @@ def test_the_probe_measures_what_the_teacher_would_teach(data: TinyDataset) -> N
     assert figures["precision"] == figures["recall"] == 1.0
     assert figures["mean_iou"] == pytest.approx(1.0, abs=1e-4)
     assert figures["boxes_per_image"] == figures["objects_per_image"] == np.mean(seen)
+
+
+def test_what_is_drawn_depends_on_the_image_alone(
+    data: TinyDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither on what the run has drawn before, which goes on as it would, nor on the processes."""
+    keys = {"SSOD.METHOD": "RobustTeacher", "MODEL.META_ARCHITECTURE": "ImageClassRCNN"}
+    keys |= {"SSOD.ROBUST_TEACHER.JITTER_SCALE": 0.5, "SSOD.ROBUST_TEACHER.LOWEST_THRESHOLD": 0.1}
+    cfg = probe_cfg(data, **keys)
+    teacher = tiny_model(cfg, spread=0.5).eval()
+    probe = PseudoLabelProbe.from_config(cfg, build_method(cfg), [], CLASSES)
+    assert probe is not None
+    tallies: list[QualityTally] = []
+    monkeypatch.setattr(comm, "all_gather", lambda tally: tallies.append(tally) or [tally])
+    found = []
+    for seed, processes in ((0, 1), (1, 1), (2, 2), (3, 3)):
+        tallies.clear()
+        monkeypatch.setattr(comm, "get_world_size", lambda count=processes: count)
+        for rank in range(processes):
+            monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
+            torch.manual_seed(seed)
+            before = torch.get_rng_state()
+            probe.measure(teacher, CLOCK)
+            assert torch.equal(torch.get_rng_state(), before)
+        found.append(np.array(counts(sum(tallies, QualityTally.empty(3)))))
+    assert found[0][0].sum() > 8
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], rtol=1e-9)
 
 
 def test_a_broken_image_is_named_and_left_out(

@@ -12,6 +12,7 @@ from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor
 
+from dre_ssod.benchmark.pretended_gpu import pretended_gpu
 from dre_ssod.methods import build_method
 from dre_ssod.modeling.rpn import SemiSupervisedRPN
 from dre_ssod.structures import StudentLosses
@@ -45,11 +46,13 @@ def _run(
     pseudo: list[Instances],
     features: dict[str, Tensor] | None = None,
     terms: Collection[str] = NAMES,
+    weights: Tensor | None = None,
+    field: str | None = None,
 ) -> tuple[list[Instances], StudentLosses]:
     count = len(labeled) + len(pseudo)
     features = _features(count) if features is None else features
     torch.manual_seed(0)
-    return rpn.student_losses(_images(count), features, labeled, pseudo, terms)
+    return rpn.student_losses(_images(count), features, labeled, pseudo, terms, weights, field)
 
 
 def test_on_labels_alone_it_is_detectron2s() -> None:
@@ -115,6 +118,75 @@ def test_anchors_of_labels_and_of_pseudo_labels_are_counted_apart() -> None:
     (found, none), others = counts
     assert found > none == 0
     assert others == (none, found)
+
+
+KINDS: list[tuple[str, float]] = [("smooth_l1", 0.0), ("smooth_l1", 0.5), ("giou", 0.0)]
+KINDS += [("diou", 0.0), ("ciou", 0.0)]
+THREE = (BOXES, (), OTHER_BOXES)
+"""Boxes of three images, one of which has none."""
+
+
+@pytest.mark.parametrize(("kind", "beta"), KINDS)
+def test_images_are_weighed_by_one_pass_as_each_by_itself(kind: str, beta: float) -> None:
+    keys = {"MODEL.RPN.BBOX_REG_LOSS_TYPE": kind, "MODEL.RPN.SMOOTH_L1_BETA": beta}
+    rpn = _rpn(**ALL_ANCHORS, **keys, **{"MODEL.RPN.BBOX_REG_LOSS_WEIGHT": 3.0})
+    weights = torch.tensor([0.5, 2.0, 0.25])
+    labels, features = [pseudo_labels(boxes) for boxes in THREE], _features(4)
+    _, joined = _run(rpn, labels[:1], labels, features, weights=weights)
+    first = {name: value[:1] for name, value in features.items()}
+    expected = dict.fromkeys(NAMES, torch.zeros(()))
+    for number, weight in enumerate(weights, start=1):
+        own = {name: value[number : number + 1] for name, value in features.items()}
+        both = {name: torch.cat([first[name], own[name]]) for name in own}
+        _, alone = _run(rpn, labels[:1], labels[number - 1 : number], both)
+        for name in NAMES:
+            expected[name] = expected[name] + weight * alone.unsupervised[f"{name}_unsup"] / 3
+    parameters = list(rpn.rpn_head.parameters())
+    for name in NAMES:
+        found = joined.unsupervised[f"{name}_unsup"]
+        assert found.item() > 0
+        torch.testing.assert_close(found, expected[name])
+        pairs = (
+            torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+            for loss in (found, expected[name])
+        )
+        for ours, theirs in zip(*pairs, strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(("weighs", "field"), [(True, None), (False, "gt_scores")])
+def test_anchors_of_weighed_images_are_counted_as_those_of_others(
+    weighs: bool, field: str | None
+) -> None:
+    """Once in an iteration, by the mean over images."""
+    rpn, labels = _rpn(**ALL_ANCHORS), [pseudo_labels(boxes) for boxes in THREE]
+    counts = []
+    for weights, name in ((torch.ones(3) if weighs else None, field), (None, None)):
+        with EventStorage() as storage:
+            _run(rpn, labels[:1], labels, weights=weights, field=name)
+        histories = (storage.history(f"unsup/rpn/num_{kind}_anchors") for kind in ("pos", "neg"))
+        counts.append([history.values() for history in histories])
+    assert counts[0] == counts[1]
+
+
+def test_a_gpu_is_waited_for_as_often_for_many_weighed_images_as_for_one() -> None:
+    waits = []
+    with pretended_gpu() as found:
+        rpn = _rpn(**{"MODEL.DEVICE": "cuda"})
+        for count in (1, 3):
+            labels = [pseudo_labels().to("cuda") for _ in range(1 + count)]
+            features = {name: value.to("cuda") for name, value in _features(1 + count).items()}
+            weights = torch.ones(count, device="cuda")
+            found.clear()
+            _run(rpn, labels[:1], labels[1:], features, weights=weights)
+            waits.append(sum(n for (_, place), n in found.places.items() if _is_of_losses(place)))
+    assert waits[0] == waits[1] > 0
+
+
+def _is_of_losses(place: str) -> bool:
+    return place.startswith("dre_ssod.modeling.rpn:") or place.endswith(
+        (" losses", "_loss", " get_deltas")
+    )
 
 
 def test_proposals_carry_no_gradient() -> None:

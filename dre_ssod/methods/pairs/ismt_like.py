@@ -54,6 +54,8 @@ SAME_IOU = 0.5
 """Boxes of a class with at least this IoU are one object; also that of NMS."""
 NUMBERS = 6
 """Of a remembered box: x1, y1, x2, y2, its class, its score."""
+DIGIT = 2**24
+"""Whole numbers below it are exact in float32, in which processes add up what they have found."""
 
 
 @METHODS.register()
@@ -161,17 +163,21 @@ class ISMTLike(Pair):
     def counts(
         self, found: tuple[Found, Found], samples: Sequence[UnlabeledSample]
     ) -> Mapping[str, Tensor]:
-        """Where in the pool the images of a pass stand, from 1, and what they show by head."""
+        """Where in the pool the images of a pass stand, from 1 and in two digits, and what they
+        show by head."""
         (second, _), (first, _) = found
         device = first.detections[0].gt_scores.device
-        places = [self._positions.get(sample.file_name, -1) + 1.0 for sample in samples]
+        places = torch.tensor(
+            [divmod(self._positions.get(s.file_name, -1) + 1, DIGIT) for s in samples],
+            dtype=torch.float32,
+        )
         boxes = torch.zeros(len(places), 2, self.settings.kept, NUMBERS, device=device)
         for number, sample in enumerate(samples):
             back = torch.linalg.inv(sample.weak.matrix)
             for head, seen in enumerate((first, second)):
                 rows = _rows(seen.detections[number], back, self.settings.min_score)
                 boxes[number, head, : len(rows)] = rows
-        return {"positions": torch.tensor(places).to(device, non_blocking=True), "boxes": boxes}
+        return {"positions": places.to(device, non_blocking=True), "boxes": boxes}
 
     def tally(self, passes: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
         """Each process fills its own rows, so that their sum is what all have found."""
@@ -187,19 +193,37 @@ class ISMTLike(Pair):
         """M_h[image] <- P_h."""
         if not totals:
             return
-        for position, heads in zip(totals["positions"].tolist(), totals["boxes"], strict=True):
+        for digits, heads in zip(totals["positions"].tolist(), totals["boxes"], strict=True):
+            position = int(digits[0]) * DIGIT + int(digits[1])
             if position > 0:
                 for memory, rows in zip(self._memory, heads, strict=True):
-                    memory[int(position) - 1] = rows[rows[:, 5] > 0.0].clone()
+                    memory[position - 1] = rows[rows[:, 5] > 0.0].clone()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"memory": [dict(memory) for memory in self._memory], "digest": self._digest}
+        return {"memory": [_packed(memory) for memory in self._memory], "digest": self._digest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         first, second = state["memory"]
-        self._memory = dict(first), dict(second)
+        self._memory = _unpacked(first), _unpacked(second)
         # Earlier checkpoints have none.
         self._digest = state.get("digest", "")
+
+
+def _packed(memory: Mapping[int, Tensor]) -> dict[str, Tensor]:
+    """The boxes of all images in one tensor: files of many tensors take long to write and read."""
+    return {
+        "positions": torch.tensor(list(memory), dtype=torch.int64),
+        "lengths": torch.tensor([len(rows) for rows in memory.values()], dtype=torch.int64),
+        "boxes": torch.cat([torch.zeros(0, NUMBERS), *memory.values()]),
+    }
+
+
+def _unpacked(memory: Mapping[Any, Tensor]) -> dict[int, Tensor]:
+    """Inverse of :func:`_packed`; checkpoints of early 0.2.0 have a tensor of each image."""
+    if "boxes" not in memory:
+        return dict(memory)
+    rows = memory["boxes"].split(memory["lengths"].tolist())
+    return dict(zip(memory["positions"].tolist(), rows, strict=True))
 
 
 def fused(before: Instances, found: Instances, forgetting: float) -> Instances:

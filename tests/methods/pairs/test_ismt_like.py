@@ -19,7 +19,7 @@ from dre_ssod.teacher import TeacherPass
 from tests.engine.steps import SAMPLE_ALL
 from tests.factories import SIZE, affine, flip, unlabeled_sample
 from tests.methods.every import batch_of, trainer_of
-from tests.tiny_dataset import TinyDataset, write_tiny_dataset
+from tests.tiny_dataset import TinyDataset
 
 NAME = "ISMTLike"
 HERE, NEAR, FAR = (
@@ -28,11 +28,6 @@ HERE, NEAR, FAR = (
     (60.0, 20.0, 90.0, 50.0),
 )
 CLOCK = Clock(2, 2, 6)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
-    return write_tiny_dataset(tmp_path_factory.mktemp("tiny"))
 
 
 def _boxes(*rows: tuple[tuple[float, ...], int, float]) -> Instances:
@@ -109,8 +104,8 @@ def test_the_best_are_remembered_and_those_below_the_bound_are_not() -> None:
     assert kept.gt_scores.tolist() == pytest.approx([0.9, 0.8])
     few = _method()
     _step(few, unlabeled_sample(0), few.fuse(0, many, unlabeled_sample(0)), _boxes())
-    remembered = few.state_dict()["memory"][0][0]
-    assert remembered[:, 5].tolist() == pytest.approx([0.9, 0.8, 0.7])
+    remembered = few.state_dict()["memory"][0]
+    assert remembered["boxes"][:, 5].tolist() == pytest.approx([0.9, 0.8, 0.7])
 
 
 def test_a_step_notes_all_of_its_passes_and_no_image_of_another_pool() -> None:
@@ -119,19 +114,76 @@ def test_a_step_notes_all_of_its_passes_and_no_image_of_another_pool() -> None:
     passes = [_counts(method, unlabeled_sample(number), *found) for number in range(3)]
     method.learn(method.tally(passes))
     first, second = method.state_dict()["memory"]
-    assert first.keys() == second.keys() == {0, 7}
-    assert [rows[:, 5].tolist() for rows in (first[7], second[7])] == [[pytest.approx(0.9)], [0.5]]
+    assert first["positions"].tolist() == second["positions"].tolist() == [0, 7]
+    assert [m["boxes"][1, 5].item() for m in (first, second)] == [pytest.approx(0.9), 0.5]
     assert not method.tally([])
 
 
+def _with_memories() -> ISMTLike:
+    """Of two images: of the first both heads remember something, of the other one of them."""
+    method = _method()
+    _step(
+        method, unlabeled_sample(1), _boxes((HERE, 0, 0.9)), _boxes((FAR, 2, 0.5), (HERE, 1, 0.4))
+    )
+    _step(method, unlabeled_sample(0), _boxes(), _boxes((NEAR, 1, 0.7)))
+    return method
+
+
+def _assert_same(method: ISMTLike, other: ISMTLike) -> None:
+    for head in range(2):
+        for number in range(2):
+            ours, theirs = (
+                m.fuse(head, _boxes(), unlabeled_sample(number)) for m in (method, other)
+            )
+            assert _as_rows(ours) == _as_rows(theirs)
+            assert len(ours) == head + number
+
+
 def test_its_state_makes_another_one_the_same(tmp_path: Path) -> None:
-    method, other = _method(), _method()
-    _step(method, unlabeled_sample(1), _boxes((HERE, 0, 0.9)), _boxes((FAR, 2, 0.5)))
+    method, other = _with_memories(), _method()
     torch.save(method.state_dict(), tmp_path / "state.pth")
     other.load_state_dict(torch.load(tmp_path / "state.pth", weights_only=True))
-    for head in range(2):
-        ours, theirs = (m.fuse(head, _boxes(), unlabeled_sample(1)) for m in (method, other))
-        assert _as_rows(ours) == _as_rows(theirs) != []
+    _assert_same(method, other)
+    states = (m.state_dict()["memory"] for m in (other, method))
+    torch.testing.assert_close(*states, rtol=0, atol=0)
+    # What it learns from there on replaces what it had.
+    _step(other, unlabeled_sample(1), _boxes((FAR, 0, 0.6)), _boxes())
+    assert _as_rows(other.fuse(0, _boxes(), unlabeled_sample(1))) == [(FAR, 0, 0.54)]
+
+
+def test_a_state_has_as_many_tensors_whatever_it_remembers() -> None:
+    """Checkpoints of many tensors take long to write and to read."""
+    few, none = (
+        [t for head in method.state_dict()["memory"] for t in head.values()]
+        for method in (_with_memories(), _method())
+    )
+    assert len(few) == len(none) == 6
+    other = _method()
+    other.load_state_dict(_method().state_dict())
+    assert len(other.fuse(0, _boxes(), unlabeled_sample(1))) == 0
+
+
+def test_states_with_a_tensor_of_each_image_are_still_read() -> None:
+    method, other = _with_memories(), _method()
+    memory = [dict(memory) for memory in method._memory]
+    other.load_state_dict({"memory": memory, "digest": ""})
+    _assert_same(method, other)
+
+
+@pytest.mark.parametrize("position", [2**24 - 2, 2**24 - 1, 2**24 + 1, 3 * 2**24 + 4])
+def test_images_of_large_pools_keep_their_own_memories(position: int) -> None:
+    method = _method()
+    method._positions = {"unlabeled0.png": position, "unlabeled1.png": position + 1}
+    for number, box in enumerate((HERE, FAR)):
+        totals = method.tally(
+            [_counts(method, unlabeled_sample(number), _boxes((box, 0, 0.9)), _boxes())]
+        )
+        # As processes add them up.
+        method.learn({name: total.float() for name, total in totals.items()})
+    for number, box in enumerate((HERE, FAR)):
+        found = method.fuse(0, _boxes(), unlabeled_sample(number))
+        assert [rows[0] for rows in _as_rows(found)] == [box]
+    assert set(method._memory[0]) == {position, position + 1}
 
 
 def test_its_memory_is_of_the_images_that_it_has_seen(caplog: pytest.LogCaptureFixture) -> None:
