@@ -26,7 +26,7 @@ class ClassCounts:
 
     Attributes:
         images: with pseudo-labels, or with none of them but a teacher who looked.
-        boxes: (K,), on the device: whoever reads them waits for it.
+        boxes: (K,) whole numbers, on the device: whoever reads them waits for it.
     """
 
     images: int
@@ -35,13 +35,13 @@ class ClassCounts:
     @classmethod
     def none(cls, num_classes: int, device: torch.device) -> ClassCounts:
         """Nothing yet."""
-        return cls(0, torch.zeros(num_classes, device=device))
+        return cls(0, torch.zeros(num_classes, dtype=torch.int64, device=device))
 
     def add(self, labels: Sequence[Instances]) -> None:
         """Count the labels of some images."""
         self.images += len(labels)
         for found in labels:
-            self.boxes.index_add_(0, found.gt_classes, torch.ones_like(found.gt_scores))
+            self.boxes.index_add_(0, found.gt_classes, torch.ones_like(found.gt_classes))
 
 
 class StepMetrics:

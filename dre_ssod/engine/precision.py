@@ -7,6 +7,7 @@ import platform
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 
 from dre_ssod.errors import ConfigError
 
@@ -20,10 +21,10 @@ def autocast_dtype(cfg: CfgNode, device: torch.device) -> torch.dtype | None:
     """The dtype of SOLVER.AMP on a device; None for float32.
 
     "auto" is the fastest one that the device computes in: bfloat16, or float16 with scaled
-    gradients on a GPU before bfloat16, or float32. Any other is obeyed.
+    gradients on a GPU before bfloat16, or float32. Any other is obeyed. All processes ask.
 
     Raises:
-        ConfigError: for float16 on a CPU.
+        ConfigError: for float16 on a CPU, and for "auto" on devices of which it is not the same.
     """
     if not cfg.SOLVER.AMP.ENABLED:
         return None
@@ -35,11 +36,17 @@ def autocast_dtype(cfg: CfgNode, device: torch.device) -> torch.dtype | None:
         )
     if name != "auto":
         return {"float16": torch.float16, "bfloat16": torch.bfloat16}[name]
-    if _computes_in_bfloat16(device):
-        return torch.bfloat16
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= _FIRST_FAST_FLOAT16:
-        return torch.float16
-    return None
+    fastest = _fastest_dtype(device)
+    formats = comm.all_gather(name_of(fastest))
+    if len(set(formats)) > 1:
+        # Some gradients would be scaled when they are summed, and others not.
+        of_ranks = ", ".join(f"rank {rank}: {name}" for rank, name in enumerate(formats))
+        raise ConfigError(
+            "SOLVER.AMP.DTYPE is 'auto', which is not the same on all devices of this run "
+            f"({of_ranks}): set it to one of them for all, 'bfloat16' or 'float16', or "
+            "SOLVER.AMP.ENABLED to False for float32"
+        )
+    return fastest
 
 
 def name_of(dtype: torch.dtype | None) -> str:
@@ -67,6 +74,14 @@ def use_tf32(cfg: CfgNode) -> None:
     """Let GPUs round the inputs of float32 products to TF32 where MODEL.TF32 says so."""
     torch.backends.cudnn.allow_tf32 = cfg.MODEL.TF32 in ("convolutions", "all")
     torch.backends.cuda.matmul.allow_tf32 = cfg.MODEL.TF32 == "all"
+
+
+def _fastest_dtype(device: torch.device) -> torch.dtype | None:
+    if _computes_in_bfloat16(device):
+        return torch.bfloat16
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= _FIRST_FAST_FLOAT16:
+        return torch.float16
+    return None
 
 
 def _computes_in_bfloat16(device: torch.device) -> bool:

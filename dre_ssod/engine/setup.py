@@ -61,8 +61,7 @@ def setup(args: argparse.Namespace, until: ExitStack) -> CfgNode:
     if note:
         logger.warning("%s", note)
     complete(cfg)
-    # OMP_NUM_THREADS, which also torchrun and whoever starts several runs set, is for both.
-    compute_with(torch.get_num_threads())
+    compute_with(_own_threads())
     if cfg.SEED < 0:
         cfg.SEED = _draw_seed(Path(cfg.OUTPUT_DIR), args.resume)
     cfg.freeze()
@@ -77,6 +76,14 @@ def setup(args: argparse.Namespace, until: ExitStack) -> CfgNode:
     # An evaluation has few images of each size: searching for the fastest operators would not pay.
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
     return cfg
+
+
+def _own_threads() -> int:
+    """Of this process: ``OMP_NUM_THREADS``, as torchrun sets it, or its share of the cores."""
+    threads = torch.get_num_threads()
+    if os.environ.get("OMP_NUM_THREADS"):
+        return threads
+    return max(1, threads // comm.get_local_size())
 
 
 def _make_folder(cfg: CfgNode) -> None:

@@ -43,6 +43,7 @@ from dre_ssod.evaluation.evaluators import (
 )
 from dre_ssod.evaluation.pseudo_labels import PseudoLabelProbe
 from dre_ssod.launch.log_file import FILE_ONLY
+from dre_ssod.launch.processes import OWN_BUFFERS
 from dre_ssod.methods import build_method
 from dre_ssod.runs.contents import check_resumed
 from dre_ssod.runs.detector import categories_of, check_start
@@ -333,5 +334,5 @@ class SSODTrainer(DefaultTrainer):
 def _wrap(model: nn.Module) -> nn.Module | DistributedDataParallel:
     """DDP where there are several processes."""
     device_ids = [comm.get_local_rank()] if next(model.parameters()).is_cuda else None
-    wrapped: nn.Module = create_ddp_model(model, device_ids=device_ids, broadcast_buffers=False)
+    wrapped: nn.Module = create_ddp_model(model, device_ids=device_ids, **OWN_BUFFERS)
     return wrapped

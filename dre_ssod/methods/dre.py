@@ -112,6 +112,7 @@ class DRE(LearnsRanks, MeanTeacher):
     def __init__(self, settings: Any) -> None:
         super().__init__(settings)
         self._ranks = RankThresholds(settings, settings.score_threshold)
+        self.asks_teacher = settings.prc
         self.has_two_means = settings.cls_normalizer == "separate"
 
     @classmethod

@@ -119,6 +119,8 @@ class MeanTeacher:
     """Keys that its mappers read: groups of them, or single ones by GROUP.KEY."""
     unread: ClassVar[tuple[str, ...]] = ()
     """Inherited fields of ``Settings`` that it has no use for."""
+    asks_teacher = False
+    """Whether a loss wants the teacher's opinion of sampled regions, by its feature maps."""
     has_two_means = False
     """Whether the classification loss has a mean of its own for foreground regions."""
     variance_keys: ClassVar[tuple[str, ...]] = ()
@@ -228,6 +230,9 @@ class MeanTeacher:
     ) -> StudentBatch:
         """One student's batch of labeled views and of strong views with these labels."""
         strong = [{"image": sample.strong.image} for sample in samples]
+        if not self.asks_teacher:
+            # Else the teacher's feature maps would take memory throughout the student's pass.
+            labels = replace(labels, ask=None)
         return StudentBatch(labeled, strong, labels, self, self.mixer(clock))
 
     # 3. Mixing

@@ -104,6 +104,7 @@ class SoftTeacher(MeanTeacher):
             Number(0.0, 1.0),
         )
 
+    asks_teacher = True
     score_bounds = ("cls_score", "rpn_score", "score_threshold")
 
     # Labels

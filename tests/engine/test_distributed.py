@@ -22,19 +22,12 @@ from dre_ssod.engine.trainer import SSODTrainer, _wrap
 from dre_ssod.methods.dre import DRE
 from dre_ssod.structures import TrainingBatch
 from tests.engine.models import opinionated
+from tests.engine.steps import SAMPLE_ALL
 from tests.factories import affine, labeled_image, tiny_cfg, tiny_model, unlabeled_sample
 from tests.tiny_dataset import TinyDataset, tiny_run, write_tiny_dataset
 
 WORLD_SIZE = 2
 BETA = 2.0
-
-# Every anchor and every proposal is sampled, so that no loss depends on random numbers.
-SAMPLE_ALL = {
-    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 1024,
-    "MODEL.RPN.POSITIVE_FRACTION": 1.0,
-    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 256,
-    "MODEL.ROI_HEADS.POSITIVE_FRACTION": 1.0,
-}
 
 OUT_OF_SIGHT = affine(shift=(10_000.0, 0.0))
 

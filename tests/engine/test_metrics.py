@@ -8,9 +8,9 @@ import torch
 from detectron2.utils.events import EventStorage
 from torch import Tensor
 
-from dre_ssod.engine.metrics import StepMetrics, StepTotals
+from dre_ssod.engine.metrics import ClassCounts, StepMetrics, StepTotals
 from dre_ssod.structures import Mean, StudentLosses
-from tests.factories import beta_4
+from tests.factories import NUM_CLASSES, beta_4, pseudo_labels
 
 
 def losses(
@@ -137,3 +137,12 @@ def test_metrics_hold_no_graph() -> None:
     for mean in [*metrics._losses.values(), *metrics._figures.values()]:
         assert not mean.total.requires_grad
         assert not mean.count.requires_grad
+
+
+def test_more_boxes_are_counted_than_a_float32_can_tell_apart() -> None:
+    counts = ClassCounts.none(NUM_CLASSES, torch.device("cpu"))
+    counts.boxes += 2**24
+    one = pseudo_labels()[1:2]
+    counts.add([one, one])
+    assert counts.images == 2
+    assert counts.boxes.tolist() == [2**24, 2**24 + 2, 2**24]

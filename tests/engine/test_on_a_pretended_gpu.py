@@ -21,7 +21,7 @@ from dre_ssod.engine.setup import complete
 from dre_ssod.engine.trainer import SSODTrainer
 from tests.factories import BOXES, FEWER_LAYERS, SIZE, draw, tiny_cfg, tiny_model
 from tests.methods.every import EXPECTED, overrides_of
-from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run, write_tiny_dataset
+from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run
 
 ITERATIONS = 2
 AMP = {"SOLVER.AMP.ENABLED": True}
@@ -57,11 +57,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
 }
 EVALUATED = ("float32", "refined detections in batches", "supervised")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
-    return write_tiny_dataset(tmp_path_factory.mktemp("tiny"))
 
 
 def train(data: TinyDataset, folder: Path, **overrides: Any) -> tuple[SSODTrainer, Waits]:

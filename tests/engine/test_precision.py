@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.utils import comm
 
 from dre_ssod.engine.precision import announce, autocast_dtype, name_of, use_tf32
 from dre_ssod.engine.trainer import SSODTrainer
@@ -74,6 +75,20 @@ def test_auto_on_a_gpu(
 ) -> None:
     machine.gpu(capability)
     assert autocast_dtype(tiny_cfg(**{"SOLVER.AMP.ENABLED": True}), GPU) is expected
+
+
+def test_auto_is_refused_where_it_is_not_the_same_for_all_processes(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.gpu((7, 5))
+    monkeypatch.setattr(comm, "all_gather", lambda own: [own, "bfloat16 autocast"])
+    cfg = tiny_cfg(**{"SOLVER.AMP.ENABLED": True})
+    with pytest.raises(
+        ConfigError, match=r"DTYPE is 'auto'.*rank 0: float16 autocast, rank 1: bfloat16 autocast"
+    ):
+        autocast_dtype(cfg, GPU)
+    cfg.SOLVER.AMP.DTYPE = "float16"
+    assert autocast_dtype(cfg, GPU) is torch.float16
 
 
 def test_a_format_that_is_named_is_obeyed_with_one_warning_where_it_is_emulated(

@@ -22,15 +22,10 @@ from tests.engine.resume_harness import (
     live,
     random_kills,
 )
-from tests.tiny_dataset import TinyDataset, tiny_run, write_tiny_dataset
+from tests.tiny_dataset import TinyDataset, tiny_run
 
 KILLED = -signal.SIGKILL
 AMP = {"SOLVER.AMP.ENABLED": True}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
-    return write_tiny_dataset(tmp_path_factory.mktemp("data"))
 
 
 class Reference:

@@ -10,12 +10,7 @@ import pytest
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.errors import ConfigError
 from tests.engine.test_trainer import completed, train
-from tests.tiny_dataset import TinyDataset, tiny_run, write_tiny_dataset
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
-    return write_tiny_dataset(tmp_path_factory.mktemp("data"))
+from tests.tiny_dataset import TinyDataset, tiny_run
 
 
 def test_a_finished_run_can_be_made_longer(data: TinyDataset, tmp_path: Path) -> None:

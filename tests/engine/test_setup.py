@@ -13,11 +13,12 @@ import pytest
 import torch
 import yaml
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 
 from dre_ssod.engine.setup import complete, save_config, setup
 from dre_ssod.errors import ConfigError, FolderInUseError
 from tests.factories import tiny_cfg
-from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run, write_tiny_dataset
+from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run
 
 
 @pytest.fixture(autouse=True)
@@ -26,11 +27,6 @@ def _undone() -> Iterator[None]:
     with loggers_kept(), torch.random.fork_rng(devices=[]):
         yield
     torch.backends.cudnn.benchmark = benchmark
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
-    return write_tiny_dataset(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture
@@ -102,6 +98,19 @@ def test_opencv_computes_with_as_many_threads_as_pytorch(config_file: Path) -> N
     cv2.setNumThreads(2)
     start(config_file)
     assert cv2.getNumThreads() == torch.get_num_threads() == 1
+
+
+def test_processes_of_one_machine_share_its_cores(
+    config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comm, "get_local_size", lambda: 4)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+    chosen: list[int] = []
+    monkeypatch.setattr("dre_ssod.engine.setup.compute_with", chosen.append)
+    start(config_file)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    start(config_file, "OUTPUT_DIR", f"{config_file}.other")
+    assert chosen == [16, 4]
 
 
 def test_a_missing_gpu_is_told_once(

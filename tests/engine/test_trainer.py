@@ -29,7 +29,7 @@ from dre_ssod.engine.training_data import load_pools
 from dre_ssod.errors import CheckpointError, ConfigError, SourceError
 from dre_ssod.runs.detector import entry_for_weights
 from tests.engine.resume_harness import Stop, StopAt
-from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run, write_tiny_dataset
+from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run
 
 
 def completed(cfg: CfgNode) -> CfgNode:
@@ -72,11 +72,6 @@ def assert_same(first: Any, second: Any, where: str = "") -> None:
         assert torch.equal(first, second), where
     else:
         assert first == second, where
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
-    return write_tiny_dataset(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,9 @@ from detectron2.engine import default_argument_parser
 import train_net
 from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run, write_tiny_dataset
 
+pytestmark = pytest.mark.usefixtures("kept_loggers")
+
 ITERATIONS = 6
-
-
-@pytest.fixture(autouse=True)
-def _loggers() -> Iterator[None]:
-    with loggers_kept():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,9 @@ from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.errors import ConfigError
 from dre_ssod.inspection.panels import draw_inspection
 from dre_ssod.methods import METHODS, Clock, build_method
+from dre_ssod.modeling.student_batch import PairBatch
 from dre_ssod.structures import TrainingBatch
+from dre_ssod.teacher import TeacherPass
 from tests.engine.resume_harness import differences, flattened
 from tests.factories import NUM_CLASSES, SIZE
 from tests.methods.every import (
@@ -39,11 +41,6 @@ from tests.tiny_dataset import TinyDataset, write_tiny_dataset
 
 NAMES = sorted(EXPECTED)
 SEMI_SUPERVISED = [name for name in NAMES if METHODS.get(name).uses_unlabeled]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
-    return write_tiny_dataset(tmp_path_factory.mktemp("tiny"))
 
 
 def test_every_registered_method_has_a_row() -> None:
@@ -95,6 +92,23 @@ def test_the_teacher_is_never_trained(trainer: tuple[str, SSODTrainer]) -> None:
     assert not run.teacher.training
     for key, value in run.teacher.state_dict().items():
         assert torch.equal(value, before[key]), key
+
+
+def test_only_a_method_that_asks_the_teacher_keeps_its_feature_maps(
+    trainer: tuple[str, SSODTrainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, run = trainer
+    method, iteration, asked = run.method, run.cfg.SSOD.BURN_IN_ITERS, []
+    score = TeacherPass.score
+    monkeypatch.setattr(
+        TeacherPass, "score", lambda seen, boxes: asked.append(boxes) or score(seen, boxes)
+    )
+    batch = batch_of(run, iteration)
+    losses_of(run, batch)
+    assert bool(asked) == method.asks_teacher
+    found = method.student_batch(run.teacher, batch, Clock(iteration, iteration, 6))
+    for one in (found.first, found.second) if isinstance(found, PairBatch) else (found,):
+        assert (one.labels is not None and one.labels.ask is not None) == method.asks_teacher
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing(trainer: tuple[str, SSODTrainer]) -> None:

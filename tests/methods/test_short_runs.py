@@ -14,12 +14,7 @@ from dre_ssod.inspection.run_plots import panels_of
 from dre_ssod.runs.history import read_runs
 from tests.engine.resume_harness import Life, differences, end_state, live
 from tests.methods.every import EXPECTED, SHORT, overrides_of
-from tests.tiny_dataset import TinyDataset, write_tiny_dataset
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
-    return write_tiny_dataset(tmp_path_factory.mktemp("tiny"))
+from tests.tiny_dataset import TinyDataset
 
 
 @pytest.fixture(scope="module", params=sorted(EXPECTED))

@@ -28,17 +28,12 @@ from tests.methods.every import (
     trainer_of,
 )
 from tests.methods.test_dre import Case
-from tests.tiny_dataset import TinyDataset, write_tiny_dataset
+from tests.tiny_dataset import TinyDataset
 
 NAME = "SoftTeacher"
 METHOD = {"SSOD.METHOD": NAME}
 VIEW = (4000, 6000)
 LARGE = torch.tensor([[2000.0, 1500.0, 2400.0, 2100.0], [3000.0, 1000.0, 3300.0, 1300.0]])
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
-    return write_tiny_dataset(tmp_path_factory.mktemp("tiny"))
 
 
 # Box jitter

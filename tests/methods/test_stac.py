@@ -23,15 +23,10 @@ from dre_ssod.methods.parts.stored_labels import confident, with_stored_labels
 from dre_ssod.methods.stac import STAC
 from tests.factories import SIZE, tiny_cfg, unlabeled_sample
 from tests.methods.every import batch_of, config_of, losses_of, trainer_of
-from tests.tiny_dataset import TinyDataset, write_tiny_dataset
+from tests.tiny_dataset import TinyDataset
 
 NAME = "STAC"
 CLASSES = ["cat", "dog"]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
-    return write_tiny_dataset(tmp_path_factory.mktemp("tiny"))
 
 
 # Labels

@@ -22,17 +22,12 @@ from tests.methods.every import (
     losses_of,
     trainer_of,
 )
-from tests.tiny_dataset import TinyDataset, write_tiny_dataset
+from tests.tiny_dataset import TinyDataset
 
 WORLD_SIZE = 2
 DOCUMENTED = ("Every method, run", "Several processes")
 """Parts of docs/methods.md with a row per method."""
 NAMES = sorted(EXPECTED)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
-    return write_tiny_dataset(tmp_path_factory.mktemp("tiny"))
 
 
 def _one_step(name: str, data: TinyDataset, folder: Path) -> dict[str, Any]:

@@ -118,6 +118,8 @@ class SaveBeforeEvaluation(HookBase):
     def after_step(self) -> None:
         if self._evaluation.is_due:
             self._checkpoints.save_before_evaluation()
+            # An evaluation ends at once when it is asked to: no process before all is written.
+            comm.synchronize()
 
 
 def _name(iteration: int) -> str:

@@ -185,6 +185,6 @@ def unmix(maps: Tensor, permutation: Tensor) -> Tensor:
         return exchange_tiles(maps, permutation)
     fitted = F.interpolate(maps[:mixed], fitting, mode="bilinear", align_corners=False)
     moved = exchange_tiles(fitted, permutation)
-    return torch.cat(
-        [F.interpolate(moved, shape, mode="bilinear", align_corners=False), maps[mixed:]]
-    )
+    # Under autocast a GPU resizes in float32, by which this level would differ from the others.
+    resized = F.interpolate(moved, shape, mode="bilinear", align_corners=False).to(maps.dtype)
+    return torch.cat([resized, maps[mixed:]])

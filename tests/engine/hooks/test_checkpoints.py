@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from detectron2.engine import TrainerBase
+from detectron2.utils import comm
 from torch import nn
 
 from dre_ssod.checkpoints.checkpointer import SafeCheckpointer
@@ -230,6 +231,20 @@ def test_a_signal_to_save_saves_and_goes_on(tmp_path: Path) -> None:
     run.train(0, 6)
     numbers = [name for name in names(tmp_path) if name.startswith("model_0")]
     assert numbers == ["model_0000002.pth", "model_0000005.pth"]
+
+
+def test_no_process_begins_an_evaluation_before_all_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path, [1.0])
+    seen: list[Any] = []
+    monkeypatch.setattr(comm, "synchronize", lambda: seen.append(names(tmp_path)))
+    evaluate = run.evaluate
+    run.checkpoints._evaluation._func = lambda: seen.append("evaluation") or evaluate()
+    run.train(0, 1)
+    written, evaluation = seen[:2]
+    assert "model_0000000.pth" in written
+    assert evaluation == "evaluation"
 
 
 def test_a_signal_ends_an_evaluation_whose_iteration_is_saved(tmp_path: Path) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +10,8 @@ import pytest
 from detectron2.utils.events import EventStorage
 
 from dre_ssod.engine.hooks.evaluation import LaggingTeacher
-from tests.tiny_dataset import loggers_kept
+
+pytestmark = pytest.mark.usefixtures("heard_loggers")
 
 METRIC = "teacher/voc://x/bbox/AP"
 
@@ -29,13 +28,6 @@ def warnings(
         hook.trainer = trainer
         hook.after_step()
     return [record.getMessage() for record in caplog.records]
-
-
-@pytest.fixture(autouse=True)
-def _loggers() -> Iterator[None]:
-    with loggers_kept():
-        logging.getLogger("dre_ssod").propagate = True
-        yield
 
 
 def test_a_teacher_well_below_its_student_is_told_with_what_to_do(

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +16,9 @@ from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.engine.unreadable import FEW_IMAGES, UnreadableImages
 from dre_ssod.errors import UserError
 from dre_ssod.structures import ImageFailure, TrainingBatch
-from tests.tiny_dataset import loggers_kept, tiny_run, write_tiny_dataset
+from tests.tiny_dataset import tiny_run, write_tiny_dataset
 
-
-@pytest.fixture(autouse=True)
-def _loggers() -> Iterator[None]:
-    """Other tests start runs, which keep messages from the capturing logger."""
-    with loggers_kept():
-        logging.getLogger("dre_ssod").propagate = True
-        yield
+pytestmark = pytest.mark.usefixtures("heard_loggers")
 
 
 def failure(number: int, replaced: bool = True) -> ImageFailure:

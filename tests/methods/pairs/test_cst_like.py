@@ -16,15 +16,10 @@ from dre_ssod.modeling.student_batch import PairBatch
 from dre_ssod.teacher import observe
 from tests.engine.steps import SAMPLE_ALL
 from tests.methods.every import batch_of, swapped, trainer_of
-from tests.tiny_dataset import TinyDataset, write_tiny_dataset
+from tests.tiny_dataset import TinyDataset
 
 NAME = "CSTLike"
 CLOCK = Clock(2, 2, 6)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
-    return write_tiny_dataset(tmp_path_factory.mktemp("tiny"))
 
 
 def test_the_weight_by_hand() -> None:

@@ -16,15 +16,10 @@ from dre_ssod.methods.pairs.instant_teaching_star import Candidates, labels_of, 
 from dre_ssod.modeling.student_batch import PairBatch
 from tests.factories import NUM_CLASSES, SIZE
 from tests.methods.every import batch_of, swapped, trainer_of
-from tests.tiny_dataset import TinyDataset, write_tiny_dataset
+from tests.tiny_dataset import TinyDataset
 
 BOX = (10.0, 10.0, 30.0, 30.0)
 NAME = "InstantTeachingStar"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
-    return write_tiny_dataset(tmp_path_factory.mktemp("tiny"))
 
 
 def _judge(probabilities: tuple[float, ...], box: tuple[float, ...]) -> Any:

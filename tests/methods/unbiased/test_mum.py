@@ -8,6 +8,7 @@ import pytest
 import torch
 from detectron2.structures import ImageList
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dre_ssod.errors import ConfigError
 from dre_ssod.methods import Clock, build_method
@@ -101,6 +102,18 @@ def test_a_map_that_tiles_do_not_divide_keeps_its_shape(size: tuple[int, int]) -
     assert unmix(_maps(4, size), back).shape == (4, 5, *size)
     constant = torch.full((4, 5, *size), 0.7)
     torch.testing.assert_close(unmix(constant, back), constant)
+
+
+def test_such_a_map_keeps_its_number_format_under_the_autocast_of_a_gpu() -> None:
+    """PyTorch resizes in float32 there, and levels of two formats cannot be pooled together."""
+    torch.set_autocast_enabled("cuda", True)
+    try:
+        with FakeTensorMode():
+            maps = torch.empty(4, 8, 7, 10, device="cuda", dtype=torch.float16)
+            unmixed = unmix(maps, torch.empty(2, 2, 4, 4, dtype=torch.int64))
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+    assert (unmixed.dtype, unmixed.shape) == (torch.float16, maps.shape)
 
 
 def test_such_a_map_is_resized_unmixed_and_resized_back() -> None:

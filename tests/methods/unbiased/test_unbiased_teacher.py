@@ -25,16 +25,11 @@ from tests.factories import labeled_image, tiny_cfg, tiny_model
 from tests.methods.every import ONE_SIZE, batch_of, losses_of, out_of_sight, trainer_of
 from tests.modeling.regions import ground_truth, make_heads, sampled_by
 from tests.modeling.regions import losses_of as head_losses
-from tests.tiny_dataset import TinyDataset, loggers_kept, write_tiny_dataset
+from tests.tiny_dataset import TinyDataset, loggers_kept
 
 NAME = "UnbiasedTeacher"
 LOGITS = torch.tensor([[2.0, 0.0, 0.0, 0.0], [0.5, 1.0, -1.0, 0.0], [-3.0, 0.0, 3.0, 1.0]])
 CLASSES = torch.tensor([0, 3, 0])
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
-    return write_tiny_dataset(tmp_path_factory.mktemp("tiny"))
 
 
 # Focal loss
