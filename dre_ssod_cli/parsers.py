@@ -101,20 +101,17 @@ def run_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def positive_number(text: str) -> int:
+def count(text: str, least: int = 1) -> int:
     """The type of an argument that is a number from 1 on."""
     number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{number} is less than {least}")
     return number
 
 
-def check_counts(parser: argparse.ArgumentParser, args: argparse.Namespace, *names: str) -> None:
-    """End the program where one of these arguments is given and below 1."""
-    for name in names:
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name.replace('_', '-')} must be 1 or more")
+def whole(text: str) -> int:
+    """The same of a number that may be 0."""
+    return count(text, 0)
 
 
 def parse_slurm(parser: argparse.ArgumentParser, text: str) -> dict[str, str | int]:

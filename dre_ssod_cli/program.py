@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 
-def run_program(main: Callable[..., int | None], *arguments: Any) -> int:
-    """:func:`dre_ssod.launch.program.run_program`, imported now."""
-    from dre_ssod.launch import program
+class Run(Protocol):
+    """Runs a tool with command-line arguments; returns its exit code."""
 
-    return program.run_program(main, *arguments)
+    def __call__(self, arguments: list[str] | None = None) -> int: ...
+
+
+def runner(
+    main: Callable[[argparse.Namespace], int | None],
+    parse_arguments: Callable[[list[str] | None], argparse.Namespace],
+) -> Run:
+    """The ``run`` of a tool, by ``dre_ssod.launch.program.run_program``, imported only then."""
+
+    def run(arguments: list[str] | None = None) -> int:
+        args = parse_arguments(arguments)
+        from dre_ssod.launch import program
+
+        return program.run_program(main, args)
+
+    return run
 
 
 def run_processes(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> int:
-    """The same in each process that the arguments of :func:`.parsers.run_parser` ask for."""
+    """Run ``main`` in each process that the arguments of :func:`.parsers.run_parser` ask for."""
     from dre_ssod.launch import program
 
     return program.run_program(program.launch_processes, main, args)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 from collections.abc import Iterator
 from multiprocessing import forkserver
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.tiny_dataset import TinyDataset
 
 MOST_WORKERS = 12
 # Files side by side start with these, which take 5 to 130 seconds of a core, the longest first: at
@@ -92,6 +96,29 @@ def datasets_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with taking_turns(shared / "sample_set.lock"):
         ensure_sample_set(shared / "dre_ssod_sample")
     return shared
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
+    """A tiny set, shared by the tests of a file."""
+    from tests.tiny_dataset import write_tiny_dataset
+
+    return write_tiny_dataset(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def kept_loggers() -> Iterator[None]:
+    """For tests that start runs, which change the loggers."""
+    from tests.tiny_dataset import loggers_kept
+
+    with loggers_kept():
+        yield
+
+
+@pytest.fixture
+def heard_loggers(kept_loggers: None) -> None:
+    """For tests that read messages, which runs of other tests keep from the capturing logger."""
+    logging.getLogger("dre_ssod").propagate = True
 
 
 @pytest.fixture(scope="session")

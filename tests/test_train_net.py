@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +18,13 @@ from dre_ssod.errors import ConfigError, SourceError
 from dre_ssod.launch.processes import TORCHRUN_VARIABLES
 from tests import ROOT
 from tests.forks import fork_processes_of_runs, run_forked
-from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run, write_tiny_dataset
+from tests.tiny_dataset import TinyDataset, tiny_run
+
+pytestmark = pytest.mark.usefixtures("kept_loggers")
 
 
 def arguments(*words: object) -> argparse.Namespace:
     return default_argument_parser().parse_args(list(map(str, words)))
-
-
-@pytest.fixture(autouse=True)
-def _loggers() -> Iterator[None]:
-    with loggers_kept():
-        yield
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
-    return write_tiny_dataset(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

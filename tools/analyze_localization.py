@@ -7,9 +7,9 @@
 Runs a trained model over DATASETS.TEST and writes localization.json and localization.png: the true
 IoU of the detections against their foreground score and against s_loc; whether the predicted sigma
 of the edges is the true one, and which MODEL.ROI_BOX_HEAD.SIGMA_SCALE would make it so; precision,
-recall and IoU by quarter of s_loc; how far apart the weights of LER and PRC would lie; the AP of
-the detections ranked by score, by s_loc and by the product. With --min-score SSOD.SCORE_THRESHOLD
-the detections are what become pseudo-labels.
+right detections and IoU by quarter of s_loc; how far apart the weights of LER and PRC would lie, by
+the settings of the run; the AP of the detections ranked by score, by s_loc and by the product. With
+--min-score SSOD.SCORE_THRESHOLD the detections are what become pseudo-labels.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dre_ssod_cli.parsers import add_model_option, output, run_parser
-from dre_ssod_cli.program import run_program
+from dre_ssod_cli.program import runner
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -128,7 +128,7 @@ def tables_of(
         (correlations, ["detections", "n", "IoU against", "Spearman", "Pearson"]),
         (edges, ["edge", "n", "mean z", "RMS z", "miscalibration"]),
         (precisions, ["dataset", "ranked by", *METRICS]),
-        (parts, ["quarter", "n", "s_loc", "precision", "recall", "mean IoU"]),
+        (parts, ["quarter", "n", "s_loc", "precision", "right / objects", "mean IoU"]),
         (spreads, ["weight", "n", "mean", "deviation", "5 %", "95 %"]),
     )
     return "\n\n".join(
@@ -142,20 +142,21 @@ def write_analysis(cfg: CfgNode, args: argparse.Namespace, folder: Path) -> None
     from dre_ssod.data.sources.catalog import load_one_labeled
     from dre_ssod.deployment.trained_model import load_trained
     from dre_ssod.evaluation.localization import Spread, analyze, quarters
-    from dre_ssod.evaluation.localization_data import collect
+    from dre_ssod.evaluation.localization_data import collect, weights_of
     from dre_ssod.evaluation.reliability import LEVELS, reliability
     from dre_ssod.files import open_whole, write_text
     from dre_ssod.inspection.localization_figure import draw_analysis
+    from dre_ssod.runs.sets import tests_trained_on
 
+    tests = {name: load_one_labeled(name) for name in cfg.DATASETS.TEST}
+    for text in tests_trained_on(cfg, tests):
+        logger.warning("%s", text)
     table, rankings = collect(cfg, load_trained(cfg, args.model), args.min_score)
     reports = analyze(table, args.min_score, MIN_IOU)
     sigma = reliability(table.residuals[table.ious >= MIN_IOU])
-    records = [record for name in cfg.DATASETS.TEST for record in load_one_labeled(name)]
-    by_quality = quarters(table, sum(len(objects_of(record)) for record in records), MIN_IOU)
-    weights = {
-        "s_loc (LER)": Spread.of(table.qualities),
-        "score * s_loc (PRC)": Spread.of(table.scores * table.qualities),
-    }
+    objects = sum(len(objects_of(record)) for records in tests.values() for record in records)
+    by_quality = quarters(table, objects, MIN_IOU)
+    weights = {name: Spread.of(values) for name, values in weights_of(table, cfg).items()}
     ratio = sigma["all"].deviation
     scale = None if ratio is None else cfg.MODEL.ROI_BOX_HEAD.SIGMA_SCALE * ratio
     content = {
@@ -180,8 +181,9 @@ def write_analysis(cfg: CfgNode, args: argparse.Namespace, folder: Path) -> None
     if scale is not None:
         print(f"\nRMS z is 1 on these images with MODEL.ROI_BOX_HEAD.SIGMA_SCALE {scale:.2f}")
     print(
-        f"all: score >= {args.min_score}; matched, and edges: those with IoU >= {MIN_IOU} to an "
-        "object of their class. z: (predicted - true edge) / sigma. AP: over all detections."
+        f"all: score >= {args.min_score}; matched, right, and edges: those with IoU >= {MIN_IOU} "
+        "to an object of their class, each where several meet one. z: (predicted - true edge) / "
+        "sigma, without edges that the image's border cuts off in both. AP: over all detections."
     )
 
 
@@ -196,10 +198,7 @@ def main(args: argparse.Namespace) -> None:
     print(f"Written to {place}: localization.json, localization.png")
 
 
-def run(arguments: list[str] | None = None) -> int:
-    """Run the tool with command-line arguments; returns its exit code."""
-    return run_program(main, parse_arguments(arguments))
-
+run = runner(main, parse_arguments)
 
 if __name__ == "__main__":
     sys.exit(run())

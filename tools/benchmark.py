@@ -27,8 +27,8 @@ import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from dre_ssod_cli.parsers import output, positive_number, program_parser, worked_in
-from dre_ssod_cli.program import run_program
+from dre_ssod_cli.parsers import count, output, program_parser, worked_in
+from dre_ssod_cli.program import runner
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -41,44 +41,38 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = program_parser(__doc__)
     kinds = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
     growth = _add_kind(kinds, "growth")
-    growth.add_argument(
-        "--entries", type=positive_number, default=1_000_000, help="names in the pool"
-    )
+    growth.add_argument("--entries", type=count, default=1_000_000, help="names in the pool")
     growth.add_argument(
         "--shards", type=worked_in, metavar="DIR", help="for shards without content and their index"
     )
     growth.add_argument("--workers", type=int, default=2, help="loading processes")
     sources = _add_kind(kinds, "sources")
     sources.add_argument("sources", nargs="+", metavar="SOURCE", help="URI or registered name")
-    sources.add_argument("--rounds", type=positive_number, default=5, help="timed (default: 5)")
+    sources.add_argument("--rounds", type=count, default=5, help="timed (default: 5)")
     sources.add_argument(
-        "--images", type=positive_number, default=200, help="of each, at most (default: 200)"
+        "--images", type=count, default=200, help="of each, at most (default: 200)"
     )
     images = {"loader": 128, "eval": 5000, "inference": 32}
     for name in ("loader", "step", "formats", "ema", "eval", "inference"):
         kind = _add_kind(kinds, name)
         kind.add_argument("--config-file", default="", metavar="FILE")
-        kind.add_argument(
-            "--rounds", type=positive_number, default=5, help="timed rounds (default: 5)"
-        )
+        kind.add_argument("--rounds", type=count, default=5, help="timed rounds (default: 5)")
         if name != "eval":
             kind.add_argument(
                 "--threads",
-                type=positive_number,
+                type=count,
                 help="of PyTorch and OpenCV (default: their own choice)",
             )
         if name in images:
             default = images[name]
             kind.add_argument(
                 "--images",
-                type=positive_number,
+                type=count,
                 default=default,
                 help=f"a round (default: {default})",
             )
         if name == "inference":
-            kind.add_argument(
-                "--batch", type=positive_number, default=8, help="images (default: 8)"
-            )
+            kind.add_argument("--batch", type=count, default=8, help="images (default: 8)")
         kind.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values")
     return parser.parse_args(arguments)
 
@@ -155,10 +149,7 @@ def main(args: argparse.Namespace) -> None:
             report.save(path)
 
 
-def run(arguments: list[str] | None = None) -> int:
-    """Run the tool with command-line arguments; returns its exit code."""
-    return run_program(main, parse_arguments(arguments))
-
+run = runner(main, parse_arguments)
 
 if __name__ == "__main__":
     sys.exit(run())

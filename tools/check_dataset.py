@@ -19,8 +19,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from dre_ssod_cli.parsers import output, program_parser
-from dre_ssod_cli.program import run_program
+from dre_ssod_cli.parsers import count, output, program_parser, whole
+from dre_ssod_cli.program import runner
 
 KEYS = {"labeled": "TRAIN", "unlabeled": "UNLABELED", "test": "TEST"}
 """The key of cfg.DATASETS that names the sets of each role."""
@@ -53,18 +53,20 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="write the whole report there, a new file; a path or an address, as s3://BUCKET/NAME",
     )
     parser.add_argument(
-        "--workers", metavar="N", type=int, default=_cores(), help="processes (default: all cores)"
+        "--workers",
+        metavar="N",
+        type=count,
+        default=_cores(),
+        help="processes (default: all cores)",
     )
     parser.add_argument(
-        "--examples", metavar="N", type=int, default=3, help="shown of each finding (default: 3)"
+        "--examples", metavar="N", type=whole, default=3, help="shown of each finding (default: 3)"
     )
     parser.add_argument(
         "--explain", action="store_true", help="print what every finding means, and end"
     )
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes to the config")
     parsed = parser.parse_args(arguments)
-    if parsed.workers < 1 or parsed.examples < 0:
-        parser.error("--workers must be 1 or more, --examples 0 or more")
     if isinstance(parsed.json, Path) and not parsed.json.parent.is_dir():
         parser.error(f"--json {parsed.json}: there is no folder {parsed.json.parent}")
     return parsed
@@ -121,9 +123,7 @@ def main(args: argparse.Namespace) -> int:
     return int(report.failed)
 
 
-def run(arguments: list[str] | None = None) -> int:
-    """Run the tool with command-line arguments; returns its exit code."""
-    return run_program(main, parse_arguments(arguments))
+run = runner(main, parse_arguments)
 
 
 def _cores() -> int:

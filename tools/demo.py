@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dre_ssod_cli.parsers import add_model_options, output, program_parser
-from dre_ssod_cli.program import run_program
+from dre_ssod_cli.program import runner
 
 if TYPE_CHECKING:
     from dre_ssod.deployment.demo import DrawingDetector
@@ -203,10 +203,7 @@ def main(args: argparse.Namespace) -> int:
     return SKIPPED_CODE if skipped else 0
 
 
-def run(arguments: list[str] | None = None) -> int:
-    """Run the tool with command-line arguments; returns its exit code."""
-    return run_program(main, parse_arguments(arguments))
-
+run = runner(main, parse_arguments)
 
 if __name__ == "__main__":
     sys.exit(run())

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dre_ssod_cli.parsers import add_model_options, output, program_parser
-from dre_ssod_cli.program import run_program
+from dre_ssod_cli.program import runner
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -159,10 +159,7 @@ def main(args: argparse.Namespace) -> None:
         print(place / name)
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the tool with command-line arguments; returns its exit code."""
-    return run_program(main, parse_arguments(arguments))
-
+run = runner(main, parse_arguments)
 
 if __name__ == "__main__":
     sys.exit(run())

@@ -19,8 +19,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from dre_ssod_cli.parsers import positive_number, program_parser, worked_in
-from dre_ssod_cli.program import run_program
+from dre_ssod_cli.parsers import count, program_parser, worked_in
+from dre_ssod_cli.program import runner
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -39,7 +39,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument(
         "--patience",
-        type=positive_number,
+        type=count,
         default=1,
         metavar="N",
         help="times its time limit that a step gets, beside other programs (default: 1)",
@@ -78,10 +78,7 @@ def main(args: argparse.Namespace) -> int:
     return int(not report.passed)
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the tool with command-line arguments; returns its exit code."""
-    return run_program(main, parse_arguments(arguments))
-
+run = runner(main, parse_arguments)
 
 if __name__ == "__main__":
     sys.exit(run())

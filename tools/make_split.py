@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dre_ssod_cli.parsers import output, program_parser
-from dre_ssod_cli.program import run_program
+from dre_ssod_cli.program import runner
 
 if TYPE_CHECKING:
     from dre_ssod.data.sources.catalog import NamedRecord
@@ -157,10 +157,7 @@ def main(args: argparse.Namespace) -> None:
         print(f"  {' '.join(words)} {NO_FURTHER_DRAW} DATASETS.SPLIT_FILE {split_file}")
 
 
-def run(arguments: list[str] | None = None) -> int:
-    """Run the tool with command-line arguments; returns its exit code."""
-    return run_program(main, parse_arguments(arguments))
-
+run = runner(main, parse_arguments)
 
 if __name__ == "__main__":
     sys.exit(run())

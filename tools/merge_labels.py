@@ -16,7 +16,7 @@ import json
 import sys
 
 from dre_ssod_cli.parsers import output, program_parser
-from dre_ssod_cli.program import run_program
+from dre_ssod_cli.program import runner
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -95,10 +95,7 @@ def main(args: argparse.Namespace) -> None:
     )
 
 
-def run(arguments: list[str] | None = None) -> int:
-    """Run the tool with command-line arguments; returns its exit code."""
-    return run_program(main, parse_arguments(arguments))
-
+run = runner(main, parse_arguments)
 
 if __name__ == "__main__":
     sys.exit(run())

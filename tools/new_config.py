@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dre_ssod_cli.parsers import local, program_parser
-from dre_ssod_cli.program import run_program
+from dre_ssod_cli.program import runner
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -78,10 +78,7 @@ def main(args: argparse.Namespace) -> None:
     print(f"  python train_net.py --config-file {shlex.quote(str(args.output))}")
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the tool with command-line arguments; returns its exit code."""
-    return run_program(main, parse_arguments(arguments))
-
+run = runner(main, parse_arguments)
 
 if __name__ == "__main__":
     sys.exit(run())

@@ -15,8 +15,8 @@ import argparse
 import re
 import sys
 
-from dre_ssod_cli.parsers import output, positive_number, program_parser
-from dre_ssod_cli.program import run_program
+from dre_ssod_cli.parsers import count, output, program_parser
+from dre_ssod_cli.program import runner
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -36,7 +36,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--images",
-        type=positive_number,
+        type=count,
         default=10_000,
         metavar="N",
         help="in a shard, at most (default: 10000)",
@@ -63,10 +63,7 @@ def main(args: argparse.Namespace) -> None:
     print(f"{role} \"('{packed.uri}',)\"")
 
 
-def run(arguments: list[str] | None = None) -> int:
-    """Run the tool with command-line arguments; returns its exit code."""
-    return run_program(main, parse_arguments(arguments))
-
+run = runner(main, parse_arguments)
 
 if __name__ == "__main__":
     sys.exit(run())

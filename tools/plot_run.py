@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dre_ssod_cli.parsers import local, output, program_parser
-from dre_ssod_cli.program import run_program
+from dre_ssod_cli.program import runner
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -78,10 +78,7 @@ def main(args: argparse.Namespace) -> None:
         print(place / "found.jpg")
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the tool with command-line arguments; returns its exit code."""
-    return run_program(main, parse_arguments(arguments))
-
+run = runner(main, parse_arguments)
 
 if __name__ == "__main__":
     sys.exit(run())

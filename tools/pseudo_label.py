@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dre_ssod_cli.parsers import add_model_options, program_parser, worked_in
-from dre_ssod_cli.program import run_program
+from dre_ssod_cli.parsers import add_model_options, count, program_parser, whole, worked_in
+from dre_ssod_cli.program import runner
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -39,13 +38,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--min-score", type=float, help="of a box (default: tau of the config's method)"
     )
     parser.add_argument(
-        "--batch", type=int, help="images of a forward pass (default: TEST.IMS_PER_BATCH)"
+        "--batch", type=count, help="images of a forward pass (default: TEST.IMS_PER_BATCH)"
     )
     parser.add_argument(
-        "--chunk", type=int, default=1000, help="images that are saved together (default: 1000)"
+        "--chunk", type=count, default=1000, help="images that are saved together (default: 1000)"
     )
     parser.add_argument(
-        "--label-next", type=int, default=100, metavar="N", help="images listed (default: 100)"
+        "--label-next", type=whole, default=100, metavar="N", help="images listed (default: 100)"
     )
     parser.add_argument(
         "--label-next-by",
@@ -105,14 +104,6 @@ def configure(args: argparse.Namespace) -> tuple[LabelingJob, CfgNode]:
     min_score = tau if args.min_score is None else args.min_score
     check_score(cfg, "--min-score", min_score)
     check_score(cfg, "--label-next-score", args.label_next_score)
-    counts = (
-        ("batch", args.batch, 1),
-        ("chunk", args.chunk, 1),
-        ("label-next", args.label_next, 0),
-    )
-    for name, value, least in counts:
-        if value is not None and value < least:
-            raise ConfigError(f"--{name} is {value}; it must be at least {least}")
     if (
         args.label_next_by in ("quality", "both")
         and cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE != "kl"
@@ -157,6 +148,7 @@ def work(args: argparse.Namespace, rank: int) -> None:
     from dre_ssod.deployment.labeling.bulk_labeling import label_missing
     from dre_ssod.deployment.labeling.labeling_job import open_manifest
     from dre_ssod.deployment.trained_model import device_of
+    from dre_ssod.memory.machine import resident_bytes
 
     # torchrun starts processes that know nothing of each other.
     rank = int(os.environ.get("LOCAL_RANK", rank))
@@ -172,7 +164,7 @@ def work(args: argparse.Namespace, rank: int) -> None:
     for images in label_missing(job, cfg, sharers):
         done += images
         speed = done / (time.monotonic() - begin)
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        memory = resident_bytes(peak=True) / 2**20
         print(
             f"process {rank}: {done:,} of {total:,} images, {speed:.1f} a second, "
             f"at most {memory:.0f} MiB",
@@ -277,10 +269,7 @@ def main(args: argparse.Namespace) -> None:
     finish(args, before)
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the tool with command-line arguments; returns its exit code."""
-    return run_program(main, parse_arguments(arguments))
-
+run = runner(main, parse_arguments)
 
 if __name__ == "__main__":
     sys.exit(run())

@@ -12,23 +12,24 @@ refused with other settings.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import sys
 import textwrap
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dre_ssod_cli.parsers import program_parser, worked_in
-from dre_ssod_cli.program import run_program
+from dre_ssod_cli.program import runner
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
+    from dre_ssod.report.folders import RunFolder
     from dre_ssod.tables.schedule import Job
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -134,17 +135,10 @@ def make_jobs(runs: Mapping[str, Path], args: argparse.Namespace) -> list[Job]:
     ]
 
 
-def last_evaluation(run: Path) -> dict[str, Any]:
-    """The newest line of ``metrics.json`` that holds an evaluation."""
-    lines = [json.loads(line) for line in (run / "metrics.json").read_text().splitlines()]
-    return next(line for line in reversed(lines) if "teacher/bbox/AP" in line)
-
-
-def count_images(run: Path) -> dict[str, int]:
+def count_images(run: RunFolder) -> Counter[str]:
     """Labeled, unlabeled and test images of a run."""
-    sets = json.loads((run / "run.json").read_text())["runs"][-1]["datasets"]
-    counts = dict.fromkeys(("labeled", "unlabeled", "test"), 0)
-    for row in sets:
+    counts: Counter[str] = Counter()
+    for row in run.sets:
         counts[row["role"]] += row["images"]
     return counts
 
@@ -160,16 +154,19 @@ def say_spread(gain: float, opts: Sequence[str]) -> str:
     return f"From seed to seed an AP differs by some {SPREAD:g}; this gain is {is_sure} than that."
 
 
-def report(runs: Mapping[str, Path], captions: Mapping[str, str], args: argparse.Namespace) -> str:
+def report(
+    runs: Mapping[str, RunFolder], captions: Mapping[str, str], args: argparse.Namespace
+) -> str:
     """The closing table, what its numbers are, and what to do next."""
     import torch
     from tabulate import tabulate
 
-    evaluations = {name: last_evaluation(run) for name, run in runs.items()}
-    scores = {
-        name: [found[f"teacher/bbox/{metric}"] for metric in METRICS]
-        for name, found in evaluations.items()
-    }
+    from dre_ssod.runs.history import metric_name
+
+    def score(name: str, model: str, metric: str) -> float:
+        return runs[name].history.series[metric_name(model, "", metric)].last
+
+    scores = {name: [score(name, "teacher", metric) for metric in METRICS] for name in runs}
     rows: list[list[Any]] = [
         [captions[name], *(f"{value:.1f}" for value in values)] for name, values in scores.items()
     ]
@@ -177,9 +174,7 @@ def report(runs: Mapping[str, Path], captions: Mapping[str, str], args: argparse
     gains = [b - a for a, b in zip(without, with_unlabeled, strict=True)]
     rows.append(["difference", *(f"{gain:+.1f}" for gain in gains)])
     counts = count_images(runs["semi-supervised"])
-    students = ", ".join(
-        f"{evaluations[name]['student/bbox/AP']:.1f} ({name})" for name in evaluations
-    )
+    students = ", ".join(f"{score(name, 'student', 'AP'):.1f} ({name})" for name in runs)
     table = tabulate(rows, headers=["trained on", *METRICS], disable_numparse=True)
     paragraphs = [
         f"AP, average precision: how well the objects of {counts['test']} test images are found, "
@@ -196,7 +191,7 @@ def report(runs: Mapping[str, Path], captions: Mapping[str, str], args: argparse
 {explanation}
 
 What next? Look at some of your images, then make a config for them:
-  python tools/demo.py --run {runs["semi-supervised"]} --input IMAGES --output pictures
+  python tools/demo.py --run {runs["semi-supervised"].path} --input IMAGES --output pictures
   python tools/new_config.py --labeled 'coco://labels.json?images=photos' \\
     --unlabeled folder://more_photos --output mine.yaml"""
 
@@ -220,29 +215,27 @@ def main(args: argparse.Namespace) -> None:
     # More, for the run that is alone at first, make both slower once they are two.
     threads = max(1, (os.cpu_count() or 1) // len(jobs))
     run_all(jobs, LocalStarter(PROGRAM, threads), len(jobs), stop_at_failure=True)
-    counts = count_images(runs["semi-supervised"])
+    folders = read_folders(list(runs.values()))
+    by_name = dict(zip(runs, folders, strict=True))
+    counts = count_images(by_name["semi-supervised"])
     captions = {
         "supervised": f"{counts['labeled']} labeled images",
         "semi-supervised": f"the same and {counts['unlabeled']} unlabeled",
     }
-    folders = read_folders(list(runs.values()))
     examined = [examine_run(run, "teacher") for run in folders]
     shown = {captions[name]: one for name, one in zip(runs, examined, strict=True)}
     picture = folder / "predictions.png"
     write_picture(picture, draw_comparison(shown, DRAWN_IMAGES))
     address = write_page(folder / "report.html", folders, examined)
     print()
-    print(report(runs, captions, args))
+    print(report(by_name, captions, args))
     print()
     print(f"Picture, found and missed: {picture}")
     print(f"Took {(time.monotonic() - begin) / 60:.1f} minutes")
     print(f"Report, to open in a browser: {address}")
 
 
-def run(arguments: list[str] | None = None) -> int:
-    """Run the tool with command-line arguments; returns its exit code."""
-    return run_program(main, parse_arguments(arguments))
-
+run = runner(main, parse_arguments)
 
 if __name__ == "__main__":
     sys.exit(run())

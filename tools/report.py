@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dre_ssod_cli.parsers import add_model_option, local, output, program_parser
-from dre_ssod_cli.program import run_program
+from dre_ssod_cli.program import runner
 
 IMAGES = 24
 OF_THE_MODEL = ("images", "min_score", "model", "opts")
@@ -86,10 +86,7 @@ def main(args: argparse.Namespace) -> None:
     print(shown if path == place else place)
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the tool with command-line arguments; returns its exit code."""
-    return run_program(main, parse_arguments(arguments))
-
+run = runner(main, parse_arguments)
 
 if __name__ == "__main__":
     sys.exit(run())

@@ -21,8 +21,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dre_ssod_cli.parsers import check_counts, local, parse_slurm, program_parser, worked_in
-from dre_ssod_cli.program import run_program
+from dre_ssod_cli.parsers import count, local, parse_slurm, program_parser, worked_in
+from dre_ssod_cli.program import runner
 
 PROGRAM = Path(__file__).resolve().parent.parent / "train_net.py"
 
@@ -44,9 +44,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         metavar="DIR",
         help="for results that are kept (OUTPUT/results)",
     )
-    parser.add_argument("--at-once", type=int, default=1, metavar="N", help="runs at a time")
+    parser.add_argument("--at-once", type=count, default=1, metavar="N", help="runs at a time")
     parser.add_argument(
-        "--threads", type=int, metavar="N", help="of each run (default: its share of the cores)"
+        "--threads", type=count, metavar="N", help="of each run (default: its share of the cores)"
     )
     parser.add_argument("--row", action="append", metavar="NAME", help="run this row alone")
     parser.add_argument("--run", action="append", metavar="NAME", help='such as "fold 0", alone')
@@ -59,7 +59,6 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys, for all rows")
     args = parser.parse_intermixed_args(arguments)
-    check_counts(parser, args, "at_once", "threads")
     given = [name for name in ("row", "run", "slurm") if getattr(args, name) is not None]
     if args.report and given:
         parser.error(
@@ -93,10 +92,7 @@ def main(args: argparse.Namespace) -> None:
     print(write_report(table, results, args.output, looked))
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the tool with command-line arguments; returns its exit code."""
-    return run_program(main, parse_arguments(arguments))
-
+run = runner(main, parse_arguments)
 
 if __name__ == "__main__":
     sys.exit(run())

@@ -22,14 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dre_ssod_cli.parsers import (
-    add_model_option,
-    check_counts,
-    local,
-    program_parser,
-    worked_in,
-)
-from dre_ssod_cli.program import run_program
+from dre_ssod_cli.parsers import add_model_option, count, local, program_parser, worked_in
+from dre_ssod_cli.program import runner
 
 if TYPE_CHECKING:
     from dre_ssod.deployment.labeling.simulation import KnownPool
@@ -67,7 +61,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "differences are to the first (default: random views)",
     )
     parser.add_argument(
-        "--images", type=int, default=20, metavar="N", help="that are chosen (default: 20)"
+        "--images", type=count, default=20, metavar="N", help="that are chosen (default: 20)"
     )
     parser.add_argument(
         "--truth",
@@ -77,16 +71,15 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add_model_option(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the random choice (default: 0)")
     parser.add_argument(
-        "--at-once", type=int, default=1, metavar="N", help="trainings at a time (default: 1)"
+        "--at-once", type=count, default=1, metavar="N", help="trainings at a time (default: 1)"
     )
     parser.add_argument(
-        "--threads", type=int, metavar="N", help="of each (default: its share of the cores)"
+        "--threads", type=count, metavar="N", help="of each (default: its share of the cores)"
     )
     parser.add_argument(
         "opts", nargs=argparse.REMAINDER, help="config keys and values of the next trainings"
     )
     args = parser.parse_args(arguments)
-    check_counts(parser, args, "images", "at_once", "threads")
     if len({folder.resolve().name for folder in args.run}) < len(args.run):
         parser.error("two --run have folders of one name, by which results go: rename one")
     # As a default of the option, those that are given would be added to them.
@@ -252,11 +245,13 @@ def jobs_of(run: Path, args: argparse.Namespace) -> tuple[list[Job], dict[str, i
     return [job for job in jobs if not (job.folder / "results.json").is_file()], boxes
 
 
-def average_precision(folder: Path, model: str) -> float:
-    """AP in percent of the first test set, by the newest evaluation in a run's folder."""
+def average_precision(folder: Path, model: str) -> tuple[float, str]:
+    """AP in percent of the first test set, by the newest evaluation in a run's folder; and the
+    name of that set, "" where there is no other."""
     newest = json.loads((folder / "results.json").read_text(encoding="utf-8"))["evaluations"][-1]
-    protocols = next(iter(newest["models"][model].values()))
-    return float(protocols["bbox"]["metrics"]["AP"])
+    sets = newest["models"][model]
+    name, protocols = next(iter(sets.items()))
+    return float(protocols["bbox"]["metrics"]["AP"]), name if len(sets) > 1 else ""
 
 
 def report(args: argparse.Namespace, boxes: dict[str, dict[str, int]]) -> str:
@@ -270,12 +265,15 @@ def report(args: argparse.Namespace, boxes: dict[str, dict[str, int]]) -> str:
     from dre_ssod.errors import printable
     from dre_ssod.files import write_text
     from dre_ssod.tables.markdown import difference_text, mean_text
+    from dre_ssod.tables.report import of_first_sets
     from dre_ssod.tables.statistics import paired_difference, summarize
 
-    found = {
+    measured = {
         way: {name: average_precision(args.output / name / folder, args.model) for name in boxes}
         for way, folder in [(BEFORE, BEFORE), *((by, f"{by}/{NEXT}") for by in args.by)]
     }
+    found = {way: {run: ap for run, (ap, _) in own.items()} for way, own in measured.items()}
+    of = of_first_sets(name for own in measured.values() for _, name in own.values())
     content = json.dumps({"ap": found, "boxes": boxes}, indent=1)
     write_text(args.output / "choices.json", content + "\n")
     first = args.by[0]
@@ -289,7 +287,7 @@ def report(args: argparse.Namespace, boxes: dict[str, dict[str, int]]) -> str:
     header = ["chosen", "new boxes", *map(printable, boxes), "mean", f"against {first}"]
     table = tabulate(rows, header, tablefmt="pipe", disable_numparse=True)
     return (
-        f"AP in percent of the {args.model}, before and after {args.images} more images were "
+        f"AP in percent of the {args.model}{of}, before and after {args.images} more images were "
         f"labeled. Mean ± standard deviation; in brackets the 95 % interval of Student's t.\n\n"
         f"{table}\n"
     )
@@ -311,10 +309,7 @@ def main(args: argparse.Namespace) -> None:
     print(text)
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the tool with command-line arguments; returns its exit code."""
-    return run_program(main, parse_arguments(arguments))
-
+run = runner(main, parse_arguments)
 
 if __name__ == "__main__":
     sys.exit(run())

@@ -18,8 +18,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dre_ssod_cli.parsers import check_counts, parse_slurm, program_parser, worked_in
-from dre_ssod_cli.program import run_program
+from dre_ssod_cli.parsers import count, parse_slurm, program_parser, worked_in
+from dre_ssod_cli.program import runner
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ("train_net.py", "tools/pseudo_label.py")
@@ -28,12 +28,12 @@ PROGRAMS = ("train_net.py", "tools/pseudo_label.py")
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; ``given`` is what the program makes of its own."""
     parser = program_parser(__doc__)
-    parser.add_argument("--nodes", type=int, default=1, metavar="N", help="machines (default: 1)")
+    parser.add_argument("--nodes", type=count, default=1, metavar="N", help="machines (default: 1)")
     parser.add_argument(
-        "--processes", type=int, default=1, metavar="N", help="on each machine (default: 1)"
+        "--processes", type=count, default=1, metavar="N", help="on each machine (default: 1)"
     )
     parser.add_argument(
-        "--jobs", type=int, default=1, metavar="N", help="of tools/pseudo_label.py (default: 1)"
+        "--jobs", type=count, default=1, metavar="N", help="of tools/pseudo_label.py (default: 1)"
     )
     parser.add_argument(
         "--slurm",
@@ -52,7 +52,6 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("program", choices=PROGRAMS, help="what is run")
     parser.add_argument("words", nargs=argparse.REMAINDER, help="its command line")
     args = parser.parse_args(arguments)
-    check_counts(parser, args, "nodes", "processes", "jobs")
     args.slurm = parse_slurm(parser, args.slurm)
     if args.jobs > 1 and args.program == "train_net.py":
         parser.error("--jobs are of tools/pseudo_label.py; a training has --nodes and --processes")
@@ -96,10 +95,7 @@ def main(args: argparse.Namespace) -> None:
         print(f"job {submitted.job_id}: prints into {submitted.paths.stdout}")
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the tool with command-line arguments; returns its exit code."""
-    return run_program(main, parse_arguments(arguments))
-
+run = runner(main, parse_arguments)
 
 if __name__ == "__main__":
     sys.exit(run())

@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dre_ssod_cli.parsers import output, program_parser
-from dre_ssod_cli.program import run_program
+from dre_ssod_cli.parsers import count, output, program_parser, whole
+from dre_ssod_cli.program import runner
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -36,18 +36,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="new folder; a path or an address, as s3://BUCKET/NAME (default: "
         "OUTPUT_DIR/data_panels)",
     )
-    parser.add_argument("--images", type=int, default=8, help="how many (default: 8)")
-    parser.add_argument("--seed", type=int, default=0, help="of images and views (default: 0)")
+    parser.add_argument("--images", type=count, default=8, help="how many (default: 8)")
+    parser.add_argument("--seed", type=whole, default=0, help="of images and views (default: 0)")
     parser.add_argument(
         "--pseudo-labels", action="store_true", help="draw panels of unlabeled images as well"
     )
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values")
-    parsed = parser.parse_args(arguments)
-    if parsed.images < 1:
-        parser.error(f"--images is {parsed.images}; it must be at least 1")
-    if parsed.seed < 0:
-        parser.error(f"--seed is {parsed.seed}; it must be 0 or more")
-    return parsed
+    return parser.parse_args(arguments)
 
 
 def configure(args: argparse.Namespace) -> CfgNode:
@@ -165,14 +160,11 @@ def main(args: argparse.Namespace) -> None:
         draw_labeled(cfg, pools, args, folder)
         if args.pseudo_labels:
             draw_unlabeled(cfg, pools, args, folder)
-        count = len(list(folder.iterdir()))
-    print(f"Written to {place}: {count} pictures")
+        pictures = len(list(folder.iterdir()))
+    print(f"Written to {place}: {pictures} pictures")
 
 
-def run(arguments: list[str] | None = None) -> int:
-    """Run the tool with command-line arguments; returns its exit code."""
-    return run_program(main, parse_arguments(arguments))
-
+run = runner(main, parse_arguments)
 
 if __name__ == "__main__":
     sys.exit(run())

@@ -51,12 +51,17 @@ class Detectors:
             for model in (self.ours, self.plain):
                 model.roi_heads.box_predictor.test_score_thresh = threshold
 
-    @torch.no_grad()
     def run(self, model: nn.Module, size: int) -> list[Instances]:
         """Detections of all images, ``size`` to a batch."""
-        batches = range(0, len(self.images), size)
-        found = [model(self.images[start : start + size]) for start in batches]
-        return [output["instances"] for output in itertools.chain.from_iterable(found)]
+        return detect(model, self.images, size)
+
+
+@torch.no_grad()
+def detect(model: nn.Module, images: Batch, size: int) -> list[Instances]:
+    """Detections of images, ``size`` to a batch."""
+    batches = range(0, len(images), size)
+    found = [model(images[start : start + size]) for start in batches]
+    return [output["instances"] for output in itertools.chain.from_iterable(found)]
 
 
 def plain_detector(cfg: CfgNode, ours: SemiSupervisedRCNN) -> GeneralizedRCNN:

@@ -57,18 +57,28 @@ def interleave(
     """
     if rounds < 1:
         raise ValueError(f"{rounds} rounds: at least 1 is needed")
-    clock = clock or time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in tasks}
     for number in range(-1, rounds):
         names = list(tasks) if number % 2 else list(tasks)[::-1]
         for name in names:
-            wait_for(device)
-            start = clock()
-            tasks[name]()
-            wait_for(device)
+            taken = seconds_of(tasks[name], device, clock)
             if number >= 0:
-                seconds[name].append(clock() - start)
+                seconds[name].append(taken)
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
+
+
+def seconds_of(
+    task: Callable[[], object],
+    device: torch.device | None,
+    clock: Callable[[], float] | None = None,
+) -> float:
+    """Of one call, which a device is waited for before and after."""
+    clock = clock or time.perf_counter
+    wait_for(device)
+    start = clock()
+    task()
+    wait_for(device)
+    return clock() - start
 
 
 def ratio(over: Timing, under: Timing) -> float:

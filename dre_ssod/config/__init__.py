@@ -10,7 +10,3 @@ The room stands above the parts that it asks: methods, and what is registered; w
 
 This room only says no: it fills in nothing, and opens no file but the config's own.
 """
-
-from dre_ssod.config.keys import add_ssod_config, get_cfg
-
-__all__ = ["add_ssod_config", "get_cfg"]

@@ -149,8 +149,8 @@ class UnlabeledMapper:
         self.one_flip = one_flip
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, students: int = 1) -> UnlabeledMapper:
-        return cls(ViewRecipe.weak(cfg), ViewRecipe.strong(cfg), students)
+    def from_config(cls, cfg: CfgNode) -> UnlabeledMapper:
+        return cls(ViewRecipe.weak(cfg), ViewRecipe.strong(cfg))
 
     @property
     def drawn(self) -> Sequence[ViewRecipe]:

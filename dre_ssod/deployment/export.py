@@ -80,14 +80,11 @@ def detect_traceably(model: nn.Module, inputs: list[dict[str, Tensor]]) -> list[
         return eager_detections(model, inputs)
 
 
-def trace(model: nn.Module, image: Tensor) -> Traced:
-    """Trace a model in eval mode on one real image, one that has detections.
-
-    Args:
-        image: (3, H, W) float32, on the model's device.
+def detections_to_trace(model: nn.Module, image: Tensor) -> Instances:
+    """Detections of the image (3, H, W) that a model is traced on.
 
     Raises:
-        ExportError: if the model detects nothing on the image, so that parts would not be traced.
+        ExportError: if there are none, so that parts of the model would not be traced.
     """
     with torch.no_grad():
         (found,) = eager_detections(model, [{"image": image}])
@@ -96,6 +93,19 @@ def trace(model: nn.Module, image: Tensor) -> Traced:
             "the model detects nothing on the image that it is traced on: give --images with "
             "objects, or lower MODEL.ROI_HEADS.SCORE_THRESH_TEST"
         )
+    return found
+
+
+def trace(model: nn.Module, image: Tensor) -> Traced:
+    """Trace a model in eval mode on one real image, one that has detections.
+
+    Args:
+        image: (3, H, W) float32, on the model's device.
+
+    Raises:
+        ExportError: if the model detects nothing on the image.
+    """
+    found = detections_to_trace(model, image)
     module = record(model, image)
     # What is checked is what will be loaded from a file.
     buffer = io.BytesIO()

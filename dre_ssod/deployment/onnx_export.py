@@ -23,7 +23,7 @@ from dre_ssod.deployment.export import (
     ExportError,
     about_input,
     detect_traceably,
-    eager_detections,
+    detections_to_trace,
 )
 from dre_ssod.files import open_whole
 
@@ -69,16 +69,13 @@ class OnnxModel:
             file.write(self.content)
 
 
-def export_onnx(
-    model: nn.Module, image: Tensor, cfg: CfgNode, class_names: list[str], opset: int = OPSET
-) -> OnnxModel:
+def export_onnx(model: nn.Module, image: Tensor, cfg: CfgNode, class_names: list[str]) -> OnnxModel:
     """Export a model, which is left in the mode it was in.
 
     Args:
         model: of ``cfg``, in eval mode.
         image: (3, H, W) float32 on the model's device, one that has detections.
         class_names: in the order of the model's outputs.
-        opset: version of ONNX's operators.
 
     Raises:
         ExportError: if the packages are missing, or the model detects nothing on the image.
@@ -91,13 +88,7 @@ def export_onnx(
             f"the package {error.name} is not installed: pip install onnx onnxruntime, or choose "
             "another --format"
         ) from error
-    with torch.no_grad():
-        (found,) = eager_detections(model, [{"image": image}])
-    if len(found) == 0:
-        raise ExportError(
-            "the model detects nothing on the image that it is exported with: give --images with "
-            "objects, or lower MODEL.ROI_HEADS.SCORE_THRESH_TEST"
-        )
+    found = detections_to_trace(model, image)
     fields = [field for field in OUTPUTS if found.has(field)]
 
     def fields_of(traced: nn.Module, inputs: list[dict[str, Tensor]]) -> list[Tensor]:
@@ -121,7 +112,7 @@ def export_onnx(
                 "image": {1: "height", 2: "width"},
                 **{OUTPUTS[field]: {0: "detections"} for field in fields},
             },
-            opset_version=opset,
+            opset_version=OPSET,
             # The newer way cannot yet trace sizes that depend on what is found.
             dynamo=False,
         )

@@ -89,7 +89,7 @@ def losses_and_gradients(setting: Setting) -> Iterator[Finding]:
             found = _pass(parts, dtype)
         yield from _compare(name, found, expected)
     if setting.on_gpu:
-        off = _gradient_error(_pass(parts, None), expected)[0]
+        off = gradient_error(_pass(parts, None)[1], expected[1])[0]
         yield Row("float32 with TF32 as PyTorch has it: gradient", off, "")
 
 
@@ -128,21 +128,23 @@ def _compare(name: str, found: Pass, expected: Pass) -> Iterator[Finding]:
         yield Row(f"{name}: {term}", float(found[0][term]), f"(CPU {float(value):.6g})")
     worst = max(abs(float(found[0][t] / v) - 1.0) for t, v in expected[0].items() if v != 0.0)
     yield Goal(f"{name}: largest relative difference of a loss", worst, loss_bound)
-    whole, parameter, largest = _gradient_error(found, expected)
+    whole, parameter, largest = gradient_error(found[1], expected[1])
     yield Row(f"{name}: largest of one parameter, {parameter}", largest, "")
     yield Goal(f"{name}: relative difference of the gradient", whole, gradient_bound)
 
 
-def _gradient_error(found: Pass, expected: Pass) -> tuple[float, str, float]:
-    """Of all gradients together, and the parameter that is furthest off, with its own."""
-    theirs = expected[1]
-    if found[1].keys() != theirs.keys():
+def gradient_error(
+    found: dict[str, Tensor], expected: dict[str, Tensor]
+) -> tuple[float, str, float]:
+    """Distance of all gradients together over the length of the expected ones, and the parameter
+    that is furthest off, with its own."""
+    if found.keys() != expected.keys():
         return float("nan"), "not the same parameters", float("nan")
-    off = {name: float((found[1][name] - theirs[name]).norm()) for name in theirs}
-    norms = {name: float(value.norm()) for name, value in theirs.items()}
+    off = {name: float((found[name] - expected[name]).norm()) for name in expected}
+    norms = {name: float(value.norm()) for name, value in expected.items()}
     scale = torch.tensor(list(norms.values())).norm().item()
     # A parameter without any gradient to speak of is off by rounding alone.
-    each = {name: off[name] / norms[name] for name in theirs if norms[name] > 1e-6 * scale}
+    each = {name: off[name] / norms[name] for name in expected if norms[name] > 1e-6 * scale}
     worst = max(each, key=lambda name: each[name])
     return torch.tensor(list(off.values())).norm().item() / scale, worst, each[worst]
 

@@ -19,8 +19,9 @@ from torch.nn.parallel import DistributedDataParallel
 from dre_ssod.benchmark.report import Goal, Row
 from dre_ssod.benchmark.step import StepParts
 from dre_ssod.gpu_check.findings import Fact, Finding, Setting
-from dre_ssod.gpu_check.numerics import SAMPLE_ALL, without_tf32
+from dre_ssod.gpu_check.numerics import SAMPLE_ALL, gradient_error, without_tf32
 from dre_ssod.gpu_check.scratch import sample_cfg
+from dre_ssod.launch.processes import OWN_BUFFERS
 
 PROCESSES = 2
 MAX_DIFFERENCE = 1e-3
@@ -36,11 +37,10 @@ def nccl_alone(setting: Setting) -> Iterator[Finding]:
     _join("nccl", setting.folder / "nccl", rank=0, world_size=1)
     parts = StepParts(sample_cfg(setting, {"SOLVER.IMS_PER_BATCH": 4}))
     # Detectron2 wraps nothing where there is one process.
-    parts.step.model = DistributedDataParallel(
-        parts.step.model, device_ids=[0], broadcast_buffers=False
-    )
+    parts.step.model = DistributedDataParallel(parts.step.model, device_ids=[0], **OWN_BUFFERS)
     wrapped = _gradients(parts)
-    yield Goal("gradients with DDP against those without", _off(wrapped, plain), MAX_DIFFERENCE)
+    off = gradient_error(wrapped, plain)[0]
+    yield Goal("gradients with DDP against those without", off, MAX_DIFFERENCE)
     table = torch.arange(4.0, device=setting.device)
     dist.all_reduce(table)
     dist.barrier(device_ids=[0])
@@ -66,7 +66,8 @@ def two_by_gloo(setting: Setting) -> Iterator[Finding]:
     first, second = (
         torch.load(folder / f"{rank}.pth", weights_only=True) for rank in range(PROCESSES)
     )
-    yield Goal("two processes against one", _off(first["gradients"], alone), MAX_DIFFERENCE)
+    off = gradient_error(first["gradients"], alone)[0]
+    yield Goal("two processes against one", off, MAX_DIFFERENCE)
     for model in ("student", "teacher"):
         differ = [n for n, t in first[model].items() if not torch.equal(t, second[model][n])]
         yield Goal(f"tensors of the {model} in which they differ after three steps", len(differ), 0)
@@ -125,10 +126,3 @@ def _gradients(parts: StepParts) -> dict[str, Tensor]:
     losses.total(step.weight).backward()
     student: Any = parts.trainer.student
     return {n: p.grad.cpu() for n, p in student.named_parameters() if p.grad is not None}
-
-
-def _off(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    """Distance of two gradients over the length of the second."""
-    assert found.keys() == expected.keys()
-    gap = torch.stack([(found[name] - expected[name]).norm() for name in expected]).norm()
-    return float(gap / torch.stack([value.norm() for value in expected.values()]).norm())

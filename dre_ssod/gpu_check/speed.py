@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from dre_ssod.benchmark.report import Goal, Row
 from dre_ssod.benchmark.step import MAX_TIME_RATIO, StepParts, waits_of_a_step
-from dre_ssod.benchmark.timing import Timing, add, interleave, ratio, wait_for
+from dre_ssod.benchmark.timing import Timing, add, interleave, ratio, seconds_of
 from dre_ssod.gpu_check.findings import Fact, Finding, Setting
 from dre_ssod.gpu_check.numerics import number_formats
 from dre_ssod.gpu_check.scratch import paper_cfg, sample_cfg
@@ -159,11 +159,9 @@ def new_sizes(setting: Setting) -> Iterator[Finding]:
 
 def _seconds_of_pass(backbone: nn.Module, images: torch.Tensor) -> float:
     """Forward and backward."""
-    wait_for(images.device)
-    start = time.perf_counter()
-    sum(level.sum() for level in backbone(images).values()).backward()
-    wait_for(images.device)
-    return time.perf_counter() - start
+    return seconds_of(
+        lambda: sum(level.sum() for level in backbone(images).values()).backward(), images.device
+    )
 
 
 def loading(setting: Setting) -> Iterator[Finding]:
@@ -188,7 +186,8 @@ def loading(setting: Setting) -> Iterator[Finding]:
     parts.step._data_loader_iter_obj = None
     for _ in range(3):
         parts.whole()
-    fed = Timing(tuple(_seconds(parts) for _ in range(batches)))
+    device = parts.step.device
+    fed = Timing(tuple(seconds_of(parts.whole, device) for _ in range(batches)))
     yield Row.milliseconds("step that the loader feeds, batches of all sizes", fed)
     yield Row("mean of the same", sum(fed.seconds) / batches * 1e3, "ms")
     yield Row("shared memory that it took", (_shared_memory() - shared_memory) / 2**20, "MiB")
@@ -211,14 +210,6 @@ def _loader_rate(cfg: CfgNode, batches: int, workers: int) -> float:
 def _judged(setting: Setting, name: str, value: float, bound: float) -> Finding:
     """A figure with its bound, but for a dry run: that measures nothing."""
     return Row(name, value, "") if setting.small else Goal(name, value, bound)
-
-
-def _seconds(parts: StepParts) -> float:
-    start = time.perf_counter()
-    parts.whole()
-    if parts.step.device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def _shared_memory() -> int:

@@ -17,6 +17,7 @@ from detectron2.engine import HookBase
 from detectron2.utils.env import seed_all_rng
 from torch import Tensor
 
+from dre_ssod.benchmark.inference import detect
 from dre_ssod.benchmark.report import Goal, Row
 from dre_ssod.data.mappers import EvaluationMapper
 from dre_ssod.data.sources.catalog import load_unlabeled
@@ -153,7 +154,7 @@ def evaluating(setting: Setting) -> Iterator[Finding]:
         cfg = _evaluation_cfg(setting, "cpu")
         model = load_trained(cfg)
         inputs = _inputs(cfg, images)
-        expected = _detect(model, inputs, 1)
+        expected = detect(model, inputs, 1)
         expected_ap = _average_precision(cfg, model)
         cfg = _evaluation_cfg(setting, setting.device)
         model = load_trained(cfg)
@@ -162,8 +163,8 @@ def evaluating(setting: Setting) -> Iterator[Finding]:
         yield Row(f"AP of sample://val on {setting.device}", ap, "")
         yield Goal("difference of the two", abs(ap - expected_ap), 0.1)
         for batch in (1, 8):
-            yield from _matched(f"batches of {batch}", _detect(model, inputs, batch), expected)
-    yield from _matched("TF32", _detect(model, inputs, 8), expected, bounded=False)
+            yield from _matched(f"batches of {batch}", detect(model, inputs, batch), expected)
+    yield from _matched("TF32", detect(model, inputs, 8), expected, bounded=False)
 
 
 def _evaluation_cfg(setting: Setting, device: str) -> CfgNode:
@@ -189,16 +190,6 @@ def _inputs(cfg: CfgNode, count: int) -> list[dict[str, Any]]:
     return [mapper(record) for record in load_unlabeled(["sample://val"])[:count]]
 
 
-@torch.no_grad()
-def _detect(model: Any, inputs: list[dict[str, Any]], batch: int) -> list[Any]:
-    starts = range(0, len(inputs), batch)
-    return [
-        output["instances"].to("cpu")
-        for start in starts
-        for output in model(inputs[start : start + batch])
-    ]
-
-
 def _matched(
     name: str, found: list[Any], expected: list[Any], bounded: bool = True
 ) -> Iterator[Finding]:
@@ -209,6 +200,7 @@ def _matched(
     """
     missing, distances, total = 0, [0.0], 0
     for one, other in zip(found, expected, strict=True):
+        one = one.to("cpu")
         sure = other[other.scores >= LOWEST_SCORE]
         boxes, rivals = sure.pred_boxes.tensor, one.pred_boxes.tensor
         which = partners(boxes, sure.pred_classes, rivals, one.pred_classes)

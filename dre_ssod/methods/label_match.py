@@ -21,6 +21,7 @@ from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 from detectron2.structures.boxes import matched_pairwise_iou
 from torch import Tensor
+from torch.nn import functional as F
 
 from dre_ssod.data.mappers import LabeledMapper, UnlabeledMapper, UnlabeledViews
 from dre_ssod.data.views.pixels import PixelRecipe
@@ -83,6 +84,7 @@ class LabelMatch(LearnsRanks, MeanTeacher):
     # Views: Unbiased Teacher's pixel operations, on labeled images without the erasing, and one
     # flip of the weak and the strong view, whose sizes are drawn apart
 
+    asks_teacher = True
     view_keys = ("LABELED_VIEW.LONG_SIDES", "STRONG_VIEW.LONG_SIDES")
 
     def mappers(self, cfg: CfgNode) -> tuple[LabeledMapper, UnlabeledViews]:
@@ -175,7 +177,7 @@ def sharpen(probabilities: Tensor, temperature: float) -> Tensor:
 
 def soft_cross_entropy(regions: Regions, targets: Tensor) -> Tensor:
     """(R,) cross-entropy of the student's class scores with (R, K + 1) soft targets."""
-    return -(targets * regions.predictions.logits.float().log_softmax(dim=1)).sum(dim=1)
+    return F.cross_entropy(regions.predictions.logits.float(), targets, reduction="none")
 
 
 def _select(found: Instances, high: Tensor, low: Tensor) -> Instances:

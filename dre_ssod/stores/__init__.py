@@ -20,7 +20,7 @@ from dre_ssod.stores.delivery import (
     folder_without,
     new_folder,
 )
-from dre_ssod.stores.handler import StoreHandler, weights_file
+from dre_ssod.stores.handler import weights_file
 from dre_ssod.stores.objects import CHAIN, StoreError, describe, identity, is_address, read_range
 from dre_ssod.stores.pieces import Piece, is_piece
 from dre_ssod.stores.places import Place, StorePath, is_taken, place_of
@@ -32,7 +32,6 @@ __all__ = [
     "Place",
     "Rule",
     "StoreError",
-    "StoreHandler",
     "StorePath",
     "Written",
     "any_file",

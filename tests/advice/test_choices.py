@@ -16,7 +16,7 @@ from dre_ssod.config.keys import get_cfg
 from dre_ssod.config.reading import leaves, read_config
 from dre_ssod.errors import ConfigError
 from tests import ROOT
-from tests.tiny_dataset import TinyDataset, write_tiny_dataset
+from tests.tiny_dataset import TinyDataset
 
 CPU = Machine("cpu", "a CPU with 2 cores")
 SOURCES = Sources(("coco://a.json?images=a",), ("folder://b",), ("coco://c.json?images=a",))
@@ -181,11 +181,6 @@ def test_the_file_is_read_as_it_was_planned(machine: Machine, tmp_path: Path) ->
     lines = text.splitlines()
     at = next(n for n, line in enumerate(lines) if line.strip().startswith("MAX_ITER:"))
     assert lines[at - 1].strip().startswith("#")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
-    return write_tiny_dataset(tmp_path_factory.mktemp("data"))
 
 
 def test_the_data_are_looked_at(data: TinyDataset) -> None:

@@ -27,12 +27,7 @@ from dre_ssod.errors import ConfigError
 from dre_ssod.methods import METHODS, build_method
 from dre_ssod.modeling.student_batch import PairBatch
 from tests.methods.every import config_of
-from tests.tiny_dataset import TinyDataset, loggers_kept, write_tiny_dataset
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
-    return write_tiny_dataset(tmp_path_factory.mktemp("tiny"))
+from tests.tiny_dataset import TinyDataset, loggers_kept
 
 
 def names(report: Report) -> list[str]:

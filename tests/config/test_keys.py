@@ -17,6 +17,7 @@ from dre_ssod.config.keys import get_cfg
 from dre_ssod.config.reading import read_config
 from dre_ssod.methods import METHODS, build_method
 from dre_ssod.methods.dre import DRE
+from dre_ssod.settings import get_key
 from tests import ROOT
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -138,13 +139,6 @@ def load(path: Path) -> CfgNode:
     return cfg
 
 
-def value_of(cfg: CfgNode, key: str) -> Any:
-    value: Any = cfg
-    for part in key.split("."):
-        value = value[part]
-    return value
-
-
 def is_base(path: Path) -> bool:
     """Whether a config is for others to build upon: named so, or a method without data."""
     return path.name.startswith("Base-") or path.parent.name in ("methods", "recipes")
@@ -169,7 +163,7 @@ def test_every_config_loads_and_repeats_nothing_of_its_base(path: Path) -> None:
     repeated = [
         key
         for key, _ in leaves(stated)
-        if key in said_before and value_of(cfg, key) == value_of(parent, key)
+        if key in said_before and get_key(cfg, key) == get_key(parent, key)
     ]
     assert not repeated
 

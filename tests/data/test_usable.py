@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +18,11 @@ from dre_ssod.data.sources.catalog import load_one_labeled
 from dre_ssod.data.usable import usable_records, why_no_boxes
 from dre_ssod.errors import SourceError
 from dre_ssod.structures import View
-from tests.tiny_dataset import loggers_kept
+
+pytestmark = pytest.mark.usefixtures("heard_loggers")
 
 Writer = Callable[..., Path]
 WIDTH, HEIGHT = 20, 10
-
-
-@pytest.fixture(autouse=True)
-def _loggers() -> Iterator[None]:
-    with loggers_kept():
-        logging.getLogger("dre_ssod").propagate = True
-        yield
 
 
 def record(

@@ -31,6 +31,7 @@ from dre_ssod.deployment.labeling.label_merge import merge, real_paths
 from dre_ssod.deployment.labeling.label_tasks import corrected_uri, write_tasks
 from dre_ssod.deployment.labeling.labeling_job import LabelingJob, prepare
 from dre_ssod.errors import ConfigError, SourceError
+from dre_ssod.runs.resuming import settings_of
 from tests.deployment.labeling_jobs import CATEGORIES, MIN_SCORE, job_in, result, run
 from tests.factories import SIZE
 
@@ -159,7 +160,8 @@ def test_other_settings_or_other_files_are_refused(
     # A key that a later version adds, at its default.
     defaults = get_cfg()
     defaults.MODEL.NEW_KEY = other.MODEL.NEW_KEY = 3
-    monkeypatch.setattr("dre_ssod.deployment.labeling.labeling_job.get_cfg", lambda: defaults)
+    job_module = "dre_ssod.deployment.labeling.labeling_job"
+    monkeypatch.setattr(f"{job_module}.default_settings", lambda: settings_of(defaults))
     prepare(finished, other)
     other.MODEL.NEW_KEY = 4
     with pytest.raises(ConfigError, match=r"other settings: MODEL\.NEW_KEY"):

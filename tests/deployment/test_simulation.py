@@ -9,12 +9,7 @@ import pytest
 from dre_ssod.data.sources.catalog import load_one_labeled
 from dre_ssod.deployment.labeling.simulation import known_pool, write_set
 from dre_ssod.errors import ConfigError, SourceError
-from tests.tiny_dataset import TinyDataset, tiny_run, write_tiny_dataset
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
-    return write_tiny_dataset(tmp_path_factory.mktemp("data"))
+from tests.tiny_dataset import TinyDataset, tiny_run
 
 
 def test_the_rest_of_a_draw_is_known(data: TinyDataset, tmp_path: Path) -> None:

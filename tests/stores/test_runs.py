@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,12 @@ from dre_ssod.runs.detector import entry_for_weights, find_checkpoint
 from dre_ssod.stores import place_of
 from tests.engine.resume_harness import Stop, StopAt, differences, end_of, run_config
 from tests.factories import tiny_cfg, tiny_model
-from tests.tiny_dataset import TinyDataset, loggers_kept, write_tiny_dataset
+from tests.tiny_dataset import TinyDataset, write_tiny_dataset
 from tools import pseudo_label
 
+pytestmark = pytest.mark.usefixtures("kept_loggers")
+
 ADDRESS = "s3://data/tiny"
-
-
-@pytest.fixture(autouse=True)
-def _loggers() -> Iterator[None]:
-    with loggers_kept():
-        yield
 
 
 @pytest.fixture

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from dataclasses import dataclass
 from types import ModuleType
 
 import pytest
 
-from tests.tiny_dataset import loggers_kept
+
+@dataclass(frozen=True)
+class Ended:
+    """A program that is over."""
+
+    code: int
+
+    def exit_code(self) -> int:
+        return self.code
+
+    def stop(self) -> None:
+        """There is nothing to stop."""
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +29,5 @@ def tool(request: pytest.FixtureRequest) -> ModuleType:
 
 
 @pytest.fixture(autouse=True)
-def _loggers() -> Iterator[None]:
-    with loggers_kept():
-        yield
+def _loggers(kept_loggers: None) -> None:
+    """Programs change the loggers."""

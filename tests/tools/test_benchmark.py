@@ -9,12 +9,7 @@ from types import ModuleType
 import pytest
 
 from dre_ssod.launch.program import USER_ERROR_CODE
-from tests.tiny_dataset import TinyDataset, tiny_run, write_tiny_dataset
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
-    return write_tiny_dataset(tmp_path_factory.mktemp("data"))
+from tests.tiny_dataset import TinyDataset, tiny_run
 
 
 def test_evaluation_without_a_config_writes_its_report(
@@ -58,7 +53,7 @@ def test_a_key_without_effect_is_refused(
     [
         (["inference", "--batch", "0"], "0 is less than 1"),
         (["eval", "--images", "-3"], "-3 is less than 1"),
-        (["step", "--rounds", "many"], "invalid positive_number value"),
+        (["step", "--rounds", "many"], "invalid count value"),
     ],
 )
 def test_numbers_that_cannot_be_are_refused(

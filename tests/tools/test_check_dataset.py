@@ -89,7 +89,7 @@ def test_the_sets_of_a_config(
         (["--config-file", "gone.yaml"], "there is no such file"),
         (["DATASETS.TRIAN", "('a',)"], "DATASETS.TRAIN"),
         (["--labeled", "a", "--config-file", "b.yaml"], "not by both"),
-        (["--labeled", "a", "--workers", "0"], "--workers must be 1 or more"),
+        (["--labeled", "a", "--workers", "0"], "--workers: 0 is less than 1"),
         (["--labeled", "a", "--level", "deep"], "invalid choice"),
         (["--labeled", "a", "--json", str(TOOL)], "exists;"),
         (["--labeled", "a", "--json", "no/such/folder/a.json"], "no folder"),

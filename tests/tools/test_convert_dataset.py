@@ -9,12 +9,7 @@ from types import ModuleType
 import pytest
 
 from dre_ssod.data.sources.catalog import load_one_labeled
-from tests.tiny_dataset import TinyDataset, write_tiny_dataset
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
-    return write_tiny_dataset(tmp_path_factory.mktemp("data"))
+from tests.tiny_dataset import TinyDataset
 
 
 @pytest.mark.parametrize("form", ["coco", "yolo", "voc", "labelstudio", "cvat"])

@@ -16,14 +16,9 @@ from dre_ssod.data.splits.files import load_split
 from dre_ssod.data.splits.pools import build_pools
 from dre_ssod.data.splits.split import draw_split
 from tests import ROOT
-from tests.tiny_dataset import TinyDataset, write_tiny_dataset
+from tests.tiny_dataset import TinyDataset
 
 IDS = [f"0/{number}" for number in range(1, 9)]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
-    return write_tiny_dataset(tmp_path_factory.mktemp("data"))
 
 
 def test_a_draw_is_written_and_can_be_trained_with_in_both_ways(

@@ -10,18 +10,13 @@ import pytest
 
 import train_net
 from dre_ssod.errors import ConfigError
-from tests.tiny_dataset import TinyDataset, write_tiny_dataset
+from tests.tiny_dataset import TinyDataset
 
 # Shortened alone.
 MOMENT = """
     SOLVER.MAX_ITER 2 SOLVER.STEPS (1,) SSOD.BURN_IN_ITERS 1 TEST.EVAL_PERIOD 0
     INPUT.MIN_SIZE_TRAIN (64,64) INPUT.MIN_SIZE_TEST 64 DATALOADER.NUM_WORKERS 0
 """
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
-    return write_tiny_dataset(tmp_path_factory.mktemp("data"))
 
 
 def arguments(data: TinyDataset, output: Path) -> list[str]:

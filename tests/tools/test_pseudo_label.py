@@ -130,8 +130,6 @@ def test_a_threshold_that_the_run_did_not_learn_by_is_told(
     [
         (["--min-score", "0.1"], "--min-score is 0.1; it must lie between"),
         (["--label-next-score", "2"], "--label-next-score is 2.0"),
-        (["--batch", "0"], "--batch is 0; it must be at least 1"),
-        (["--label-next", "-1"], "--label-next is -1; it must be at least 0"),
         (["--classes", "a,b"], "2 classes are named: a, b"),
         (["--input", "/missing/folder"], "there is no such folder"),
     ],
@@ -149,6 +147,15 @@ def test_rubbish_is_refused_in_words(
     assert tool.run(["--output", str(tmp_path / "out"), *words]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.parametrize(("option", "least"), [("--batch", 1), ("--label-next", 0)])
+def test_numbers_have_a_least_value(
+    tool: ModuleType, option: str, least: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        tool.parse_arguments(["--input", "a", "--output", "b", option, str(least - 1)])
+    assert f"{option}: {least - 1} is less than {least}" in capsys.readouterr().err
 
 
 def test_quality_needs_a_variance_branch(

@@ -15,7 +15,7 @@ import pytest
 from dre_ssod.report import page
 from dre_ssod.tables import processes
 from tests.forks import print_as_programs_do
-from tests.tiny_dataset import TinyDataset, write_tiny_dataset
+from tests.tiny_dataset import TinyDataset
 from tools import plot_run
 
 MOMENT = """
@@ -23,11 +23,6 @@ MOMENT = """
     INPUT.MIN_SIZE_TRAIN (48,64) INPUT.MIN_SIZE_TEST 64 SOLVER.AMP.ENABLED False
     MODEL.ROI_HEADS.NUM_CLASSES 0 DATALOADER.NUM_WORKERS 0 SOLVER.IMS_PER_BATCH 2
 """
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
-    return write_tiny_dataset(tmp_path_factory.mktemp("data"))
 
 
 @pytest.mark.parametrize(

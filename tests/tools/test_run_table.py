@@ -11,21 +11,9 @@ import yaml
 
 from tests.tables.conftest import leave_run
 from tests.tiny_dataset import tiny_run, write_tiny_dataset
+from tests.tools.conftest import Ended
 
 AP = {"first": 30.0, "second": 34.0}
-
-
-class Ended:
-    """A run that is over."""
-
-    def __init__(self, code: int) -> None:
-        self._code = code
-
-    def exit_code(self) -> int:
-        return self._code
-
-    def stop(self) -> None:
-        raise AssertionError("it has ended")
 
 
 class Starter:
@@ -186,7 +174,7 @@ def test_names_that_the_table_lacks_are_refused(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--at-once", "0"], "--at-once must be 1 or more"),
+        (["--at-once", "0"], "--at-once: 0 is less than 1"),
         (["--slurm", "partition"], "--slurm is 'partition'; it must be KEY=VALUE"),
         (["--report", "--row", "a", "--run", "b"], "it does not go with --row, --run"),
         (["--report", "--slurm", ""], "it does not go with --slurm"),

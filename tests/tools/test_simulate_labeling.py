@@ -16,21 +16,9 @@ from dre_ssod.runs.detector import entry_for_weights
 from tests.factories import tiny_model
 from tests.tables.conftest import leave_run
 from tests.tiny_dataset import TinyDataset, tiny_run, write_tiny_dataset
+from tests.tools.conftest import Ended
 
 NEXT = ["SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "(1,)", "TEST.EVAL_PERIOD", "0"]
-
-
-class Ended:
-    """A program that is over."""
-
-    def __init__(self, code: int) -> None:
-        self._code = code
-
-    def exit_code(self) -> int:
-        return self._code
-
-    def stop(self) -> None:
-        pass
 
 
 class HereStarter:
@@ -121,6 +109,7 @@ def test_each_way_gets_the_truth_of_what_it_chose_and_no_more(
     assert HereStarter.started == ["pseudo_label"]
     table = (tmp_path / "out" / "choices.md").read_text()
     assert table in capsys.readouterr().out
+    assert table.startswith("AP in percent of the teacher, before and after 2 more images ")
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()[-3:]]
     assert rows == [
         ["before", "-", "20.0", "20.0", "-10.0, n 1"],
@@ -130,6 +119,12 @@ def test_each_way_gets_the_truth_of_what_it_chose_and_no_more(
     found = json.loads((tmp_path / "out" / "choices.json").read_text())
     assert found["boxes"] == {"fold 0": {"random": 6, "views": 6}}
     assert found["ap"]["views"] == {"fold 0": 34.5}
+    # With several test sets it is of the first, which is said.
+    for name, figure in figures.items():
+        leave_run(folder / name, {"teacher": figure}, sets=("a", "b"))
+    assert tool.run([*words, *NEXT]) == 0
+    told = (tmp_path / "out" / "choices.md").read_text()
+    assert told == table.replace("teacher, before", "teacher, of the first test set, a, before")
     # Other settings are other results.
     assert tool.run([*words, *NEXT, "SOLVER.BASE_LR", "0.1"]) == 2
     assert "holds results of other settings: opts." in _said(capsys)
@@ -176,7 +171,7 @@ def _list_one(self: HereStarter, words: list[str], folder: Path) -> Ended:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--images", "0"], "--images must be 1 or more"),
+        (["--images", "0"], "--images: 0 is less than 1"),
         (["--run", "x/run", "--run", "y/run"], "two --run have folders of one name"),
     ],
 )

@@ -70,7 +70,7 @@ def test_a_training_that_cannot_start_is_not_submitted(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--nodes 0 train_net.py", "error: --nodes must be 1 or more"),
+        ("--nodes 0 train_net.py", "--nodes: 0 is less than 1"),
         ("--jobs 2 train_net.py", "--jobs are of tools/pseudo_label.py"),
         ("--slurm gpu train_net.py", "--slurm is 'gpu'; it must be KEY=VALUE"),
         ("tools/demo.py", "invalid choice: 'tools/demo.py'"),

@@ -9,13 +9,3 @@ is in, but that images of shards may be too many to go through.
 This room reads annotation files, and of images at most the headers. It decides nothing about
 training: it does not draw, shuffle or split.
 """
-
-from dre_ssod.data.sources.catalog import (
-    class_names,
-    ensure_registered,
-    load_named,
-    load_one_labeled,
-    load_unlabeled,
-)
-
-__all__ = ["class_names", "ensure_registered", "load_named", "load_one_labeled", "load_unlabeled"]

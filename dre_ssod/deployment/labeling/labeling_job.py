@@ -16,13 +16,12 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from dre_ssod.config.keys import get_cfg
 from dre_ssod.deployment.labeling.label_manifest import Manifest, open_images
 from dre_ssod.deployment.trained_model import Category, device_of
 from dre_ssod.errors import ConfigError
 from dre_ssod.files import clear_partial, final_name, write_text
 from dre_ssod.locks import taking_turns
-from dre_ssod.runs.resuming import settings_of
+from dre_ssod.runs.resuming import default_settings, settings_of
 from dre_ssod.stores import weights_file
 
 SETTINGS = "settings.json"
@@ -72,7 +71,7 @@ class LabelingJob:
         Of the config, the keys that are not at their default: a key that did not exist when a job
         was started does not stop it.
         """
-        defaults = settings_of(get_cfg())
+        defaults = default_settings()
         keys = {
             key: value
             for key, value in settings_of(cfg).items()

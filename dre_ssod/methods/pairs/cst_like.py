@@ -28,7 +28,6 @@ from dre_ssod.data.views.pixels import PixelRecipe
 from dre_ssod.data.views.views import ViewRecipe
 from dre_ssod.methods.mean_teacher import METHODS
 from dre_ssod.methods.pairs.pair import Found, Pair
-from dre_ssod.methods.parts.focal import focal_loss
 from dre_ssod.methods.parts.schedules import Clock
 from dre_ssod.methods.unbiased.unbiased_teacher import UnbiasedTeacher
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
@@ -58,9 +57,8 @@ class CSTLike(Pair, UnbiasedTeacher):
     def unlabeled_losses(self, cls: Regions, box: Regions) -> StudentLosses:
         """Unbiased Teacher's focal loss, regions of b weighed by w_b and the background by 1."""
         weights = self.region_weights(cls)
-        losses = focal_loss(cls.predictions.logits, cls.classes, self.settings.gamma)
         return StudentLosses(
-            unsupervised={"loss_cls_unsup": cls.mean(weights * losses)},
+            unsupervised={"loss_cls_unsup": cls.mean(weights * self.focal_losses(cls))},
             figures={"consistency": Mean.of(weights, cls.is_foreground)},
         )
 
