@@ -38,7 +38,7 @@ def write() -> str:
     parts = [
         _HEAD,
         f"{len(results)} runs so far, of which {evaluations} evaluate the model of another; "
-        f"{hours:.1f} CPU hours, beside what GPUs took.\n",
+        f"{hours:.1f} CPU hours, the time of GPUs not counted.\n",
     ]
     for name in TABLES:
         table = read_table(ROOT / "docs" / "tables" / f"{name}.yaml")

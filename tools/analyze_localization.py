@@ -146,10 +146,10 @@ def write_analysis(cfg: CfgNode, args: argparse.Namespace, folder: Path) -> None
     from dre_ssod.evaluation.reliability import LEVELS, reliability
     from dre_ssod.files import open_whole, write_text
     from dre_ssod.inspection.localization_figure import draw_analysis
-    from dre_ssod.runs.sets import tests_trained_on
+    from dre_ssod.runs.sets import seen_in_training
 
     tests = {name: load_one_labeled(name) for name in cfg.DATASETS.TEST}
-    for text in tests_trained_on(cfg, tests):
+    for text in seen_in_training(cfg, tests):
         logger.warning("%s", text)
     table, rankings = collect(cfg, load_trained(cfg, args.model), args.min_score)
     reports = analyze(table, args.min_score, MIN_IOU)

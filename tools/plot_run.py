@@ -72,7 +72,7 @@ def main(args: argparse.Namespace) -> None:
             write_picture(folder / "found.jpg", draw_comparison(examined, args.found))
             for one in examined.values():
                 for notice in one.notices:
-                    print(f"Notice: {notice}")
+                    print(f"Notice: {printable(notice)}")
     print(f"{place / 'runs.png'}, {place / 'runs.md'}")
     if args.found:
         print(place / "found.jpg")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -148,7 +149,6 @@ def work(args: argparse.Namespace, rank: int) -> None:
     from dre_ssod.deployment.labeling.bulk_labeling import label_missing
     from dre_ssod.deployment.labeling.labeling_job import open_manifest
     from dre_ssod.deployment.trained_model import device_of
-    from dre_ssod.memory.machine import resident_bytes
 
     # torchrun starts processes that know nothing of each other.
     rank = int(os.environ.get("LOCAL_RANK", rank))
@@ -164,7 +164,7 @@ def work(args: argparse.Namespace, rank: int) -> None:
     for images in label_missing(job, cfg, sharers):
         done += images
         speed = done / (time.monotonic() - begin)
-        memory = resident_bytes(peak=True) / 2**20
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(
             f"process {rank}: {done:,} of {total:,} images, {speed:.1f} a second, "
             f"at most {memory:.0f} MiB",

@@ -27,6 +27,7 @@ from dre_ssod.engine.precision import use_tf32
 from dre_ssod.errors import UserError
 from dre_ssod.files import set_aside, write_text
 from dre_ssod.launch.log_file import FILE_ONLY, keep_off_the_console
+from dre_ssod.launch.processes import is_torchrun
 from dre_ssod.launch.streams import keep_in_utf8
 from dre_ssod.locks import holding
 from dre_ssod.runs.record import TRAINING_LOCK, one_at_a_time
@@ -79,9 +80,12 @@ def setup(args: argparse.Namespace, until: ExitStack) -> CfgNode:
 
 
 def _own_threads() -> int:
-    """Of this process: ``OMP_NUM_THREADS``, as torchrun sets it, or its share of the cores."""
+    """Of this process: ``OMP_NUM_THREADS``, or its share of the cores that ``--num-gpus`` has.
+
+    Torchrun sets that variable, and a process of Slurm has cores of its own.
+    """
     threads = torch.get_num_threads()
-    if os.environ.get("OMP_NUM_THREADS"):
+    if os.environ.get("OMP_NUM_THREADS") or is_torchrun():
         return threads
     return max(1, threads // comm.get_local_size())
 

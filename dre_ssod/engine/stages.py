@@ -121,7 +121,9 @@ def _make_labels(cfg: CfgNode, first: CfgNode, wanted: StoredLabels) -> None:
         write_text(path.parent / MADE_BY, json.dumps(_made_by(first, wanted), indent=1))
     mapper = EvaluationMapper(wanted.short_side, cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.FORMAT)
     size = image_bytes(wanted.short_side, cfg.INPUT.MAX_SIZE_TEST)
-    workers = fitting(cfg.DATALOADER.NUM_WORKERS, size, comm.get_local_size())
+    # At their own size images may be larger than shared memory has room for.
+    asked = cfg.DATALOADER.NUM_WORKERS if wanted.short_side else 0
+    workers = fitting(asked, size, comm.get_local_size()) if asked else 0
     label_images(detector, pools.unlabeled, mapper, path.parent, workers)
     comm.synchronize()
     if comm.is_main_process():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 import weakref
 from collections import OrderedDict
@@ -43,13 +44,19 @@ from dre_ssod.evaluation.evaluators import (
 )
 from dre_ssod.evaluation.pseudo_labels import PseudoLabelProbe
 from dre_ssod.launch.log_file import FILE_ONLY
-from dre_ssod.launch.processes import OWN_BUFFERS
 from dre_ssod.methods import build_method
 from dre_ssod.runs.contents import check_resumed
 from dre_ssod.runs.detector import categories_of, check_start
 from dre_ssod.runs.results import record_results
 from dre_ssod.runs.resuming import check_length, say_changes, settings_of, settle
 from dre_ssod.runs.sets import contents_of, describe_sets, format_table
+
+# PyTorch 2.13 renamed it, and there buffers are sent around once, at the start.
+_BUFFERS = "forward_sync_buffers"
+if _BUFFERS not in inspect.signature(DistributedDataParallel).parameters:
+    _BUFFERS = "broadcast_buffers"
+OWN_BUFFERS: dict[str, Any] = {_BUFFERS: False}
+"""Argument of DistributedDataParallel by which buffers are not sent around in each pass."""
 
 logger = logging.getLogger(__name__)
 

@@ -18,10 +18,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dre_ssod.benchmark.report import Goal, Row
 from dre_ssod.benchmark.step import StepParts
+from dre_ssod.engine.trainer import OWN_BUFFERS
 from dre_ssod.gpu_check.findings import Fact, Finding, Setting
 from dre_ssod.gpu_check.numerics import SAMPLE_ALL, gradient_error, without_tf32
 from dre_ssod.gpu_check.scratch import sample_cfg
-from dre_ssod.launch.processes import OWN_BUFFERS
 
 PROCESSES = 2
 MAX_DIFFERENCE = 1e-3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
 import multiprocessing
 import os
@@ -27,7 +26,6 @@ from detectron2.utils import comm
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 from torch.multiprocessing.spawn import ProcessExitedException, start_processes
-from torch.nn.parallel import DistributedDataParallel
 
 from dre_ssod.errors import ConfigError
 from dre_ssod.launch.signals import exit_code, wanted_signals
@@ -46,13 +44,6 @@ ADVICE_FOR_KILLED = (
     "scheduler's) says so, and fewer DATALOADER.NUM_WORKERS or a smaller SOLVER.IMS_PER_BATCH need "
     "less. Continue with --resume."
 )
-# PyTorch 2.13 renamed it.
-_BUFFERS = "forward_sync_buffers"
-if _BUFFERS not in inspect.signature(DistributedDataParallel).parameters:
-    _BUFFERS = "broadcast_buffers"
-OWN_BUFFERS: dict[str, Any] = {_BUFFERS: False}
-"""Argument of DistributedDataParallel by which buffers are not sent around in each pass."""
-
 _LOST = re.compile(
     r"Connection (closed|reset) by peer|NCCL.*(remote process|aborted|unhandled system error)"
     r"|gloo.*(closed|reset|[Tt]imed out|refused)",

@@ -34,7 +34,7 @@ from dre_ssod.inspection.found import best_score, find
 from dre_ssod.report.folders import CONFIG, RunFolder
 from dre_ssod.report.mistakes import Judged, judge
 from dre_ssod.runs.history import RunError, metric_name
-from dre_ssod.runs.sets import DatasetRow, describe_test_sets, tests_trained_on
+from dre_ssod.runs.sets import DatasetRow, describe_test_sets, seen_in_training
 
 MIN_SCORE, MIN_IOU = 0.5, 0.5
 """Of detections whose sigma is compared with their true error."""
@@ -159,7 +159,7 @@ def examine_run(
     notices = [f"{run.name}: detections were made with {' '.join(opts)}."] if opts else []
     for row in rows:
         notices += _contradictions(run, model, checkpoint.iteration, row, sets[row.name])
-    seen = tests_trained_on(cfg, {name: part.records for name, part in sets.items()})
+    seen = seen_in_training(cfg, {name: part.records for name, part in sets.items()})
     notices += [f"{run.name}: {text}" for text in seen]
     return ExaminedRun(
         run=run,

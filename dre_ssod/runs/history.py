@@ -147,13 +147,14 @@ def comparison(runs: Sequence[RunHistory]) -> tuple[list[str], list[list[object]
 
 
 def _newest(run: RunHistory, name: str) -> float | None:
-    """A figure about pseudo-labels at the iteration of the newest one of its kind.
+    """A figure about pseudo-labels that is as new as the newest one of its kind.
 
-    Without pseudo-labels most are undefined, and a former value would hide that.
+    Without pseudo-labels most are undefined, and a former value would hide that. Of the steps that
+    a line of ``metrics.json`` sums up, it is enough that one had some.
     """
     if (series := run.find(name)) is None:
         return None
     kind = name.partition("/")[0] + "/"
     alike = [key for key in run.series if _ABOUT_PSEUDO_LABELS.fullmatch(key)]
-    newest = max(run.series[key].iterations[-1] for key in alike if key.startswith(kind))
-    return series.last if series.iterations[-1] == newest else None
+    newest = max((run.series[key].iterations for key in alike if key.startswith(kind)), key=max)
+    return series.last if series.iterations[-1] > max(newest[:-1], default=-1) else None

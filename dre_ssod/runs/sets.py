@@ -20,7 +20,7 @@ from dre_ssod.data.sources.voc import is_voc
 from dre_ssod.data.splits.pools import Pools, without_known
 from dre_ssod.data.splits.split import hash_ids
 from dre_ssod.data.usable import why_no_boxes
-from dre_ssod.errors import ConfigError, SourceError, UserError, printable
+from dre_ssod.errors import ConfigError, SourceError, printable
 from dre_ssod.evaluation.coco import COCO_DETECTIONS
 from dre_ssod.runs.contents import SetContent, by_role, check_agreement
 
@@ -154,12 +154,12 @@ def prepare_evaluation(cfg: CfgNode) -> list[DatasetRow]:
         if not row.boxes:
             logger.warning("%s has no boxes: detections are written, there is no AP.", row.name)
     if comm.is_main_process():
-        for text in tests_trained_on(cfg, {row.name: records for row, records in tests}):
+        for text in seen_in_training(cfg, {row.name: records for row, records in tests}):
             logger.warning("%s", text)
     return rows
 
 
-def tests_trained_on(cfg: CfgNode, tests: Mapping[str, Sequence[dict[str, Any]]]) -> list[str]:
+def seen_in_training(cfg: CfgNode, tests: Mapping[str, Sequence[dict[str, Any]]]) -> list[str]:
     """What to say, once a model is trained, of test images that DATASETS.TRAIN holds as well.
 
     The images of DATASETS.TRAIN are listed, without their labels; where they cannot be, that is
@@ -170,10 +170,10 @@ def tests_trained_on(cfg: CfgNode, tests: Mapping[str, Sequence[dict[str, Any]]]
     """
     try:
         trained = load_unlabeled(cfg.DATASETS.TRAIN, Remarks())
-    except (UserError, OSError) as error:
+    except Exception as error:  # Of a user's own loader it may be any, and this is advice only.
         return [
             "It was not checked whether DATASETS.TRAIN holds images of DATASETS.TEST as well: its "
-            f"images cannot be listed here: {error}"
+            f"images cannot be listed here: {type(error).__name__}: {error}"
         ]
     texts = (_trained_text(name, records, trained) for name, records in tests.items())
     return [text for text in texts if text]
@@ -250,9 +250,10 @@ def _trained_text(
     if not seen:
         return None
     return (
-        f"DATASETS.TEST {name}: {seen} of its {len(records)} images are in DATASETS.TRAIN as well: "
-        "what is measured on images that were trained on, with or without their labels, says "
-        "little of new ones. Test on images that DATASETS.TRAIN does not hold."
+        f"DATASETS.TEST {name}: {seen} of its {len(records)} images are in DATASETS.TRAIN as well, "
+        "of which a training may use all, with or without their labels. What is measured on images "
+        "that a model was trained on says little of new ones: test on images that DATASETS.TRAIN "
+        "does not hold."
     )
 
 

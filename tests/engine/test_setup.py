@@ -110,7 +110,10 @@ def test_processes_of_one_machine_share_its_cores(
     start(config_file)
     monkeypatch.delenv("OMP_NUM_THREADS")
     start(config_file, "OUTPUT_DIR", f"{config_file}.other")
-    assert chosen == [16, 4]
+    # Slurm gives each process cores of its own.
+    monkeypatch.setattr("dre_ssod.engine.setup.is_torchrun", lambda: True)
+    start(config_file, "OUTPUT_DIR", f"{config_file}.slurm")
+    assert chosen == [16, 4, 16]
 
 
 def test_a_missing_gpu_is_told_once(

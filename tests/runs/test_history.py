@@ -109,3 +109,13 @@ def test_figures_of_a_teacher_that_labels_no_more_are_not_its_last(tmp_path: Pat
     header, (row,) = comparison(read_runs([tmp_path]))
     assert header[8:] == ["boxes per image", "precision", "pseudo boxes per image", "pseudo score"]
     assert row[8:] == [0.0, None, 0.0, None]
+
+
+def test_a_last_step_without_labels_leaves_what_the_steps_before_it_had(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {"iteration": 19, "ssod/pseudo_boxes_per_image": 3.0, "ssod/pseudo_score": 0.9},
+        {"iteration": 38, "ssod/pseudo_score": 0.95},
+        {"iteration": 39, "ssod/pseudo_boxes_per_image": 0.5},
+    )
+    assert comparison(read_runs([tmp_path]))[1][0][8:] == [0.5, 0.95]

@@ -17,7 +17,13 @@ import train_net
 from dre_ssod.engine.training_data import load_pools
 from dre_ssod.errors import SourceError, UserError
 from dre_ssod.runs import sets
-from dre_ssod.runs.sets import DatasetRow, describe_sets, format_table, prepare_evaluation
+from dre_ssod.runs.sets import (
+    DatasetRow,
+    describe_sets,
+    format_table,
+    prepare_evaluation,
+    seen_in_training,
+)
 from tests.tiny_dataset import TinyDataset, tiny_run
 from tests.voc_folder import VocObject, write_voc_folder
 
@@ -306,6 +312,17 @@ def test_an_evaluation_needs_no_image_that_was_trained_on(
         "It was not checked whether DATASETS.TRAIN holds images of DATASETS.TEST"
     )
     assert "no image for 'a'" in said
+
+
+def test_what_a_loader_of_the_user_raises_does_not_end_an_evaluation(
+    data: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*arguments: Any) -> list[dict[str, Any]]:
+        raise KeyError("annotations")
+
+    monkeypatch.setattr("dre_ssod.runs.sets.load_unlabeled", load)
+    (said,) = seen_in_training(tiny(data, tmp_path), {})
+    assert said.endswith("cannot be listed here: KeyError: 'annotations'")
 
 
 def test_processes_of_an_evaluation_must_have_read_the_same(

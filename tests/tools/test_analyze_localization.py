@@ -97,6 +97,27 @@ def arguments(run: Path, *opts: str, min_score: str = "0.05") -> list[str]:
     return [*config, "MODEL.WEIGHTS", str(run / "model.pth"), *opts]
 
 
+class Shifted(Oracle):
+    """Finds every object a pixel beside its place, to the right and below."""
+
+    def forward(self, batch: list[dict[str, Any]]) -> list[dict[str, Instances]]:
+        outputs = super().forward(batch)
+        for output in outputs:
+            output["instances"].pred_boxes.tensor += 1.0
+        return outputs
+
+
+def test_edges_of_found_objects_say_what_sigma_wants_to_be_multiplied_by(
+    tool: ModuleType, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dre_ssod.deployment.trained_model.load_trained", lambda *_: Shifted())
+    tool.main(tool.parse_arguments(arguments(run)))
+    content = json.loads((run / "localization" / "localization.json").read_text())
+    # Sigma is two pixels.
+    assert content["sigma"]["all"]["n"] == 3 * 2 * 4
+    assert content["sigma_scale"] == pytest.approx(0.5)
+
+
 def test_writes_json_and_picture_and_prints_the_table(
     tool: ModuleType, run: Path, dataset: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
