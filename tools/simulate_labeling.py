@@ -248,10 +248,12 @@ def jobs_of(run: Path, args: argparse.Namespace) -> tuple[list[Job], dict[str, i
 def average_precision(folder: Path, model: str) -> tuple[float, str]:
     """AP in percent of the first test set, by the newest evaluation in a run's folder; and the
     name of that set, "" where there is no other."""
+    from dre_ssod.tables.filed import first_of_several
+
     newest = json.loads((folder / "results.json").read_text(encoding="utf-8"))["evaluations"][-1]
     sets = newest["models"][model]
-    name, protocols = next(iter(sets.items()))
-    return float(protocols["bbox"]["metrics"]["AP"]), name if len(sets) > 1 else ""
+    protocols = next(iter(sets.values()))
+    return float(protocols["bbox"]["metrics"]["AP"]), first_of_several(sets)
 
 
 def report(args: argparse.Namespace, boxes: dict[str, dict[str, int]]) -> str:

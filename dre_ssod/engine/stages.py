@@ -123,7 +123,7 @@ def _make_labels(cfg: CfgNode, first: CfgNode, wanted: StoredLabels) -> None:
     size = image_bytes(wanted.short_side, cfg.INPUT.MAX_SIZE_TEST)
     # At their own size images may be larger than shared memory has room for.
     asked = cfg.DATALOADER.NUM_WORKERS if wanted.short_side else 0
-    workers = fitting(asked, size, comm.get_local_size()) if asked else 0
+    workers = fitting(asked, size, comm.get_local_size())
     label_images(detector, pools.unlabeled, mapper, path.parent, workers)
     comm.synchronize()
     if comm.is_main_process():

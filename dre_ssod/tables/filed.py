@@ -75,8 +75,7 @@ class Result:
     @property
     def first_of_several(self) -> str:
         """The test set that its figures are of, where it has been measured on others too; or ""."""
-        names = list(next(iter(self.models.values()), {}))
-        return names[0] if len(names) > 1 else ""
+        return first_of_several(next(iter(self.models.values()), {}))
 
     def figure(self, model: str, metric: str) -> float | None:
         """A figure of the first test set, in percent; None if there is none."""
@@ -198,6 +197,12 @@ def _finished(result: Result) -> float:
 def slug(text: str) -> str:
     """A text as part of a file name."""
     return re.sub(r"[^a-z0-9.]+", "_", text.lower()).strip("_.") or "row"
+
+
+def first_of_several(sets: Iterable[str]) -> str:
+    """The first of the test sets of an evaluation, whose figures are shown; "" of one alone."""
+    names = list(sets)
+    return names[0] if len(names) > 1 else ""
 
 
 def file_result(cell: Cell, identity: Identity, run: Path, folder: Path, kind: str) -> Path:

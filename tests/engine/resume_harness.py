@@ -29,12 +29,11 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
 from dre_ssod.checkpoints import checkpointer as checkpointer_module
-from dre_ssod.config.checks import check_config
 from dre_ssod.engine.hooks import checkpoints
 from dre_ssod.engine.hooks.writers import TIMES
-from dre_ssod.engine.setup import complete
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.files import open_whole
+from tests.engine.steps import completed
 from tests.forks import fork_server
 from tests.tiny_dataset import TinyDataset, tiny_run
 
@@ -101,11 +100,7 @@ class Life:
 
 
 def run_config(data: TinyDataset, folder: Path, overrides: Mapping[str, object]) -> CfgNode:
-    cfg = tiny_run(data, folder, **{**OVERRIDES, **overrides})
-    complete(cfg)
-    check_config(cfg, 1)
-    cfg.freeze()
-    return cfg
+    return completed(tiny_run(data, folder, **{**OVERRIDES, **overrides}))
 
 
 def live(

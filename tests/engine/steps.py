@@ -7,9 +7,12 @@ from dataclasses import fields, replace
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
+from dre_ssod.config.checks import check_config
+from dre_ssod.engine.setup import complete
 from dre_ssod.engine.step import SemiSupervisedStep, StepSettings
 from dre_ssod.methods.dre import DRE
 from dre_ssod.structures import TrainingBatch
@@ -98,3 +101,11 @@ def assert_close(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
         torch.testing.assert_close(
             tensor, second[name], rtol=1e-4, atol=1e-5 * scale + 1e-9, msg=name
         )
+
+
+def completed(cfg: CfgNode) -> CfgNode:
+    """A config as a training has it: completed, checked and frozen."""
+    complete(cfg)
+    check_config(cfg, 1)
+    cfg.freeze()
+    return cfg

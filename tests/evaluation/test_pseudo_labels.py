@@ -14,11 +14,9 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
-from dre_ssod.config.checks import check_config
 from dre_ssod.data.images import read_image
 from dre_ssod.data.sources.catalog import load_one_labeled
 from dre_ssod.data.views.views import make_view
-from dre_ssod.engine.setup import complete
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.errors import ConfigError
 from dre_ssod.evaluation.pseudo_labels import PseudoLabelProbe, QualityTally, measure
@@ -26,6 +24,7 @@ from dre_ssod.methods import Clock, build_method
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.structures import UnlabeledSample
 from dre_ssod.teacher import observe
+from tests.engine.steps import completed
 from tests.engine.test_trainer import assert_same, checkpoint, metrics_of
 from tests.factories import SIZE, tiny_cfg, tiny_model
 from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run
@@ -245,9 +244,7 @@ def _detections(
 
 def _trained(cfg: CfgNode) -> SSODTrainer:
     with loggers_kept():
-        complete(cfg)
-        check_config(cfg, 1)
-        cfg.freeze()
+        completed(cfg)
         seed_all_rng(cfg.SEED)
         trainer = SSODTrainer(cfg)
         trainer.resume_or_load(False)

@@ -17,12 +17,10 @@ from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
 from torch import Tensor
 
-from dre_ssod.config.checks import check_config
-from dre_ssod.engine.setup import complete
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.structures import FURTHER_VIEWS, StudentLosses, TrainingBatch, UnlabeledSample, View
 from tests.engine.models import opinionated
-from tests.engine.steps import SAMPLE_ALL
+from tests.engine.steps import SAMPLE_ALL, completed
 from tests.factories import NUM_CLASSES, SIZE, affine, tiny_cfg, tiny_model
 from tests.tiny_dataset import TinyDataset, tiny_run
 
@@ -210,11 +208,7 @@ def overrides_of(name: str, data: TinyDataset, folder: Path) -> dict[str, Any]:
 def config_of(name: str, data: TinyDataset, folder: Path, **overrides: Any) -> CfgNode:
     """A checked config of a method on the tiny set."""
     chosen = {**SHORT, **overrides_of(name, data, folder), **overrides}
-    cfg = tiny_run(data, folder / "run", **chosen)
-    complete(cfg)
-    check_config(cfg, 1)
-    cfg.freeze()
-    return cfg
+    return completed(tiny_run(data, folder / "run", **chosen))
 
 
 def trainer_of(name: str, data: TinyDataset, folder: Path, **overrides: Any) -> SSODTrainer:

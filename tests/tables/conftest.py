@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from dre_ssod.tables.definition import Table, read_table
+from dre_ssod.tables.filed import file_result
+from dre_ssod.tables.plan import identify
 
 WriteTable = Callable[..., Table]
 
@@ -23,6 +25,9 @@ CONTENT: dict[str, Any] = {
     "reference": "plain",
     "rows": {"plain": {"set": {"SSOD.PRC.ENABLED": False}}, "DRE": {}},
 }
+
+
+AP = {"plain": (40.0, 42.0, 50.0), "DRE": (41.0, 44.0, 50.0), "all": (45.0,)}
 
 
 @pytest.fixture
@@ -80,3 +85,14 @@ def leave_run(
     runs = [start] if weights or kind == "training" else [{**start, "kind": "training"}, start]
     (folder / "results.json").write_text(json.dumps({"evaluations": [evaluation]}))
     (folder / "run.json").write_text(json.dumps({"runs": runs}))
+
+
+def file_all(table: Table, tmp_path: Path, runs: int = 3) -> None:
+    for cell in table.cells():
+        fold = cell.repeat.fold or 0
+        if fold < runs:
+            value = AP[cell.row][fold]
+            folder = tmp_path / cell.name
+            leave_run(folder, {"teacher": value, "student": value - 1.0})
+            identity = identify([cell], lambda cfg: {"test": "t"})[cell.name]
+            file_result(cell, identity, folder, tmp_path / "results", "training")
