@@ -68,7 +68,7 @@ def test_a_damaged_jpeg_is_left_to_pillow(tmp_path: Path, monkeypatch: pytest.Mo
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     PillowImage.fromarray(pixels).save(path)
     path.write_bytes(path.read_bytes()[:-2] + b"more" + b"\xff\xd9")
-    with pytest.raises(ValueError):  # noqa: PT011 (in its own words)
+    with pytest.raises(ValueError, match="Corrupt JPEG data"):
         decoding.decode_jpeg(path.read_bytes(), "RGB")
     found = read_image(str(path), "RGB")
     monkeypatch.setattr(decoding, "decode_jpeg", None)
