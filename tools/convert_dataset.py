@@ -51,6 +51,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     """Convert and print."""
     from dre_ssod.data.conversion.convert import convert
+    from dre_ssod.data.conversion.programs import how_to_show
     from dre_ssod.errors import counted
     from dre_ssod.stores import delivered_folder
 
@@ -65,6 +66,8 @@ def main(args: argparse.Namespace) -> None:
         print(f"  {shlex.quote(part.uri)}")
         for what, count in part.lost.items():
             print(f"  {count} {what}")
+    if args.to == "labelstudio":
+        print(how_to_show(place / "images"))
 
 
 run = runner(main, parse_arguments)

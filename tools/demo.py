@@ -166,7 +166,7 @@ def run_on_video(args: argparse.Namespace) -> Results:
         for number, frame in enumerate(
             tqdm(video, total=video.frames or None, unit="frame"), start=1
         ):
-            found = detector.detect(frame)
+            found = detector.detect(frame, f"{source}, frame {number}")
             results += detector.results(found, number, source.name)
             if writer is not None:
                 writer.write(detector.draw(frame, found))

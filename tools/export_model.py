@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,8 +84,8 @@ def export_checked(
     model: nn.Module,
     class_names: list[str],
     folder: Path,
-) -> None:
-    """Trace on the image with the most boxes, compare, and write what does not differ."""
+) -> list[Callable[[], None]]:
+    """Trace on the image with the most boxes and compare; gives what writes the files."""
     import torch
 
     from dre_ssod.deployment.export import eager_detections, save_torchscript, trace
@@ -97,14 +98,17 @@ def export_checked(
     images = list(read_images(cfg, source, args.count))
     with torch.no_grad():
         richest = max(images, key=lambda i: len(eager_detections(model, [{"image": i}])[0]))
+    writers: list[Callable[[], None]] = []
     if "torchscript" in args.format:
         traced = trace(model, richest)
         check("TorchScript", traced, model, images, args.tolerance)
-        save_torchscript(traced, folder / TARGETS["torchscript"], cfg, class_names)
+        path = folder / TARGETS["torchscript"]
+        writers.append(partial(save_torchscript, traced, path, cfg, class_names))
     if "onnx" in args.format:
         exported = export_onnx(model, richest, cfg, class_names)
         check("ONNX", exported, model, images, args.tolerance)
-        exported.save(folder / TARGETS["onnx"])
+        writers.append(partial(exported.save, folder / TARGETS["onnx"]))
+    return writers
 
 
 def check(
@@ -127,7 +131,7 @@ def check(
     if over:
         raise ExportError(
             f"the {name} model differs by more than --tolerance {tolerance:g}: {', '.join(over)}. "
-            "It was not written."
+            "Nothing was written."
         )
 
 
@@ -148,13 +152,17 @@ def main(args: argparse.Namespace) -> None:
         cfg.MODEL.DEVICE = device_of(cfg)
         model = load_trained(cfg, args.model)
         folder.mkdir(parents=True, exist_ok=True)
+        writers: list[Callable[[], None]] = []
         if {"torchscript", "onnx"} & set(args.format):
-            export_checked(args, cfg, model, class_names, folder)
+            writers = export_checked(args, cfg, model, class_names, folder)
+        # The first of those that write, since its package may be missing.
+        if "safetensors" in args.format:
+            save_safetensors(model, folder / TARGETS["safetensors"])
         if "weights" in args.format:
             run_entry = entry_for_weights(cfg, categories)
             save_weights(model, folder / TARGETS["weights"], run_entry)
-        if "safetensors" in args.format:
-            save_safetensors(model, folder / TARGETS["safetensors"])
+        for write in writers:
+            write()
     for name in names:
         print(place / name)
 

@@ -74,6 +74,11 @@ def main(args: argparse.Namespace) -> None:
     uri = coco_uri(place, merged.image_root)
     counts = f"{counted(len(joined.records), 'image')} with {counted(boxes, 'box')}"
     print(f"{counts}, {joined.corrected} of them new or changed:\n  {uri}")
+    if joined.shapes_lost:
+        print(
+            f"Masks or key points of {counted(joined.shapes_lost, 'object')} are left out: their "
+            "labels were replaced, or their set is no COCO file."
+        )
     if changes is not None:
         seen = counted(changes.images, "corrected image")
         print(

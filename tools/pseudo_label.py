@@ -130,6 +130,7 @@ def configure(args: argparse.Namespace) -> tuple[LabelingJob, CfgNode]:
 def start(args: argparse.Namespace) -> dict[str, Any]:
     """Write the list of images, or find the one of the job that is there; gives its last merge."""
     from dre_ssod.deployment.labeling.label_merge import last_merge, real_paths
+    from dre_ssod.deployment.labeling.label_tasks import check_images
     from dre_ssod.deployment.labeling.labeling_job import prepare
     from dre_ssod.errors import counted
 
@@ -137,6 +138,8 @@ def start(args: argparse.Namespace) -> dict[str, Any]:
     real_paths(args.exclude)
     job, cfg = configure(args)
     manifest = prepare(job, cfg)
+    if args.tasks:
+        check_images(job.folder, args.tasks)
     chunks = counted(len(manifest.offsets), "chunk")
     print(f"{counted(manifest.images, 'image')}, {chunks}", flush=True)
     return last_merge(job.folder)
@@ -184,7 +187,12 @@ def finish(args: argparse.Namespace, before: dict[str, Any]) -> None:
         note_merge,
         real_paths,
     )
-    from dre_ssod.deployment.labeling.label_tasks import corrected_uri, tasks_path, write_tasks
+    from dre_ssod.deployment.labeling.label_tasks import (
+        corrected_uri,
+        how_to_use,
+        tasks_path,
+        write_tasks,
+    )
     from dre_ssod.deployment.labeling.labeling_job import LOCK
     from dre_ssod.errors import counted
     from dre_ssod.locks import taking_turns
@@ -213,6 +221,8 @@ def finish(args: argparse.Namespace, before: dict[str, Any]) -> None:
         print(why_none(args, summary))
     if args.tasks and summary.listed:
         print(f"as tasks with boxes to correct: {tasks_path(job.folder, args.tasks)}")
+        if told := how_to_use(job, args.tasks):
+            print(told)
         if corrected := corrected_uri(job.folder, args.tasks):
             print(f"corrected there, for tools/merge_labels.py: {corrected}")
     elif args.tasks:

@@ -67,9 +67,16 @@ class DrawingDetector(Detector):
         self._threshold = threshold
         self._bands, self._color_by = bands, color_by
 
-    def detect(self, image_rgb: RGBImage) -> Instances:
-        """Detections on an image (H, W, 3), in its own frame, on the CPU."""
-        found = self.instances(image_rgb, "RGB")
+    def detect(self, image_rgb: RGBImage, name: str) -> Instances:
+        """Detections on an image (H, W, 3), in its own frame, on the CPU.
+
+        Args:
+            name: of the image, for messages.
+
+        Raises:
+            ImageError: if it is too long and thin for the model.
+        """
+        found = self.instances(image_rgb, "RGB", name)
         return found[found.scores >= self._threshold]
 
     def draw(self, image_rgb: RGBImage, found: Instances) -> RGBImage:
@@ -191,7 +198,7 @@ def run_on_image(
         FileError: if the picture cannot be written.
     """
     pixels = read_image(str(image.path), "RGB")
-    found = detector.detect(pixels)
+    found = detector.detect(pixels, str(image.path))
     if picture is not None:
         picture.parent.mkdir(parents=True, exist_ok=True)
         write_picture(picture, detector.draw(pixels, found))

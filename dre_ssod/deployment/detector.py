@@ -120,7 +120,8 @@ class Detector:
                 ``DefaultPredictor`` takes them, or "RGB" as Pillow reads them.
 
         Raises:
-            ImageError: if a file cannot be read, or something else is no such image.
+            ImageError: if a file cannot be read, something else is no such image, or one is too
+                long and thin to be resized.
             ConfigError: if the model gives no detection of so low a score, or ``channels`` is
                 neither.
         """
@@ -134,9 +135,14 @@ class Detector:
         return self._named(self.instances(one, channels), min_score)
 
     @torch.no_grad()
-    def instances(self, image: ImageOrFile, channels: str = "BGR") -> Instances:
-        """All detections on an image in its own frame, on the CPU, as Detectron2 has them."""
-        inputs = self._reader.prepare(self._pixels(image, channels))
+    def instances(self, image: ImageOrFile, channels: str = "BGR", name: str = "") -> Instances:
+        """All detections on an image in its own frame, on the CPU, as Detectron2 has them.
+
+        Args:
+            name: of an array, for messages.
+        """
+        pixels = self._pixels(image, channels)
+        inputs = self._reader.prepare(pixels, name or _described(image))
         found: Instances = self._model([inputs])[0]["instances"].to("cpu")
         return found
 
@@ -150,12 +156,10 @@ class Detector:
             and image.shape[2] == 3
             and image.size
         ):
-            kind = type(image).__name__
-            if isinstance(image, np.ndarray):
-                kind = f"array of {image.dtype} of shape {image.shape}"
             raise ImageError(
-                f"{kind}: an image is a file name, or a NumPy array (height, width, 3) of uint8 "
-                "with its channels in the order of the argument channels; several are a list"
+                f"{_described(image)}: an image is a file name, or a NumPy array (height, width, "
+                "3) of uint8 with its channels in the order of the argument channels; several are "
+                "a list"
             )
         is_ordered = channels == self._reader.image_format
         return np.ascontiguousarray(image if is_ordered else image[:, :, ::-1])
@@ -172,6 +176,15 @@ class Detector:
             sigma=found.pred_boxes_sigma.numpy() if has_variance else None,
             quality=found.localization_quality.numpy() if has_variance else None,
         )
+
+
+def _described(image: object) -> str:
+    """What stands for an image in a message: its file, or what else it is."""
+    if isinstance(image, str | os.PathLike):
+        return str(os.fspath(image))
+    if isinstance(image, np.ndarray):
+        return f"array of {image.dtype} of shape {image.shape}"
+    return type(image).__name__
 
 
 def load(

@@ -19,7 +19,7 @@ from dre_ssod.checkpoints.weights import load_all, load_student
 from dre_ssod.config.checks import check_config
 from dre_ssod.config.effects import check_effects
 from dre_ssod.config.reading import read_config
-from dre_ssod.data.images import read_image
+from dre_ssod.data.images import check_shape, read_image
 from dre_ssod.data.views.photometric import Image
 from dre_ssod.errors import ConfigError, SourceError
 from dre_ssod.runs.detector import (
@@ -262,7 +262,8 @@ class InferenceReader:
 
     def __init__(self, cfg: CfgNode) -> None:
         sides = [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST]
-        self.resize = T.ResizeShortestEdge(sides, cfg.INPUT.MAX_SIZE_TEST)
+        self.max_size = cfg.INPUT.MAX_SIZE_TEST
+        self.resize = T.ResizeShortestEdge(sides, self.max_size)
         self.image_format = cfg.INPUT.FORMAT
 
     def __call__(self, file_name: str) -> dict[str, Any]:
@@ -271,14 +272,19 @@ class InferenceReader:
         Raises:
             ImageError: if the file cannot be used as an image.
         """
-        return self.prepare(read_image(file_name, self.image_format))
+        return self.prepare(read_image(file_name, self.image_format), file_name)
 
-    def prepare(self, image: Image) -> dict[str, Any]:
+    def prepare(self, image: Image, name: str) -> dict[str, Any]:
         """A model input: ``image`` (3, H, W) at test size, ``height`` and ``width`` before.
 
         Args:
             image: (H, W, 3) uint8, its channels in the order of ``image_format``.
+            name: of the image, for the message.
+
+        Raises:
+            ImageError: if it is so long and thin that nothing would be left of it at test size.
         """
+        check_shape(name, image.shape, self.max_size)
         height, width = image.shape[:2]
         resized = self.resize.get_transform(image).apply_image(image)
         tensor: Tensor = torch.as_tensor(resized.astype("float32").transpose(2, 0, 1))

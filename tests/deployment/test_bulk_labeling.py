@@ -18,6 +18,7 @@ from defusedxml.ElementTree import fromstring
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultPredictor
 from detectron2.structures import Boxes, Instances
+from PIL import Image
 from pycocotools.coco import COCO
 
 from dre_ssod.config.keys import get_cfg
@@ -75,6 +76,15 @@ def test_a_broken_image_is_named_and_left_out(finished: LabelingJob) -> None:
     assert skipped["id"] not in [image["id"] for image in result(finished)["images"]]
 
 
+def test_an_image_too_thin_does_not_end_the_job(cfg: CfgNode, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    shutil.copy(images / "0.png", tmp_path / "photos")
+    Image.new("RGB", (3000, 1)).save(tmp_path / "photos" / "thin.png")
+    job = job_in(tmp_path / "job", tmp_path / "photos")
+    assert b"thin.png: 3000 x 1 pixels are too long" in run(job, cfg)["skipped.jsonl"]
+    assert [image["file_name"] for image in result(job)["images"]] == ["0.png"]
+
+
 def test_the_images_to_label_next_are_the_most_uncertain(finished: LabelingJob) -> None:
     listed = json.loads((finished.folder / "label_next.json").read_text())
     assert listed["criterion"] == "both"
@@ -121,6 +131,17 @@ def test_of_a_set_that_is_labeled_in_part_the_labeled_images_are_excluded(
     )
     labeled = identify_files()(str(images / "1.png"))
     assert real_paths([f"voc://{images}?annotations={tmp_path}/voc"]) == {labeled}
+    content = {
+        "images": [
+            {"id": n, "file_name": f"{n}.png", "width": 8, "height": 6} for n in range(1, 3)
+        ],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9]}],
+        "categories": [{"id": 1, "name": "disk"}],
+    }
+    (tmp_path / "half.json").write_text(json.dumps(content))
+    half = f"coco://{tmp_path}/half.json?images={images}"
+    assert real_paths([f"{half}&empty=unlabeled"]) == {labeled}
+    assert len(real_paths([half])) == 2
     for number, kept in enumerate((("0.png", "1.png", "1.json"), ("0.png", "1.png"))):
         with tarfile.open(tmp_path / f"{number}.tar", "w") as shard:
             for name in kept:

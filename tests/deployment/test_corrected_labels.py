@@ -7,14 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from dre_ssod.data.conversion.coco_content import content_of
+from dre_ssod.data.sources.catalog import load_one_labeled
 from dre_ssod.deployment.labeling.corrected_labels import Changes, compare, join
 from dre_ssod.errors import SourceError
 from tests.data.written_sets import boxes_of
 
 Box = tuple[int, float, float, float, float]
 """Class, x, y, width, height."""
+ENTRIES = ("segmentation", "area", "keypoints", "iscrowd")
 
 
 def write(root: Path, name: str, boxes: dict[str, Sequence[Box]], classes: str = "ab") -> str:
@@ -99,3 +103,48 @@ def test_what_became_of_a_models_boxes(tmp_path: Path) -> None:
     assert empty == Changes()
     assert empty.precision != empty.precision
     assert empty.recall != empty.recall
+
+
+def test_masks_and_key_points_of_coco_files_stay(tmp_path: Path) -> None:
+    """Those of other boxes, and of the labels that were not replaced."""
+    crowd = {"counts": [0, 4], "size": [80, 100]}
+    mask = {"segmentation": [[10, 10, 30, 10, 10, 30]], "area": 200.0, "iscrowd": 0}
+    more: list[dict[str, object]] = [
+        {**mask, "keypoints": [1, 2, 2]},
+        {"segmentation": crowd, "area": 300.0, "iscrowd": 1},
+        # Without a mask, readers take the box's.
+        {"area": 5.0, "iscrowd": 0},
+    ]
+    boxes = [A, B, (0, 1.0, 1.0, 5.0, 5.0)]
+    old = write(tmp_path, "old", {"1": [*boxes, A], "2": [A]})
+    path = tmp_path / "old.json"
+    content = json.loads(path.read_text())
+    # The first and the fourth are equal: the first one counts.
+    for item, entries in zip(content["annotations"], [*more, {}, more[0]], strict=True):
+        item.update(entries)
+    path.write_text(json.dumps(content))
+    again = write(tmp_path, "again", {"1": boxes, "2": [(1, *A[1:])]}, classes="ab")
+    joined = join([old], [again], replace=True)
+    # Of the image whose label was replaced.
+    assert joined.shapes_lost == 1
+    written = content_of(joined.records, joined.classes)
+    found = written.content["annotations"]
+    kept = [{key: item[key] for key in ENTRIES if key in item} for item in found]
+    assert kept == [*more[:2], {"area": 25.0, "iscrowd": 0}, {"area": 400.0, "iscrowd": 0}]
+    (tmp_path / "joined.json").write_text(json.dumps(written.content))
+    [first, _] = load_one_labeled(f"coco://{tmp_path}/joined.json?images={tmp_path}/photos")
+    assert [item.get("area") for item in first["annotations"]] == [200.0, 300.0, None]
+
+
+def test_masks_of_a_set_that_is_no_coco_file_are_counted(tmp_path: Path) -> None:
+    write(tmp_path, "old", {"1": [A]})
+    name = f"test_masks_{tmp_path.name}"
+    item = {"bbox": [1, 1, 9, 9], "bbox_mode": 0, "category_id": 0, "segmentation": [[1] * 6]}
+    record = {"file_name": f"{tmp_path}/photos/1.png", "image_id": 1, "height": 80, "width": 100}
+    DatasetCatalog.register(name, lambda: [{**record, "annotations": [item]}])
+    MetadataCatalog.get(name).set(thing_classes=["a"])
+    try:
+        assert join([name], [name], replace=False).shapes_lost == 1
+    finally:
+        DatasetCatalog.pop(name)
+        MetadataCatalog.pop(name)

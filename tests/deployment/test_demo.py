@@ -119,7 +119,7 @@ def test_the_model_gets_the_image_in_its_size_and_order(image_format: str) -> No
     cfg, model = tiny_cfg(**{"INPUT.FORMAT": image_format}), Fixed()
     image = np.zeros((32, 48, 3), np.uint8)
     image[:, :, 0] = 200
-    DrawingDetector(cfg, model, CATEGORIES, 0.5).detect(image)
+    DrawingDetector(cfg, model, CATEGORIES, 0.5).detect(image, "x")
     assert model.seen["image"].shape == (3, 64, 96)
     red = 0 if image_format == "RGB" else 2
     assert model.seen["image"].amax(dim=(1, 2)).nonzero().flatten().tolist() == [red]
@@ -128,7 +128,7 @@ def test_the_model_gets_the_image_in_its_size_and_order(image_format: str) -> No
 
 def test_results_are_coco_with_sigma_and_quality() -> None:
     detector = DrawingDetector(tiny_cfg(), Fixed(), CATEGORIES, 0.5)
-    found = detector.detect(np.zeros((64, 96, 3), np.uint8))
+    found = detector.detect(np.zeros((64, 96, 3), np.uint8), "x")
     assert detector.results(found, 4, "sub/a.jpg") == [
         {
             "image_id": 4,

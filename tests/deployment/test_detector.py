@@ -143,6 +143,7 @@ def test_supervision_is_asked_for_where_it_is_missing(
         (None, "NoneType: an image is a file name"),
         ([torch.zeros(8, 8, 3)], "Tensor: an image is a file name, or a NumPy array"),
         ("/missing.jpg", "/missing.jpg"),
+        (np.zeros((1, 3000, 3), np.uint8), "array of uint8 of shape (1, 3000, 3): 3000 x 1 pixels"),
     ],
 )
 def test_what_is_no_image_is_refused(detector: Detector, image: Any, message: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from dre_ssod.data.sources.folder import list_images
@@ -61,6 +62,63 @@ def test_a_coco_file_keeps_its_ids_and_names(tmp_path: Path) -> None:
     images = open_images(f"coco://{tmp_path}/a.json?images={tmp_path}")
     assert images.root == str(tmp_path)
     assert list(images.entries) == [Entry(7, "y.png"), Entry(42, "sub/x.png")]
+
+
+def write_program_files(root: Path) -> None:
+    for name in ("photos/a/1.png", "photos/2.png", "voc/JPEGImages/3.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    (root / "voc/ImageSets/Main").mkdir(parents=True)
+    (root / "voc/Annotations").mkdir()
+    (root / "voc/ImageSets/Main/train.txt").write_text("3\n")
+    (root / "export.json").write_text("[]")
+
+
+@pytest.mark.parametrize(
+    ("source", "root", "names"),
+    [
+        ("labelstudio://{}/export.json?images={}/photos", "photos", ["2.png", "a/1.png"]),
+        ("cvat://{}/export.json?images={}/photos/a", "photos/a", ["1.png"]),
+        ("voc://{}/voc?split=train", "voc/JPEGImages", ["3.png"]),
+    ],
+)
+def test_images_of_other_sources_are_named_below_their_folder(
+    tmp_path: Path, source: str, root: str, names: list[str]
+) -> None:
+    """As programs show and upload them."""
+    write_program_files(tmp_path)
+    images = open_images(source.replace("{}", str(tmp_path)))
+    assert images.root == str(tmp_path / root)
+    assert [entry.file_name for entry in images.entries] == sorted(names)
+
+
+def test_a_coco_file_whose_names_leave_its_folder_has_a_higher_one(tmp_path: Path) -> None:
+    names = ["in/x.png", "../other/y.png"]
+    entries = [
+        {"id": n, "file_name": name, "height": 2, "width": 2} for n, name in enumerate(names)
+    ]
+    content = {"images": entries, "annotations": [], "categories": []}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    (tmp_path / "photos").mkdir()
+    images = open_images(f"coco://{tmp_path}/a.json?images={tmp_path}/photos&outside=allow")
+    assert images.root == str(tmp_path)
+    assert list(images.entries) == [Entry(0, "photos/in/x.png"), Entry(1, "other/y.png")]
+
+
+def test_what_is_in_a_store_is_named_below_the_folder_of_its_source(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DRE_SSOD_CACHE", str(tmp_path))
+    (tmp_path / "export.json").write_text("[]")
+    system = fsspec.filesystem("memory")
+    system.pipe("/set/photos/a/1.png", b"")
+    system.pipe("/set/export.json", b"[]")
+    try:
+        images = open_images("labelstudio://memory://set/export.json?images=memory://set/photos")
+        assert images.root == "memory://set/photos"
+        assert list(images.entries) == [Entry(1, "a/1.png")]
+    finally:
+        system.rm("/set", recursive=True)
 
 
 def test_what_holds_no_image_is_refused(tmp_path: Path) -> None:

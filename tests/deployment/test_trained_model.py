@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from PIL import Image
 
+from dre_ssod.data.images import ImageError
 from dre_ssod.data.sources.catalog import class_names
 from dre_ssod.deployment.trained_model import (
     InferenceReader,
@@ -169,3 +170,15 @@ def test_images_are_read_as_detectron2_tests_them(tmp_path: Path, image_format: 
     expected = T.ResizeShortestEdge([40, 40], 96).get_transform(ordered).apply_image(ordered)
     assert (found["height"], found["width"]) == SIZE
     assert torch.equal(found["image"].permute(1, 2, 0).byte(), torch.tensor(expected.copy()))
+
+
+def test_an_image_of_which_nothing_would_be_left_is_refused(tmp_path: Path) -> None:
+    """Detectron2 would resize it to no pixel at all."""
+    reader = InferenceReader(tiny_cfg(**{"INPUT.MAX_SIZE_TEST": 96}))
+    for name, size, is_usable in (("a", (1, 192), True), ("b", (193, 1), False)):
+        Image.new("RGB", size).save(tmp_path / f"{name}.png")
+        if is_usable:
+            assert reader(str(tmp_path / f"{name}.png"))["image"].shape[2] == 1
+            continue
+        with pytest.raises(ImageError, match=r"b\.png: 193 x 1 pixels are too long and thin"):
+            reader(str(tmp_path / f"{name}.png"))

@@ -24,6 +24,10 @@ def test_what_it_prints_reads_what_it_wrote(
     command = [data.labeled, "--test", data.labeled, "--to", form, "--output", str(output)]
     assert tool.run(command) == 0
     lines = capsys.readouterr().out.splitlines()
+    if form == "labelstudio":
+        folder = output / "images"
+        assert f"ROOT={output}, and the project has a source storage" in lines[-1]
+        assert f"of the type Local Files with the path {folder}." in lines.pop()
     assert lines[::2] == [
         f"{part}: 8 images with 24 boxes, to be read as" for part in ("train", "test")
     ]

@@ -73,6 +73,18 @@ def test_a_broken_image_is_named_and_skipped(
     assert run(tool, model, *flags) == 2
 
 
+def test_an_image_too_thin_is_named_and_skipped(
+    tool: ModuleType, model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    thin = photos / "b.png"
+    Image.new("RGB", (3000, 1)).save(thin)
+    flags = ("--input", str(photos), "--json", str(tmp_path / "found.json"))
+    assert run(tool, model, *flags) == 1
+    said = capsys.readouterr()
+    assert f"skipped: {thin}: 3000 x 1 pixels are too long and thin" in said.err
+    assert "on 2 images, 0 without any, 1 skipped" in said.out
+
+
 def test_all_well_is_exit_code_0(
     tool: ModuleType, model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -55,6 +56,25 @@ def test_above_the_tolerance_nothing_is_written(
     error = " ".join(capsys.readouterr().err.split())
     assert "differs by more than --tolerance -1" in error
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("last", ["onnx", "safetensors"])
+def test_a_format_that_fails_leaves_nothing_of_the_others(
+    tool: ModuleType,
+    arguments: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    last: str,
+) -> None:
+    """So that the same command can be given again."""
+    formats = ["--format", "weights", "--format", "torchscript", "--format", last]
+    words = ["--output", str(tmp_path / "out"), *formats, *arguments]
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "safetensors.torch" if last == "safetensors" else last, None)
+        assert tool.run(words) == 2
+    assert "pip install" in " ".join(capsys.readouterr().err.split())
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_without_images_there_is_no_check_and_no_export(

@@ -173,7 +173,9 @@ def test_an_empty_list_says_why_and_names_the_tasks_of_an_earlier_one(
     words = ["--output", str(tmp_path / "out"), "--tasks", "labelstudio"]
     assert tool.run([*words, *arguments]) == 0
     tasks = tmp_path / "out" / "tasks.json"
-    assert f"as tasks with boxes to correct: {tasks}" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"as tasks with boxes to correct: {tasks}" in shown
+    assert f"a source storage of the type Local Files with the path {arguments[3]}." in shown
     assert tool.run([*words, "--exclude", f"folder://{arguments[3]}", *arguments]) == 0
     shown = capsys.readouterr().out
     assert "0 images to label next" in shown

@@ -12,12 +12,16 @@ from typing import Any
 from dre_ssod.data.conversion.plan import coco_file, on_this_machine
 from dre_ssod.data.records import corners, image_size, is_crowd
 from dre_ssod.data.sources.catalog import NamedRecord, class_names
-from dre_ssod.data.sources.uri import encode
+from dre_ssod.data.sources.uri import encode, is_uri, parse_uri
 from dre_ssod.data.splits.split import Split
 from dre_ssod.data.text_files import read_json
 from dre_ssod.errors import SourceError
 from dre_ssod.files import write_text
 from dre_ssod.stores import Place
+
+SHAPES = "shapes"
+"""Entry of an annotation for what :func:`read_shapes` finds of it."""
+_SHAPES = ("segmentation", "keypoints", "num_keypoints")
 
 
 @dataclass(frozen=True)
@@ -73,15 +77,18 @@ def as_coco(name: str, records: Sequence[dict[str, Any]]) -> CocoContent:
         return content_of(records, class_names([name]))
     json_file, root = source
     content = read_json(json_file)
-    content["images"] = sorted(content["images"], key=lambda image: image["id"])
+    # Some may be unlabeled.
+    ids = {record["image_id"] for record in records}
+    listed = (image for image in content["images"] if image["id"] in ids)
+    content["images"] = sorted(listed, key=lambda image: image["id"])
     image_root = Path(on_this_machine(str(root)))
     files = [on_this_machine(record["file_name"]) for record in records]
     if not all(Path(file).is_relative_to(image_root) for file in files):
         image_root, _ = relative_names(files)
     for image, file in zip(content["images"], files, strict=True):
         image["file_name"] = Path(file).relative_to(image_root).as_posix()
-    ids = tuple(str(image["id"]) for image in content["images"])
-    return CocoContent(content, image_root, ids)
+    names = tuple(str(image["id"]) for image in content["images"])
+    return CocoContent(content, image_root, names)
 
 
 def write_split(
@@ -131,9 +138,16 @@ def write_split(
     return content.image_root
 
 
-def coco_uri(json_file: Place, image_root: Place) -> str:
-    """The URI of a COCO file."""
-    return f"coco://{encode(json_file)}?images={encode(image_root)}"
+def coco_uri(json_file: Place, image_root: Place, source: str = "") -> str:
+    """The URI of a COCO file.
+
+    Args:
+        source: the set that it was made from; what its URI says of images without annotations is
+            said of the file, too.
+    """
+    looked_at = is_uri(source) and parse_uri(source).value("empty") == "labeled"
+    more = "&empty=labeled" if looked_at else ""
+    return f"coco://{encode(json_file)}?images={encode(image_root)}{more}"
 
 
 def relative_names(files: Sequence[str]) -> tuple[Path, list[str]]:
@@ -143,8 +157,36 @@ def relative_names(files: Sequence[str]) -> tuple[Path, list[str]]:
     return folder, [Path(path).relative_to(folder).as_posix() for path in paths]
 
 
+def read_shapes(name: str, classes: Sequence[str]) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """The masks and key points of a COCO file, which records do not have, by :func:`shape_key`.
+
+    Args:
+        name: URI or registered name of any dataset; others than COCO files have none.
+        classes: of the dataset.
+    """
+    source = coco_file(name)
+    content = {} if source is None else read_json(source[0])
+    indices = {name: index for index, name in enumerate(classes)}
+    names = {category["id"]: category["name"] for category in content.get("categories", [])}
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for item in content.get("annotations", []):
+        shapes = {key: item[key] for key in _SHAPES if item.get(key)}
+        # Of two equal boxes the first one counts.
+        category = indices.get(names[item["category_id"]], -1)
+        found.setdefault(shape_key(item["image_id"], category, item), shapes)
+    return found
+
+
+def shape_key(image_id: Any, category: int, annotation: dict[str, Any]) -> tuple[Any, ...]:
+    """What tells the annotations of a COCO file apart: image, index of the class, crowd, box."""
+    return image_id, category, is_crowd(annotation), *annotation["bbox"]
+
+
 def content_of(records: Sequence[dict[str, Any]], classes: Sequence[str]) -> CocoContent:
-    """Records of any datasets in COCO's form, numbered from 1; see :func:`as_coco`."""
+    """Records of any datasets in COCO's form, numbered from 1; see :func:`as_coco`.
+
+    Annotations have their own areas and ``SHAPES``, if they have any.
+    """
     root, names = relative_names([record["file_name"] for record in records])
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -158,8 +200,9 @@ def content_of(records: Sequence[dict[str, Any]], classes: Sequence[str]) -> Coc
                 "image_id": image_id,
                 "category_id": item["category_id"] + 1,
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "area": (x2 - x1) * (y2 - y1),
+                "area": item.get("area", (x2 - x1) * (y2 - y1)),
                 "iscrowd": int(is_crowd(item)),
+                **item.get(SHAPES, {}),
             }
             if "difficult" in item:
                 annotation["difficult"] = int(item["difficult"])

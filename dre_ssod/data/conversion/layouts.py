@@ -43,12 +43,12 @@ def plan_coco(
                 plan.pictures[f"images/{part.split}/{image['file_name']}"] = file
         json_file = f"annotations/instances_{part.split}.json"
         plan.texts[json_file] = json.dumps(coco.content)
-        uri, boxes = coco_uri(output / json_file, root), len(coco.content.get("annotations", []))
+        uri = coco_uri(output / json_file, root, part.name)
         result = Converted(part.split, uri, len(part.records))
         if coco_file(part.name) is None:
             # Not a file that is taken as it is.
             result = part.start(uri)
-        result.boxes = boxes
+        result.boxes = len(coco.content.get("annotations", []))
         plan.results.append(result)
     return plan
 
@@ -56,8 +56,12 @@ def plan_coco(
 def plan_yolo(
     parts: Sequence[Part], classes: Sequence[str], output: Place, referenced: bool
 ) -> Plan:
-    """``data.yaml``, ``images/SPLIT`` and ``labels/SPLIT``; ``classes.txt`` for other programs."""
+    """``data.yaml``, ``images/SPLIT`` and ``labels/SPLIT``; ``classes.txt`` for other programs.
+
+    It is in the folder, and among the labels, where LabelImg looks for it.
+    """
     plan = Plan()
+    names_of_classes = "".join(f"{name}\n" for name in classes)
     for part in parts:
         result = part.start(f"yolo://{encode(output)}?split={quote(part.split)}")
         names = names_in_order(part.files)
@@ -67,11 +71,12 @@ def plan_yolo(
             plan.texts[f"labels/{part.split}/{Path(name).stem}.txt"] = text
             plan.pictures[f"images/{part.split}/{name}"] = file
             result.boxes += len(lines)
+        plan.texts[f"labels/{part.split}/classes.txt"] = names_of_classes
         plan.results.append(result)
     # Without "path", Ultralytics starts at the folder of the file, wherever that is moved.
     content: dict[str, Any] = {part.split: f"images/{part.split}" for part in parts}
     content["names"] = dict(enumerate(classes))
-    plan.texts["classes.txt"] = "".join(f"{name}\n" for name in classes)
+    plan.texts["classes.txt"] = names_of_classes
     plan.texts["data.yaml"] = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     return plan
 

@@ -140,6 +140,8 @@ def on_this_machine(file: str) -> str:
 def different_names(files: Sequence[str]) -> list[str]:
     """File names that differ without their extensions; numbered where the files' own do not.
 
+    None is "classes": among YOLO's labels that is the list of classes.
+
     Raises:
         SourceError: for a file that would not be taken as an image.
     """
@@ -151,7 +153,8 @@ def different_names(files: Sequence[str]) -> list[str]:
             )
     # Some file systems take upper and lower case for the same.
     stems = {Path(name).stem.lower() for name in names}
-    if len(stems) == len(names) and not any(name.startswith(".") for name in names):
+    is_usable = "classes" not in stems and not any(name.startswith(".") for name in names)
+    if len(stems) == len(names) and is_usable:
         return names
     digits = len(str(len(names)))
     return [f"{index:0{digits}}_{name}" for index, name in enumerate(names, start=1)]

@@ -7,7 +7,9 @@ or corrects, CVAT as shapes that were made automatically.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree
@@ -16,10 +18,16 @@ from dre_ssod.data.conversion.plan import Part, Plan, check_xml_names, is_xml, n
 from dre_ssod.data.records import corners, image_size, is_crowd
 from dre_ssod.data.sources.uri import encode
 from dre_ssod.errors import SourceError
-from dre_ssod.stores import Place
+from dre_ssod.stores import Place, StorePath
 
 LOCAL_FILES = "/data/local-files/?d="
 """Where Label Studio serves the files below its LOCAL_FILES_DOCUMENT_ROOT."""
+_CVAT_IDS = 1_000_000
+"""The first id of an image in CVAT's XML, a number that no frame of a task has.
+
+Where CVAT does not find the name of an image it takes the id for the number of a frame. Then it
+says that it could not match the item, in place of laying the boxes on another image.
+"""
 
 _CONTROL, _OBJECT = "label", "image"
 
@@ -131,6 +139,25 @@ def local_address(name: str) -> str:
     return LOCAL_FILES + quote(name)
 
 
+def how_to_show(folder: Place) -> str:
+    """What Label Studio needs to show images whose addresses begin with the name of this folder.
+
+    It serves what lies in a source storage, and takes none whose path is the document root itself.
+    """
+    if isinstance(folder, StorePath):
+        copy = PurePosixPath("COPY", folder.name)
+        return f"{_how_to_show(copy)} {copy} is a copy of {folder} on its machine."
+    return _how_to_show(PurePosixPath(Path(os.path.abspath(folder))))
+
+
+def _how_to_show(folder: PurePosixPath) -> str:
+    return (
+        "Label Studio shows the images if it runs with LOCAL_FILES_SERVING_ENABLED=true and "
+        f"LOCAL_FILES_DOCUMENT_ROOT={folder.parent}, and the project has a source storage of the "
+        f"type Local Files with the path {folder}. Do not sync it: that would make further tasks."
+    )
+
+
 def cvat_xml(records: Iterable[tuple[str, dict[str, Any]]], classes: Sequence[str]) -> str:
     """Images, by their names in CVAT, and their boxes as "CVAT for images 1.1"."""
     root = ElementTree.Element("annotations")
@@ -139,7 +166,7 @@ def cvat_xml(records: Iterable[tuple[str, dict[str, Any]]], classes: Sequence[st
     labels = ElementTree.SubElement(task, "labels")
     for name in classes:
         ElementTree.SubElement(ElementTree.SubElement(labels, "label"), "name").text = name
-    for number, (name, record) in enumerate(records):
+    for number, (name, record) in enumerate(records, start=_CVAT_IDS):
         if not is_xml(name):
             raise SourceError(f"{record['file_name']}: CVAT cannot hold this name: rename it")
         width, height = map(str, image_size(record))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,12 @@ import torch
 from detectron2.structures import Boxes, pairwise_iou
 from scipy.optimize import linear_sum_assignment
 
+from dre_ssod.data.conversion.coco_content import SHAPES, read_shapes, shape_key
 from dre_ssod.data.records import corners, identify_files, objects_of
-from dre_ssod.data.sources.catalog import class_names, load_one_labeled
+from dre_ssod.data.sources.catalog import class_names
 from dre_ssod.data.sources.names import show_names
+from dre_ssod.data.sources.truth import load_truth
+from dre_ssod.deployment.labeling.labeling_job import MANIFEST
 from dre_ssod.errors import SourceError, counted
 from dre_ssod.evaluation.pseudo_labels import match_best_first
 
@@ -33,11 +38,14 @@ class Joined:
         records: the old ones first, one for each image.
         classes: names in the order of their indices.
         corrected: how many records are new, or replaced an old one.
+        shapes_lost: how many objects had a mask or key points in a record that was replaced, or in
+            a set that is no COCO file, from which they are not taken.
     """
 
     records: list[Record]
     classes: list[str]
     corrected: int
+    shapes_lost: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,9 @@ class Changes:
 def join(old: Sequence[str], corrected: Sequence[str], replace: bool) -> Joined:
     """All labels of these sets, each image once; the same image is the same file.
 
+    What a link in a labeling job's folder leads to has the name that it has there. Masks and key
+    points of COCO files stay, as ``SHAPES``.
+
     Args:
         old, corrected: names or URIs. The classes are those of the first; the others may have a
             part of them, in any order.
@@ -90,9 +101,10 @@ def join(old: Sequence[str], corrected: Sequence[str], replace: bool) -> Joined:
     identify = identify_files()
     joined: dict[str, tuple[str, Record]] = {}
     new = set()
+    lost = 0
     for number, name in enumerate(names):
         is_new = number >= len(old)
-        for record in _in_classes(name, classes):
+        for record in _in_classes(name, classes, with_shapes=True):
             place = identify(record["file_name"])
             before = joined.get(place)
             if before is not None and _same(before[1], record):
@@ -103,10 +115,29 @@ def join(old: Sequence[str], corrected: Sequence[str], replace: bool) -> Joined:
                     f"{_count(record)}, and they differ. Take the image out of one of them"
                     + (", or let the corrected ones count by --replace" if is_new else "")
                 )
-            joined[place] = (name, record)
+            lost += sum(map(_has_shape, before[1]["annotations"])) if before else 0
+            joined[place] = (name, {**record, "file_name": _outside_of_job(record["file_name"])})
             if is_new:
                 new.add(place)
-    return Joined([record for _, record in joined.values()], classes, len(new))
+    records = [record for _, record in joined.values()]
+    items = (item for record in records for item in record["annotations"])
+    lost += sum(SHAPES not in item and _has_shape(item) for item in items)
+    return Joined(records, classes, len(new), lost)
+
+
+def _outside_of_job(file: str) -> str:
+    """The image of a link that tasks of a labeling job have to it, as the link names it.
+
+    The folder of a job may be removed once its labels are joined. Other links are left alone:
+    somebody has made them.
+    """
+    if os.path.islink(file) and any((above / MANIFEST).is_file() for above in Path(file).parents):
+        return os.path.join(os.path.dirname(file), os.readlink(file))
+    return file
+
+
+def _has_shape(item: Record) -> bool:
+    return any(item.get(key) for key in (SHAPES, "segmentation", "keypoints"))
 
 
 def compare(suggested: str, corrected: Sequence[str]) -> Changes:
@@ -162,8 +193,8 @@ def _boxes(items: Iterable[Record]) -> Boxes:
     )
 
 
-def _in_classes(name: str, classes: Sequence[str]) -> list[Record]:
-    """The records of a set, with the class indices of ``classes``."""
+def _in_classes(name: str, classes: Sequence[str], with_shapes: bool = False) -> list[Record]:
+    """The records of a set, with the class indices of ``classes``, and ``SHAPES`` if asked for."""
     own = class_names([name])
     unknown = [text for text in own if text not in classes]
     if unknown:
@@ -172,16 +203,16 @@ def _in_classes(name: str, classes: Sequence[str]) -> list[Record]:
             "Rename them; for further classes, write them into the old set first"
         )
     order = [classes.index(text) for text in own]
-    return [
-        {
-            **record,
-            "annotations": [
-                {**item, "category_id": order[item["category_id"]]}
-                for item in record["annotations"]
-            ],
-        }
-        for record in load_one_labeled(name)
-    ]
+    shapes = read_shapes(name, own) if with_shapes else {}
+    found = []
+    for record in load_truth(name):
+        annotations = []
+        for item in record["annotations"]:
+            kept = shapes.get(shape_key(record["image_id"], item["category_id"], item))
+            changed = {**item, "category_id": order[item["category_id"]]}
+            annotations.append({**changed, SHAPES: kept} if kept else changed)
+        found.append({**record, "annotations": annotations})
+    return found
 
 
 def _same(first: Record, second: Record) -> bool:

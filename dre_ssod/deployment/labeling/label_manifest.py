@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,10 +18,11 @@ from dre_ssod.data.sources.catalog import load_unlabeled
 from dre_ssod.data.sources.coco import CocoSource
 from dre_ssod.data.sources.folder import FolderSource, list_images
 from dre_ssod.data.sources.opening import open_source
+from dre_ssod.data.sources.programs.labels import ProgramSource
 from dre_ssod.data.sources.uri import is_uri
 from dre_ssod.errors import SourceError
 from dre_ssod.files import open_whole
-from dre_ssod.stores import place_of
+from dre_ssod.stores import Place, StorePath, is_address, is_piece, place_of
 
 
 class Entry(NamedTuple):
@@ -36,7 +37,8 @@ class ImageList:
     """Where images are, and which.
 
     Attributes:
-        root: folder that the names are relative to; "" where they are complete.
+        root: folder that the names are relative to; "" where they are complete, as those of shards
+            and of images in a store whose source names no folder.
         entries: in order; can be gone through once.
     """
 
@@ -68,12 +70,38 @@ def open_images(source: str) -> ImageList:
     if opened is None and ("/" in source or source.startswith(".")):
         raise SourceError(f"{source}: there is no such folder")
     records = load_unlabeled([source])
-    if isinstance(opened, CocoSource):
-        root = str(opened.image_root)
-        entries = (Entry(r["image_id"], os.path.relpath(r["file_name"], root)) for r in records)
-        return _not_empty(source, root, entries)
-    entries = (Entry(number, r["file_name"]) for number, r in enumerate(records, start=1))
-    return _not_empty(source, "", entries)
+    named = opened.image_root if isinstance(opened, CocoSource | ProgramSource) else None
+    root = _root_of(records, named)
+    keeps_ids = isinstance(opened, CocoSource)
+    entries = (
+        Entry(r["image_id"] if keeps_ids else number, _name_in(root, r["file_name"]))
+        for number, r in enumerate(records, start=1)
+    )
+    return _not_empty(source, root, entries)
+
+
+def _root_of(records: Sequence[dict[str, Any]], named: Place | None) -> str:
+    """The folder that a source has ``named`` for its images, or the lowest one that holds them all.
+
+    That is a higher one where images lie outside of the named one. "" for shards, and in a store
+    where none is named that holds them all.
+    """
+    files = (record["file_name"] for record in records)
+    if not records or any(is_address(file) or is_piece(file) for file in files):
+        holds_all = isinstance(named, StorePath) and all(
+            StorePath.parse(record["file_name"]).is_relative_to(named) for record in records
+        )
+        return str(named) if holds_all else ""
+    lowest = os.path.commonpath({os.path.dirname(os.path.abspath(r["file_name"])) for r in records})
+    is_named = named is not None and Path(lowest).is_relative_to(os.path.abspath(str(named)))
+    return str(named) if is_named else lowest
+
+
+def _name_in(root: str, file: str) -> str:
+    """The name of an image relative to the root of its list."""
+    if root and is_address(file):
+        return str(StorePath.parse(file).relative_to(StorePath.parse(root)))
+    return os.path.relpath(file, root) if root else file
 
 
 def _not_empty(source: str, root: str, entries: Iterator[Entry]) -> ImageList:

@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from dre_ssod.data.records import identify_files
 from dre_ssod.data.remarks import Remarks
+from dre_ssod.data.sources.coco import CocoSource
 from dre_ssod.data.sources.opening import open_source
 from dre_ssod.data.sources.programs.labels import ProgramSource
 from dre_ssod.data.sources.shards import ShardSource
@@ -143,7 +144,8 @@ def real_paths(sources: Sequence[str]) -> set[str]:
 
 def _names(source: str) -> Iterator[str]:
     opened = open_source(source) if is_uri(source) else None
-    if isinstance(opened, ProgramSource):
+    in_part = isinstance(opened, CocoSource) and opened.empty == "unlabeled"
+    if opened is not None and (in_part or isinstance(opened, ProgramSource)):
         return (record["file_name"] for record in opened.labeled(Remarks()))
     if isinstance(opened, ShardSource):
         records = opened.images(Remarks())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from detectron2.structures import BoxMode
 
 from dre_ssod.data.conversion.coco_content import coco_uri, relative_names
 from dre_ssod.data.conversion.convert import convert
-from dre_ssod.data.conversion.plan import check_xml_names
+from dre_ssod.data.conversion.plan import check_xml_names, on_this_machine
 from dre_ssod.data.conversion.programs import (
     cvat_xml,
+    how_to_show,
     label_studio_config,
     label_studio_task,
     local_address,
@@ -45,11 +47,12 @@ def write_tasks(job: LabelingJob, form: str) -> Path:
     Args:
         form: of ``FORMS``. For Label Studio each task has its ``uncertainty`` as a column,
             its boxes as a prediction with a score per box and 1 - uncertainty as its own, and
-            ``label_config.xml`` is written beside; images are served from the folder they are in.
-            YOLO and VOC folders have links to the images.
+            ``label_config.xml`` is written beside; addresses begin with the name of the folder of
+            the images. YOLO and VOC folders have links to the images.
 
     Raises:
-        SourceError: if the form cannot hold the name of a class or an image.
+        SourceError: if the form cannot hold the name of a class or an image, or the images are
+            where no program opens them.
     """
     listed = read_json(job.folder / LABEL_NEXT)
     images = _listed_lines(job, [image["id"] for image in listed["images"]])
@@ -83,14 +86,46 @@ def corrected_uri(folder: Path, form: str) -> str | None:
     return None if form in _FILES else f"{form}://{encode(path)}?split=train"
 
 
+def check_images(folder: Path, form: str) -> None:
+    """Refuse images that a form cannot have, before they are labeled.
+
+    Args:
+        folder: of a job that has its list of images.
+
+    Raises:
+        SourceError: if they are in shards, or in a store and the form has links to them.
+    """
+    manifest = open_manifest(folder)
+    if form not in _FILES or not manifest.root:
+        on_this_machine(manifest.full_name(manifest.chunk(0)[0]))
+
+
+def how_to_use(job: LabelingJob, form: str) -> str | None:
+    """What a person has to know of the tasks; None if there is nothing."""
+    path, classes = tasks_path(job.folder, form), [c["name"] for c in job.categories]
+    if form == "yolo":
+        labels = path / "labels" / "train"
+        words = map(str, ("labelImg", path / "images" / "train", labels / "classes.txt", labels))
+        return f"LabelImg has to be given the classes, too: {shlex.join(words)}"
+    if form not in ("labelstudio", "cvat"):
+        return None
+    folder, _ = _names_in_folder(job, read_json(job.folder / LABEL_NEXT)["images"])
+    if form == "labelstudio":
+        return how_to_show(folder)
+    return (
+        f"CVAT takes boxes of images whose names in its task are those below {folder}, folders "
+        f"included, and drops boxes without a label of the task: {', '.join(classes)}."
+    )
+
+
 def _write_label_studio(job: LabelingJob, images: Sequence[Line], doubts: Sequence[float]) -> None:
     classes = [category["name"] for category in job.categories]
     check_xml_names(classes, "labelstudio")
     tasks = []
+    folder, _ = _names_in_folder(job, images)
     for record, doubt in zip(_records(job, images), doubts, strict=True):
         record["prediction_score"] = round(1.0 - doubt, 6)
-        # Where names are complete, the root of the file system is what Label Studio serves.
-        address = local_address(record["name"].lstrip(os.sep))
+        address = local_address(f"{folder.name}/{record['name']}".lstrip("/"))
         tasks.append(label_studio_task(record, address, classes, {"uncertainty": doubt}))
     write_text(tasks_path(job.folder, "labelstudio"), json.dumps(tasks, indent=1) + "\n")
     write_text(job.folder / CONFIG, label_studio_config(classes))
@@ -98,10 +133,7 @@ def _write_label_studio(job: LabelingJob, images: Sequence[Line], doubts: Sequen
 
 def _write_coco(job: LabelingJob, images: Sequence[Line]) -> str:
     """Write the images, numbered in their order, as a COCO file; returns its URI."""
-    root = open_manifest(job.folder).root
-    names = [line["file_name"] for line in images]
-    folder: Place
-    folder, names = (place_of(root), names) if root else relative_names(names)
+    folder, names = _names_in_folder(job, images)
     boxes = [(number, box) for number, line in enumerate(images, 1) for box in line["boxes"]]
     content = {
         "images": [
@@ -127,14 +159,27 @@ def _listed_lines(job: LabelingJob, ids: Sequence[int | str]) -> list[Line]:
     return [found[identifier] for identifier in ids]
 
 
+def _names_in_folder(job: LabelingJob, images: Sequence[Line]) -> tuple[Place, list[str]]:
+    """The folder of the job's images, and the names of these below it.
+
+    Raises:
+        SourceError: if they are in shards or, without a folder of their own, in a store.
+    """
+    root, names = open_manifest(job.folder).root, [line["file_name"] for line in images]
+    if not root:
+        return relative_names(names)
+    folder = place_of(root)
+    return (Path(os.path.abspath(folder)) if isinstance(folder, Path) else folder), names
+
+
 def _records(job: LabelingJob, images: Sequence[Line]) -> list[dict[str, Any]]:
-    """Records of the images; ``name`` is the one in the job's list."""
-    root = open_manifest(job.folder).root
+    """Records of the images; ``name`` is the one below their folder."""
+    folder, names = _names_in_folder(job, images)
     index = {category["id"]: number for number, category in enumerate(job.categories)}
     return [
         {
-            "name": line["file_name"],
-            "file_name": os.path.join(root, line["file_name"]),
+            "name": name,
+            "file_name": str(folder / name),
             "width": line["width"],
             "height": line["height"],
             "annotations": [
@@ -147,5 +192,5 @@ def _records(job: LabelingJob, images: Sequence[Line]) -> list[dict[str, Any]]:
                 for box in line["boxes"]
             ],
         }
-        for line in images
+        for name, line in zip(names, images, strict=True)
     ]

@@ -17,6 +17,7 @@ from dre_ssod.data.conversion.coco_content import (
     coco_uri,
     write_split,
 )
+from dre_ssod.data.conversion.convert import convert
 from dre_ssod.data.sources.catalog import load_named, load_one_labeled, load_unlabeled
 from dre_ssod.data.splits.pools import build_pools
 from dre_ssod.data.splits.split import draw_split
@@ -132,6 +133,21 @@ def test_a_written_split_trains_on_the_images_that_the_draw_would(voc: str, tmp_
     assert counts == [len(record["annotations"]) for record in drawn.labeled]
     again = build_pools([voc], [], filter_empty=False, split_file=str(tmp_path / "out/split.json"))
     assert again == drawn
+
+
+def test_images_without_annotations_stay_what_the_uri_says(
+    tmp_path: Path, write_coco: Writer, write_image: Writer
+) -> None:
+    path = write_coco(tmp_path / "a.json", {1: [(1, (0, 0, 2, 2))], 2: [], 3: []}, {1: "cat"})
+    for number in (1, 2, 3):
+        write_image(tmp_path / "images" / f"{number}.png")
+    source = f"coco://{path}?images={tmp_path}/images"
+    for said, images in (("", 3), ("unlabeled", 1), ("labeled", 3)):
+        more = f"&empty={said}" if said else ""
+        [result] = convert({"train": source + more}, "coco", tmp_path / f"out_{said}")
+        assert result.images == len(load_one_labeled(result.uri)) == images
+        assert result.uri.endswith("&empty=labeled") == (said == "labeled")
+        assert len(content_of(source + more).content["images"]) == images
 
 
 @pytest.mark.parametrize("name", ["labeled.json", "unlabeled.json", "split.json"])

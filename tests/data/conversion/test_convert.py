@@ -151,7 +151,10 @@ def test_the_yolo_layout_is_that_of_ultralytics(voc: str, tmp_path: Path) -> Non
     names = [path.stem for path in sorted((tmp_path / "new" / "images" / "train").iterdir())]
     assert names == ["1_zebra 1", "2_ant", "3_ant-2", "4_10", "5_9", "6_bee"]
     labels = tmp_path / "new" / "labels" / "train"
-    assert sorted(path.stem for path in labels.iterdir()) == names
+    assert sorted(path.stem for path in labels.iterdir()) == [*names, "classes"]
+    # LabelImg opens the list of classes that lies beside a label file.
+    for folder in (tmp_path / "new", labels):
+        assert (folder / "classes.txt").read_text(encoding="utf-8") == "cat\ndog\n"
     assert (labels / "3_ant-2.txt").read_text(encoding="utf-8") == ""
     # (1, 1, 12, 9) covers x from 0 to 12 of 32 and y from 0 to 9 of 24.
     [line] = (labels / "2_ant.txt").read_text(encoding="utf-8").splitlines()
