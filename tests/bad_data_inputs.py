@@ -140,6 +140,16 @@ ANNOTATIONS = [
     ),
     _train(
         "Annotations",
+        "a list of classes in another order",
+        "yolo://order",
+        *(
+            "order/classes.txt: class 0 is 'dog', but 'cat' by",
+            "order/data.yaml",
+            "correct the list",
+        ),
+    ),
+    _train(
+        "Annotations",
         "not XML",
         "voc://voc?split=train",
         *("a.xml", "cannot be read as XML"),

@@ -49,13 +49,17 @@ def write_bad_files(root: Path) -> None:
     _write_annotations(root)
     _write_voc(root)
     folders = ("empty", "used", "damaged", "text", "hollow", "cut", "phone", "pipe")
-    for folder in (*folders, "lost/images/train", "lost/labels/train"):
+    for folder in (*folders, "lost/images/train", "lost/labels/train", "order"):
         (root / folder).mkdir(parents=True)
     for name in ("phone/a.heic", "phone/b.HEIC", "lost/labels/train/a.TXT"):
         (root / name).touch()
     os.mkfifo(root / "pipe" / "a.jpg")
     (root / "lost" / "data.yaml").write_text("train: images/train\nnames: [cat]\n")
     Image.new("RGB", (8, 8)).save(root / "lost" / "images" / "train" / "a.png")
+    for name, text in (("a.txt", "0 0.5 0.5 0.5 0.5\n"), ("classes.txt", "dog\ncat\n")):
+        (root / "order" / name).write_text(text)
+    Image.new("RGB", (8, 8)).save(root / "order" / "a.png")
+    (root / "order" / "data.yaml").write_text("names: [cat, dog]\n")
     (root / "used" / "last_checkpoint").write_text("model_0000001.pth")
     (root / "damaged" / "model_0000001.pth").write_text("not a checkpoint")
     (root / "text" / "notes.jpg").write_text("not an image")

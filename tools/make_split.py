@@ -108,6 +108,7 @@ def choose(args: argparse.Namespace, records: Sequence[NamedRecord]) -> Split:
 def main(args: argparse.Namespace) -> None:
     """Choose, write, print."""
     from dre_ssod.data.conversion.coco_content import coco_uri, write_split
+    from dre_ssod.data.records import objects_of
     from dre_ssod.data.remarks import Remarks
     from dre_ssod.data.sources.catalog import class_names, load_named, load_unlabeled
     from dre_ssod.data.splits.counts import hold_out, objects_by_class
@@ -123,6 +124,7 @@ def main(args: argparse.Namespace) -> None:
         images = load_unlabeled([args.source], Remarks())
         loose = without_known(images, [record for _, record in records])
         files, fold = [record["file_name"] for record in loose], args.fold or 0
+        bare = {name for name, record in records if not objects_of(record)}
         held_out = set() if args.val is None else hold_out(records, args.val, fold, files)
         split = choose(args, [entry for entry in records if entry[0] not in held_out])
         image_root = write_split(args.source, records, split, folder, held_out)
@@ -132,11 +134,22 @@ def main(args: argparse.Namespace) -> None:
         f"{len(split.labeled_ids)} labeled, {unlabeled} unlabeled and "
         f"{len(held_out)} test images, SHA-256 of the labeled {split.sha256}"
     )
+    parts = {"labeled": set(split.labeled_ids), "test": held_out}
+    empty = {name: len(part & bare) for name, part in parts.items() if part & bare}
+    if empty:
+        shown = " and ".join(f"{n} of {len(parts[name])} {name}" for name, n in empty.items())
+        print(
+            f"Without boxes: {shown} images. They count as looked at: training leaves the labeled "
+            "ones out, and whatever is found on a test image of them is wrong."
+        )
     objects = objects_by_class(records, set(split.labeled_ids), class_names([args.source]))
     shown = ", ".join(f"{name} {count}" for name, count in objects.items())
     print(f"Labeled objects: {printable(shown)}")
     print("Train with it by")
-    uris = {key: coco_uri(output / f"{part}.json", image_root) for key, part in written.items()}
+    uris = {
+        key: coco_uri(output / f"{part}.json", image_root, args.source)
+        for key, part in written.items()
+    }
     if loose:
         # All of its images, of which training leaves the labeled and the measured ones out.
         uris["UNLABELED"] = args.source

@@ -126,7 +126,8 @@ def _set(cfg: CfgNode, key: str, raw: Any, where: str) -> None:
         hint = f" Close names: {', '.join(close)}." if close else ""
         raise ConfigError(
             f"there is no config key {str(key)!r}{where}; its value would be {raw!r:.80}.{hint} "
-            "dre_ssod/config/keys.py and Detectron2's config reference explain all keys."
+            "dre_ssod/config/keys.py, dre_ssod/methods and Detectron2's config reference explain "
+            "all keys."
         )
     old = node[name]
     if isinstance(old, CfgNode):

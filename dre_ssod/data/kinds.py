@@ -15,6 +15,9 @@ OUTSIDE_TOLERANCE = 1.0
 CROWD_SHARE = 0.1
 """Share of crowd regions among the objects of a set from which on they are named."""
 
+EMPTY_SHARE = 0.5
+"""Share of images without annotations in a COCO file from which on they are named; COCO: 0.01."""
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -115,6 +118,14 @@ KINDS = {
         "an image that a labeling program lists without a box; unlabeled, and so left out, unless "
         "empty=labeled is added to the URI",
         "add it if nothing is on such images, or label them",
+    ),
+    "many-empty": Kind(
+        "warning",
+        f"at least {100 * EMPTY_SHARE:g} % of the images of a COCO file have no annotation, as "
+        "where a program lists those that nobody has looked at; they count as labeled and empty, "
+        "unless empty=unlabeled is added to the URI",
+        "add it if nobody has looked at them, and draw splits again; empty=labeled says that "
+        "nothing is on them",
     ),
     "zero-corner": Kind(
         "warning",

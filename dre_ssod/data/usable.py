@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dre_ssod.data.kinds import CROWD_SHARE, KINDS
+from dre_ssod.data.kinds import CROWD_SHARE, EMPTY_SHARE, KINDS
 from dre_ssod.data.records import BoxTable, make_table
 from dre_ssod.data.remarks import Remarks
 from dre_ssod.errors import SourceError
@@ -71,6 +71,13 @@ def why_no_boxes(records: Sequence[dict[str, Any]]) -> str:
     parts = [f": {crowds} objects are crowd regions ({KINDS['many-crowds'].advice})"] * (crowds > 0)
     parts += [f": {dropped} objects were left out, for reasons that the log names"] * (dropped > 0)
     return "".join(parts)
+
+
+def remark_if_many_are_empty(records: Sequence[dict[str, Any]], remarks: Remarks) -> None:
+    """Note a set of which a large share has no annotations; one without any is no labeled set."""
+    count = sum(not record["annotations"] for record in records)
+    if EMPTY_SHARE * len(records) <= count < len(records):
+        remarks.add("many-empty", f"{count} of {len(records)} images")
 
 
 def describe_box(records: Sequence[dict[str, Any]], table: BoxTable, row: int) -> str:

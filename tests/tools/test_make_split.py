@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 from types import ModuleType
@@ -242,3 +243,40 @@ def test_images_that_nobody_has_labeled_are_unlabeled(
             )
     assert list(map(len, found[0])) == [2, 6]
     assert found == [found[0]] * 2
+
+
+def test_a_half_drawn_set_is_split_by_what_is_drawn(
+    tool: ModuleType, data: TinyDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A COCO file that lists images which nobody has looked at."""
+    [json_file, images] = data.labeled.removeprefix("coco://").split("?images=")
+    content = json.loads(Path(json_file).read_text(encoding="utf-8"))
+    drawn = [item for item in content["annotations"] if item["image_id"] <= 4]
+    path = tmp_path / "half.json"
+    path.write_text(json.dumps({**content, "annotations": drawn}), encoding="utf-8")
+    source = f"coco://{path}?images={images}"
+
+    def split(more: str, *options: str) -> tuple[str, list[str]]:
+        output = str(tmp_path / f"out{len(list(tmp_path.iterdir()))}")
+        assert tool.run([f"{source}{more}", *options, "--output", output]) == 0
+        printed = capsys.readouterr().out
+        hints = [line for line in printed.splitlines() if line.startswith("  DATASETS")]
+        return printed, shlex.split(hints[0])
+
+    # Half of all eight are empty: how many of them are in each part depends on the draw.
+    printed, _ = split("", "--val", "5", "--labeled", "2")
+    assert re.search(
+        r"^Without boxes: .*[1-4] of 5 test images\. They count as looked", printed, re.M
+    )
+    printed, _ = split("", "--labeled", "7")
+    assert re.search(r"^Without boxes: [34] of 7 labeled images\.", printed, re.M)
+    printed, hint = split("&empty=unlabeled", "--val", "1")
+    assert "3 labeled, 4 unlabeled and 1 test images" in printed
+    assert "Without boxes" not in printed
+    sets = read_config("", hint).DATASETS
+    pools = build_pools(sets.TRAIN, sets.UNLABELED, test=sets.TEST)
+    assert (len(pools.labeled), len(pools.unlabeled)) == (3, 4)
+    # What is said of the source is said of its parts.
+    _, hint = split("&empty=labeled", "--val", "1")
+    sets = read_config("", hint).DATASETS
+    assert all(name.endswith("&empty=labeled") for name in (*sets.TRAIN, *sets.TEST))

@@ -40,7 +40,7 @@ def check_shape(file_name: str, shape: Sequence[int], max_size: int) -> None:
     Args:
         file_name: of the image.
         shape: (height, width, ...) of the image as read.
-        max_size: longest side after resizing, in pixels (``INPUT.MAX_SIZE_TRAIN``).
+        max_size: longest side after resizing, in pixels (``INPUT.MAX_SIZE_TRAIN``, ``_TEST``).
 
     Raises:
         ImageError: if the short side would be rounded to 0.

@@ -27,7 +27,7 @@ from dre_ssod.data.sources.uri import (
     datasets_root,
     is_uri,
 )
-from dre_ssod.data.usable import usable_records
+from dre_ssod.data.usable import remark_if_many_are_empty, usable_records
 from dre_ssod.errors import SourceError
 
 UNLABELED_KEYS = ("file_name", "image_id", "height", "width")
@@ -110,6 +110,8 @@ def load_one_labeled(name: str, remarks: Remarks | None = None) -> list[dict[str
         _check_registered_files(name)
         classes = _own_classes(name)
         records = check_labeled(name, DatasetCatalog.get(name), classes)
+        if MetadataCatalog.get(name).get("evaluator_type") == "coco":
+            remark_if_many_are_empty(records, found)
     for text in filter(looks_like_another, classes):
         found.add("odd-name", repr(text))
     for text in _alike(classes):

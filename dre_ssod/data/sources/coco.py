@@ -17,6 +17,7 @@ from dre_ssod.data.sources.programs.shapes import around_turned
 from dre_ssod.data.sources.recognizing import advice, scheme_of_json, scheme_of_text
 from dre_ssod.data.sources.uri import join_inside
 from dre_ssod.data.text_files import is_integer, is_number, read_json
+from dre_ssod.data.usable import remark_if_many_are_empty
 from dre_ssod.errors import SourceError
 from dre_ssod.stores import Place
 
@@ -27,19 +28,22 @@ _LARGEST_MASK = 1.01
 
 @dataclass(frozen=True)
 class CocoSource:
-    """``coco://annotations.json?images=DIR[&outside=allow]``.
+    """``coco://annotations.json?images=DIR[&empty=unlabeled][&outside=allow]``.
 
     Attributes:
         name: the name in Detectron2's catalogs.
         json_file: annotations in the format of COCO's instances.
         image_root: the folder that ``file_name`` of the images is relative to.
         outside: whether ``file_name`` may leave that folder, by ``..`` or as an absolute path.
+        empty: what an image without annotations is: "unlabeled", "labeled", or "" where nobody has
+            said it; then it is labeled, and many are remarked on.
     """
 
     name: str
     json_file: Place
     image_root: Place
     outside: bool = False
+    empty: str = ""
 
     def metadata(self) -> dict[str, Any]:
         """The classes in the order of their category ids.
@@ -72,7 +76,8 @@ class CocoSource:
         Masks and key points themselves are not read.
 
         Raises:
-            SourceError: if the file is not a readable COCO file, or lists an image twice.
+            SourceError: if the file is not a readable COCO file, lists an image twice, or has no
+                annotation where that makes all images unlabeled.
         """
         content, names = self._checked(remarks)
         indices = {category: index for index, category in enumerate(sorted(names))}
@@ -102,7 +107,23 @@ class CocoSource:
             if is_number(item.get("score")):
                 annotation["score"] = float(item["score"])
             by_id[item["image_id"]]["annotations"].append(annotation)
+        if self.empty == "unlabeled":
+            return self._drawn(records, remarks)
+        if not self.empty:
+            remark_if_many_are_empty(records, remarks)
         return records
+
+    def _drawn(self, records: list[dict[str, Any]], remarks: Remarks) -> list[dict[str, Any]]:
+        for record in records:
+            if not record["annotations"]:
+                remarks.add("unlabeled-image", record["file_name"])
+        drawn = [record for record in records if record["annotations"]]
+        if not drawn:
+            raise SourceError(
+                f"{self.json_file}: none of its {len(records)} images has an annotation, so "
+                "empty=unlabeled makes all of them unlabeled; name the set in DATASETS.UNLABELED"
+            )
+        return drawn
 
     def _checked(self, remarks: Remarks) -> tuple[dict[str, Any], dict[int, str]]:
         """The content of the file, and class names by category id."""

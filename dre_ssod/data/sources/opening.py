@@ -51,6 +51,8 @@ PROGRAMS: dict[str, tuple[Reader, tuple[str, ...]]] = {
     "via": (read_via, ("attribute", "empty")),
 }
 """What reads the file of a labeling program, and the further keys of its URI, by scheme."""
+EMPTY = ("unlabeled", "labeled")
+"""What images can be that a file lists without any object."""
 
 
 def open_source(name: str) -> Source:
@@ -61,10 +63,11 @@ def open_source(name: str) -> Source:
     """
     uri = parse_uri(name)
     if uri.scheme == "coco":
-        uri.allow(required=["images"], optional=["outside"])
+        uri.allow(required=["images"], optional=["empty", "outside"])
         outside = uri.allows_outside()
+        empty = uri.one_of("empty", EMPTY) if "empty" in uri.query else ""
         annotations = find_file(uri.path, uri)
-        return CocoSource(name, annotations, find_folder(uri.value("images"), uri), outside)
+        return CocoSource(name, annotations, find_folder(uri.value("images"), uri), outside, empty)
     if uri.scheme == "voc":
         return _voc_source(uri)
     if uri.scheme == "yolo":
@@ -87,7 +90,7 @@ def _program_source(uri: DatasetURI, read: Reader, more: Sequence[str]) -> Sourc
     uri.allow(required, [*optional, "classes", *more])
     options = Options(
         classes=uri.class_list(),
-        empty_is_labeled=uri.one_of("empty", ("unlabeled", "labeled")) == "labeled",
+        empty_is_labeled=uri.one_of("empty", EMPTY) == "labeled",
         attribute=uri.value("attribute"),
     )
     labels = find_folder(uri.path, uri) if is_folder else find_file(uri.path, uri)
@@ -117,7 +120,7 @@ def _yolo_source(uri: DatasetURI) -> Source:
         return YoloSource(uri.text, place, uri.value("split"), classes, uri.allows_outside())
     uri.allow(optional=["classes", "empty"])
     root = place if place.is_dir() else place.parent
-    looked_at = uri.one_of("empty", ("unlabeled", "labeled")) == "labeled"
+    looked_at = uri.one_of("empty", EMPTY) == "labeled"
     return ProgramSource(uri.text, read_yolo_files, root, root, Options(classes, looked_at))
 
 

@@ -22,7 +22,7 @@ from dre_ssod.errors import SourceError
 from dre_ssod.stores import CHAIN, Place, StorePath, is_address, place_of
 
 URI_FORMS = {
-    "coco": "coco://annotations.json?images=DIR[&outside=allow]",
+    "coco": "coco://annotations.json?images=DIR[&empty=unlabeled][&outside=allow]",
     "voc": "voc://ROOT?split=train[&classes=A,B,C] or voc://IMAGES[?annotations=DIR][&classes=A,B,C]",
     "yolo": "yolo://ROOT?split=train[&classes=A,B,C][&outside=allow] or "
     "yolo://ROOT[?classes=A,B,C][&empty=labeled]",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from detectron2.structures import BoxMode
@@ -17,17 +17,18 @@ from detectron2.structures import BoxMode
 from dre_ssod.data.images import ImageError, read_header
 from dre_ssod.data.remarks import Remarks
 from dre_ssod.data.sources.folder import remark_if_turned
-from dre_ssod.data.sources.programs.shapes import number_in
+from dre_ssod.data.sources.programs.yolo_labels import (
+    check_class_files,
+    label_file,
+    label_folder,
+    labels_alone,
+    read_labels,
+    to_pixels,
+)
 from dre_ssod.data.sources.yolo_layout import YoloLayout
-from dre_ssod.data.text_files import read_lines
 from dre_ssod.errors import SourceError
 from dre_ssod.stores import Place, StorePath, place_of
 
-Fractions = tuple[float, float, float, float]
-"""(x1, y1, x2, y2) as fractions of the image's size."""
-
-# What writers round away may take a fraction of 1 just above it; what they draw, a little further.
-_SLACK, _HAIR = 1e-6, 0.01
 _SHOWN = 5
 
 
@@ -59,7 +60,7 @@ class YoloSource:
         layout = self._layout()
         layout.places(self.split)
         return {
-            "thing_classes": layout.classes(self.chosen_classes),
+            "thing_classes": layout.class_list(self.chosen_classes)[1],
             "evaluator_type": "coco",
         }
 
@@ -77,18 +78,26 @@ class YoloSource:
         """Records in Detectron2's format, with sizes from the images' headers.
 
         An image without a label file has no objects. A polygon (seven numbers or more) gives
-        the box around it.
+        the box around it. Where the split is a folder of images, label files without an image are
+        named.
 
         Raises:
-            SourceError: if a file is missing or malformed, an image cannot be opened, or no image
-                has a label file.
+            SourceError: if a file is missing or malformed, an image cannot be opened, no image has
+                a label file, or a list of classes beside them contradicts those in use.
         """
         layout = self._layout()
-        classes, points = len(layout.classes(self.chosen_classes)), layout.point_columns()
+        origin, names = layout.class_list(self.chosen_classes)
+        classes, points = len(names), layout.point_columns()
         records = _records(layout, self.split, remarks)
         labels = _label_files(records, layout.root)
+        check_class_files(labels, layout.root, names, origin)
         _add_sizes(self.name, records, remarks)
-        _check_missing(self.name, labels, remarks)
+        lost = _check_missing(self.name, labels, remarks)
+        known = {*labels, *lost}
+        for place in layout.places(self.split):
+            folder = label_folder(place, layout.root)
+            for path in labels_alone(folder, known) if place.is_dir() and folder.is_dir() else ():
+                remarks.add("labels-alone", str(path))
         for path, record in labels.items():
             record["annotations"] = [
                 {
@@ -137,25 +146,6 @@ def _label_files(records: list[dict[str, Any]], root: Place) -> dict[Place, dict
     return found
 
 
-def label_file(image: Place, root: Place) -> Place:
-    """Where an image's labels are: its path's last ``images`` made ``labels``, else beside it."""
-    if isinstance(image, StorePath) and isinstance(root, StorePath):
-        return root / str(_labels_of(image.relative_to(root)))
-    assert isinstance(image, Path), "both are here, or in one store"
-    assert isinstance(root, Path), "both are here, or in one store"
-    inside = image.is_relative_to(root)
-    return root / _labels_of(image.relative_to(root)) if inside else Path(_labels_of(image))
-
-
-def _labels_of(image: PurePath) -> PurePath:
-    parts = list(image.parts)
-    for index in range(len(parts) - 2, -1, -1):
-        if parts[index] == "images":
-            parts[index] = "labels"
-            break
-    return type(image)(*parts).with_suffix(".txt")
-
-
 def _add_sizes(name: str, records: list[dict[str, Any]], remarks: Remarks) -> None:
     """Set ``width`` and ``height``.
 
@@ -180,8 +170,8 @@ def _add_sizes(name: str, records: list[dict[str, Any]], remarks: Remarks) -> No
         )
 
 
-def _check_missing(name: str, labels: dict[Place, dict[str, Any]], remarks: Remarks) -> None:
-    """Remark on images without a label file, and on files that may have been meant for them.
+def _check_missing(name: str, labels: dict[Place, dict[str, Any]], remarks: Remarks) -> list[Place]:
+    """Remark on images without a label file; the files that may have been meant for them.
 
     Raises:
         SourceError: if no image has one.
@@ -199,6 +189,7 @@ def _check_missing(name: str, labels: dict[Place, dict[str, Any]], remarks: Rema
         if path in near:
             remarks.add("lost-label", f"{near[path]}: should be {path}")
         remarks.add("no-label-file", f"{labels[path]['file_name']}: no {path}")
+    return [*near.values()]
 
 
 def _near_misses(labels: dict[Place, dict[str, Any]], missing: list[Place]) -> dict[Place, Place]:
@@ -222,82 +213,3 @@ def _near_misses(labels: dict[Place, dict[str, Any]], missing: list[Place]) -> d
 def _normal(name: str) -> str:
     """A file's name as file systems see it that ignore case and how accents are written."""
     return unicodedata.normalize("NFC", name).casefold()
-
-
-def read_labels(
-    path: Place, classes: int, points: int, remarks: Remarks
-) -> list[tuple[int, Fractions]]:
-    """Class index and corners, as fractions of the image's size, of each line; none if no file."""
-    if not path.exists():
-        return []
-    return [
-        _parse(line.split(), f"{path}, line {number}", classes, points, remarks)
-        for number, line in enumerate(read_lines(path), start=1)
-        if line.strip()
-    ]
-
-
-def _parse(
-    fields: list[str], where: str, classes: int, points: int, remarks: Remarks
-) -> tuple[int, Fractions]:
-    values = [number_in(text, f"{where}: a value") for text in fields]
-    is_box = len(values) == 5 + points
-    if not is_box and (points or len(values) < 7 or len(values) % 2 == 0):
-        expected = (
-            f"a box with key points has {5 + points} (see 'kpt_shape' in the YAML file)"
-            if points
-            else "a box has 5 (class, x, y, width, height), without a score; a polygon has a class "
-            "and at least 3 points"
-        )
-        raise SourceError(f"{where}: has {len(values)} numbers; {expected}")
-    if not values[0].is_integer() or not 0 <= values[0] < classes:
-        raise SourceError(
-            f"{where}: the class must be an integer from 0 to {classes - 1}, is {fields[0]}"
-        )
-    fractions = values[1:5] if is_box else values[1:]
-    for text, value in zip(fields[1:], fractions, strict=False):
-        if not -_HAIR <= value <= 1 + _HAIR:
-            raise SourceError(
-                f"{where}: {text} is no fraction of the image's size in [0, 1]; divide x and width "
-                "by the image's width, y and height by its height"
-            )
-    if is_box:
-        x, y, width, height = fractions
-        corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-    else:
-        xs, ys = fractions[0::2], fractions[1::2]
-        corners = (min(xs), min(ys), max(xs), max(ys))
-        if _is_box_with_points(fractions):
-            remarks.add("pose-line", where)
-    if not -_SLACK <= min(fractions) <= max(fractions) <= 1 + _SLACK:
-        remarks.add("cut-box", where)
-        x1, y1, x2, y2 = (min(max(corner, 0.0), 1.0) for corner in corners)
-        corners = (x1, y1, x2, y2)
-    return int(values[0]), corners
-
-
-def _is_box_with_points(fractions: list[float]) -> bool:
-    """Whether numbers read as x, y, width and height of a box, and key points that lie in it.
-
-    The points, (x, y) or (x, y, visibility), zeros where one is not seen, fill half of the box both
-    ways. In the box alone lie those of one in ten polygons drawn at random or more; of those that
-    fill half of it, too, there are three in a thousand.
-    """
-    x, y, width, height = fractions[:4]
-    for step in (2, 3):
-        rest = fractions[4:] if len(fractions[4:]) % step == 0 else []
-        points = [point for point in zip(rest[0::step], rest[1::step], strict=True) if any(point)]
-        if not points:
-            continue
-        xs, ys = zip(*points, strict=True)
-        away = max(max(abs(px - x) - width / 2, abs(py - y) - height / 2) for px, py in points)
-        is_full = max(xs) - min(xs) >= width / 2 and max(ys) - min(ys) >= height / 2
-        if away <= _HAIR and is_full:
-            return True
-    return False
-
-
-def to_pixels(corners: Fractions, width: int, height: int) -> list[float]:
-    """Rounded to a millionth of a pixel, which gives back whole pixels as they were written."""
-    sides = (width, height, width, height)
-    return [round(corner * side, 6) for corner, side in zip(corners, sides, strict=True)]

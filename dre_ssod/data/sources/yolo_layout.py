@@ -66,8 +66,8 @@ class YoloLayout:
                 raise SourceError(f"{config}: {hint}: there is no folder {root}")
         return cls(root, limit, config, content)
 
-    def classes(self, chosen: tuple[str, ...]) -> list[str]:
-        """Class names in the order of their indices.
+    def class_list(self, chosen: tuple[str, ...]) -> tuple[str, list[str]]:
+        """Where the class names are from, for messages, and they in the order of their indices.
 
         They are taken from ``names`` or ``nc`` of the YAML file, or from ``classes.txt``, one name
         per line; ``chosen``, if it is not empty, must agree with what is found there.
@@ -88,7 +88,7 @@ class YoloLayout:
                 f"{origin}: gives no class names; write 'names' into data.yaml, one name per line "
                 "into classes.txt, or add classes=A,B,C to the URI"
             )
-        return classes
+        return str(origin) if found else "classes= of the URI", classes
 
     def point_columns(self) -> int:
         """Numbers that follow the box in a line of a label file: key points, if there are any.

@@ -176,11 +176,25 @@ def _others(
             f"{name}: all of its {len(records)} images are in DATASETS.TRAIN or DATASETS.TEST as "
             "well, so none is left to be used without labels; name other images, or set "
             "DATASETS.UNLABELED_OVERLAP True to use labeled ones both ways"
+            f"{_why_known(records, known)}"
         )
     if len(others) < len(records):
         left_out = len(records) - len(others)
         logger.info("%s: %d images left out that are labeled or tested on", name, left_out)
     return others
+
+
+def _why_known(records: Sequence[dict[str, Any]], known: Sequence[dict[str, Any]]) -> str:
+    """What can be done if images count as labeled and empty, as the rest of a sentence, or ""."""
+    drawn = [r for r in known if r["annotations"] or r.get("dropped_boxes")]
+    empty = len(without_known(records, drawn))
+    return (
+        f". {empty:,} of these have no box there: if nobody has looked at them, write "
+        "empty=unlabeled into the URI of the set that lists them (coco://, or cvat://, via:// and "
+        "yolo:// without splits)"
+        if empty
+        else ""
+    )
 
 
 def _warn_of_repeats(train: Sequence[str], records: Sequence[NamedRecord]) -> None:

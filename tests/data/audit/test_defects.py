@@ -64,6 +64,8 @@ def test_copies_in_hidden_folders(planted: Planted) -> None:
     draw(planted.image(f"test/{copy}"), seed=99)
     entry = {"id": 4, "file_name": copy, "width": 40, "height": 30}
     planted.change("test", lambda content: content["images"].append(entry))
+    box = {"id": 99, "image_id": 4, "category_id": 1, "bbox": [2, 3, 4, 9]}
+    planted.change("test", lambda content: content["annotations"].append(box))
     report = audit(planted.names)
     assert by_kind(report) == {
         "hidden-image: test 1": [f"{planted.root}/test.json: image 4: {copy!r}"],
@@ -210,6 +212,7 @@ def test_what_people_meet_is_found_before_any_training(
         ("placeholder-area", "test 1"): 1,
         ("bad-mask", "test 1"): 1,
         ("many-crowds", "test 1"): 1,
+        ("many-empty", "test 1"): 1,
         ("crowded-image", "test 1"): 1,
         ("lost-label", "test 2"): 1,
         ("no-label-file", "test 2"): 1,

@@ -58,6 +58,78 @@ def test_without_a_yaml_file_folders_and_class_file_are_enough(
         source_of(root, "test").metadata()
 
 
+def test_a_list_of_classes_beside_the_labels_must_agree_with_the_yaml_file(
+    tmp_path: Path, write_yolo: Writer, write_image: Writer
+) -> None:
+    root = write_yolo(tmp_path, {"a.png": "1 0.5 0.5 0.5 0.5"})
+    names = "".join(f"class {number}\n" for number in range(9))
+    for name in ("labels/train", "labels", "."):
+        path = root / name / "classes.txt"
+        # As LabelImg leaves it; also longer or shorter, which contradicts nothing.
+        for agreeing in ("cat\ndog\n", "cat\n", "cat\ndog\nbird\n", ""):
+            path.write_text(agreeing, encoding="utf-8")
+            assert len(source_of(root).labeled(Remarks())) == 1
+        path.write_text("dog\ncat\n", encoding="utf-8")
+        message = f"{path}: class 0 is 'dog', but 'cat' by {root / 'data.yaml'}; the first lists "
+        with pytest.raises(SourceError, match=message):
+            source_of(root).labeled(Remarks())
+        path.write_text(names, encoding="utf-8")
+        with pytest.raises(
+            SourceError, match=r"lists 'class 0', .*'class 4', \.\.\., the second 'ca"
+        ):
+            source_of(root).labeled(Remarks())
+        path.unlink()
+    (root / "data.yaml").unlink()
+    (root / "labels" / "train" / "classes.txt").write_text("cat\ndog\n", encoding="utf-8")
+    with pytest.raises(SourceError, match="class 0 is 'cat', but 'dog' by classes= of the URI"):
+        source_of(root, "train", "dog", "cat").labeled(Remarks())
+    # Other splits are not this one's matter.
+    (root / "labels" / "val").mkdir()
+    (root / "labels" / "val" / "classes.txt").write_text("dog\n", encoding="utf-8")
+    assert len(source_of(root, "train", "cat", "dog").labeled(Remarks())) == 1
+    # These are labels.
+    write_image(root / "images" / "train" / "classes.png")
+    (root / "labels" / "train" / "classes.txt").write_text("0 0.5 0.5 1 1\n", encoding="utf-8")
+    assert len(source_of(root, "train", "cat", "dog").labeled(Remarks())) == 2
+
+
+def test_label_files_without_an_image_are_named(
+    tmp_path: Path, write_yolo: Writer, write_image: Writer
+) -> None:
+    line = "0 0.5 0.5 0.5 0.5\n"
+    root = write_yolo(tmp_path, {"a.png": line, "sub/b.png": line})
+    labels = root / "labels" / "train"
+    for name in ("gone.txt", "sub/gone.txt", "void.txt", "._a.txt"):
+        (labels / name).write_text("" if name == "void.txt" else line, encoding="utf-8")
+    (labels / "classes.txt").write_text("cat\ndog\n", encoding="utf-8")
+    (labels / "README.txt").write_text("80 classes of 5 kinds\n", encoding="utf-8")
+    # Those of another split are.
+    (root / "labels" / "val").mkdir()
+    (root / "labels" / "val" / "c.txt").write_text(line, encoding="utf-8")
+    remarks = Remarks()
+    assert len(source_of(root).labeled(remarks)) == 2
+    alone = ["gone.txt", "sub/gone.txt", "void.txt"]
+    assert remarks.items == {"labels-alone": [str(labels / name) for name in alone]}
+    # A list of images is a choice among them.
+    (root / "list.txt").write_text("images/train/a.png\n", encoding="utf-8")
+    (root / "data.yaml").write_text(f"train: list.txt\n{YOLO_NAMES}", encoding="utf-8")
+    remarks = Remarks()
+    assert len(source_of(root).labeled(remarks)) == 1
+    assert not remarks.items
+    # Of two folders, of which one has no labels at all, and labels beside the images.
+    write_image(root / "more" / "images" / "d.png")
+    write_image(root / "flat" / "e.png")
+    (root / "flat" / "lost.txt").write_text(line, encoding="utf-8")
+    folders = "[images/train, more/images, flat]"
+    (root / "data.yaml").write_text(f"train: {folders}\n{YOLO_NAMES}", encoding="utf-8")
+    remarks = Remarks()
+    source_of(root).labeled(remarks)
+    assert remarks.items["labels-alone"] == [
+        *(str(labels / name) for name in alone),
+        str(root / "flat" / "lost.txt"),
+    ]
+
+
 @pytest.mark.parametrize(
     "train", ["images/train", "../images/train", "[images/train]", "list.txt", "./list.txt"]
 )

@@ -241,6 +241,26 @@ def test_images_of_two_unlabeled_sets_are_told_by_file(
     assert not told([images, images], overlap=True)
 
 
+def test_images_that_count_as_empty_are_named_where_no_unlabeled_one_is_left(
+    tmp_path: Path, write_coco: Writer, write_image: Writer
+) -> None:
+    """A half-drawn set that lists all images of the folder."""
+    box = [(1, (0, 0, 2, 2))]
+    write_coco(tmp_path / "a.json", {1: box, 2: box, 3: [], 4: []}, {1: "cat"})
+    for number in range(1, 5):
+        write_image(tmp_path / "images" / f"{number}.png")
+    train = f"coco://{tmp_path}/a.json?images={tmp_path}/images"
+    unlabeled = f"folder://{tmp_path}/images"
+    message = "all of its 4 images .* 2 of these have no box there: .* write empty=unlabeled into"
+    with pytest.raises(SourceError, match=message):
+        build_pools([train], [unlabeled])
+    pools = build_pools([f"{train}&empty=unlabeled"], [unlabeled])
+    assert (len(pools.labeled), len(pools.unlabeled)) == (2, 2)
+    write_coco(tmp_path / "a.json", dict.fromkeys(range(1, 5), box), {1: "cat"})
+    with pytest.raises(SourceError, match=r"to use labeled ones both ways$"):
+        build_pools([train], [unlabeled])
+
+
 def test_no_labeled_box_is_an_error(tmp_path: Path, write_coco: Writer) -> None:
     write_coco(tmp_path / "a.json", {1: [], 2: [(1, (0, 0, 2, 2))]}, {1: "cat"}, crowd=[1])
     uri = f"coco://{tmp_path / 'a.json'}?images={tmp_path}"

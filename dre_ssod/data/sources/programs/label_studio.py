@@ -8,6 +8,7 @@ as ground truth counts, since nothing else says which is right.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -28,8 +29,10 @@ from dre_ssod.data.text_files import is_integer, read_json
 from dre_ssod.errors import SourceError
 from dre_ssod.stores import Place
 
-_UPLOADED = re.compile("^[0-9a-f]{8}-")
-"""What Label Studio puts before the name of a file that is uploaded."""
+_UPLOADED = re.compile(r"/data/upload/|(.*/)?upload/\d+/[0-9a-f]{8}-[^/]+$")
+"""Begins the path of a file that was uploaded, on a server or in its bucket."""
+_PREFIX = re.compile("^[0-9a-f]{8}-")
+"""What Label Studio puts before the name of such a file."""
 _WITH_BOX = ({"points"}, {"x", "y", "width", "height"}, {"x", "y", "radiusX", "radiusY"})
 """Keys of a value that has a box: polygon, rectangle, ellipse. Not: point, painted mask, choice."""
 
@@ -46,6 +49,7 @@ def read_label_studio(
     if not isinstance(content, list) or not all(isinstance(task, dict) for task in content):
         raise SourceError(f"{path}: is no export of Label Studio as JSON, which is a list of tasks")
     entries = []
+    uploaded = images.by(_stored)
     for number, task in enumerate(content):
         where = f"{path}: task {task.get('id', number)}"
         drawn = _drawn(task, where)
@@ -53,7 +57,8 @@ def read_label_studio(
             regions = _regions(drawn, where, remarks)
             objects = [_object(region, where) for region in regions]
             address = _address(task.get("data", task), _picture(regions, where), where)
-            entries.append(Entry(where, _image(address, images), _size(drawn, where), objects))
+            image = _image(address, images, uploaded)
+            entries.append(Entry(where, image, _size(drawn, where), objects))
     if not entries:
         raise SourceError(f"{path}: none of its {len(content)} tasks has been submitted")
     return Labels(entries)
@@ -213,9 +218,14 @@ def _path_in(address: str) -> str:
     return unquote(parts.path) if parts.scheme or address.startswith("/") else address
 
 
-def _image(address: str, images: ImageFiles) -> str | None:
+def _image(address: str, images: ImageFiles, uploaded: Callable[[str], str | None]) -> str | None:
     """The image in the folder, by the name that it had before it was uploaded, too."""
     path = PurePosixPath(_path_in(address).replace("\\", "/"))
-    if not address.startswith("/data/upload/"):
+    if not _UPLOADED.match(str(path)):
         return images.ending(str(path))
-    return images.ending(path.name) or images.ending(_UPLOADED.sub("", path.name, count=1))
+    return images.ending(path.name) or uploaded(_stored(_PREFIX.sub("", path.name, count=1)))
+
+
+def _stored(name: str) -> str:
+    """What Label Studio makes of the name of a file that is uploaded: Django's valid names."""
+    return re.sub(r"[^-\w.]", "", name.replace(" ", "_"))

@@ -128,6 +128,11 @@ class ImageFiles:
         found = next((end for end in ends if end in self._known), None)
         return found or (self._only(self._bare.get(name), name) if len(parts) == 1 else None)
 
+    def by(self, key: Callable[[str], str]) -> Callable[[str], str | None]:
+        """A search by the names that a program makes of bare names; it may find several, too."""
+        found = _by(self.names, lambda name: key(PurePosixPath(name).name))
+        return lambda name: self._only(found.get(name), name)
+
     def _only(self, found: list[str] | None, name: str) -> str | None:
         if not found:
             return None

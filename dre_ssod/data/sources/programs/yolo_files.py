@@ -6,24 +6,24 @@ without a label file is unlabeled here, unlike in a split of Ultralytics.
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 from dre_ssod.data.remarks import Remarks
-from dre_ssod.data.sources.folder import list_files, size_of_image
+from dre_ssod.data.sources.folder import size_of_image
 from dre_ssod.data.sources.names import show_names
 from dre_ssod.data.sources.programs.labels import Entry, ImageFiles, Labels, Options, box_of
+from dre_ssod.data.sources.programs.yolo_labels import (
+    check_class_files,
+    label_file,
+    labels_alone,
+    read_labels,
+    to_pixels,
+)
 from dre_ssod.data.sources.uri import join_inside
-from dre_ssod.data.sources.yolo import label_file, read_labels, to_pixels
 from dre_ssod.data.sources.yolo_layout import SPLIT_KEYS, YoloLayout, read_class_file
 from dre_ssod.data.text_files import read_lines
 from dre_ssod.errors import SourceError
 from dre_ssod.stores import Place
 
 DARKNET = "obj.data"
-_LABEL = re.compile(r"[-+.\deE]+( [-+.\deE]+){4,}")
-"""What a line of labels looks like: a class and four numbers or more."""
-_NO_LABELS = ("classes.txt", "train.txt", "valid.txt", "val.txt", "test.txt", "notes.txt")
 
 
 def has_splits(place: Place) -> bool:
@@ -44,23 +44,25 @@ def read_yolo_files(root: Place, images: ImageFiles, options: Options, remarks: 
     image unless the options say otherwise.
 
     Raises:
-        SourceError: if there is no such image, no list of classes, a file cannot be read, or it is
-            that of two images.
+        SourceError: if there is no such image, no list of classes or one that contradicts another,
+            a file cannot be read, or it is that of two images.
     """
     layout = YoloLayout.read(root, outside=False)
     is_darknet = (root / DARKNET).is_file()
-    found = _class_names(root) if layout.config is None else ()
-    classes = found or tuple(layout.classes(options.classes))
-    if options.classes and options.classes != classes:
+    origin, classes = _class_names(root) if layout.config is None else ("", [])
+    if not classes:
+        origin, classes = layout.class_list(options.classes)
+    if options.classes and list(options.classes) != classes:
         raise SourceError(
             f"{root}: the classes are {show_names(classes)}, but classes= says "
             f"{show_names(options.classes)}; leave classes= out"
         )
     points = layout.point_columns()
     entries: list[Entry] = []
+    files = {image: label_file(root / image, root) for image in images.names}
     owners: dict[Place, str] = {}
-    for image in images.names:
-        path = label_file(root / image, root)
+    check_class_files(set(files.values()), root, classes, origin)
+    for image, path in files.items():
         other = owners.setdefault(path, image)
         if not path.is_file():
             continue
@@ -78,27 +80,15 @@ def read_yolo_files(root: Place, images: ImageFiles, options: Options, remarks: 
             f"{root}: none of its {len(images.names)} images has a label file, beside it or in "
             "'labels' where it is in 'images'"
         )
-    for name in list_files(root, (".txt",)):
-        path = root / name
-        if path not in owners and Path(name).name not in _NO_LABELS and _may_be_labels(path):
-            entries.append(Entry(str(path), None, None, []))
-    return Labels(entries, classes)
+    entries += [Entry(str(path), None, None, []) for path in labels_alone(root, owners)]
+    return Labels(entries, tuple(classes))
 
 
-def _may_be_labels(path: Place) -> bool:
-    """Whether a text without an image is a lost image's, not a README or a list of files.
+def _class_names(root: Place) -> tuple[str, list[str]]:
+    """Without a YAML file: those of ``obj.data``, or of ``classes.txt`` in root or ``labels``.
 
-    It is empty, is no text at all, or has a line of numbers.
+    Before them, the file.
     """
-    try:
-        lines = [line.split() for line in read_lines(path) if line.strip()]
-    except SourceError:
-        return True
-    return not lines or any(_LABEL.fullmatch(" ".join(fields)) for fields in lines)
-
-
-def _class_names(root: Place) -> tuple[str, ...]:
-    """Without a YAML file: those of ``obj.data``, or of ``classes.txt`` in root or ``labels``."""
     path = root / "obj.names"
     if (root / DARKNET).is_file():
         pairs = (line.partition("=") for line in read_lines(root / DARKNET))
@@ -111,5 +101,5 @@ def _class_names(root: Place) -> tuple[str, ...]:
                 path = join_inside(root, name.removeprefix("data/"), root, where)
     for candidate in (path, root / "classes.txt", root / "labels" / "classes.txt"):
         if names := read_class_file(candidate):
-            return tuple(names)
-    return ()
+            return str(candidate), names
+    return "", []

@@ -74,6 +74,9 @@ def test_submitted_tasks_are_labeled_and_no_others(read: Callable[..., Any]) -> 
     "address",
     [
         "/data/upload/3/1a2b3c4d-a.png",
+        "/labels/data/upload/3/1a2b3c4d-a.png",
+        "https://bucket.host/upload/3/1a2b3c4d-a.png?signature=x",
+        "upload/3/1a2b3c4d-a.png",
         "/data/local-files/?d=photos/a.png",
         "/data/local-files/?d=C%3A%5Cphotos%5Ca.png",
         "s3://bucket/some/a.png",
@@ -85,6 +88,43 @@ def test_images_are_found_by_the_names_before_upload(
 ) -> None:
     [record], _, _ = read(task(1, [region(BOX)], image=address))
     assert record["image_id"] == "a.png"
+
+
+@pytest.mark.parametrize(
+    ("name", "stored"),
+    [
+        ("WhatsApp Image 2024-05-01 at 10.11.12 (1).png", None),
+        ("Screenshot 5.png", "Screenshot_5.png"),
+        ("a+b, c.png", "ab_c.png"),
+        ("sub/zelené 1.png", "zelen%C3%A9_1.png"),
+        # An older version left names as they were.
+        ("Screenshot 5.png", "Screenshot%205.png"),
+    ],
+)
+def test_names_are_those_that_an_upload_makes_of_them(
+    read: Callable[..., Any], tmp_path: Path, write_image: Writer, name: str, stored: str | None
+) -> None:
+    write_image(tmp_path / "photos" / name, (200, 100))
+    stored = stored or "WhatsApp_Image_2024-05-01_at_10.11.12_1.png"
+    [record], _, _ = read(task(1, [region(BOX)], image=f"/data/upload/3/1a2b3c4d-{stored}"))
+    assert record["image_id"] == name
+
+
+@pytest.mark.parametrize(
+    ("names", "stored"),
+    [(("IMG 1.png", "IMG_1.png"), "IMG_1.png"), (("a.png", "sub/a.png"), "a.png")],
+)
+def test_an_upload_that_can_be_of_two_images_is_refused(
+    read: Callable[..., Any],
+    tmp_path: Path,
+    write_image: Writer,
+    names: tuple[str, str],
+    stored: str,
+) -> None:
+    for name in names:
+        write_image(tmp_path / "photos" / name, (200, 100))
+    with pytest.raises(SourceError, match=f"'{stored}' can be {names[0]} and {names[1]}; rename"):
+        read(task(1, [region(BOX)], image=f"/data/upload/3/1a2b3c4d-{stored}"))
 
 
 def test_an_address_with_folders_is_no_image_of_another_folder(read: Callable[..., Any]) -> None:

@@ -91,6 +91,26 @@ def test_texts_that_are_no_labels_are_no_labels_of_a_lost_image(
     assert remarks == {"labels-alone": [str(tmp_path / f"{name}.txt") for name in names]}
 
 
+def test_lists_of_classes_must_agree(tmp_path: Path, write_image: Writer) -> None:
+    """LabelImg writes one into each folder of labels."""
+    texts = {"labels__a_txt": LINE, "labels__sub__b_txt": LINE, "classes_txt": "cat\ndog\n"}
+    write(tmp_path, write_image, "images/a", "images/sub/b", **texts)
+    for name in ("labels", "labels/sub"):
+        listing = tmp_path / name / "classes.txt"
+        listing.write_text("dog\ncat\n", encoding="utf-8")
+        message = f"{listing}: class 0 is 'dog', but 'cat' by {tmp_path}/classes.txt; the first li"
+        with pytest.raises(SourceError, match=message):
+            read(f"yolo://{tmp_path}")
+        # Neither a number nor a name is changed by a part of the list.
+        listing.write_text("cat\n", encoding="utf-8")
+        assert boxes_of(read(f"yolo://{tmp_path}")[0]) == [[BOX], [BOX]]
+    (tmp_path / "classes.txt").unlink()
+    (tmp_path / "labels" / "classes.txt").unlink()
+    with pytest.raises(SourceError, match="class 0 is 'cat', but 'dog' by classes= of the URI"):
+        read(f"yolo://{tmp_path}?classes=dog,cat")
+    assert boxes_of(read(f"yolo://{tmp_path}?classes=cat,dog")[0]) == [[BOX], [BOX]]
+
+
 def test_what_is_missing_is_named(tmp_path: Path, write_image: Writer) -> None:
     write(tmp_path, write_image, "a", a_txt=LINE)
     with pytest.raises(SourceError, match=r"classes\.txt: gives no class names"):
