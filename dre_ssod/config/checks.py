@@ -84,6 +84,7 @@ CHECKS: dict[str, Check] = {
     "MODEL.BACKBONE.NAME": _part(BACKBONE_REGISTRY),
     "MODEL.PROPOSAL_GENERATOR.NAME": _part(PROPOSAL_GENERATOR_REGISTRY),
     "MODEL.ANCHOR_GENERATOR.NAME": _part(ANCHOR_GENERATOR_REGISTRY),
+    "MODEL.RPN.SAMPLE_FROM": OneOf(("canvas", "image")),
     "MODEL.RPN.HEAD_NAME": _part(RPN_HEAD_REGISTRY),
     "MODEL.PIXEL_MEAN": Numbers(0.0, 255.0, fewest=3, most=3),
     "MODEL.PIXEL_STD": Numbers(1e-6, 1e6, fewest=3, most=3),

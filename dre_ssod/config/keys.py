@@ -96,6 +96,11 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # DropBlock in training: share of the pooled features of a region that is set to 0, in [0, 0.5].
     cfg.MODEL.ROI_BOX_HEAD.DROP_BLOCK = 0.0
 
+    # Which anchors the RPN's losses draw from, in a batch that is padded to one size: "canvas", all
+    # of them (Detectron2's), where those beside an image are negatives, too; "image", those whose
+    # center is in the image, as in MMDetection.
+    cfg.MODEL.RPN.SAMPLE_FROM = "canvas"
+
     # A timm model as the backbone (MODEL.BACKBONE.NAME: build_timm_fpn_backbone).
     cfg.MODEL.TIMM = CfgNode()
     # Any timm name that supports features_only.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from typing import Any
 
 import torch
-from detectron2.layers import ciou_loss, diou_loss
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec, ciou_loss, diou_loss
 from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY, RPN
 from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
 from detectron2.utils.events import get_event_storage
@@ -29,6 +31,22 @@ class SemiSupervisedRPN(RPN):
 
     ``forward`` is Detectron2's; ``student_losses`` is the semi-supervised pass.
     """
+
+    @configurable
+    def __init__(self, *, sample_from: str = "canvas", **kwargs: Any) -> None:
+        """
+        Args:
+            sample_from: "canvas" or "image", the anchors of a padded batch that losses draw from.
+            kwargs: as for Detectron2's ``RPN``.
+        """
+        super().__init__(**kwargs)
+        self.sample_from = sample_from
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        arguments: dict[str, Any] = super().from_config(cfg, input_shape)
+        arguments["sample_from"] = cfg.MODEL.RPN.SAMPLE_FROM
+        return arguments
 
     def student_losses(
         self,
@@ -95,6 +113,33 @@ class SemiSupervisedRPN(RPN):
             min_box_size=self.min_box_size,
             training=self.training,
         )
+
+    @torch.no_grad()
+    def label_and_sample_anchors(
+        self, anchors: list[Boxes], gt_instances: list[Instances]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """As Detectron2's; of ``sample_from`` "image" anchors beside an image are no negatives.
+
+        Returns:
+            Per image, (A,) labels of its A anchors, 1, 0 or -1 for those that are not sampled, and
+            (A, 4) the boxes of those with label 1.
+        """
+        draw = super().label_and_sample_anchors
+        if self.sample_from == "canvas":
+            drawn: tuple[list[Tensor], list[Tensor]] = draw(anchors, gt_instances)
+            return drawn
+        every = Boxes.cat(anchors)
+        centers = every.get_centers()
+        all_labels, all_boxes = [], []
+        for found in gt_instances:
+            height, width = found.image_size
+            inside = (centers < centers.new_tensor([width, height])).all(dim=1)
+            labels = torch.full_like(inside, -1, dtype=torch.int8)
+            boxes = torch.zeros_like(every.tensor)
+            [labels[inside]], [boxes[inside]] = draw([every[inside]], [found])
+            all_labels.append(labels)
+            all_boxes.append(boxes)
+        return all_labels, all_boxes
 
     def _predict(self, levels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Per level, objectness (N, H * W * A) and offsets (N, H * W * A, 4) in anchor order."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from detectron2.modeling.proposal_generator import RPN
-from detectron2.structures import ImageList, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor
 
@@ -187,6 +187,47 @@ def _is_of_losses(place: str) -> bool:
     return place.startswith("dre_ssod.modeling.rpn:") or place.endswith(
         (" losses", "_loss", " get_deltas")
     )
+
+
+def _sampled(rpn: SemiSupervisedRPN, target: Instances) -> tuple[list[Boxes], Tensor, Tensor]:
+    """Anchors of a canvas of SIZE, and labels and boxes of those that an image in it draws."""
+    anchors = rpn.anchor_generator(list(_features(1).values()))
+    torch.manual_seed(0)
+    [labels], [boxes] = rpn.label_and_sample_anchors(anchors, [target])
+    return anchors, labels, boxes
+
+
+def test_beside_an_image_is_nothing_to_learn_from() -> None:
+    """The image takes the upper left quarter of the canvas, and its object the corner of that."""
+    height, width = (side // 2 for side in SIZE)
+    target = Instances((height, width))
+    target.gt_boxes = Boxes(torch.tensor([[width - 12.0, height - 9.0, width, height]]))
+    drawn = {}
+    for where in ("canvas", "image"):
+        rpn = _rpn(**ALL_ANCHORS, **{"MODEL.RPN.SAMPLE_FROM": where})
+        anchors, labels, boxes = _sampled(rpn, target)
+        x, y = Boxes.cat(anchors).get_centers().unbind(dim=1)
+        inside = (x < width) & (y < height)
+        drawn[where] = labels
+        assert (boxes[labels == 1] == target.gt_boxes.tensor).all()
+        assert (labels[inside] >= 0).any()
+    assert (drawn["canvas"][~inside] == 0).any()
+    assert (drawn["image"][~inside] == -1).all()
+    # What is in the image is an object or not by the same rule.
+    both = inside & (drawn["canvas"] == 1)
+    assert both.any()
+    assert torch.equal(drawn["canvas"][inside], drawn["image"][inside])
+
+
+@pytest.mark.parametrize("boxes", [BOXES, ()])
+def test_an_image_of_the_canvas_size_draws_as_detectron2_does(boxes: Any) -> None:
+    target = pseudo_labels(boxes)
+    plain, within = (
+        _sampled(_rpn(**{"MODEL.RPN.SAMPLE_FROM": where}), target)[1]
+        for where in ("canvas", "image")
+    )
+    assert plain.dtype == within.dtype
+    assert torch.equal(plain, within)
 
 
 def test_proposals_carry_no_gradient() -> None:
