@@ -67,14 +67,15 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Registered:
-    """The name of a part that is registered by the time of the check."""
+    """The name of a part that is registered by the time of the check, with ``method`` if not ""."""
 
     registry: Registry
     hint: str = ""
+    method: str = ""
 
     def refusal(self, value: Any) -> str | None:
-        names = ", ".join(repr(name) for name, _ in self.registry)
-        return None if value in self.registry else f"one of {names}{self.hint}"
+        names = [n for n, part in self.registry if not self.method or hasattr(part, self.method)]
+        return None if value in names else f"one of {', '.join(map(repr, names))}{self.hint}"
 
 
 @dataclass(frozen=True)

@@ -221,6 +221,12 @@ VALUES = [
     ),
     BadInput(
         "Config keys",
+        "a part that has no losses for unlabeled images",
+        "MODEL.PROPOSAL_GENERATOR.NAME RPN",
+        ("MODEL.PROPOSAL_GENERATOR.NAME is 'RPN'", "one of 'SemiSupervisedRPN'"),
+    ),
+    BadInput(
+        "Config keys",
         "a device that does not exist",
         "MODEL.DEVICE gpu",
         ("MODEL.DEVICE is 'gpu'", "'cuda'"),

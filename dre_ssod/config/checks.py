@@ -45,8 +45,8 @@ _MANY = 10**9
 _LONG_SIDES = Numbers(0, 10**5, fewest=2, most=2, whole=True, rising="weakly")
 
 
-def _part(registry: Registry) -> Registered:
-    return Registered(registry, "; configs/Base-RCNN-FPN.yaml names parts that fit")
+def _part(registry: Registry, method: str = "") -> Registered:
+    return Registered(registry, "; configs/Base-RCNN-FPN.yaml names parts that fit", method)
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ CHECKS: dict[str, Check] = {
     "INPUT.CROP.ENABLED": OneOf((False,)),
     "MODEL.META_ARCHITECTURE": _part(META_ARCH_REGISTRY),
     "MODEL.BACKBONE.NAME": _part(BACKBONE_REGISTRY),
-    "MODEL.PROPOSAL_GENERATOR.NAME": _part(PROPOSAL_GENERATOR_REGISTRY),
+    "MODEL.PROPOSAL_GENERATOR.NAME": _part(PROPOSAL_GENERATOR_REGISTRY, "student_losses"),
     "MODEL.ANCHOR_GENERATOR.NAME": _part(ANCHOR_GENERATOR_REGISTRY),
     "MODEL.RPN.SAMPLE_FROM": OneOf(("canvas", "image")),
     "MODEL.RPN.HEAD_NAME": _part(RPN_HEAD_REGISTRY),
@@ -91,7 +91,7 @@ CHECKS: dict[str, Check] = {
     "MODEL.MASK_ON": OneOf((False,)),
     "MODEL.KEYPOINT_ON": OneOf((False,)),
     "MODEL.LOAD_PROPOSALS": OneOf((False,)),
-    "MODEL.ROI_HEADS.NAME": _part(ROI_HEADS_REGISTRY),
+    "MODEL.ROI_HEADS.NAME": _part(ROI_HEADS_REGISTRY, "student_losses"),
     "MODEL.ROI_HEADS.NUM_CLASSES": Number(0, 10**6),
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": Number(0.0, 1.0),
     "MODEL.ROI_BOX_HEAD.NAME": _part(ROI_BOX_HEAD_REGISTRY),

@@ -178,8 +178,24 @@ def test_images_of_the_probe_have_a_size() -> None:
 def test_an_unknown_part_names_the_registered_ones(key: str) -> None:
     message = refusal(key, "polar")
     assert message.startswith(f"{key} is 'polar'; it must be one of ")
-    for name, _ in CHECKS[key].registry:
-        assert repr(name) in message
+    valid = CHECKS[key]
+    named = [name for name, _ in valid.registry if repr(name) in message]
+    assert named == [name for name, part in valid.registry if valid.method in ("", *dir(part))]
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("PROPOSAL_GENERATOR", "RPN"),
+        ("PROPOSAL_GENERATOR", "RRPN"),
+        ("ROI_HEADS", "CascadeROIHeads"),
+    ],
+)
+def test_parts_without_losses_for_unlabeled_images_are_refused(key: str, name: str) -> None:
+    """A training met them at its first step, as an AttributeError."""
+    message = refusal(f"MODEL.{key}.NAME", name)
+    assert message.startswith(f"MODEL.{key}.NAME is {name!r}; it must be one of ")
+    assert f"{name!r}, " not in message.partition("must be one of")[2]
 
 
 @pytest.mark.parametrize("name", [name for name, _ in METHODS])
