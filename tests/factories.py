@@ -13,6 +13,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from dre_ssod.config.keys import get_cfg
+from dre_ssod.data.splits.pools import Pools
 from dre_ssod.geometry import map_boxes
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.structures import UnlabeledSample, View
@@ -71,6 +72,13 @@ def tiny_cfg(**overrides: Any) -> CfgNode:
     cfg.DATALOADER.NUM_WORKERS = 0
     cfg.merge_from_list([item for pair in overrides.items() for item in pair])
     return cfg
+
+
+def labels_alone(
+    labeled: Sequence[dict[str, Any]], num_classes: int = NUM_CLASSES, empty: int = 0
+) -> Pools:
+    """Pools of these labeled records, and of so many labeled images more that have no box."""
+    return Pools(list(labeled), [], [str(k) for k in range(num_classes)], None, (), empty)
 
 
 def tiny_model(cfg: CfgNode, seed: int = 0, spread: float = 0.0) -> SemiSupervisedRCNN:
@@ -220,6 +228,16 @@ def pseudo_labels(
     labels.gt_scores = torch.full((len(boxes),), 0.9)
     labels.gt_localization_quality = torch.tensor(quality, dtype=torch.float32).reshape(-1)
     return labels
+
+
+def assert_same(ours: Instances, theirs: Instances, **tolerances: float) -> None:
+    """Same image size, same fields and the same in them, by ``torch.testing.assert_close``."""
+    assert ours.image_size == theirs.image_size
+    assert ours.get_fields().keys() == theirs.get_fields().keys()
+    for name, value in theirs.get_fields().items():
+        mine = ours.get(name)
+        value, mine = (v.tensor if isinstance(v, Boxes) else v for v in (value, mine))
+        torch.testing.assert_close(mine, value, **tolerances)
 
 
 def mapped(boxes: Sequence[Sequence[float]], matrix: Tensor) -> Tensor:

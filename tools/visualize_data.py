@@ -114,7 +114,7 @@ def draw_unlabeled(cfg: CfgNode, pools: Pools, args: argparse.Namespace, folder:
     student.train()
     method = build_method(cfg)
     pools = method.prepare(pools)
-    method.study(pools.labeled, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+    method.study(pools)
     # As the finished run would label.
     name = type(method).__name__
     if state := method_state(cfg.MODEL.WEIGHTS, name):

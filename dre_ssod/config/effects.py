@@ -54,10 +54,26 @@ _SWITCHES = {
     "SOLVER.CLIP_GRADIENTS.NORM_TYPE": _CLIPPING,
     "SSOD.BURN_IN_COPY": ("SSOD.BURN_IN_ITERS",),
     "SSOD.BURN_IN_KEPT": ("SSOD.BURN_IN_ITERS",),
+    "SSOD.INSTANT_TEACHING.MIN_SIDE": ("SSOD.INSTANT_TEACHING.MIX",),
+    "SSOD.INSTANT_TEACHING.MIXUP": ("SSOD.INSTANT_TEACHING.MIX",),
     "SSOD.LABELMATCH.MIN_SCORE": ("SSOD.LABELS.RANK_SHARE",),
     "SSOD.LABELMATCH.WINDOW": ("SSOD.LABELS.RANK_SHARE",),
+    "SSOD.MIXPL.ERASE_SIZE": ("SSOD.MIXPL.ERASE_COUNT",),
+    "SSOD.MIXPL.MOSAIC_SIDES": ("SSOD.MIXPL.MOSAIC_WEIGHT",),
+    "SSOD.MUM.GROUP": ("SSOD.MUM.PROBABILITY",),
+    "SSOD.MUM.RAMP_START": ("SSOD.MUM.RAMP_ITERS",),
+    "SSOD.MUM.TILES": ("SSOD.MUM.PROBABILITY",),
     "SSOD.QUALITY_POWER": ("SSOD.LER.ENABLED", "SSOD.PRC.ENABLED"),
     "SSOD.RELATIVE_WEIGHTS": ("SSOD.LER.ENABLED", "SSOD.PRC.ENABLED"),
+    "SSOD.ROBUST_TEACHER.JITTER_SCALE": ("SSOD.ROBUST_TEACHER.JITTER_COPIES",),
+    "SSOD.ROBUST_TEACHER.PASTE_MAX_COVER": ("SSOD.ROBUST_TEACHER.PASTE",),
+    "SSOD.ROBUST_TEACHER.PASTE_MIN_AREA": ("SSOD.ROBUST_TEACHER.PASTE",),
+    "SSOD.ROBUST_TEACHER.PASTE_MIN_VISIBLE": ("SSOD.ROBUST_TEACHER.PASTE",),
+    "SSOD.RPL_LIKE.MAX_WEIGHT": ("SSOD.RPL_LIKE.LOSS_POWER",),
+    "SSOD.RPL_LIKE.MOMENTUM": ("SSOD.RPL_LIKE.THRESHOLD_POWER", "SSOD.RPL_LIKE.LOSS_POWER"),
+    "SSOD.RPL_LIKE.QUALITY_SHARE": ("SSOD.RPL_LIKE.BY_QUALITY",),
+    "SSOD.RPL_LIKE.WINDOW": ("SSOD.RPL_LIKE.BY_QUALITY",),
+    "SSOD.STRONG_VIEW.ERASE_SIZE": ("SSOD.STRONG_VIEW.ERASE_COUNT",),
     "SSOD.STRONG_VIEW.MAX_ROTATE": ("SSOD.STRONG_VIEW.GEOMETRIC",),
     "SSOD.STRONG_VIEW.MAX_SHEAR": ("SSOD.STRONG_VIEW.GEOMETRIC",),
     "SSOD.STRONG_VIEW.MAX_TRANSLATE": ("SSOD.STRONG_VIEW.GEOMETRIC",),
@@ -126,7 +142,7 @@ def unread_keys(cfg: CfgNode) -> list[Unread]:
     for key in sorted(changed.keys() & _SWITCHES.keys() - named):
         switches = _SWITCHES[key]
         if all(_is_read(switch, method) for switch in switches) and not any(
-            get_key(cfg, switch) for switch in switches
+            _is_on(get_key(cfg, switch)) for switch in switches
         ):
             off = " and ".join(f"{switch} is {get_key(cfg, switch)!r}" for switch in switches)
             found.append(Unread(key, changed[key], off))
@@ -181,6 +197,11 @@ def _of_other_backbones(cfg: CfgNode, changed: Mapping[str, Any]) -> list[Unread
         for key, value in changed.items()
         if key.startswith(starts) and _OF_BASE.get(key) != value
     ]
+
+
+def _is_on(switch: Any) -> bool:
+    """A range from 0 to 0 is off as 0 is."""
+    return any(switch) if isinstance(switch, tuple | list) else bool(switch)
 
 
 def _is_read(key: str, method: type[MeanTeacher]) -> bool:

@@ -48,7 +48,7 @@ from dre_ssod.methods import build_method
 from dre_ssod.runs.contents import check_resumed
 from dre_ssod.runs.detector import categories_of, check_start
 from dre_ssod.runs.results import record_results
-from dre_ssod.runs.resuming import check_length, say_changes, settings_of, settle
+from dre_ssod.runs.resuming import check_burn_in, check_length, say_changes, settings_of, settle
 from dre_ssod.runs.sets import contents_of, describe_sets, format_table
 
 # PyTorch 2.13 renamed it, and there buffers are sent around once, at the start.
@@ -79,7 +79,7 @@ class SSODTrainer(DefaultTrainer):
         self._seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self.method = build_method(cfg)
         self.pools = load_pools(cfg)
-        self.method.study(self.pools.labeled, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+        self.method.study(self.pools)
         self.datasets = describe_sets(cfg, self.pools)
         logger.info("Sets of this run:\n%s", format_table(self.datasets))
         self._contents = contents_of(self.datasets)
@@ -168,6 +168,8 @@ class SSODTrainer(DefaultTrainer):
             check_resumed(run["sets"], self._contents, self.cfg.DATASETS.ACCEPT_CHANGED)
             self.cfg = settle(run["settings"], self.cfg)
         check_length(self.cfg, done, path)
+        if run is not None:
+            check_burn_in(run["settings"], self.cfg, done, path)
         try:
             self.checkpointer.load(path)
         except (RuntimeError, ValueError, KeyError) as error:

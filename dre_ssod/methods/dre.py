@@ -24,6 +24,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
+from dre_ssod.data.splits.pools import Pools
 from dre_ssod.methods.mean_teacher import METHODS, MeanTeacher
 from dre_ssod.methods.parts.schedules import Clock
 from dre_ssod.methods.parts.score_ranks import LearnsRanks, RankSettings, RankThresholds
@@ -192,9 +193,9 @@ class DRE(LearnsRanks, MeanTeacher):
         best = best_quality(cls.predictor.rescale_quality)
         return reliability(cls.teacher, cls.is_foreground, lambda s: emphasized(s, power, best))
 
-    def study(self, labeled: Sequence[dict[str, Any]], num_classes: int) -> None:
+    def study(self, pools: Pools) -> None:
         if self.settings.label_share:
-            super().study(labeled, num_classes)
+            super().study(pools)
 
     def _relative(self, weights: Tensor, regions: Regions) -> Tensor:
         if not self.settings.relative_weights:

@@ -33,7 +33,7 @@ from dre_ssod.methods.parts.score_ranks import LearnsRanks, RankSettings, RankTh
 from dre_ssod.modeling.counts import shared_sum
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.modeling.regions import Regions
-from dre_ssod.settings import Number, setting
+from dre_ssod.settings import Number, key_of, setting
 from dre_ssod.structures import Mean, StudentLosses, UnlabeledSample
 from dre_ssod.teacher import Labels, observe
 from dre_ssod.transfers import chosen
@@ -80,6 +80,12 @@ class LabelMatch(LearnsRanks, MeanTeacher):
     def __init__(self, settings: Any) -> None:
         super().__init__(settings)
         self._ranks = RankThresholds(settings, settings.score_threshold)
+
+    def label_advice(self, more: bool) -> str:
+        """Of what bounds labels once ranks are known: tau does only before."""
+        least, share = (key_of(self.Settings, name) for name in ("min_score", "reliable_share"))
+        fewer = f"raise {least} or lower {share}, by which fewer of them count as reliable"
+        return f"lower {least}" if more else fewer
 
     # Views: Unbiased Teacher's pixel operations, on labeled images without the erasing, and one
     # flip of the weak and the strong view, whose sizes are drawn apart

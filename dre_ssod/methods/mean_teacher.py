@@ -66,6 +66,9 @@ class MeanTeacher:
     """Keys that its mappers read: groups of them, or single ones by GROUP.KEY."""
     unread: ClassVar[tuple[str, ...]] = ()
     """Inherited fields of ``Settings`` that it has no use for."""
+    copies_early: ClassVar[bool] = False
+    """Whether the last step of a burn-in makes the copy that ends it, and not the first step after
+    it; until then the teacher is left as it was at the start."""
     asks_teacher = False
     """Whether a loss wants the teacher's opinion of sampled regions, by its feature maps."""
     has_two_means = False
@@ -274,13 +277,8 @@ class MeanTeacher:
 
     # What a method learns of the data, on all processes alike
 
-    def study(self, labeled: Sequence[dict[str, Any]], num_classes: int) -> None:
-        """Look at the labels of a run, once, before its first step or its resume.
-
-        Args:
-            labeled: records of all labeled images, in Detectron2's format.
-            num_classes: K.
-        """
+    def study(self, pools: Pools) -> None:
+        """Look at the labels of a run, once, before its first step or its resume."""
 
     def tally(self, passes: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
         """Sums of this step on this process, by name, of the same shapes on all processes.

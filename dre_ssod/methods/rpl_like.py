@@ -23,6 +23,7 @@ import torch
 from detectron2.structures import Instances
 from torch import Tensor
 
+from dre_ssod.data.splits.pools import Pools
 from dre_ssod.methods.mean_teacher import METHODS, MeanTeacher
 from dre_ssod.methods.parts.labeled_classes import boxes_per_image
 from dre_ssod.methods.parts.schedules import Clock
@@ -94,10 +95,10 @@ class RPLLike(MeanTeacher):
 
     # Labels
 
-    def study(self, labeled: Sequence[dict[str, Any]], num_classes: int) -> None:
+    def study(self, pools: Pools) -> None:
         """Start n_c at the labeled boxes per labeled image."""
-        self._frequency = boxes_per_image(labeled, num_classes)
-        self._qualities = ScoreRanks(num_classes, self.settings.window)
+        self._frequency = boxes_per_image(pools)
+        self._qualities = ScoreRanks(len(pools.classes), self.settings.window)
 
     def relative_frequency(self, num_classes: int) -> Tensor:
         """r_c, (K,) in [RAREST, 1]."""

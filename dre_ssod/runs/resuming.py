@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from dre_ssod.config.keys import get_cfg
 from dre_ssod.config.reading import leaves
 from dre_ssod.errors import ConfigError
+from dre_ssod.methods import METHODS, method_class
 from dre_ssod.settings import refuse
 
 KEPT = ("SEED", "MODEL.WEIGHTS", "MODEL.TIMM.WEIGHTS")
@@ -106,6 +107,40 @@ def check_length(cfg: CfgNode, done: int, path: str) -> None:
             "SOLVER.MAX_ITER",
             f"at least the {done} iterations that {path} has: a run does not go back by it. "
             "docs/checkpoints.md says how to take an earlier checkpoint",
+        )
+
+
+def check_burn_in(saved: Mapping[str, Any], cfg: CfgNode, done: int, path: str) -> None:
+    """Refuse to end a burn-in in retrospect: the copy of the student at its end would be missed.
+
+    Args:
+        saved: :func:`settings_of` the run so far.
+        done: iterations that the checkpoint has.
+
+    Raises:
+        ConfigError: naming the key, and what it may be.
+    """
+    before, method = _with_defaults(saved), method_class(cfg)
+    burn_in, ssod = before["SSOD.BURN_IN_ITERS"], cfg.SSOD
+    if done > burn_in or not method.uses_unlabeled:
+        return
+    name = before["SSOD.METHOD"] if before["SSOD.ENABLED"] else "Supervised"
+    waits = name in METHODS and METHODS.get(name).copies_early and before["SSOD.BURN_IN_COPY"]
+    if waits and done < burn_in and not ssod.BURN_IN_COPY:
+        refuse(
+            cfg,
+            "SSOD.BURN_IN_COPY",
+            f"True: in the burn-in of this run, from which {path} is, the teacher was left as it "
+            "was at the start, and only that copy gives it what the student has learned",
+        )
+    is_copied = waits and done == burn_in
+    least = done + (method.copies_early and ssod.BURN_IN_COPY and not is_copied)
+    if ssod.BURN_IN_ITERS < least:
+        refuse(
+            cfg,
+            "SSOD.BURN_IN_ITERS",
+            f"at least {least}: {path} is of a burn-in and has {done} iterations; ended any "
+            "earlier, the teacher would not get the copy of the student that ends it",
         )
 
 

@@ -10,8 +10,10 @@ import pytest
 from detectron2.config import CfgNode
 
 from dre_ssod.config.effects import (
+    _SWITCHES,
     OF_UNLABELED,
     OF_VARIANCE,
+    _is_read,
     check_effects,
     say_unread,
     unread_keys,
@@ -89,6 +91,7 @@ def test_keys_of_other_methods_are_named_and_its_own_are_not(name: str) -> None:
         node[last] = other_than(found.default)
     # Off, they switch off others of the method.
     cfg.SSOD.LER.ENABLED = "SSOD.LER.ENABLED" in own
+    cfg.SSOD.RPL_LIKE.BY_QUALITY = "SSOD.RPL_LIKE.BY_QUALITY" in own
     cfg.SSOD.BURN_IN_ITERS = 2
     assert unread(cfg) >= every.keys() - own
     # What it inherits and has no use for; tests/methods/test_every_method.py sees what it reads.
@@ -136,6 +139,26 @@ def test_keys_of_the_variance_are_named_where_the_box_head_has_none() -> None:
             ("SSOD.QUALITY_POWER", 4.0, "SSOD.LER.ENABLED", False, "SSOD.PRC.ENABLED", False),
             "LER.ENABLED is False and SSOD.PRC.ENABLED is False",
         ),
+        (
+            "DRE",
+            ("SSOD.STRONG_VIEW.ERASE_SIZE", (0.1, 0.2), "SSOD.STRONG_VIEW.ERASE_COUNT", (0, 0)),
+            r"ERASE_COUNT is (\(0, 0\)|\[0, 0\])",
+        ),
+        ("MixPL", ("SSOD.STRONG_VIEW.ERASE_SIZE", (0.1, 0.2)), "STRONG_VIEW.ERASE_COUNT is "),
+        (
+            "InstantTeachingStar",
+            ("SSOD.INSTANT_TEACHING.MIXUP", 0.2, "SSOD.INSTANT_TEACHING.MIX", 0.0),
+            "MIX is 0.0",
+        ),
+        ("MUM", ("SSOD.MUM.RAMP_START", 0.2, "SSOD.MUM.RAMP_ITERS", 0), "RAMP_ITERS is 0"),
+        (
+            "RPLLike",
+            (
+                *("SSOD.RPL_LIKE.MOMENTUM", 0.9, "SSOD.RPL_LIKE.THRESHOLD_POWER", 0.0),
+                *("SSOD.RPL_LIKE.LOSS_POWER", 0.0),
+            ),
+            "THRESHOLD_POWER is 0.0 and SSOD.RPL_LIKE.LOSS_POWER is 0.0",
+        ),
     ],
 )
 def test_what_depends_on_a_switch_that_is_off_is_named(
@@ -145,6 +168,25 @@ def test_what_depends_on_a_switch_that_is_off_is_named(
     assert words[0] in unread(cfg)
     with pytest.raises(ConfigError, match=reason):
         check_effects(cfg, words[::2])
+
+
+@pytest.mark.parametrize("key", sorted(key for key in _SWITCHES if key.startswith("SSOD.")))
+def test_every_such_key_is_named_with_its_switch_off_and_read_with_it_on(key: str) -> None:
+    switches = _SWITCHES[key]
+    name = next(
+        name
+        for name in NAMES
+        if all(_is_read(of_switch, METHODS.get(name)) for of_switch in (key, *switches))
+    )
+    states = []
+    for is_on in (False, True):
+        cfg = config_of("DRE", "SSOD.METHOD", name, key, other_than(default_of(key)))
+        for switch in switches:
+            default = default_of(switch)
+            off = (0, 0) if isinstance(default, tuple) else type(default)(0)
+            cfg.merge_from_list([switch, (default or other_than(default)) if is_on else off])
+        states.append(key in unread(cfg))
+    assert states == [True, False]
 
 
 @pytest.mark.parametrize(

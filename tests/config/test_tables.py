@@ -172,6 +172,17 @@ def test_published_settings(pattern: str) -> None:
         assert (*found, ssod.EMA.DECAY, ssod.BURN_IN_ITERS) == PUBLISHED[pattern], path.name
 
 
+@pytest.mark.parametrize(
+    ("method", "weight"),
+    [("InstantTeaching", 1.0), ("InstantTeachingStar", 1.0), ("MixPL", 2.0), ("STAC", 2.0)],
+)
+@pytest.mark.parametrize("data", ["coco_1pct", "coco_additional", "voc", "bccd_10pct"])
+def test_bases_that_bring_a_weight_have_the_published_one_on_any_data(
+    method: str, weight: float, data: str
+) -> None:
+    assert _read(f"{data}.yaml", f"methods/{method}.yaml").SSOD.UNSUP_LOSS_WEIGHT == weight
+
+
 def test_all_published_files_are_checked() -> None:
     folder = CONFIGS / "published"
     known = {path for pattern in PUBLISHED for path in folder.glob(f"{pattern}.yaml")}

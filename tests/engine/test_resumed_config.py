@@ -38,6 +38,24 @@ def test_a_run_ends_evaluated_where_a_longer_one_was_stopped(
     assert json.loads((tmp_path / "results.json").read_text())["evaluations"][-1]["iteration"] == 1
 
 
+def test_a_burn_in_is_not_ended_before_what_there_is_of_it(
+    data: TinyDataset, tmp_path: Path
+) -> None:
+    """The teacher would label with the weights of its start."""
+    common = {"TEST.EVAL_PERIOD": 0, "DATASETS.TEST": (), "SSOD.METHOD": "UnbiasedTeacher"}
+    cfg = completed(tiny_run(data, tmp_path, **common, **{"SSOD.BURN_IN_ITERS": 3}))
+    train(cfg, stop_at=2)
+    for shorter in (0, 1, 2):
+        cfg = completed(tiny_run(data, tmp_path, **common, **{"SSOD.BURN_IN_ITERS": shorter}))
+        with pytest.raises(ConfigError, match=rf"BURN_IN_ITERS is {shorter}; it must be at least "):
+            SSODTrainer(cfg).resume_or_load(True)
+    trainer = SSODTrainer(
+        completed(tiny_run(data, tmp_path, **common, **{"SSOD.BURN_IN_ITERS": 3}))
+    )
+    trainer.resume_or_load(True)
+    assert trainer.start_iter == 2
+
+
 def test_a_resumed_run_takes_up_the_rates_of_its_config(data: TinyDataset, tmp_path: Path) -> None:
     common = {"TEST.EVAL_PERIOD": 0, "DATASETS.TEST": (), "SOLVER.MAX_ITER": 2}
     train(completed(tiny_run(data, tmp_path, **common)))

@@ -13,7 +13,7 @@ from dre_ssod.methods import Clock
 from dre_ssod.methods.dre import DRE, emphasized
 from dre_ssod.methods.parts.score_ranks import BINS
 from dre_ssod.teacher import observe
-from tests.factories import NUM_CLASSES, tiny_cfg, tiny_model, unlabeled_sample
+from tests.factories import NUM_CLASSES, labels_alone, tiny_cfg, tiny_model, unlabeled_sample
 from tests.methods.test_dre import BACKGROUND, CLASSES, FOREGROUND, Case
 
 
@@ -82,7 +82,7 @@ def test_thresholds_by_rank_stand_in_for_tau() -> None:
     method, sample = DRE(settings), unlabeled_sample()
     records = [{"annotations": [{"category_id": c, "bbox": [0, 0, 1, 1], "bbox_mode": 0}] * n}
                for c, n in ((0, 2), (1, 1))]  # fmt: skip
-    method.study(records, NUM_CLASSES)
+    method.study(labels_alone(records))
 
     def step() -> Instances:
         labels = method.label(model, [sample], Clock(0, 0, 9))
@@ -106,14 +106,14 @@ def test_thresholds_by_rank_stand_in_for_tau() -> None:
 
 def test_thresholds_by_rank_resume_and_are_nothing_when_off() -> None:
     off = DRE(DRE.Settings())
-    off.study([{"annotations": []}], NUM_CLASSES)
+    off.study(labels_alone([{"annotations": []}]))
     assert off.state_dict() == {}
     assert off._ranks.counts([]) == {}
     ranks = torch.zeros(NUM_CLASSES, BINS)
     ranks[:, 500] = 4.0
     methods = [DRE(DRE.Settings(label_share=0.5)) for _ in range(2)]
     for method in methods:
-        method.study([{"annotations": []}], NUM_CLASSES)
+        method.study(labels_alone([{"annotations": []}]))
     methods[0].learn({"scores": ranks, "images": torch.tensor([8.0])})
     methods[1].load_state_dict(methods[0].state_dict())
     for method in methods:

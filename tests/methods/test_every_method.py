@@ -26,7 +26,7 @@ from dre_ssod.modeling.student_batch import PairBatch
 from dre_ssod.structures import TrainingBatch
 from dre_ssod.teacher import TeacherPass
 from tests.engine.resume_harness import differences, flattened
-from tests.factories import NUM_CLASSES, SIZE
+from tests.factories import SIZE
 from tests.methods.every import (
     EXPECTED,
     batch_of,
@@ -244,7 +244,7 @@ def test_settings_that_it_does_not_read_are_declared(
         method = build_method(cfg)
         if not keys:
             method.prepare(run.pools)
-        method.study(run.pools.labeled, NUM_CLASSES)
+        method.study(run.pools)
         method.load_state_dict(run.method.state_dict())
         monkeypatch.setattr(run._trainer, "method", method)
         losses = losses_of(run, batch_of(run, run.cfg.SSOD.BURN_IN_ITERS))

@@ -25,7 +25,7 @@ from dre_ssod.modeling.regions import Regions
 from tests.engine.models import opinionated
 from tests.engine.steps import batch as make_batch
 from tests.engine.steps import make_trainer, run
-from tests.factories import NUM_CLASSES, SIZE, tiny_cfg, tiny_model, unlabeled_sample
+from tests.factories import NUM_CLASSES, SIZE, labels_alone, tiny_cfg, tiny_model, unlabeled_sample
 from tests.modeling.regions import make_heads
 
 CLOCK = Clock(5, 0, 100)
@@ -126,14 +126,18 @@ def test_pixels_are_unbiased_teachers_without_erasing_on_labeled_images() -> Non
 
 def test_boxes_are_counted_per_labeled_image_and_class() -> None:
     method = _method()
-    method.study([_record(0, 0, 1), _record(0, crowd=2), _record()], 3)
+    pools = labels_alone([_record(0, 0, 1), _record(0, crowd=2), _record()], 3)
+    method.study(pools)
     # Class 2 has no object: it counts as one in all images.
+    torch.testing.assert_close(method._ranks._boxes_per_image, torch.tensor([1.0, 1 / 3, 1 / 3]))
+    # The same, where training leaves out images without boxes.
+    method.study(replace(pools, labeled=pools.labeled[:2], empty=1))
     torch.testing.assert_close(method._ranks._boxes_per_image, torch.tensor([1.0, 1 / 3, 1 / 3]))
 
 
 def test_thresholds_are_scores_at_the_ranks_of_the_labeled_classes() -> None:
     method = _method(reliable_share=0.25, score_threshold=0.7)
-    method.study([_record(0, 1), _record(0)], 3)
+    method.study(labels_alone([_record(0, 1), _record(0)], 3))
     # Eight images: low at ranks 8, 4, 4; high at 2, 1, 1.
     scores = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.95, 0.55, 0.35, 0.15])
     classes = torch.tensor([0] * 9 + [1] * 4)
@@ -148,7 +152,7 @@ def test_thresholds_are_scores_at_the_ranks_of_the_labeled_classes() -> None:
 def test_tau_stands_in_until_a_rank_is_reached() -> None:
     method = _method(score_threshold=0.7)
     assert method.thresholds(3)[0].tolist() == pytest.approx([0.7] * 3)
-    method.study([_record(0)] * 4, 3)
+    method.study(labels_alone([_record(0)] * 4, 3))
     method.learn({"scores": torch.zeros(3, BINS), "images": torch.tensor([4.0])})
     high, low = method.thresholds(3)
     # Ranks 4, 1, 1 for low, below 1 for high.
@@ -158,7 +162,7 @@ def test_tau_stands_in_until_a_rank_is_reached() -> None:
 
 def test_low_is_never_above_high() -> None:
     method = _method(score_threshold=0.3)
-    method.study([_record(0)], 1)
+    method.study(labels_alone([_record(0)], 1))
     method.learn(
         {
             "scores": count_scores(torch.tensor([0.9] * 4), torch.zeros(4).long(), 1),
@@ -199,7 +203,7 @@ def test_what_is_counted_is_all_detections_of_all_passes_of_a_step(teacher: Any)
     samples = [unlabeled_sample(number) for number in range(2)]
     method = _method()
     assert method.label(teacher, samples, CLOCK).counts == {}
-    method.study([_record(0)], NUM_CLASSES)
+    method.study(labels_alone([_record(0)]))
     assert method.tally([]) == {}
     tally = method.tally([method.label(teacher, [sample], CLOCK).counts for sample in samples])
     assert tally["images"].tolist() == [2.0]
@@ -211,12 +215,12 @@ def test_what_is_counted_is_all_detections_of_all_passes_of_a_step(teacher: Any)
 def test_it_learns_from_its_own_steps_and_resumes() -> None:
     trainer = make_trainer([make_batch(0), make_batch(1)])
     method = trainer.method = _method(score_threshold=0.3)
-    method.study([_record(0, 1, 2)], NUM_CLASSES)
+    method.study(labels_alone([_record(0, 1, 2)]))
     found = run(trainer, (0, 1))
     assert "ssod/reliable_regions" in found
     assert method.state_dict()["images"].sum() == 2.0
     again = _method(score_threshold=0.3)
-    again.study([_record(0, 1, 2)], NUM_CLASSES)
+    again.study(labels_alone([_record(0, 1, 2)]))
     again.load_state_dict(method.state_dict())
     for one, two in zip(again.thresholds(3), method.thresholds(3), strict=True):
         assert torch.equal(one, two)

@@ -44,6 +44,12 @@ def test_a_method_says_which_key_its_threshold_has(name: str, key: str, field: s
             "lower SSOD.LABELS.RANK_SHARE",
         ),
         (
+            {"SSOD.METHOD": "LabelMatch"},
+            "lower SSOD.LABELMATCH.MIN_SCORE",
+            "raise SSOD.LABELMATCH.MIN_SCORE or lower SSOD.LABELMATCH.RELIABLE_SHARE, by which "
+            "fewer of them count as reliable",
+        ),
+        (
             {"SSOD.METHOD": "SoftTeacher"},
             "lower SSOD.SOFT_TEACHER.CLS_SCORE",
             "raise SSOD.SOFT_TEACHER.CLS_SCORE",
@@ -56,8 +62,8 @@ def test_a_method_says_what_gives_more_labels_or_fewer(
     cfg = tiny_cfg(**keys)
     method = build_method(cfg)
     assert (method.label_advice(True), method.label_advice(False)) == (more, fewer)
-    assert method.labels_by_rank(cfg) == ("SSOD.LABELS.RANK_SHARE" in keys)
-    assert METHODS.get("LabelMatch").labels_by_rank(cfg)
+    by_rank = "SSOD.LABELS.RANK_SHARE" in keys or cfg.SSOD.METHOD == "LabelMatch"
+    assert method.labels_by_rank(cfg) == by_rank
 
 
 @pytest.fixture

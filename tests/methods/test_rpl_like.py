@@ -13,7 +13,7 @@ from dre_ssod.methods import Clock
 from dre_ssod.methods.parts.score_ranks import BINS, count_scores
 from dre_ssod.methods.rpl_like import RPLLike
 from tests.engine.models import opinionated
-from tests.factories import NUM_CLASSES, tiny_cfg, tiny_model, unlabeled_sample
+from tests.factories import NUM_CLASSES, labels_alone, tiny_cfg, tiny_model, unlabeled_sample
 from tests.methods.parts.test_pcv import LABELS, regions
 
 CLOCK = Clock(5, 0, 100)
@@ -27,8 +27,7 @@ def _method(counts: tuple[int, ...] = (8, 2, 1), **settings: Any) -> RPLLike:
         for number, count in enumerate(counts)
         for _ in range(count)
     ]
-    empty: list[dict[str, Any]] = [{"annotations": []} for _ in range(9)]
-    method.study([{"annotations": objects}, *empty], len(counts))
+    method.study(labels_alone([{"annotations": objects}], len(counts), empty=9))
     return method
 
 

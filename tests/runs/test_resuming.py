@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 
 import pytest
+from detectron2.config import CfgNode
 
 from dre_ssod.errors import ConfigError
-from dre_ssod.runs.resuming import say_changes, settings_of, settle
+from dre_ssod.methods import METHODS, Clock
+from dre_ssod.runs.resuming import check_burn_in, say_changes, settings_of, settle
 from tests.factories import tiny_cfg
 
 
@@ -78,3 +80,60 @@ def test_a_key_that_the_checkpoint_does_not_know_had_its_default() -> None:
     settle(saved, tiny_cfg())
     with pytest.raises(ConfigError, match="BBOX_REG_WEIGHTS"):
         settle(saved, tiny_cfg(**{"MODEL.RPN.BBOX_REG_WEIGHTS": (2.0, 1.0, 1.0, 1.0)}))
+
+
+def _burn_in(name: str, iterations: int, copy: bool = True) -> CfgNode:
+    enabled = name != "Supervised"
+    keys = {"SSOD.METHOD": name if enabled else "DRE", "SSOD.ENABLED": enabled}
+    return tiny_cfg(**keys, **{"SSOD.BURN_IN_ITERS": iterations, "SSOD.BURN_IN_COPY": copy})
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "done", "least"),
+    [
+        # The last step of the burn-in copies, or the first after it.
+        (_burn_in("UnbiasedTeacher", 9), "UnbiasedTeacher", 5, 6),
+        (_burn_in("UnbiasedTeacherV2", 9), "CSTLike", 5, 6),
+        (_burn_in("UnbiasedTeacher", 9), "MUM", 5, 5),
+        (_burn_in("DRE", 9), "DRE", 5, 5),
+        # Another method takes over where the burn-in ended.
+        (_burn_in("UnbiasedTeacher", 5), "RobustTeacher", 5, 5),
+        (_burn_in("UnbiasedTeacher", 5), "MeanTeacher", 5, 5),
+        (_burn_in("DRE", 5), "UnbiasedTeacher", 5, 6),
+        (_burn_in("Supervised", 5), "UnbiasedTeacher", 5, 6),
+        (_burn_in("UnbiasedTeacher", 5, copy=False), "UnbiasedTeacher", 5, 6),
+        # A burn-in that is over, or none.
+        (_burn_in("UnbiasedTeacher", 4), "UnbiasedTeacher", 5, 0),
+        (_burn_in("DRE", 0), "DRE", 5, 0),
+        (_burn_in("DRE", 9), "Supervised", 5, 0),
+    ],
+)
+def test_a_burn_in_lasts_as_long_as_the_copy_at_its_end_needs(
+    before: CfgNode, now: str, done: int, least: int
+) -> None:
+    saved = settings_of(before)
+    check_burn_in(saved, _burn_in(now, least), done, "a.pth")
+    if least:
+        valid = f"BURN_IN_ITERS is {least - 1}; it must be at least {least}: a.pth is of a burn-in"
+        with pytest.raises(ConfigError, match=valid):
+            check_burn_in(saved, _burn_in(now, least - 1), done, "a.pth")
+
+
+def test_a_teacher_that_waits_for_the_copy_gets_it() -> None:
+    saved = settings_of(_burn_in("UnbiasedTeacher", 9))
+    for name in ("UnbiasedTeacher", "MeanTeacher"):
+        with pytest.raises(ConfigError, match="BURN_IN_COPY is False; it must be True: in the bur"):
+            check_burn_in(saved, _burn_in(name, 9, copy=False), 5, "a.pth")
+        check_burn_in(saved, _burn_in(name, 9, copy=False), 9, "a.pth")
+    averaged = settings_of(_burn_in("DRE", 9))
+    check_burn_in(averaged, _burn_in("DRE", 9, copy=False), 5, "a.pth")
+
+
+@pytest.mark.parametrize("name", sorted(name for name, _ in METHODS))
+def test_a_method_says_when_it_copies(name: str) -> None:
+    """``copies_early`` is what its ``decay`` does, where it does not copy at every step."""
+    method = METHODS.get(name).from_config(tiny_cfg())
+    steps = [method.decay(Clock(iteration, 5, 20)) for iteration in range(20)]
+    copies = [iteration for iteration in range(1, 20) if steps[iteration] == 0.0]
+    if len(copies) < 19:
+        assert copies == [4 if method.copies_early else 5]

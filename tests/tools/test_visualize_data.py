@@ -14,7 +14,7 @@ from dre_ssod.errors import ConfigError
 from dre_ssod.methods import build_method
 from dre_ssod.methods.parts.score_ranks import BINS
 from dre_ssod.runs.detector import entry_for_weights
-from tests.factories import NUM_CLASSES, tiny_model
+from tests.factories import NUM_CLASSES, labels_alone, tiny_model
 from tests.tiny_dataset import TinyDataset, loggers_kept, tiny_run, write_tiny_dataset
 
 
@@ -94,7 +94,7 @@ def test_pseudo_labels_are_chosen_as_the_method_has_learned_to(
         content = {"model": weights, "student": weights}
         if score is not None:
             method = build_method(cfg)
-            method.study([{"annotations": []}], NUM_CLASSES)
+            method.study(labels_alone([{"annotations": []}]))
             ranks = torch.zeros(NUM_CLASSES, BINS)
             ranks[:, int(score * BINS)] = 4.0
             method.learn({"scores": ranks, "images": torch.tensor([8.0])})

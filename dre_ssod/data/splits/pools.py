@@ -40,6 +40,8 @@ class Pools:
         classes: class names in the order of their indices.
         split: the choice behind the pools; None if all of the training images are labeled.
         sets: ("labeled" or "unlabeled", name, images) of each set, in the order of the records.
+        empty: labeled images without boxes, which are not among ``labeled`` but count as labeled
+            wherever boxes are counted per image.
     """
 
     labeled: list[dict[str, Any]]
@@ -47,6 +49,7 @@ class Pools:
     classes: list[str]
     split: Split | None
     sets: tuple[tuple[str, str, int], ...]
+    empty: int = 0
 
     def without_unlabeled(self) -> Pools:
         """The same choice, for a run that has no use for the other images."""
@@ -107,9 +110,10 @@ def build_pools(
             f"none of the {len(kept)} labeled images of {', '.join(train)} has a box"
             f"{why_no_boxes([record for _, record in kept])}; {remedy} or check the annotations"
         )
+    empty = 0
     if filter_empty:
-        removed = len(kept) - len(labeled)
-        logger.info("Removed %d labeled images without boxes; %d are left", removed, len(labeled))
+        empty = len(kept) - len(labeled)
+        logger.info("Removed %d labeled images without boxes; %d are left", empty, len(labeled))
     else:
         labeled = kept
     _warn_of_repeats(train, [*labeled, *rest])
@@ -129,6 +133,7 @@ def build_pools(
             *_sizes("unlabeled", train, rest),
             *(("unlabeled", name, len(found)) for name, found in more),
         ),
+        empty=empty,
     )
     logger.info(
         "%s with %s, %s",

@@ -115,7 +115,9 @@ class ViewRecipe:
             cls.weak(cfg).sized(*node.LONG_SIDES),
             photometric=node.PHOTOMETRIC,
             geometric=geometric if node.GEOMETRIC else None,
-            erase=EraseRecipe(tuple(node.ERASE_COUNT), tuple(node.ERASE_SIZE)),
+            erase=EraseRecipe(tuple(node.ERASE_COUNT), tuple(node.ERASE_SIZE))
+            if any(node.ERASE_COUNT)
+            else None,
         )
 
     def sized(self, low: int, high: int) -> ViewRecipe:

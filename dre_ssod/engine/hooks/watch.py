@@ -61,11 +61,12 @@ def build_watches(
             window=window,
             more=more,
             fewer=fewer,
+            drawn=len(pools.labeled) / (len(pools.labeled) + pools.empty),
         ),
         ClassWatch(
             pseudo_boxes,
             pools.classes,
-            boxes_per_image(pools.labeled, len(pools.classes)),
+            boxes_per_image(pools),
             cfg.SSOD.WARN_CLASS_SHARE,
             window=window,
             more=more,
@@ -96,6 +97,7 @@ class PseudoLabelWatch(FigureWatch):
         window: int = BOX_WINDOW,
         more: str = "lower SSOD.SCORE_THRESHOLD",
         fewer: str = "raise SSOD.SCORE_THRESHOLD",
+        drawn: float = 1.0,
     ) -> None:
         """
         Args:
@@ -103,10 +105,12 @@ class PseudoLabelWatch(FigureWatch):
             max_ratio: ``SSOD.WARN_PSEUDO_BOX_RATIO``; 0: never warn.
             window: iterations over which boxes are compared; at most one warning in as many.
             more, fewer: what to do for more and for fewer labels (``MeanTeacher.label_advice``).
+            drawn: share of the labeled images that batches are drawn from; the others have no box.
         """
         self._max_silence = max_silence
         self._max_ratio = max_ratio
         self._more, self._fewer = more, fewer
+        self._drawn = drawn
         self._silence = 0
         self._boxes: deque[tuple[float, float]] = deque(maxlen=window)
 
@@ -123,7 +127,8 @@ class PseudoLabelWatch(FigureWatch):
                 self._silence,
                 self._more,
             )
-        self._boxes.append((pseudo, self.figure("labeled_boxes_per_image") or 0.0))
+        labeled = self.figure("labeled_boxes_per_image") or 0.0
+        self._boxes.append((pseudo, self._drawn * labeled))
         if self._max_ratio and len(self._boxes) == self._boxes.maxlen:
             self._compare()
 

@@ -19,6 +19,7 @@ from detectron2.config import CfgNode
 from detectron2.structures import Instances
 from torch import Tensor
 
+from dre_ssod.data.splits.pools import Pools
 from dre_ssod.methods.parts.labeled_classes import boxes_per_image
 from dre_ssod.settings import Number, setting
 
@@ -120,10 +121,10 @@ class RankThresholds:
         self._ranks: ScoreRanks | None = None
         self._boxes_per_image = torch.zeros(0)
 
-    def study(self, labeled: Sequence[dict[str, Any]], num_classes: int) -> None:
+    def study(self, pools: Pools) -> None:
         """Count b_c, the boxes of each class per labeled image; at least one in all of them."""
-        self._boxes_per_image = boxes_per_image(labeled, num_classes)
-        self._ranks = ScoreRanks(num_classes, self._settings.window)
+        self._boxes_per_image = boxes_per_image(pools)
+        self._ranks = ScoreRanks(len(pools.classes), self._settings.window)
 
     def at(self, share: float, num_classes: int) -> Tensor:
         """t(c), (K,), by the share of the expected labels that is wanted."""
@@ -171,8 +172,8 @@ class LearnsRanks:
     def labels_by_rank(cls, cfg: CfgNode) -> bool:
         return True
 
-    def study(self, labeled: Sequence[dict[str, Any]], num_classes: int) -> None:
-        self._ranks.study(labeled, num_classes)
+    def study(self, pools: Pools) -> None:
+        self._ranks.study(pools)
 
     def learn(self, totals: Mapping[str, Tensor]) -> None:
         self._ranks.learn(totals)

@@ -99,6 +99,8 @@ class MUM(UnbiasedTeacher):
             return None
         return Tiles(self.settings.tiles, self.settings.group)
 
+    copies_early = False
+
     def decay(self, clock: Clock) -> float:
         """Step 0 copies the student; then keep(t) = start + (max - start) * t / D for t < D."""
         step = self.ema_step(clock)

@@ -94,6 +94,8 @@ class UnbiasedTeacher(MeanTeacher):
 
     # Following: alpha of the teacher stays, 1 - alpha comes from the student
 
+    copies_early = True
+
     def decay(self, clock: Clock) -> float | None:
         alpha: float = self.settings.ema_decay
         if not self.settings.burn_in_copy:

@@ -161,6 +161,7 @@ def test_images_without_boxes_leave_the_labeled_pool_after_the_draw(
     assert filtered.labeled == [record for record in kept if record["image_id"] != 0]
     removed = len(whole.labeled) - len(filtered.labeled)
     assert removed > 0
+    assert (filtered.empty, whole.empty) == (removed, 0)
     assert f"Removed {removed} labeled images without boxes" in caplog.text
 
 

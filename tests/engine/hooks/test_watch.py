@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,32 @@ def test_many_pseudo_boxes_are_told_once_a_window(
     for message in found:
         assert "6.1 pseudo-boxes per unlabeled image against 2.0 boxes" in message
         assert "SSOD.WARN_PSEUDO_BOX_RATIO 3 allows: lower SSOD.X.SHARE, lower SSOD." in message
+
+
+def test_boxes_are_compared_with_all_labeled_images_also_those_without_boxes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As many images without boxes: half as many boxes per image, of all and of each class."""
+    data = write_tiny_dataset(tmp_path / "data")
+    path = data.root / "train.json"
+    content = json.loads(path.read_text())
+    images, boxes = content["images"], content["annotations"]
+    more = [{**image, "id": 1000 + image["id"]} for image in images]
+    for image in more:
+        image["file_name"] = f"empty_{image['file_name']}"
+    path.write_text(json.dumps({**content, "images": [*images, *more]}))
+    keys = {"SSOD.WARN_PSEUDO_BOX_RATIO": 2.0, "DATASETS.LABELED_PERCENT": 100.0}
+    cfg = tiny_run(data, tmp_path, **keys)
+    complete(cfg)
+    trainer = SSODTrainer(cfg)
+    watches = [h for h in trainer._hooks if isinstance(h, (PseudoLabelWatch, ClassWatch))]
+    of_all, of_classes = watches
+    assert isinstance(of_all, PseudoLabelWatch)
+    assert isinstance(of_classes, ClassWatch)
+    assert of_classes._expected.sum() == len(boxes) / (2 * len(images))
+    assert (trainer.pools.empty, len(trainer.pools.labeled)) == (len(images), len(images))
+    (message,) = warnings(of_all, [(2.1, 2.0)] * 10, caplog)
+    assert "2.1 pseudo-boxes per unlabeled image against 1.0 boxes per labeled image" in message
 
 
 @pytest.mark.parametrize(
