@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import torch.distributed as dist
+from detectron2.utils import comm
 from torch.multiprocessing.spawn import start_processes
 
 
@@ -67,6 +70,17 @@ def fork_processes_of_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dre_ssod.launch.processes.start_processes", start)
 
 
+def run_two_processes(work: Callable[..., object], *arguments: object, folder: Path) -> list[Any]:
+    """What a function gives in each of two forks that are one process group, of a thread each.
+
+    Args:
+        work: gets its rank, then the arguments; gives tensors and plain values, nested at will.
+        folder: empty of what an earlier call has left; they meet there.
+    """
+    start_processes(_in_group, (work, arguments, folder), 2, start_method="fork")
+    return [torch.load(folder / f"{rank}.pth", weights_only=True) for rank in range(2)]
+
+
 def fork_server() -> ForkServerContext:
     """Starts processes that get all of their arguments pickled and nothing else of this one, as
     spawned ones do, from one server that has imported what they need."""
@@ -95,6 +109,16 @@ def _redirected(main: Callable[[], object], stdout: int, stderr: int) -> None:
     os.dup2(stdout, 1)
     os.dup2(stderr, 2)
     print_as_programs_do(main)
+
+
+def _in_group(
+    rank: int, work: Callable[..., object], arguments: Sequence[object], folder: Path
+) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/meeting", world_size=2, rank=rank)
+    comm.create_local_process_group(2)
+    torch.save(work(rank, *arguments), folder / f"{rank}.pth")
+    dist.destroy_process_group()
 
 
 def _work_in(folder: Path, main: Callable[..., object], *arguments: object) -> None:

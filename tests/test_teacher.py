@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
 from torch import Tensor
 
@@ -24,6 +24,7 @@ from tests.factories import (
     BOXES,
     SIZE,
     affine,
+    assert_same,
     beta_4,
     draw,
     flip,
@@ -70,15 +71,6 @@ def blank(size: tuple[int, int], matrix: Tensor | None = None) -> View:
     return View(image, affine() if matrix is None else matrix)
 
 
-def _same(ours: Instances, theirs: Instances) -> None:
-    assert ours.image_size == theirs.image_size
-    assert ours.get_fields().keys() == theirs.get_fields().keys()
-    for name, value in theirs.get_fields().items():
-        mine = ours.get(name)
-        value, mine = (v.tensor if isinstance(v, Boxes) else v for v in (value, mine))
-        torch.testing.assert_close(mine, value)
-
-
 @torch.no_grad()
 def test_pseudo_labels_are_the_teachers_detections_on_the_weak_view() -> None:
     teacher, samples = _teacher(), _samples()
@@ -110,7 +102,7 @@ def test_filtering_before_nms_is_filtering_after_it(tau: float) -> None:
     filtered = observe(teacher, samples, tau).detections
     assert any(0 < len(few) < len(many) for few, many in zip(filtered, everything, strict=True))
     for few, many in zip(filtered, everything, strict=True):
-        _same(few, many[many.gt_scores >= tau])
+        assert_same(few, many[many.gt_scores >= tau])
 
 
 def test_without_a_variance_branch_pseudo_labels_have_no_quality() -> None:
@@ -192,7 +184,7 @@ def test_images_keep_their_own_labels_also_where_some_have_none() -> None:
     together = CarriedLabels(labels, [blank(SIZE)] * 4, targets).instances()
     for found, target, shown in zip(labels, targets, together, strict=True):
         (alone,) = CarriedLabels([found], [blank(SIZE)], [target]).instances()
-        _same(shown, alone)
+        assert_same(shown, alone)
     assert [len(shown) for shown in together][2:] == [1, 0]
 
 

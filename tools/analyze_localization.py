@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from dre_ssod.evaluation.localization import Quarter, SetReport, Spread
     from dre_ssod.evaluation.reliability import Reliability
 
-MIN_IOU = 0.5
-
 logger = logging.getLogger("dre_ssod.analyze_localization")
 
 
@@ -141,7 +139,7 @@ def write_analysis(cfg: CfgNode, args: argparse.Namespace, folder: Path) -> None
     from dre_ssod.data.records import objects_of
     from dre_ssod.data.sources.catalog import load_one_labeled
     from dre_ssod.deployment.trained_model import load_trained
-    from dre_ssod.evaluation.localization import Spread, analyze, quarters
+    from dre_ssod.evaluation.localization import MATCH_IOU, Spread, analyze, quarters
     from dre_ssod.evaluation.localization_data import collect, weights_of
     from dre_ssod.evaluation.reliability import LEVELS, reliability
     from dre_ssod.files import open_whole, write_text
@@ -152,10 +150,10 @@ def write_analysis(cfg: CfgNode, args: argparse.Namespace, folder: Path) -> None
     for text in seen_in_training(cfg, tests):
         logger.warning("%s", text)
     table, rankings = collect(cfg, load_trained(cfg, args.model), args.min_score)
-    reports = analyze(table, args.min_score, MIN_IOU)
-    sigma = reliability(table.residuals[table.ious >= MIN_IOU])
+    reports = analyze(table, args.min_score)
+    sigma = reliability(table.residuals[table.ious >= MATCH_IOU])
     objects = sum(len(objects_of(record)) for records in tests.values() for record in records)
-    by_quality = quarters(table, objects, MIN_IOU)
+    by_quality = quarters(table, objects)
     weights = {name: Spread.of(values) for name, values in weights_of(table, cfg).items()}
     ratio = sigma["all"].deviation
     scale = None if ratio is None else cfg.MODEL.ROI_BOX_HEAD.SIGMA_SCALE * ratio
@@ -164,7 +162,7 @@ def write_analysis(cfg: CfgNode, args: argparse.Namespace, folder: Path) -> None
         "model": args.model,
         "datasets": list(cfg.DATASETS.TEST),
         "min_score": args.min_score,
-        "min_iou_of_matched": MIN_IOU,
+        "min_iou_of_matched": MATCH_IOU,
         "sets": {name: asdict(part) for name, part in reports.items()},
         "coverage_levels": LEVELS,
         "sigma": {name: asdict(part) for name, part in sigma.items()},
@@ -174,14 +172,14 @@ def write_analysis(cfg: CfgNode, args: argparse.Namespace, folder: Path) -> None
         "weight_spreads": {name: asdict(part) for name, part in weights.items()},
     }
     write_text(folder / "localization.json", json.dumps(content, indent=2) + "\n")
-    figure = draw_analysis(table, reports, sigma, rankings, args.min_score, MIN_IOU)
+    figure = draw_analysis(table, reports, sigma, rankings, args.min_score)
     with open_whole(folder / "localization.png") as picture:
         figure.savefig(picture, format="png")
     print(tables_of(reports, sigma, rankings, by_quality, weights))
     if scale is not None:
         print(f"\nRMS z is 1 on these images with MODEL.ROI_BOX_HEAD.SIGMA_SCALE {scale:.2f}")
     print(
-        f"all: score >= {args.min_score}; matched, right, and edges: those with IoU >= {MIN_IOU} "
+        f"all: score >= {args.min_score}; matched, right, and edges: those with IoU >= {MATCH_IOU} "
         "to an object of their class, each where several meet one. z: (predicted - true edge) / "
         "sigma, without edges that the image's border cuts off in both. AP: over all detections."
     )

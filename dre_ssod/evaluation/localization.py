@@ -17,6 +17,8 @@ from scipy import stats
 FloatArray = npt.NDArray[np.floating]
 IntArray = npt.NDArray[np.integer]
 
+MATCH_IOU = 0.5
+"""From this IoU on, a box and an object of its class can be one."""
 SMALLEST_SAMPLE = 3
 """Two points always lie on a line."""
 
@@ -113,7 +115,7 @@ class Quarter:
     Attributes:
         n: number of detections.
         quality: their mean s_loc.
-        precision: share of them that overlap an object of their class from the bound on.
+        precision: share of them that overlap an object of their class from ``MATCH_IOU`` on.
         right_per_object: number of those over the number of objects. No recall: of several that
             overlap one object each counts (:func:`match`), so it can exceed 1.
         mean_iou: true IoU of all of them.
@@ -192,18 +194,17 @@ def report(table: DetectionTable) -> SetReport:
     )
 
 
-def quarters(table: DetectionTable, objects: int, min_iou: float = 0.5) -> list[Quarter]:
+def quarters(table: DetectionTable, objects: int) -> list[Quarter]:
     """Detections by quarter of s_loc, the lowest first; no quarter is empty, so fewer of a few.
 
     Args:
         objects: number of annotated objects, crowds left out.
-        min_iou: lowest true IoU of a right detection.
     """
     parts = np.array_split(np.argsort(table.qualities, kind="stable"), 4)
     found = []
     for rows in parts:
         if len(rows):
-            right = table.ious[rows] >= min_iou
+            right = table.ious[rows] >= MATCH_IOU
             found.append(
                 Quarter(
                     n=len(rows),
@@ -216,9 +217,7 @@ def quarters(table: DetectionTable, objects: int, min_iou: float = 0.5) -> list[
     return found
 
 
-def analyze(
-    table: DetectionTable, min_score: float = 0.5, min_iou: float = 0.5
-) -> dict[str, SetReport]:
+def analyze(table: DetectionTable, min_score: float) -> dict[str, SetReport]:
     """Reports on ``all`` confident detections and on those ``matched`` to an object.
 
     False positives lie at an IoU of 0 and have low scores, which flatters the score over ``all``;
@@ -226,10 +225,9 @@ def analyze(
 
     Args:
         min_score: lowest foreground score of either set.
-        min_iou: lowest true IoU of a matched detection.
     """
     confident = table.rows(table.scores >= min_score)
     return {
         "all": report(confident),
-        "matched": report(confident.rows(confident.ious >= min_iou)),
+        "matched": report(confident.rows(confident.ious >= MATCH_IOU)),
     }

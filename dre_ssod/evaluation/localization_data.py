@@ -17,8 +17,8 @@ from tqdm import tqdm
 from dre_ssod.data.records import corners, is_crowd
 from dre_ssod.data.sources.catalog import load_one_labeled
 from dre_ssod.evaluation.evaluators import build_test_loader, file_slug
-from dre_ssod.evaluation.localization import DetectionTable, FloatArray, match
-from dre_ssod.evaluation.pseudo_labels import MATCH_IOU, detections_in_crowd
+from dre_ssod.evaluation.localization import MATCH_IOU, DetectionTable, FloatArray, match
+from dre_ssod.evaluation.pseudo_labels import detections_in_crowd
 from dre_ssod.evaluation.ranking import RankingEvaluation
 from dre_ssod.methods.dre import emphasized, relative
 from dre_ssod.modeling.gaussian import best_quality

@@ -28,14 +28,12 @@ from dre_ssod.data.sources.catalog import load_one_labeled
 from dre_ssod.data.splits.pools import without_known
 from dre_ssod.data.views.views import ViewRecipe, make_view
 from dre_ssod.errors import ConfigError
+from dre_ssod.evaluation.localization import MATCH_IOU
 from dre_ssod.methods import Clock, MeanTeacher
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from dre_ssod.structures import UnlabeledSample
 
 logger = logging.getLogger(__name__)
-
-MATCH_IOU = 0.5
-"""From this IoU on, a pseudo-box and an object of the same class can be one."""
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from dre_ssod.benchmark.report import Goal, Row
-from dre_ssod.benchmark.step import MAX_TIME_RATIO, StepParts, waits_of_a_step
-from dre_ssod.benchmark.timing import Timing, add, interleave, ratio, seconds_of
+from dre_ssod.benchmark.step import MAX_TIME_RATIO, StepParts, time_parts, waits_of_a_step
+from dre_ssod.benchmark.timing import Timing, interleave, seconds_of
 from dre_ssod.gpu_check.findings import Fact, Finding, Setting
 from dre_ssod.gpu_check.numerics import number_formats
 from dre_ssod.gpu_check.scratch import paper_cfg, sample_cfg
@@ -71,15 +71,11 @@ def _timed(setting: Setting, name: str, cfg: CfgNode) -> Iterator[Finding]:
     if device.type == "cuda":
         yield Row(f"{name}: peak allocated", torch.cuda.max_memory_allocated() / 2**30, "GiB")
         yield Row(f"{name}: peak reserved", torch.cuda.max_memory_reserved() / 2**30, "GiB")
-    tasks = {"step": parts.whole, "student": parts.student, "teacher": parts.teacher}
-    timings = interleave(tasks, rounds, device)
-    timings |= interleave({"optimizer": parts.optimizer}, rounds, device)
+    timings, over = time_parts(parts, rounds, {})
     for part, timing in timings.items():
         yield Row.milliseconds(f"{name}: {part}", timing)
     images = len(parts.batch.labeled) + len(parts.batch.unlabeled)
     yield Row(f"{name}: images a second", images / timings["step"].median, "")
-    needed = add(timings["student"], timings["teacher"], timings["optimizer"])
-    over = ratio(timings["step"], needed)
     yield _judged(setting, f"{name}: step over its three parts", over, MAX_TIME_RATIO)
 
 

@@ -13,7 +13,8 @@ from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch import Tensor
 
 from dre_ssod.data.records import corners, is_crowd
-from dre_ssod.evaluation.pseudo_labels import MATCH_IOU, detections_in_crowd, match_best_first
+from dre_ssod.evaluation.localization import MATCH_IOU
+from dre_ssod.evaluation.pseudo_labels import detections_in_crowd, match_best_first
 from dre_ssod.inspection.canvas import Item, RGBImage, draw_items
 
 FOUND, MISSED, WRONG = "#35e05a", "#ff3b30", "#ffd23f"

@@ -15,7 +15,7 @@ from scipy import stats
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from dre_ssod.errors import counted
-from dre_ssod.evaluation.localization import Correlation, DetectionTable, SetReport
+from dre_ssod.evaluation.localization import MATCH_IOU, Correlation, DetectionTable, SetReport
 from dre_ssod.evaluation.reliability import COORDINATES, LEVELS, Reliability
 
 Rankings = Mapping[str, Mapping[str, Mapping[str, float | None]]]
@@ -32,26 +32,24 @@ def draw_analysis(
     sigma: Mapping[str, Reliability],
     rankings: Rankings,
     min_score: float,
-    min_iou: float,
 ) -> Figure:
     """Upper row: IoU against foreground score and s_loc. Lower row: sigma, coverage, AP.
 
     Args:
         table: detections of at least ``min_score``.
-        reports: of :func:`dre_ssod.evaluation.localization.analyze`, with the same bounds.
+        reports: of :func:`dre_ssod.evaluation.localization.analyze`, with the same bound.
         sigma: of :func:`dre_ssod.evaluation.reliability.reliability`, over the matched detections.
         rankings: by dataset and criterion, AP metrics in percent; averaged over the datasets that
             have objects.
         min_score: lowest foreground score of the detections.
-        min_iou: lowest true IoU of a matched detection.
     """
     figure = Figure(figsize=(12.5, 10.2), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     parts: Any = figure.subfigures(2, 1, height_ratios=(1.25, 1.0), hspace=0.03)
     upper, lower = parts
-    _draw_figure_3(upper, table, reports, min_score, min_iou)
+    _draw_figure_3(upper, table, reports, min_score)
     residuals, shares, bars = lower.subplots(1, 3)
-    _draw_residuals(residuals, table.residuals[table.ious >= min_iou], sigma)
+    _draw_residuals(residuals, table.residuals[table.ious >= MATCH_IOU], sigma)
     _draw_coverage(shares, sigma)
     _draw_rankings(bars, rankings)
     return figure
@@ -81,26 +79,25 @@ def _draw_figure_3(
     table: DetectionTable,
     reports: Mapping[str, SetReport],
     min_score: float,
-    min_iou: float,
 ) -> None:
     left, right = figure.subplots(1, 2, sharey=True)
-    _scatter(left, table.scores, table.ious, min_iou)
-    _title(left, "Foreground score", reports, "score", min_iou)
+    _scatter(left, table.scores, table.ious)
+    _title(left, "Foreground score", reports, "score")
     left.set(xlabel="foreground score", ylabel="IoU with the ground truth", ylim=(-0.03, 1.03))
     left.set_xlim(min_score - 0.01, 1.01)
-    points = _scatter(right, table.qualities, table.ious, min_iou)
-    _title(right, "Localization quality score", reports, "localization_quality", min_iou)
+    points = _scatter(right, table.qualities, table.ious)
+    _title(right, "Localization quality score", reports, "localization_quality")
     right.set_xlabel("localization quality score $s^{loc}$ (eq. 5)")
     bar = figure.colorbar(points, ax=[left, right], pad=0.01, aspect=30, ticks=[0, 1])
     bar.ax.set_yticklabels(["sparse", "dense"])
     bar.set_label("density of detections, each panel to its own maximum", labelpad=-16)
 
 
-def _scatter(axes: Axes, values: npt.NDArray[Any], ious: npt.NDArray[Any], min_iou: float) -> Any:
+def _scatter(axes: Axes, values: npt.NDArray[Any], ious: npt.NDArray[Any]) -> Any:
     """One point per detection, colored by how many are near, the densest on top."""
     density = point_density(values, ious)
     order = np.argsort(density)
-    axes.axhline(min_iou, color="gray", linewidth=1, linestyle="--", zorder=0)
+    axes.axhline(MATCH_IOU, color="gray", linewidth=1, linestyle="--", zorder=0)
     axes.grid(alpha=0.25)
     return axes.scatter(
         values[order],
@@ -115,11 +112,9 @@ def _scatter(axes: Axes, values: npt.NDArray[Any], ious: npt.NDArray[Any], min_i
     )
 
 
-def _title(
-    axes: Axes, name: str, reports: Mapping[str, SetReport], criterion: str, min_iou: float
-) -> None:
+def _title(axes: Axes, name: str, reports: Mapping[str, SetReport], criterion: str) -> None:
     lines = [name]
-    for label, part in (("all", reports["all"]), (f"IoU ≥ {min_iou}", reports["matched"])):
+    for label, part in (("all", reports["all"]), (f"IoU ≥ {MATCH_IOU}", reports["matched"])):
         found: Correlation = getattr(part, criterion)
         lines.append(
             f"{label} (n = {part.n:,}):  Spearman {number(found.spearman)},  "

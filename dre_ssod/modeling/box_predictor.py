@@ -127,25 +127,6 @@ class GaussianFastRCNNOutputLayers(FastRCNNOutputLayers):
         probabilities = F.softmax(predictions.logits.float(), dim=-1)
         return probabilities.split([len(p) for p in proposals])
 
-    def inference(
-        self, predictions: BoxPredictions, proposals: list[Instances]
-    ) -> tuple[list[Instances], list[Tensor]]:
-        """Detections above ``MODEL.ROI_HEADS.SCORE_THRESH_TEST``; see :meth:`detect`."""
-        return self.detect(predictions, proposals, self.test_score_thresh)
-
-    def detect(
-        self, predictions: BoxPredictions, proposals: list[Instances], score_thresh: float
-    ) -> tuple[list[Instances], list[Tensor]]:
-        """Detections with a score above ``score_thresh`` after NMS; nothing refines them.
-
-        Returns:
-            per image, ``Instances`` with ``pred_boxes``, ``scores``, ``pred_classes`` and, with a
-            variance branch, ``pred_boxes_sigma`` (R, 4) in pixels of the proposals' image and
-            ``localization_quality`` (R,); and per image the (R,) indices of the kept proposals.
-        """
-        scores = self.predict_probs(predictions, proposals)
-        return self._select(predictions, proposals, scores, score_thresh)
-
     def _select(
         self,
         predictions: BoxPredictions,
@@ -153,7 +134,16 @@ class GaussianFastRCNNOutputLayers(FastRCNNOutputLayers):
         scores: tuple[Tensor, ...],
         score_thresh: float,
     ) -> tuple[list[Instances], list[Tensor]]:
-        """See :meth:`detect`; by scores (Ri, K + 1) per image, the background last."""
+        """Detections with a score above ``score_thresh`` after NMS.
+
+        Args:
+            scores: (Ri, K + 1) per image, the background last.
+
+        Returns:
+            per image, ``Instances`` with ``pred_boxes``, ``scores``, ``pred_classes`` and, with a
+            variance branch, ``pred_boxes_sigma`` (R, 4) in pixels of the proposals' image and
+            ``localization_quality`` (R,); and per image the (R,) indices of the kept proposals.
+        """
         if not proposals:
             return [], []
         boxes = self.predict_boxes(predictions, proposals)

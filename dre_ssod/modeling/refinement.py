@@ -82,7 +82,7 @@ class RefiningFastRCNNOutputLayers(GaussianFastRCNNOutputLayers):
         score_thresh: float,
         refinement: Refinement,
     ) -> tuple[list[Instances], list[Tensor]]:
-        """Detections with a score above ``score_thresh``; see :meth:`detect` for their fields.
+        """Detections with a score above ``score_thresh``; see :meth:`_select` for their fields.
 
         Ranked by quality, NMS, the choice of the best and the ``scores`` of the result, in (0, 1),
         go by score times 2 s_loc, while the threshold bounds the score alone. Whatever it is, all

@@ -27,7 +27,7 @@ from dre_ssod.deployment.trained_model import device_of, load_trained
 from dre_ssod.errors import ConfigError
 from dre_ssod.evaluation.coco import coco_truth, evaluate_all, percent, precision_curves
 from dre_ssod.evaluation.evaluators import build_test_loader
-from dre_ssod.evaluation.localization import DetectionTable
+from dre_ssod.evaluation.localization import MATCH_IOU, DetectionTable
 from dre_ssod.evaluation.localization_data import compare
 from dre_ssod.evaluation.reliability import Reliability, reliability
 from dre_ssod.inspection.found import best_score, find
@@ -36,7 +36,7 @@ from dre_ssod.report.mistakes import Judged, judge
 from dre_ssod.runs.history import RunError, metric_name
 from dre_ssod.runs.sets import DatasetRow, describe_test_sets, seen_in_training
 
-MIN_SCORE, MIN_IOU = 0.5, 0.5
+MIN_SCORE = 0.5
 """Of detections whose sigma is compared with their true error."""
 AP_TOLERANCE = 0.1
 """By which AP computed here may differ from the recorded one, for another machine's rounding."""
@@ -209,7 +209,7 @@ def _sigma(
     ]
     tables = [compare(one[one.scores >= MIN_SCORE], truth) for one, truth in pairs]
     table = DetectionTable.concatenate(tables)
-    return reliability(table.residuals[table.ious >= MIN_IOU])
+    return reliability(table.residuals[table.ious >= MATCH_IOU])
 
 
 def _test_set(

@@ -14,7 +14,8 @@ import torch
 from detectron2.structures import Boxes, pairwise_iou
 
 from dre_ssod.data.records import corners
-from dre_ssod.evaluation.pseudo_labels import MATCH_IOU, match_best_first
+from dre_ssod.evaluation.localization import MATCH_IOU
+from dre_ssod.evaluation.pseudo_labels import match_best_first
 from dre_ssod.inspection.found import Finding
 
 KINDS = {

@@ -19,12 +19,11 @@ from tabulate import tabulate
 
 from dre_ssod.checkpoints.folder import look_into
 from dre_ssod.errors import printable
+from dre_ssod.evaluation.coco import METRICS
 from dre_ssod.evaluation.evaluators import PROTOCOLS
 from dre_ssod.files import write_text
 from dre_ssod.locks import now
 from dre_ssod.runs.record import append_entry, one_at_a_time
-
-COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
 def record_results(
@@ -120,12 +119,12 @@ def _figures(values: Mapping[str, float]) -> dict[str, Any]:
 
 def _summary(models: Mapping[str, Any]) -> str:
     rows = [
-        (model, name, key, *(_number(figures["metrics"].get(column)) for column in COLUMNS))
+        (model, name, key, *(_number(figures["metrics"].get(column)) for column in METRICS))
         for model, sets in models.items()
         for name, protocols in sets.items()
         for key, figures in protocols.items()
     ]
-    return _table(rows, ("model", "set", "protocol", *COLUMNS))
+    return _table(rows, ("model", "set", "protocol", *METRICS))
 
 
 def _per_class(models: Mapping[str, Any], name: str) -> str:

@@ -152,7 +152,7 @@ def _compare_row(
             model: {metric: _figure(own, partners, model, metric) for metric in METRICS}
             for model in MODELS
         },
-        per_class={model: _per_class(own.values(), model) for model in MODELS},
+        per_class={model: _means(r.per_class(model) for r in own.values()) for model in MODELS},
         costs=_costs_by_device(own.values()),
         commits=sorted({_commit(result) for result in own.values()}),
         missing=missing,
@@ -210,28 +210,20 @@ def _values(results: Mapping[str, Result], model: str, metric: str) -> dict[str,
     return {run: value for run, value in found.items() if value is not None}
 
 
-def _per_class(results: Iterable[Result], model: str) -> dict[str, float]:
-    values: dict[str, list[float]] = {}
-    for result in results:
-        for name, value in result.per_class(model).items():
-            if value is not None:
-                values.setdefault(name, []).append(value)
-    return {name: sum(found) / len(found) for name, found in values.items()}
-
-
 def _costs_by_device(results: Iterable[Result]) -> dict[str, dict[str, float]]:
     groups: dict[str, list[Result]] = {}
     for result in results:
         # To evaluate another run's model is no cost of training one.
         if result.is_trained:
             groups.setdefault(result.device, []).append(result)
-    return {device: _costs(groups[device]) for device in sorted(groups)}
+    return {device: _means(r.cost for r in groups[device]) for device in sorted(groups)}
 
 
-def _costs(results: Iterable[Result]) -> dict[str, float]:
+def _means(parts: Iterable[Mapping[str, float | None]]) -> dict[str, float]:
+    """By name, over the parts that have a figure."""
     values: dict[str, list[float]] = {}
-    for result in results:
-        for name, value in result.cost.items():
+    for part in parts:
+        for name, value in part.items():
             if value is not None:
                 values.setdefault(name, []).append(value)
     return {name: sum(found) / len(found) for name, found in values.items()}

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import fmean, stdev
 
 from scipy.stats import t
 
@@ -45,11 +46,7 @@ def summarize(values: Sequence[float]) -> Summary | None:
     n = len(values)
     if n == 0:
         return None
-    mean = math.fsum(values) / n
-    if n == 1:
-        return Summary(n, mean, None)
-    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
-    return Summary(n, mean, math.sqrt(variance))
+    return Summary(n, fmean(values), stdev(values) if n > 1 else None)
 
 
 def paired_difference(values: Mapping[str, float], base: Mapping[str, float]) -> Summary | None:

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
@@ -24,6 +22,7 @@ from dre_ssod.structures import TrainingBatch
 from tests.engine.models import opinionated
 from tests.engine.steps import SAMPLE_ALL
 from tests.factories import affine, labeled_image, tiny_cfg, tiny_model, unlabeled_sample
+from tests.forks import run_two_processes
 from tests.tiny_dataset import TinyDataset, tiny_run, write_tiny_dataset
 
 WORLD_SIZE = 2
@@ -131,22 +130,15 @@ def evaluation(folder: Path) -> dict[str, float]:
     return dict(results["bbox"]) if results else {}
 
 
-def worker(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", world_size=WORLD_SIZE, rank=rank
-    )
-    comm.create_local_process_group(WORLD_SIZE)
-    weights = torch.load(f"{folder}/weights.pth", weights_only=True)
+def worker(rank: int, weights: dict[str, Any], folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {
         name: one_pass(weights, batch_of(rank, barren))
         for name, barren in (("rich", False), ("barren", True))
     }
     found["steps"] = three_steps(rank)
     found["batch norm"] = three_steps(rank, **{"MODEL.TIMM.NORM": "BN"})
-    found["evaluation"] = evaluation(Path(folder))
-    torch.save(found, f"{folder}/{rank}.pth")
-    dist.destroy_process_group()
+    found["evaluation"] = evaluation(folder)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -164,10 +156,8 @@ def ranks(
 ) -> list[dict[str, Any]]:
     """What each of two processes found."""
     folder: Path = tmp_path_factory.mktemp("ranks")
-    torch.save(weights, folder / "weights.pth")
     write_tiny_dataset(folder)
-    mp.start_processes(worker, args=(str(folder),), nprocs=WORLD_SIZE, start_method="fork")
-    return [torch.load(folder / f"{rank}.pth", weights_only=True) for rank in range(WORLD_SIZE)]
+    return run_two_processes(worker, weights, folder, folder=folder)
 
 
 @pytest.mark.parametrize("case", ["rich", "barren"])

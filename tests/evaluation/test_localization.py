@@ -122,7 +122,7 @@ def test_sets_are_confident_and_matched_ones_with_their_bounds_included() -> Non
         ious=np.array([1.0, 0.0, 0.49, 0.5, 0.7, 0.6]),
         residuals=np.zeros((6, 4)),
     )
-    reports = analyze(table, min_score=0.5, min_iou=0.5)
+    reports = analyze(table, min_score=0.5)
     assert reports["all"] == report(table.rows(np.arange(6) >= 1))
     assert reports["matched"] == report(table.rows(np.arange(6) >= 3))
     assert (reports["all"].n, reports["matched"].n) == (5, 3)
@@ -144,7 +144,7 @@ def test_false_positives_flatter_a_score_that_says_nothing_of_matched_boxes() ->
         ious=np.zeros(200),
         residuals=np.zeros((200, 4)),
     )
-    reports = analyze(DetectionTable.concatenate([found, false]))
+    reports = analyze(DetectionTable.concatenate([found, false]), min_score=0.5)
     assert reports["matched"] == report(found)
     matched, whole = reports["matched"].score.pearson, reports["all"].score.pearson
     assert matched is not None
@@ -156,7 +156,7 @@ def test_false_positives_flatter_a_score_that_says_nothing_of_matched_boxes() ->
 def test_no_images_make_an_empty_table() -> None:
     table = DetectionTable.concatenate([])
     assert len(table) == 0
-    assert analyze(table)["all"].score == UNDEFINED
+    assert analyze(table, min_score=0.5)["all"].score == UNDEFINED
 
 
 def test_quarters_of_quality_restated() -> None:

@@ -33,8 +33,8 @@ def test_density_is_highest_where_points_are_close() -> None:
 
 def test_every_panel_shows_its_figures() -> None:
     data = table(40)
-    reports, sigma = analyze(data), reliability(data.residuals)
-    figure = draw_analysis(data, reports, sigma, RANKINGS, 0.5, 0.5)
+    reports, sigma = analyze(data, 0.5), reliability(data.residuals)
+    figure = draw_analysis(data, reports, sigma, RANKINGS, 0.5)
     upper, lower = figure.subfigs
     left, right = upper.axes[:2]
     assert f"{reports['all'].score.spearman:.2f}" in left.get_title()
@@ -62,20 +62,20 @@ def test_a_set_without_objects_hides_no_other() -> None:
         ({"none": nothing, **RANKINGS}, [50.0, 40.0, 80.0, 70.0]),
         ({"none": nothing}, [np.nan] * 4),
     ):
-        figure = draw_analysis(data, analyze(data), reliability(data.residuals), rankings, 0.5, 0.5)
+        figure = draw_analysis(data, analyze(data, 0.5), reliability(data.residuals), rankings, 0.5)
         bars = figure.subfigs[1].axes[2]
         heights = [bar.get_height() for bar in bars.patches]
         assert heights == pytest.approx(known, nan_ok=True)
         assert ("mean of 2 test sets" in bars.get_title()) == (len(rankings) == 3)
     first = {"first": RANKINGS["first"]}
-    figure = draw_analysis(data, analyze(data), reliability(data.residuals), first, 0.5, 0.5)
+    figure = draw_analysis(data, analyze(data, 0.5), reliability(data.residuals), first, 0.5)
     assert "mean" not in figure.subfigs[1].axes[2].get_title()
 
 
 def test_edges_without_a_residual_are_not_drawn() -> None:
     data = table(40)
     data.residuals[:10, 0] = np.nan
-    figure = draw_analysis(data, analyze(data), reliability(data.residuals), RANKINGS, 0.5, 0.5)
+    figure = draw_analysis(data, analyze(data, 0.5), reliability(data.residuals), RANKINGS, 0.5)
     residuals = figure.subfigs[1].axes[0]
     assert "(n = 150)" in residuals.get_title()
     outline = next(patch for patch in residuals.patches if "x1" in patch.get_label()).get_xy()
@@ -85,6 +85,6 @@ def test_edges_without_a_residual_are_not_drawn() -> None:
 
 def test_nothing_detected_still_gives_a_picture() -> None:
     data = table(0)
-    figure = draw_analysis(data, analyze(data), reliability(data.residuals), {}, 0.5, 0.5)
+    figure = draw_analysis(data, analyze(data, 0.5), reliability(data.residuals), {}, 0.5)
     assert "undefined" in figure.subfigs[0].axes[0].get_title()
     figure.canvas.draw()

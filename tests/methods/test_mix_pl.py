@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils import comm
 from torch import Tensor
@@ -20,6 +19,7 @@ from dre_ssod.methods.mix_pl import MixPL, PseudoMix, stack
 from dre_ssod.methods.parts.older_views import OlderViews
 from dre_ssod.modeling.student_batch import StudentBatch
 from tests.factories import labeled_image, tiny_cfg
+from tests.forks import run_two_processes
 
 SIZE = (64, 96)
 PLAIN = {"erase_count": (0, 0)}
@@ -273,31 +273,27 @@ def test_as_many_views_are_kept_as_a_step_has() -> None:
     assert [view.image[0, 0, 0].item() for view in older.views] == [7, 7, 8]
 
 
-def _save_and_load(rank: int, folder: str) -> None:
+def _save_and_load(rank: int, folder: Path) -> None:
     """Two processes save what they have, and each finds it again."""
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", world_size=2, rank=rank
-    )
     older = OlderViews(2)
     older.add([_image(10 + rank)] * 2, _labels(2))
     state = older.state_dict()
     if rank == 0:
-        torch.save(state, f"{folder}/state.pth")
+        torch.save(state, folder / "state.pth")
     dist.barrier()
-    saved = torch.load(f"{folder}/state.pth", weights_only=True)
+    saved = torch.load(folder / "state.pth", weights_only=True)
     resumed = OlderViews(2)
     resumed.load_state_dict(saved)
     for view, own in zip(resumed.views, older.views, strict=True):
         assert torch.equal(view.image, own.image)
         assert torch.equal(view.labels.gt_boxes.tensor, own.labels.gt_boxes.tensor)
         assert torch.equal(view.labels.gt_classes, own.labels.gt_classes)
-    dist.destroy_process_group()
 
 
 def test_a_checkpoint_has_the_views_of_all_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mp.start_processes(_save_and_load, (str(tmp_path),), 2, start_method="fork")
+    run_two_processes(_save_and_load, tmp_path, folder=tmp_path)
     saved = torch.load(tmp_path / "state.pth", weights_only=True)
     # With another number of processes, each takes the views of one of those before.
     for rank, color in ((0, 10), (1, 11), (2, 10)):

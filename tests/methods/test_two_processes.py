@@ -7,13 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import Tensor
 
 from dre_ssod.methods import MeanTeacher
+from tests.forks import run_two_processes
 from tests.methods.every import (
     EXPECTED,
     ONE_SIZE,
@@ -24,7 +22,6 @@ from tests.methods.every import (
 )
 from tests.tiny_dataset import TinyDataset
 
-WORLD_SIZE = 2
 DOCUMENTED = ("Every method, run", "Several processes")
 """Parts of docs/methods.md with a row per method."""
 NAMES = sorted(EXPECTED)
@@ -62,23 +59,15 @@ def _tensors(value: Any, name: str) -> dict[str, Tensor]:
     return {key: tensor for part in parts for key, tensor in part.items()}
 
 
-def _worker(rank: int, data: TinyDataset, folder: str, names: list[str]) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", world_size=WORLD_SIZE, rank=rank
-    )
-    comm.create_local_process_group(WORLD_SIZE)
-    found = {name: _one_step(name, data, Path(folder) / f"{name}{rank}") for name in names}
-    torch.save(found, f"{folder}/{rank}.pth")
-    dist.destroy_process_group()
+def _steps(rank: int, data: TinyDataset, folder: Path) -> dict[str, Any]:
+    return {name: _one_step(name, data, folder / f"{name}{rank}") for name in NAMES}
 
 
 @pytest.fixture(scope="module")
 def ranks(data: TinyDataset, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes found, by method."""
     folder = tmp_path_factory.mktemp("ranks")
-    mp.start_processes(_worker, (data, str(folder), NAMES), WORLD_SIZE, start_method="fork")
-    return [torch.load(folder / f"{rank}.pth", weights_only=True) for rank in range(WORLD_SIZE)]
+    return run_two_processes(_steps, data, folder, folder=folder)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -13,9 +13,9 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from dre_ssod.modeling.box_predictor import BoxPredictions
-from dre_ssod.modeling.refinement import RefiningFastRCNNOutputLayers
+from dre_ssod.modeling.refinement import PLAIN, RefiningFastRCNNOutputLayers
 from dre_ssod.modeling.regions import RegionScores
-from tests.factories import NUM_CLASSES, SIZE, tiny_cfg
+from tests.factories import NUM_CLASSES, SIZE, assert_same, tiny_cfg
 
 CHANNELS = 32
 REGIONS = 20
@@ -47,14 +47,6 @@ def _proposals(counts: tuple[int, ...] = (12, 8)) -> list[Instances]:
             Instances(SIZE, proposal_boxes=Boxes(torch.cat([corner, corner + side], 1)))
         )
     return proposals
-
-
-def _same(ours: Instances, theirs: Instances) -> None:
-    assert ours.get_fields().keys() == theirs.get_fields().keys()
-    for name, value in ours.get_fields().items():
-        other = theirs.get(name)
-        value, other = (v.tensor if isinstance(v, Boxes) else v for v in (value, other))
-        torch.testing.assert_close(value, other)
 
 
 def test_the_variance_branch_exists_for_the_kl_loss_only() -> None:
@@ -132,7 +124,7 @@ def test_detections_carry_the_uncertainty_of_their_own_region_and_class(agnostic
     predictor = _predictor(tiny_cfg(**{AGNOSTIC: agnostic}), spread=0.3)
     predictions = predictor(_features())
     proposals = _proposals()
-    detections, kept = predictor.detect(predictions, proposals, 0.05)
+    detections, kept = predictor.refined(predictions, proposals, 0.05, PLAIN)
     assert predictions.log_variance is not None
 
     start = 0
@@ -169,11 +161,11 @@ def test_a_non_finite_region_does_not_shift_the_uncertainty_of_others(part: str)
     good = torch.arange(REGIONS) != bad
     without = BoxPredictions(*(value[good] for value in predictions if value is not None))
 
-    (ours,), (rows,) = predictor.detect(broken, proposals, 0.05)
-    (expected,), (fewer_rows,) = predictor.detect(without, [proposals[0][good]], 0.05)
+    (ours,), (rows,) = predictor.refined(broken, proposals, 0.05, PLAIN)
+    (expected,), (fewer_rows,) = predictor.refined(without, [proposals[0][good]], 0.05, PLAIN)
     assert rows.max() > bad
     assert torch.equal(rows, good.nonzero().squeeze(1)[fewer_rows])
-    _same(ours, expected)
+    assert_same(ours, expected)
 
 
 @pytest.mark.parametrize("agnostic", [False, True])
@@ -187,14 +179,15 @@ def test_without_variance_it_detects_as_detectron2(agnostic: bool) -> None:
     expected, expected_kept = theirs.inference(theirs(_features()), proposals)
     for mine, other in zip(detections, expected, strict=True):
         assert len(mine) > 3
-        _same(mine, other)
+        assert_same(mine, other)
     assert all(torch.equal(a, b) for a, b in zip(kept, expected_kept, strict=True))
 
 
 def test_no_regions_detect_nothing() -> None:
     predictor = _predictor(tiny_cfg())
-    assert predictor.detect(predictor(_features()[:0]), [], 0.0) == ([], [])
-    (detection,), _ = predictor.detect(predictor(_features()[:0]), _proposals((0,)), 0.0)
+    nothing = predictor(_features()[:0])
+    assert predictor.refined(nothing, [], 0.0, PLAIN) == ([], [])
+    (detection,), _ = predictor.refined(nothing, _proposals((0,)), 0.0, PLAIN)
     assert detection.pred_boxes_sigma.shape == (0, 4)
     assert detection.localization_quality.shape == (0,)
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-from torch import Tensor, multiprocessing
+from torch import Tensor
 
 from dre_ssod.modeling.counts import RegionCounts, count_regions, shared_mean
+from tests.forks import run_two_processes
 
 K = 3
 RANK_LABELS = (
@@ -44,25 +44,20 @@ def test_counts_are_float32_scalars_without_gradient() -> None:
 
 
 def test_each_process_gets_its_share_of_the_global_counts(tmp_path: Path) -> None:
-    # Forked children need not import anything again, and count in a single thread.
-    multiprocessing.start_processes(_count_on, (str(tmp_path),), nprocs=2, start_method="fork")
     # Over both processes: labeled 7 = 3 + 4, unlabeled 6 = 0 (counted as 1) + 6; halved.
     expected = torch.tensor([[3.5, 1.5, 2.0], [3.0, 0.5, 3.0]])
-    for rank in range(2):
-        counts, mean = torch.load(tmp_path / f"{rank}.pt")
+    for counts, mean in run_two_processes(_count_on, folder=tmp_path):
         torch.testing.assert_close(counts, expected)
         # 1 and 2 of the first process, 6 of the second.
         assert mean.item() == 3.0
 
 
-def _count_on(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+def _count_on(rank: int) -> tuple[Tensor, Tensor]:
     groups = count_regions(*RANK_LABELS[rank], num_classes=K)
     result: Tensor = torch.tensor([_values(counts) for counts in groups])
     values, chosen = ((1.0, 2.0, 9.0), (1, 1, 0)) if rank == 0 else ((6.0, 9.0), (1, 0))
     mean = shared_mean(torch.tensor(values), torch.tensor(chosen) > 0)
-    torch.save((result, mean), Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
+    return result, mean
 
 
 def test_the_average_over_processes_is_the_loss_of_one() -> None:

@@ -9,15 +9,14 @@ import torch
 from detectron2.structures import Boxes, Instances
 
 from dre_ssod.modeling.box_predictor import BoxPredictions
-from dre_ssod.modeling.refinement import vote_boxes
-from tests.factories import NUM_CLASSES, SIZE, tiny_cfg
+from dre_ssod.modeling.refinement import PLAIN, vote_boxes
+from tests.factories import NUM_CLASSES, SIZE, assert_same, tiny_cfg
 from tests.modeling.test_box_predictor import (
     AGNOSTIC,
     REGIONS,
     _features,
     _predictor,
     _proposals,
-    _same,
 )
 
 VOTING = "TEST.VARIANCE_VOTING.ENABLED"
@@ -120,10 +119,10 @@ def test_pseudo_labels_are_neither_voted_on_nor_ranked() -> None:
     refining = _predictor(tiny_cfg(**{VOTING: True, RANKING: True}))
     refining.load_state_dict(plain.state_dict())
     predictions, proposals = plain(_features()), _proposals()
-    ours = refining.detect(predictions, proposals, 0.1)[0]
-    for mine, other in zip(ours, plain.detect(predictions, proposals, 0.1)[0], strict=True):
+    ours, theirs = (p.refined(predictions, proposals, 0.1, PLAIN)[0] for p in (refining, plain))
+    for mine, other in zip(ours, theirs, strict=True):
         assert len(mine) > 3
-        _same(mine, other)
+        assert_same(mine, other)
 
 
 @pytest.mark.parametrize("options", [{VOTING: True}, {RANKING: True}])

@@ -17,6 +17,7 @@ from dre_ssod.methods import Clock, build_method
 from dre_ssod.methods.unbiased.unbiased_teacher_v2 import UnbiasedTeacherV2
 from dre_ssod.modeling.box_predictor import BoxPredictions
 from dre_ssod.modeling.counts import RegionCounts
+from dre_ssod.modeling.refinement import PLAIN
 from dre_ssod.modeling.regions import Regions
 from dre_ssod.teacher import as_targets
 from tests.factories import NUM_CLASSES, SIZE, pseudo_labels, tiny_cfg, tiny_model
@@ -87,7 +88,7 @@ def test_detections_carry_the_sigma_of_their_own_offsets_to_labels() -> None:
     proposals = make_proposals(())
     (found,) = heads.detect(make_features(1), proposals, 0.3)
     predictions = heads.predict(make_features(1), [proposals[0].proposal_boxes])
-    _, (kept,) = heads.box_predictor.detect(predictions, proposals, 0.3)
+    _, (kept,) = heads.box_predictor.refined(predictions, proposals, 0.3, PLAIN)
     expected = torch.exp(0.5 * predictions.log_variance[kept])
     assert len(found) > 0
     torch.testing.assert_close(as_targets(found).gt_coded_sigma, expected)
