@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -96,4 +97,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 if __name__ == "__main__":
     options = parse_arguments()
-    make(options.source, options.output)
+    try:
+        make(options.source, options.output)
+    except SourceError as error:
+        sys.exit(f"error: {error}")

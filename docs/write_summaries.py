@@ -63,6 +63,7 @@ _LEADS = {
             "beta of eq. 3 warmed up": "weight warmed up",
             "no decay of the rate": "rate not lowered",
             "large-scale jitter": "large-scale jitter",
+            "RPN within images": "RPN within images",
         }.items()
     },
 }

@@ -140,7 +140,8 @@ def main(args: argparse.Namespace) -> None:
         shown = " and ".join(f"{n} of {len(parts[name])} {name}" for name, n in empty.items())
         print(
             f"Without boxes: {shown} images. They count as looked at: training leaves the labeled "
-            "ones out, and whatever is found on a test image of them is wrong."
+            "ones out, and whatever is found on a test image of them is wrong. If a COCO file "
+            "lists images that nobody has looked at, draw with empty=unlabeled in its URI."
         )
     objects = objects_by_class(records, set(split.labeled_ids), class_names([args.source]))
     shown = ", ".join(f"{name} {count}" for name, count in objects.items())

@@ -77,7 +77,7 @@ def main(args: argparse.Namespace) -> None:
     if joined.shapes_lost:
         print(
             f"Masks or key points of {counted(joined.shapes_lost, 'object')} are left out: their "
-            "labels were replaced, or their set is no COCO file."
+            "labels were replaced, their boxes were there already, or their set is no COCO file."
         )
     if changes is not None:
         seen = counted(changes.images, "corrected image")

@@ -98,7 +98,7 @@ def _add_model_keys(cfg: CfgNode) -> None:
 
     # Which anchors the RPN's losses draw from, in a batch that is padded to one size: "canvas", all
     # of them (Detectron2's), where those beside an image are negatives, too; "image", those whose
-    # center is in the image, as in MMDetection.
+    # center is in the image, much as in MMDetection.
     cfg.MODEL.RPN.SAMPLE_FROM = "canvas"
 
     # A timm model as the backbone (MODEL.BACKBONE.NAME: build_timm_fpn_backbone).

@@ -216,7 +216,7 @@ KINDS = {
     "unlabeled-image": Kind(
         "note",
         "an image without labels where only a part need have them; it is unlabeled, not empty",
-        "name the folder in DATASETS.UNLABELED to train on it",
+        "name its folder, or this source, in DATASETS.UNLABELED to train on it",
     ),
     "known-image": Kind(
         "note",

@@ -133,8 +133,9 @@ class SemiSupervisedRPN(RPN):
         all_labels, all_boxes = [], []
         for found in gt_instances:
             height, width = found.image_size
-            inside = (centers < centers.new_tensor([width, height])).all(dim=1)
-            labels = torch.full_like(inside, -1, dtype=torch.int8)
+            is_inside = (centers < centers.new_tensor([width, height])).all(dim=1)
+            inside = is_inside.nonzero().squeeze(1)
+            labels = torch.full_like(is_inside, -1, dtype=torch.int8)
             boxes = torch.zeros_like(every.tensor)
             [labels[inside]], [boxes[inside]] = draw([every[inside]], [found])
             all_labels.append(labels)

@@ -134,8 +134,8 @@ def check_burn_in(saved: Mapping[str, Any], cfg: CfgNode, done: int, path: str) 
             "was at the start, and only that copy gives it what the student has learned",
         )
     is_copied = waits and done == burn_in
-    least = done + (method.copies_early and ssod.BURN_IN_COPY and not is_copied)
-    if ssod.BURN_IN_ITERS < least:
+    least = done + method.copies_early
+    if ssod.BURN_IN_COPY and not is_copied and ssod.BURN_IN_ITERS < least:
         refuse(
             cfg,
             "SSOD.BURN_IN_ITERS",

@@ -10,7 +10,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from dre_ssod.data.conversion.coco_content import content_of
+from dre_ssod.data.conversion.coco_content import SHAPES, content_of
 from dre_ssod.data.sources.catalog import load_one_labeled
 from dre_ssod.deployment.labeling.corrected_labels import Changes, compare, join
 from dre_ssod.errors import SourceError
@@ -134,6 +134,40 @@ def test_masks_and_key_points_of_coco_files_stay(tmp_path: Path) -> None:
     (tmp_path / "joined.json").write_text(json.dumps(written.content))
     [first, _] = load_one_labeled(f"coco://{tmp_path}/joined.json?images={tmp_path}/photos")
     assert [item.get("area") for item in first["annotations"]] == [200.0, 300.0, None]
+
+
+def _with_entries(name: str, path: Path, *entries: dict[str, object]) -> str:
+    """The same set, whose first annotations have these entries more."""
+    content = json.loads(path.read_text())
+    for item, more in zip(content["annotations"], entries, strict=False):
+        item.update(more)
+    path.write_text(json.dumps(content))
+    return name
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_masks_that_a_correction_adds_to_equal_boxes_are_taken_or_counted(
+    tmp_path: Path, replace: bool
+) -> None:
+    first, second = ({"segmentation": [[10, 10, 30, x, 10, 30]]} for x in (10, 12))
+    old = write(tmp_path, "old", {"1": [A, B], "2": [A]})
+    new = write(tmp_path, "new", {"1": [A, B], "2": [A]})
+    old = _with_entries(old, tmp_path / "old.json", first)
+    new = _with_entries(new, tmp_path / "new.json", second, first)
+    joined = join([old], [new], replace)
+    found = [item.get(SHAPES) for record in joined.records for item in record["annotations"]]
+    assert found == ([second, first, None] if replace else [first, None, None])
+    assert joined.corrected == (1 if replace else 0)
+    # The mask that was replaced, or the one that was not taken.
+    assert joined.shapes_lost == 1
+
+
+def test_key_points_of_a_box_that_was_turned_stay(tmp_path: Path) -> None:
+    points = {"keypoints": [1, 2, 2], "attributes": {"rotation": 30.0}}
+    old = _with_entries(write(tmp_path, "old", {"1": [A]}), tmp_path / "old.json", points)
+    joined = join([old], [old], replace=False)
+    [[item]] = [record["annotations"] for record in joined.records]
+    assert (item[SHAPES], joined.shapes_lost) == ({"keypoints": [1, 2, 2]}, 0)
 
 
 def test_masks_of_a_set_that_is_no_coco_file_are_counted(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from dre_ssod.data.conversion.plan import coco_file, on_this_machine
 from dre_ssod.data.records import corners, image_size, is_crowd
 from dre_ssod.data.sources.catalog import NamedRecord, class_names
+from dre_ssod.data.sources.coco import turned_box
 from dre_ssod.data.sources.uri import encode, is_uri, parse_uri
 from dre_ssod.data.splits.split import Split
 from dre_ssod.data.text_files import read_json
@@ -173,7 +174,10 @@ def read_shapes(name: str, classes: Sequence[str]) -> dict[tuple[Any, ...], dict
         shapes = {key: item[key] for key in _SHAPES if item.get(key)}
         # Of two equal boxes the first one counts.
         category = indices.get(names[item["category_id"]], -1)
-        found.setdefault(shape_key(item["image_id"], category, item), shapes)
+        # A record has either, by whether there is a mask.
+        for box in (item["bbox"], turned_box(item)):
+            placed = {**item, "bbox": box}
+            found.setdefault(shape_key(item["image_id"], category, placed), shapes)
     return found
 
 

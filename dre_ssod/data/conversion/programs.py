@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -153,8 +154,8 @@ def how_to_show(folder: Place) -> str:
 def _how_to_show(folder: PurePosixPath) -> str:
     return (
         "Label Studio shows the images if it runs with LOCAL_FILES_SERVING_ENABLED=true and "
-        f"LOCAL_FILES_DOCUMENT_ROOT={folder.parent}, and the project has a source storage of the "
-        f"type Local Files with the path {folder}. Do not sync it: that would make further tasks."
+        f"LOCAL_FILES_DOCUMENT_ROOT={shlex.quote(str(folder.parent))}, and the project has a "
+        f"source storage of the type Local Files with the path {folder}. Do not sync it: that would make further tasks."
     )
 
 

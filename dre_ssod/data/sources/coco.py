@@ -96,7 +96,7 @@ class CocoSource:
                 continue
             has_mask = _has_mask(item, remarks)
             annotation = {
-                "bbox": item["bbox"] if has_mask else _turned_box(item),
+                "bbox": item["bbox"] if has_mask else turned_box(item),
                 "bbox_mode": BoxMode.XYWH_ABS,
                 "category_id": indices[item["category_id"]],
                 "iscrowd": int(item.get("iscrowd") or 0),
@@ -187,7 +187,7 @@ def _has_mask(item: dict[str, Any], remarks: Remarks) -> bool:
     return valid
 
 
-def _turned_box(item: dict[str, Any]) -> list[float]:
+def turned_box(item: dict[str, Any]) -> list[float]:
     """[x, y, width, height] around the box of an object, which CVAT turns about its center."""
     attributes = item.get("attributes")
     degrees = attributes.get("rotation") if isinstance(attributes, dict) else None

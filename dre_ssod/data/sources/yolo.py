@@ -90,7 +90,8 @@ class YoloSource:
         classes, points = len(names), layout.point_columns()
         records = _records(layout, self.split, remarks)
         labels = _label_files(records, layout.root)
-        check_class_files(labels, layout.root, names, origin)
+        if layout.has_names:
+            check_class_files(labels, layout.root, names, origin)
         _add_sizes(self.name, records, remarks)
         lost = _check_missing(self.name, labels, remarks)
         known = {*labels, *lost}

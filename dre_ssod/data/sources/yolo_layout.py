@@ -66,6 +66,11 @@ class YoloLayout:
                 raise SourceError(f"{config}: {hint}: there is no folder {root}")
         return cls(root, limit, config, content)
 
+    @property
+    def has_names(self) -> bool:
+        """Whether the names of classes are somebody's, not made of ``nc``."""
+        return self.config is None or self.content.get("names") is not None
+
     def class_list(self, chosen: tuple[str, ...]) -> tuple[str, list[str]]:
         """Where the class names are from, for messages, and they in the order of their indices.
 

@@ -90,7 +90,8 @@ def join(old: Sequence[str], corrected: Sequence[str], replace: bool) -> Joined:
     Args:
         old, corrected: names or URIs. The classes are those of the first; the others may have a
             part of them, in any order.
-        replace: whether labels of ``corrected`` replace different ones of ``old``.
+        replace: whether labels of ``corrected`` replace different ones of ``old``, and their masks
+            those of equal boxes.
 
     Raises:
         SourceError: if a set cannot be read or has a class of its own, or two label an image
@@ -107,9 +108,13 @@ def join(old: Sequence[str], corrected: Sequence[str], replace: bool) -> Joined:
         for record in _in_classes(name, classes, with_shapes=True):
             place = identify(record["file_name"])
             before = joined.get(place)
+            may_replace = replace and is_new and place not in new
             if before is not None and _same(before[1], record):
-                continue
-            if before is not None and not (replace and is_new and place not in new):
+                drawn = _new_shapes(before[1], record)
+                if not (drawn and may_replace):
+                    lost += drawn
+                    continue
+            if before is not None and not may_replace:
                 raise SourceError(
                     f"{record['file_name']}: {before[0]} has {_count(before[1])} on it, {name} "
                     f"{_count(record)}, and they differ. Take the image out of one of them"
@@ -134,6 +139,13 @@ def _outside_of_job(file: str) -> str:
     if os.path.islink(file) and any((above / MANIFEST).is_file() for above in Path(file).parents):
         return os.path.join(os.path.dirname(file), os.readlink(file))
     return file
+
+
+def _new_shapes(first: Record, second: Record) -> int:
+    """Masks and key points of the second record that the first one does not have."""
+    known = [item.get(SHAPES) for item in first["annotations"]]
+    drawn = [item[SHAPES] for item in second["annotations"] if SHAPES in item]
+    return sum(shape not in known for shape in drawn)
 
 
 def _has_shape(item: Record) -> bool:

@@ -138,12 +138,13 @@ class PseudoLabelWatch(FigureWatch):
         )
         if pseudo > self._max_ratio * labeled:
             logger.warning(
-                "%.1f pseudo-boxes per unlabeled image against %.1f boxes per labeled image, over "
-                "%d iterations, is more than SSOD.WARN_PSEUDO_BOX_RATIO %g allows: %s, lower "
+                "%.1f pseudo-boxes per unlabeled image against %.1f boxes per labeled image%s, "
+                "over %d iterations, is more than SSOD.WARN_PSEUDO_BOX_RATIO %g allows: %s, lower "
                 "SSOD.UNSUP_LOSS_WEIGHT, and check that the labeled images have all of their "
                 "boxes.",
                 pseudo,
                 labeled,
+                f" ({1 - self._drawn:.0%} of which have none)" if self._drawn < 1 else "",
                 len(self._boxes),
                 self._max_ratio,
                 self._fewer,

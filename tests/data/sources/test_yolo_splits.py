@@ -79,6 +79,13 @@ def test_a_list_of_classes_beside_the_labels_must_agree_with_the_yaml_file(
         ):
             source_of(root).labeled(Remarks())
         path.unlink()
+    # Names that are made of a count are nobody's.
+    named = (root / "data.yaml").read_text(encoding="utf-8")
+    counted = named.replace(YOLO_NAMES, "nc: 2\n")
+    assert counted != named
+    (root / "data.yaml").write_text(counted, encoding="utf-8")
+    (root / "labels" / "train" / "classes.txt").write_text("cat\ndog\n", encoding="utf-8")
+    assert source_of(root).labeled(Remarks())
     (root / "data.yaml").unlink()
     (root / "labels" / "train" / "classes.txt").write_text("cat\ndog\n", encoding="utf-8")
     with pytest.raises(SourceError, match="class 0 is 'cat', but 'dog' by classes= of the URI"):

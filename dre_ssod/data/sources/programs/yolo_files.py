@@ -61,7 +61,8 @@ def read_yolo_files(root: Place, images: ImageFiles, options: Options, remarks: 
     entries: list[Entry] = []
     files = {image: label_file(root / image, root) for image in images.names}
     owners: dict[Place, str] = {}
-    check_class_files(set(files.values()), root, classes, origin)
+    if layout.has_names:
+        check_class_files(set(files.values()), root, classes, origin)
     for image, path in files.items():
         other = owners.setdefault(path, image)
         if not path.is_file():

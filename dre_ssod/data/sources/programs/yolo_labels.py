@@ -105,9 +105,9 @@ def check_class_files(
             if theirs != ours.strip():
                 raise SourceError(
                     f"{path}: class {index} is {theirs!r}, but {ours!r} by {origin}; "
-                    f"the first lists {_shorten(listed)}, the second {_shorten(classes)}. Numbers "
-                    "in label files count in one order: correct the list that has another, or "
-                    f"remove this {_CLASSES} if it is the wrong one"
+                    f"the first lists {_shorten(listed)}, the second {_shorten(classes)}. A "
+                    "number has one name, letter by letter: correct the list that is wrong, or "
+                    f"remove this {_CLASSES} if it is that one"
                 )
 
 
