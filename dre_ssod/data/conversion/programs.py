@@ -155,7 +155,8 @@ def _how_to_show(folder: PurePosixPath) -> str:
     return (
         "Label Studio shows the images if it runs with LOCAL_FILES_SERVING_ENABLED=true and "
         f"LOCAL_FILES_DOCUMENT_ROOT={shlex.quote(str(folder.parent))}, and the project has a "
-        f"source storage of the type Local Files with the path {folder}. Do not sync it: that would make further tasks."
+        f"source storage of the type Local Files with the path {folder}. Do not sync it: that "
+        "would make further tasks."
     )
 
 
