@@ -26,7 +26,7 @@ def test_what_it_prints_reads_what_it_wrote(
     lines = capsys.readouterr().out.splitlines()
     if form == "labelstudio":
         folder = output / "images"
-        assert f"ROOT={output}, and the project has a source storage" in lines[-1]
+        assert f"ROOT='{output}', and the project has a source storage" in lines[-1]
         assert f"of the type Local Files with the path {folder}." in lines.pop()
     assert lines[::2] == [
         f"{part}: 8 images with 24 boxes, to be read as" for part in ("train", "test")
