@@ -51,6 +51,11 @@ class Pools:
     sets: tuple[tuple[str, str, int], ...]
     empty: int = 0
 
+    @property
+    def looked_at(self) -> int:
+        """Number of labeled images, with boxes or without."""
+        return len(self.labeled) + self.empty
+
     def without_unlabeled(self) -> Pools:
         """The same choice, for a run that has no use for the other images."""
         sets = tuple(entry for entry in self.sets if entry[0] == "labeled")

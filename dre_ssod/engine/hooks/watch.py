@@ -61,7 +61,7 @@ def build_watches(
             window=window,
             more=more,
             fewer=fewer,
-            drawn=len(pools.labeled) / (len(pools.labeled) + pools.empty),
+            drawn=len(pools.labeled) / pools.looked_at,
         ),
         ClassWatch(
             pseudo_boxes,

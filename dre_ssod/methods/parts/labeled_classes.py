@@ -16,4 +16,4 @@ def boxes_per_image(pools: Pools) -> Tensor:
     for record in pools.labeled:
         for item in objects_of(record):
             boxes[item["category_id"]] += 1.0
-    return boxes.clamp(min=1.0) / (len(pools.labeled) + pools.empty)
+    return boxes.clamp(min=1.0) / pools.looked_at

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import BoxMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dre_ssod.data.remarks import Remarks
-from dre_ssod.data.sources.catalog import load_one_labeled, load_unlabeled
 from dre_ssod.data.sources.coco import CocoSource
 from dre_ssod.errors import SourceError
 from tests.data.written_sets import read_usable
@@ -175,57 +171,6 @@ def test_annotations_of_images_that_are_not_listed_are_named(
     assert remarks == {"stray-annotation": ["annotation 1 in image 7"]}
 
 
-def test_images_without_annotations_are_what_the_uri_says(
-    tmp_path: Path, write_coco: Writer
-) -> None:
-    """CVAT lists all images of a task, also those that nobody has looked at."""
-    path = write_coco(tmp_path / "a.json", {1: [(1, (0, 0, 2, 2))], 2: [], 3: []}, {1: "cat"})
-    (tmp_path / "images").mkdir()
-    uri = f"coco://{path}?images={tmp_path}/images"
-
-    def read(more: str) -> tuple[list[int], dict[str, list[str]]]:
-        remarks = Remarks()
-        records = load_one_labeled(uri + more, remarks)
-        return [record["image_id"] for record in records], dict(remarks.items)
-
-    assert read("") == ([1, 2, 3], {"many-empty": ["2 of 3 images"]})
-    assert read("&empty=labeled") == ([1, 2, 3], {})
-    drawn, remarks = read("&empty=unlabeled")
-    assert drawn == [1]
-    assert remarks == {"unlabeled-image": [f"{tmp_path}/images/{n}.png" for n in (2, 3)]}
-    # As an unlabeled set it has them all, of which training leaves out the labeled one.
-    assert len(load_unlabeled([f"{uri}&empty=unlabeled"])) == 3
-    with pytest.raises(SourceError, match="empty=none is unknown; valid: unlabeled, labeled"):
-        read("&empty=none")
-
-
-def test_few_images_without_annotations_are_no_sign_and_none_at_all_is_no_labeled_set(
-    tmp_path: Path, write_coco: Writer
-) -> None:
-    box = [(1, (0, 0, 2, 2))]
-    few = source_of(write_coco(tmp_path / "a.json", {1: box, 2: box, 3: []}, {1: "cat"}))
-    assert not read_usable(few)[1]
-    # A file of images to be found objects in, for a server that evaluates.
-    none = source_of(write_coco(tmp_path / "b.json", {1: [], 2: []}, {1: "cat"}))
-    assert not read_usable(none)[1]
-    with pytest.raises(SourceError, match="none of its 2 images has an annotation, so empty=unla"):
-        replace(none, empty="unlabeled").labeled(Remarks())
-
-
-def test_a_registered_coco_file_is_looked_at_in_the_same_way(
-    tmp_path: Path, write_coco: Writer
-) -> None:
-    path = write_coco(tmp_path / "a.json", {1: [(1, (0, 0, 2, 2))], 2: []}, {1: "cat"})
-    register_coco_instances("half_drawn", {}, str(path), str(tmp_path))
-    remarks = Remarks()
-    try:
-        load_one_labeled("half_drawn", remarks)
-    finally:
-        DatasetCatalog.pop("half_drawn")
-        MetadataCatalog.pop("half_drawn")
-    assert remarks.items["many-empty"] == ["1 of 2 images"]
-
-
 def test_of_two_categories_of_one_name_the_unused_is_left_out(
     tmp_path: Path, write_coco: Writer
 ) -> None:
@@ -249,68 +194,6 @@ def test_a_byte_order_mark_is_no_part_of_the_json(tmp_path: Path, write_coco: Wr
     path = write_coco(tmp_path / "a.json", BOXES, CLASSES)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert source_of(path).metadata()["thing_classes"] == ["dog", "cat"]
-
-
-@pytest.mark.parametrize(
-    ("name", "place"),
-    [
-        ("sub\\1.png", "images/sub/1.png"),
-        ("sub\\x/..\\1.png", "images/sub/1.png"),
-        ("..\\images\\1.png", "images/1.png"),
-        (".\\1.png", "images/1.png"),
-    ],
-)
-def test_paths_of_windows_are_taken(
-    tmp_path: Path, write_coco: Writer, name: str, place: str
-) -> None:
-    entry = {"id": 1, "file_name": name, "height": 6, "width": 8}
-    path = write_coco(tmp_path / "a.json", {1: []}, {1: "cat"}, replaced={"images": [entry]})
-    remarks = Remarks()
-    assert source_of(path).images(remarks)[0]["file_name"] == str(tmp_path / place)
-    assert remarks.items == {"windows-path": [f"{path}: image 1: {name!r}"]}
-
-
-def test_a_hidden_image_that_is_listed_counts_and_is_named(
-    tmp_path: Path, write_coco: Writer
-) -> None:
-    """Programs that list a folder without looking put Jupyter's copies into the file."""
-    names = ("1.png", "./sub/../2.png", "sub/.ipynb_checkpoints/1-checkpoint.png", "._1.png")
-    entries = [
-        {"id": number, "file_name": name, "height": 6, "width": 8}
-        for number, name in enumerate(names, start=1)
-    ]
-    path = write_coco(tmp_path / "a.json", {1: []}, {1: "cat"}, replaced={"images": entries})
-    remarks = Remarks()
-    assert len(source_of(path).images(remarks)) == 4
-    hidden = [f"{path}: image {number}: {names[number - 1]!r}" for number in (3, 4)]
-    assert remarks.items == {"hidden-image": hidden}
-
-
-def test_a_file_whose_name_has_a_backslash_is_itself(tmp_path: Path, write_coco: Writer) -> None:
-    entry = {"id": 1, "file_name": "a\\1.png", "height": 6, "width": 8}
-    path = write_coco(tmp_path / "a.json", {1: []}, {1: "cat"}, replaced={"images": [entry]})
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a\\1.png").touch()
-    assert source_of(path).images(Remarks())[0]["file_name"] == str(
-        tmp_path / "images" / "a\\1.png"
-    )
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("C:\\data\\1.png", r"is a path of a Windows machine \(backslashes and a drive\)"),
-        ("\\\\server\\share\\1.png", "is a path of a Windows machine"),
-        ("..\\secret\\1.png", "'../secret/1.png' is outside"),
-    ],
-)
-def test_paths_of_other_machines_are_refused(
-    tmp_path: Path, write_coco: Writer, name: str, message: str
-) -> None:
-    entry = {"id": 1, "file_name": name, "height": 6, "width": 8}
-    path = write_coco(tmp_path / "a.json", {1: []}, {1: "cat"}, replaced={"images": [entry]})
-    with pytest.raises(SourceError, match=message):
-        source_of(path).images(Remarks())
 
 
 def test_unlabeled_images_need_neither_annotations_nor_categories_nor_sizes(
