@@ -140,9 +140,10 @@ def main(args: argparse.Namespace) -> None:
         shown = " and ".join(f"{n} of {len(parts[name])} {name}" for name, n in empty.items())
         print(
             f"Without boxes: {shown} images. They count as looked at: training leaves the labeled "
-            "ones out, and whatever is found on a test image of them is wrong. If a COCO file "
-            "lists images that nobody has looked at, draw with empty=unlabeled in its URI."
+            "ones out, and whatever is found on a test image of them is wrong."
         )
+        if args.source.startswith("coco://") and "empty=" not in args.source:
+            print("If nobody has looked at them, draw with empty=unlabeled in the URI.")
     objects = objects_by_class(records, set(split.labeled_ids), class_names([args.source]))
     shown = ", ".join(f"{name} {count}" for name, count in objects.items())
     print(f"Labeled objects: {printable(shown)}")

@@ -30,8 +30,7 @@ class Remarks:
     def log(self, name: str) -> None:
         """One line for each kind, in a process once for the same count and the same first item."""
         for kind, items in self.items.items():
-            message = (
-                f"{name}: {len(items)} x {kind} ({KINDS[kind].meaning}); the first: {items[0]}"
-            )
+            count, first = (f"{len(items)} x ", "; the first") if len(items) > 1 else ("", "")
+            message = f"{name}: {count}{kind} ({KINDS[kind].meaning}){first}: {items[0]}"
             level = _LEVELS[KINDS[kind].severity]
             log_first_n(level, printable(message), key="message", name=__name__)

@@ -167,8 +167,9 @@ def test_the_log_says_once_how_many_and_which_first(
         assert len(load_one_labeled(uri)[0]["annotations"]) == 1
     messages = [r.getMessage() for r in caplog.records if r.name == "dre_ssod.data.remarks"]
     assert [message.removeprefix(f"{uri}: ")[:20] for message in messages] == [
-        "1 x odd-name (the na",
+        "odd-name (the name o",
         "2 x empty-box (a box",
-        "1 x duplicate-box (a",
+        "duplicate-box (an ob",
     ]
     assert messages[1].endswith(f"; the first: {tmp_path / '1.png'} [0, 0, 0, 4]")
+    assert messages[2].endswith(f"): {tmp_path / '1.png'} [1, 1, 5, 5]")

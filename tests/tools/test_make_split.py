@@ -270,6 +270,7 @@ def test_a_half_drawn_set_is_split_by_what_is_drawn(
     )
     printed, _ = split("", "--labeled", "7")
     assert re.search(r"^Without boxes: [34] of 7 labeled images\.", printed, re.M)
+    assert "draw with empty=unlabeled in the URI" in printed
     printed, hint = split("&empty=unlabeled", "--val", "1")
     assert "3 labeled, 4 unlabeled and 1 test images" in printed
     assert "Without boxes" not in printed
@@ -277,6 +278,8 @@ def test_a_half_drawn_set_is_split_by_what_is_drawn(
     pools = build_pools(sets.TRAIN, sets.UNLABELED, test=sets.TEST)
     assert (len(pools.labeled), len(pools.unlabeled)) == (3, 4)
     # What is said of the source is said of its parts.
-    _, hint = split("&empty=labeled", "--val", "1")
+    printed, hint = split("&empty=labeled", "--val", "7")
+    assert "Without boxes" in printed
+    assert "empty=unlabeled" not in printed
     sets = read_config("", hint).DATASETS
     assert all(name.endswith("&empty=labeled") for name in (*sets.TRAIN, *sets.TEST))
