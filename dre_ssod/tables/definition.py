@@ -65,7 +65,9 @@ class Repeat:
     def applied(self, cfg: CfgNode) -> CfgNode:
         """The config of this run of a row."""
         own = cfg.clone()
-        keys = {_OF_RUNS["folds"]: self.fold, _OF_RUNS["seeds"]: self.seed}
+        # Beside a split file there is no other fold, and none is taken.
+        fold = None if cfg.DATASETS.SPLIT_FILE else self.fold
+        keys = {_OF_RUNS["folds"]: fold, _OF_RUNS["seeds"]: self.seed}
         for key, value in keys.items():
             if value is not None:
                 own.merge_from_list([key, value])
@@ -146,8 +148,8 @@ class Table:
     def cells(self) -> list[Cell]:
         """All runs, the first of each row first: an unfinished table then compares all rows.
 
-        Where all images are labeled, folds draw nothing: of those with the same seed the first is
-        the only one, so that no run counts twice.
+        Where all images are labeled, or a split file says which are, folds draw nothing: of those
+        with the same seed the first is the only one, so that no run counts twice.
 
         Raises:
             ConfigError: naming the key that cannot be used.
@@ -158,7 +160,7 @@ class Table:
             Cell(name, repeat, repeat.applied(configs[name]))
             for repeat in self.repeats
             for name in self.rows
-            if first_of_seed[repeat.seed] is repeat or not _all_labeled(configs[name])
+            if first_of_seed[repeat.seed] is repeat or _is_drawn(configs[name])
         ]
 
     def chosen(self, rows: Sequence[str] | None, runs: Sequence[str] | None) -> list[Cell]:
@@ -179,7 +181,8 @@ class Table:
             own = ", ".join(cell.name for cell in cells if cell.row in wanted["row"])
             raise TableError(
                 f"--run {', '.join(wanted['run'])}: no such run of these rows, which have {own}; "
-                "where DATASETS.LABELED_PERCENT is 100 all folds are the same"
+                "where DATASETS.LABELED_PERCENT is 100, as beside DATASETS.SPLIT_FILE, all folds "
+                "are the same"
             )
         return found
 
@@ -194,8 +197,8 @@ class Table:
         return replace(self, reference=row)
 
 
-def _all_labeled(cfg: CfgNode) -> bool:
-    return cfg.DATASETS.LABELED_PERCENT == 100 and not cfg.DATASETS.SPLIT_FILE
+def _is_drawn(cfg: CfgNode) -> bool:
+    return bool(cfg.DATASETS.LABELED_PERCENT < 100)
 
 
 def read_table(path: Path, opts: Sequence[Any] = ()) -> Table:

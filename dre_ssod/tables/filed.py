@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from statistics import fmean
 from types import MappingProxyType
@@ -25,6 +26,7 @@ _NOBODY_LOOKED: Mapping[str, Identity] = MappingProxyType({})
 COST = "cost.json"
 """In the folder of a run: what each of its lives took."""
 PROTOCOL = "bbox"
+_FILTER = "DATALOADER.FILTER_EMPTY_ANNOTATIONS"
 _TRAINED_BY = ("precision", "machine", "versions")
 _OF_A_LIFE = ("cpu_seconds", "peak_mib", "peak_gpu_mib")
 
@@ -98,17 +100,23 @@ def read_results(folder: Path) -> list[Result]:
     Raises:
         ResultError: naming a file that cannot be read.
     """
-    found = []
-    for path in sorted(folder.glob("*.json")):
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-            identity = Identity.from_dict(content["identity"])
-            found.append(Result(identity, content["models"], content["origin"], content["cost"]))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ResultError(
-                f"{path} is no result of a run ({type(error).__name__}: {error}); move it elsewhere"
-            ) from error
-    return found
+    return [read_result(path) for path in sorted(folder.glob("*.json"))]
+
+
+def read_result(path: Path) -> Result:
+    """One of them.
+
+    Raises:
+        ResultError: naming the file, if it cannot be read.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        identity = Identity.from_dict(content["identity"])
+        return Result(identity, content["models"], content["origin"], content["cost"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ResultError(
+            f"{path} is no result of a run ({type(error).__name__}: {error}); move it elsewhere"
+        ) from error
 
 
 def _refuse_constant(name: str) -> float:
@@ -138,6 +146,7 @@ def find_results(
     wanted = {cell.name: looked.get(cell.name) or Identity.of(cell.cfg) for cell in cells}
     asked = {name: find_result(results, identity) for name, identity in wanted.items()}
     found = {name: result for name, result in asked.items() if result is not None}
+    found = _each_once(cells, found)
     newest: dict[str, str] = {}
     for identity in (
         *(r.identity for r in sorted(found.values(), key=_finished)),
@@ -160,6 +169,25 @@ def find_results(
     return {name: result for name, result in found.items() if name not in stale}
 
 
+def _each_once(cells: Iterable[Cell], found: Mapping[str, Result]) -> dict[str, Result]:
+    """Without what a row has already: two draws of few images may be the same, and are one run."""
+    kept: dict[str, Result] = {}
+    taken: dict[tuple[str, int], str] = {}
+    for cell in cells:
+        if cell.name not in found:
+            continue
+        first = taken.setdefault((cell.row, id(found[cell.name])), cell.name)
+        if first == cell.name:
+            kept[cell.name] = found[cell.name]
+        else:
+            logger.warning(
+                "%s has the labeled images of %s, and so is the same run: not counted.",
+                cell.name,
+                first,
+            )
+    return kept
+
+
 def _tell_of_other_names(results: Sequence[Result], unseen: Mapping[str, Identity]) -> None:
     """Warn of results that runs nobody has looked at the data of have under other names."""
     alike = {
@@ -180,6 +208,7 @@ def _data_by_names(identity: Identity) -> dict[str, str]:
     """What each role of a run has read, by the names that the config has for it."""
     tests = {"test": identity.sets["TEST"]}
     others = {key: value for key, value in identity.sets.items() if key != "TEST"}
+    others[_FILTER] = identity.settings.get(_FILTER)
     return {
         json.dumps([role, tests.get(role, others)], sort_keys=True): content
         for role, content in (identity.data or {}).items()
@@ -216,12 +245,13 @@ def file_result(cell: Cell, identity: Identity, run: Path, folder: Path, kind: s
         ResultError: if the run has not been evaluated, or its files cannot be read.
         FileError: if the new file cannot be written.
     """
-    evaluation = _last(run / "results.json", "evaluations", kind, ("models", "finished"))
-    origin = _last(run / "run.json", "runs", kind, (*_TRAINED_BY, "git"))
+    end = cell.cfg.SOLVER.MAX_ITER
+    evaluation = _last(run / "results.json", "evaluations", kind, ("models", "finished"), end)
+    origin = _last(run / "run.json", "runs", kind, (*_TRAINED_BY, "git"), end)
     if kind == "evaluation":
         # It computes in float32 itself, whatever the model was trained in.
-        [weights] = _last(run / "run.json", "runs", kind, ("weights",)).values()
-        origin |= _last(Path(weights).with_name("run.json"), "runs", "training", _TRAINED_BY)
+        [weights] = _last(run / "run.json", "runs", kind, ("weights",), end).values()
+        origin |= _last(Path(weights).with_name("run.json"), "runs", "training", _TRAINED_BY, end)
     content = {
         "row": cell.row,
         "repeat": cell.repeat.name,
@@ -230,8 +260,21 @@ def file_result(cell: Cell, identity: Identity, run: Path, folder: Path, kind: s
         "origin": {"finished": evaluation["finished"], "kind": kind, **origin},
         "identity": identity.as_dict(),
     }
-    path = folder / f"{slug(cell.row)}-{slug(cell.repeat.name)}-{identity.digest}.json"
+    path = _place(folder, f"{slug(cell.row)}-{slug(cell.repeat.name)}", identity)
     write_text(path, _lines(content))
+    return path
+
+
+def _place(folder: Path, name: str, identity: Identity) -> Path:
+    """The file of a result, which replaces none but its own.
+
+    By another default of a key the same digest is of other settings.
+    """
+    for number in count(1):
+        end = f"_{number}" if number > 1 else ""
+        path = folder / f"{name}-{identity.digest}{end}.json"
+        if not path.is_file() or read_result(path).identity.is_result_for(identity):
+            break
     return path
 
 
@@ -272,12 +315,14 @@ def _has(run: Path, name: str) -> bool:
     return (run / name).is_file()
 
 
-def _last(path: Path, key: str, kind: str, wanted: Sequence[str]) -> dict[str, Any]:
+def _last(path: Path, key: str, kind: str, wanted: Sequence[str], end: int) -> dict[str, Any]:
+    """Of the last entry of a kind; a start after the end of a training trains nothing."""
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))[key]
-        found = [entry for entry in entries if entry["kind"] == kind][-1]
+        begun = (entry for entry in entries if (entry.get("first_iteration") or 0) < end)
+        *_, found = (entry for entry in begun if entry["kind"] == kind)
         return {name: found[name] for name in wanted}
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ResultError(
             f"{path} names no {kind} with its {', '.join(wanted)}: the run has not come to its end"
         ) from error

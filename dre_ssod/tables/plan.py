@@ -49,7 +49,7 @@ class Plan:
 
 
 def read_data(cfg: CfgNode) -> dict[str, str]:
-    """SHA-256 of what the sets of a config hold, by role.
+    """SHA-256 of what the sets of a config hold, by role; of several test sets, of each.
 
     Raises:
         ConfigError, SourceError: if they cannot be used.
@@ -57,8 +57,11 @@ def read_data(cfg: CfgNode) -> dict[str, str]:
     own = cfg.clone()
     complete(own)
     rows = [(row.role, row.content) for row in describe_sets(own, load_pools(own))]
-    contents = by_role([(role, content) for role, content in rows if content is not None])
-    return {role: content.sha256 for role, content in contents.items()}
+    known = [(role, content) for role, content in rows if content is not None]
+    found = {role: content.sha256 for role, content in by_role(known).items()}
+    # Test sets are measured one by one.
+    tests = [content.sha256 for role, content in known if role == "test"]
+    return {**found, "test": " ".join(tests)} if tests else found
 
 
 def identify(
@@ -73,7 +76,8 @@ def identify(
     found = {}
     for cell in cells:
         # A method without unlabeled images has other sets.
-        kind = (cell.cfg.SSOD.ENABLED, cell.cfg.SSOD.METHOD)
+        filtered = cell.cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+        kind = (cell.cfg.SSOD.ENABLED, cell.cfg.SSOD.METHOD, filtered)
         key = json.dumps([Identity.of(cell.cfg).sets, *kind])
         if key not in seen:
             seen[key] = look(cell.cfg)
@@ -119,7 +123,7 @@ def make_plan(
             plan.found[cell.name] = result
     places = {name: folder_of(name, identities, runs) for name in identities}
     # Those that have their models, or will have them.
-    others = [name for name in identities if name not in plan.missing]
+    others = [n for n in identities if n not in plan.missing and _is_of(places[n], identities[n])]
     trained = [name for name in others if (places[name] / FINAL).is_file()]
     burned_in = [name for name in others if (places[name] / BURN_IN).is_file()]
     for name, cell in plan.missing.items():
@@ -209,14 +213,19 @@ def take_over(burn_in: Path, folder: Path) -> None:
 
 
 def _check_folder(folder: Path, identity: Identity) -> None:
-    path = folder / IDENTITY
-    if not path.is_file():
-        return
-    try:
-        before = Identity.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, RecursionError):
-        before = None
-    if before is None or not before.is_result_for(identity):
+    if (folder / IDENTITY).is_file() and not _is_of(folder, identity):
         raise TableError(
             f"{folder} holds a run of other settings, data or version; move it elsewhere"
         )
+
+
+def _is_of(folder: Path, identity: Identity) -> bool:
+    """Whether the run in a folder was started as this one.
+
+    Its name does not say so: by another default of a key, the same name is of other settings.
+    """
+    try:
+        content = (folder / IDENTITY).read_text(encoding="utf-8")
+        return Identity.from_dict(json.loads(content)).is_result_for(identity)
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False

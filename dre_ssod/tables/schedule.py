@@ -63,12 +63,13 @@ def run_all(
 
     Args:
         at_once: runs at a time.
-        on_end: called after each run that came to its end; one for which it raises a UserError has
-            failed.
+        on_end: called after each run that came to its end. A run for which this or ``prepare``
+            raises a UserError has failed.
         stop_at_failure: whether one failure ends the others.
 
     Returns:
-        The last words of each run that failed, or what ``on_end`` said of it, by name.
+        The last words of each run that failed, or what ``prepare`` or ``on_end`` said of it, by
+        name.
 
     Raises:
         RunFailedError: at the first failure, if it is to end the others.
@@ -79,12 +80,23 @@ def run_all(
     bar = Progress(
         {job.name: (range(job.begins, job.iterations), job.images) for job in jobs}, done
     )
+
+    def fail(job: Job, said: str, where: str = "") -> None:
+        bar.fail(job.name, done[job.name], where or said)
+        failed[job.name] = said
+        if stop_at_failure:
+            place = f", {where}" if where else ""
+            raise RunFailedError(f"the {job.name} run failed{place}: {said}")
+
     try:
         while waiting or running:
             for name, job in list(waiting.items()):
                 if len(running) < at_once and not _must_wait(job, waiting, running):
                     del waiting[name]
-                    running[name] = (job, _begin(job, start))
+                    try:
+                        running[name] = (job, _begin(job, start))
+                    except UserError as error:
+                        fail(job, str(error))
             time.sleep(poll_seconds)
             for name, (job, started) in list(running.items()):
                 code = started.exit_code()
@@ -92,16 +104,13 @@ def run_all(
                 if code is None:
                     continue
                 del running[name]
-                said = last_words(job.folder) if code != 0 else _said_of_end(job, on_end)
-                if said is None:
+                if code != 0:
+                    fail(job, last_words(job.folder), f"see {job.folder / CONSOLE}")
                     continue
-                where = f"see {job.folder / CONSOLE}"
-                bar.fail(name, done[name], where if code != 0 else said)
-                failed[name] = said
-                if stop_at_failure:
-                    raise RunFailedError(
-                        f"the {name} run failed, see {job.folder / CONSOLE}: {said}"
-                    )
+                try:
+                    on_end(job)
+                except UserError as error:
+                    fail(job, str(error))
             bar.show(done, list(running) or list(done))
     finally:
         for _, started in running.values():
@@ -116,15 +125,6 @@ def _begin(job: Job, start: Starter) -> Started:
     (job.folder / CONSOLE).touch()
     job.prepare()
     return start(job.words, job.folder)
-
-
-def _said_of_end(job: Job, on_end: Callable[[Job], None]) -> str | None:
-    """What keeps the end of a run from being one; None if nothing does."""
-    try:
-        on_end(job)
-    except UserError as error:
-        return str(error)
-    return None
 
 
 def _must_wait(

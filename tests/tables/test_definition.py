@@ -60,10 +60,20 @@ def test_where_all_images_are_labeled_folds_are_one_run(write_table: WriteTable)
     said = "--run fold 3: no such run of these rows, which have all .fold 0."
     with pytest.raises(TableError, match=said):
         table.chosen(["all"], ["fold 3"])
-    # Seeds tell them apart; folds beside a split file are left to the check of the config.
+    # Seeds tell them apart.
     assert len(write_table(rows=rows, folds=[0, 3], seeds=[1, 2]).cells()) == 4
-    rows["all"]["set"]["DATASETS.SPLIT_FILE"] = "split.json"
-    assert len(write_table(rows=rows, folds=[0, 3]).cells()) == 4
+
+
+def test_where_a_split_file_says_which_images_are_labeled_folds_are_one_run(
+    write_table: WriteTable,
+) -> None:
+    chosen = {"DATASETS.LABELED_PERCENT": 100.0, "DATASETS.SPLIT_FILE": "split.json"}
+    table = write_table(rows={"plain": {}, "chosen": {"set": chosen}}, folds=[1, 3])
+    assert [cell.name for cell in table.cells()] == [
+        *("plain (fold 1)", "chosen (fold 1)", "plain (fold 3)")
+    ]
+    # A fold beside the file would be refused.
+    assert [cell.cfg.DATASETS.LABELED_FOLD for cell in table.cells()] == [1, 0, 3]
 
 
 def test_a_row_may_set_nothing_without_effect(write_table: WriteTable) -> None:

@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from detectron2.config import CfgNode
 
+from dre_ssod.runs.resuming import default_settings
 from dre_ssod.tables.definition import Cell
 from dre_ssod.tables.filed import (
     ResultError,
@@ -53,12 +55,15 @@ def test_results_are_found_by_what_the_sets_hold_where_somebody_has_looked(
     def named(place: str) -> list[Cell]:
         return write_table(set={"DATASETS.TEST": [f"voc://{place}"]}).cells()
 
+    def held(cfg: CfgNode, test: str = "t") -> dict[str, str]:
+        return {"labeled": str(cfg.DATASETS.LABELED_FOLD), "test": test}
+
     for cell in named("old"):
         leave_run(tmp_path / cell.name, {"teacher": 1.0})
-        identity = Identity.of(cell.cfg, {"test": "t"})
+        identity = Identity.of(cell.cfg, held(cell.cfg))
         file_result(cell, identity, tmp_path / cell.name, tmp_path / "results", "training")
     kept, cells = read_results(tmp_path / "results"), named("new")
-    looked = identify(cells, lambda cfg: {"test": "t"})
+    looked = identify(cells, held)
     with caplog.at_level("WARNING", logger="dre_ssod"):
         assert find_results(kept, cells, looked).keys() == looked.keys()
         assert caplog.text == ""
@@ -68,7 +73,7 @@ def test_results_are_found_by_what_the_sets_hold_where_somebody_has_looked(
     assert "run these rows without --report" in caplog.text
     # Of cells that were looked at, what is there counts, whatever the newest results are of.
     caplog.clear()
-    changed = identify(cells, lambda cfg: {"test": "u"}).values()
+    changed = identify(cells, lambda cfg: held(cfg, "u")).values()
     newer = [
         replace(result, identity=identity, origin={**result.origin, "finished": "2099-01-01"})
         for result, identity in zip(kept, changed, strict=True)
@@ -86,6 +91,51 @@ def test_changed_settings_find_no_old_result(write_table: WriteTable, tmp_path: 
     # Other data under the same names.
     moved = identify(write_table().cells(), lambda cfg: {"test": "other"})
     assert all(find_result(results, i) is None for i in moved.values())
+
+
+def test_a_result_by_an_older_default_is_kept_beside_that_by_the_new_one(
+    write_table: WriteTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [cell, *_] = write_table().cells()
+    leave_run(tmp_path / "run", {"teacher": 1.0})
+    for value in (0.7, 0.9, 0.9):
+        cfg = cell.cfg.clone()
+        cfg.SSOD.SCORE_THRESHOLD = value
+        defaults = {**default_settings(), "SSOD.SCORE_THRESHOLD": value}
+        monkeypatch.setattr("dre_ssod.tables.identity.default_settings", lambda own=defaults: own)
+        identity = Identity.of(cfg, {"test": "t"})
+        file_result(cell, identity, tmp_path / "run", tmp_path / "results", "training")
+    names = [path.stem for path in sorted((tmp_path / "results").iterdir())]
+    assert names == [f"plain-fold_0-{identity.digest}", f"plain-fold_0-{identity.digest}_2"]
+    kept = read_results(tmp_path / "results")
+    assert [result.identity.settings["SSOD.SCORE_THRESHOLD"] for result in kept] == [0.7, 0.9]
+
+
+def test_a_start_that_trains_nothing_has_not_trained_the_model(
+    write_table: WriteTable, tmp_path: Path
+) -> None:
+    [cell, *_] = write_table().cells()
+    leave_run(tmp_path, {"teacher": 1.0}, machine={"device": "cuda", "gpu": "X"})
+    [start] = json.loads((tmp_path / "run.json").read_text())["runs"]
+    after = {**start, "first_iteration": cell.cfg.SOLVER.MAX_ITER, "machine": {"device": "cpu"}}
+    (tmp_path / "run.json").write_text(json.dumps({"runs": [start, after]}))
+    file_result(cell, Identity.of(cell.cfg), tmp_path, tmp_path / "results", "training")
+    [result] = read_results(tmp_path / "results")
+    assert result.device == "X"
+
+
+def test_two_draws_of_the_same_images_are_one_run(
+    write_table: WriteTable, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cells = write_table().cells()
+    looked = identify(cells, lambda cfg: {"labeled": str(cfg.DATASETS.LABELED_FOLD > 1)})
+    for cell in cells:
+        leave_run(tmp_path / cell.name, {"teacher": 1.0})
+        results = tmp_path / "results"
+        file_result(cell, looked[cell.name], tmp_path / cell.name, results, "training")
+    found = find_results(read_results(tmp_path / "results"), cells, looked)
+    assert list(found) == [f"{row} (fold {fold})" for fold in (0, 2) for row in ("plain", "DRE")]
+    assert "DRE (fold 1) has the labeled images of DRE (fold 0), and so is the" in caplog.text
 
 
 def test_a_run_without_an_end_has_no_result(write_table: WriteTable, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from dre_ssod.tables.filed import file_result, read_results
 from dre_ssod.tables.identity import Identity
 from dre_ssod.tables.plan import (
     FINAL,
+    IDENTITY,
     Plan,
     begun,
     folder_of,
@@ -40,6 +42,12 @@ ROWS = {
 }
 
 
+def leave_start(folder: Path, identity: Identity) -> None:
+    """The note of a run that was begun."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / IDENTITY).write_text(json.dumps(identity.as_dict()))
+
+
 def plan_of(
     write_table: WriteTable, tmp_path: Path
 ) -> tuple[list[Cell], dict[str, Identity], Plan]:
@@ -57,7 +65,7 @@ def test_a_part_of_a_table_takes_over_from_the_rest_of_it(
     [chosen] = [cell for cell in cells if cell.row == "DRE"]
     assert begun(cells, runs) == []
     folder = folder_of("plain (fold 0)", identities, runs)
-    folder.mkdir(parents=True)
+    leave_start(folder, identities["plain (fold 0)"])
     (folder / BURN_IN).touch()
     others = begun(cells, runs)
     assert [cell.row for cell in others] == ["plain"]
@@ -69,6 +77,24 @@ def test_a_part_of_a_table_takes_over_from_the_rest_of_it(
     assert begun(cells, runs) == others
     [job] = make_plan([chosen], identities, [], runs).jobs
     assert job.after == ""
+
+
+def test_nothing_is_taken_over_from_a_run_of_an_older_default(
+    write_table: WriteTable, tmp_path: Path
+) -> None:
+    """The folder has the name that a run by the present default has, too."""
+    cells, identities, _ = plan_of(write_table, tmp_path)
+    by_row = {cell.row: cell for cell in cells}
+    [job] = make_plan([by_row["DRE"]], identities, [], tmp_path / "runs").jobs
+    job.folder.mkdir(parents=True)
+    for kept in (FINAL, BURN_IN):
+        (job.folder / kept).touch()
+    own = identities["DRE (fold 0)"]
+    for threshold, jobs in ((0.8, ["evaluation", "DRE (fold 0)"]), (0.9, ["training", ""])):
+        settings = {**own.settings, "SSOD.SCORE_THRESHOLD": threshold}
+        leave_start(job.folder, replace(own, settings=settings))
+        plan = make_plan([by_row["ranked"]], identities, [], tmp_path / "runs")
+        assert [plan.kinds["ranked (fold 0)"], plan.jobs[0].after] == jobs
 
 
 def test_runs_start_from_those_that_are_the_same_so_far(
@@ -101,6 +127,7 @@ def test_what_is_there_is_not_run_again_and_serves_as_a_start(
     # Its folder has no model any more.
     assert [job.after for job in plan.jobs] == ["", "DRE (fold 0)", ""]
     (run / BURN_IN).touch()
+    leave_start(run, identities[cells[0].name])
     _, _, plan = plan_of(write_table, tmp_path)
     assert [job.after for job in plan.jobs] == ["plain (fold 0)", "DRE (fold 0)", ""]
 
@@ -126,9 +153,36 @@ def test_data_are_known_by_what_they_hold_and_read_once(tmp_path: Path) -> None:
     assert first["test"] == second["test"]
     assert first["labeled"] != second["labeled"]
     looked = []
-    cells = [Cell(row, Repeat(None, None), cfg) for row in ("a", "b")]
+    cells = [Cell(row, Repeat(None, None), cfg.clone()) for row in ("a", "b")]
     identify(cells, lambda cfg: looked.append(cfg) or {})  # type: ignore[func-returns-value]
     assert len(looked) == 1
+    # Images without boxes are labeled to one of these, and not to the other.
+    cells[1].cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+    identify(cells, lambda cfg: looked.append(cfg) or {})  # type: ignore[func-returns-value]
+    assert len(looked) == 3
+
+
+def test_several_test_sets_are_not_one_of_all_their_images(tmp_path: Path) -> None:
+    data = write_tiny_dataset(tmp_path)
+    content = json.loads((tmp_path / "train.json").read_text())
+    for name, images in (("a", content["images"][:5]), ("b", content["images"][5:])):
+        ids = {image["id"] for image in images}
+        own = [item for item in content["annotations"] if item["image_id"] in ids]
+        part = {**content, "images": images, "annotations": own}
+        (tmp_path / f"{name}.json").write_text(json.dumps(part))
+    uris = {name: data.labeled.replace("train.json", f"{name}.json") for name in ("train", *"ab")}
+
+    def tested_on(*names: str) -> Identity:
+        sets = tuple(uris[name] for name in names)
+        cfg = tiny_run(data, tmp_path, **{"DATASETS.TEST": sets})
+        return Identity.of(cfg, read_data(cfg))
+
+    both = tested_on("a", "b")
+    assert not both.is_result_for(tested_on("train"))
+    # Figures are of the first.
+    assert not both.has_test_images_of(tested_on("train"))
+    assert both.has_test_images_of(tested_on("a"))
+    assert not both.has_test_images_of(tested_on("b"))
 
 
 def train(job: Job, data: TinyDataset, keys: dict[str, object]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,21 @@ def test_an_end_that_cannot_be_used_is_a_failure_of_that_run_alone(
     assert "end last" in fake.events
     said = "one failed after 10 iterations, results.json of one is empty"
     assert said in capsys.readouterr().out.splitlines()
+
+
+def test_a_run_that_cannot_begin_is_a_failure_of_that_run_alone(tmp_path: Path) -> None:
+    def refuse() -> None:
+        raise ResultError("the folder holds another run")
+
+    fake = FakeRuns({"one": 3, "last": 1})
+    one, other, last = jobs(tmp_path, "one", "other", "last")
+    runs = [one, replace(other, prepare=refuse), last]
+    failed = run_all(runs, fake, 2, poll_seconds=0.0)
+    assert failed == {"other": "the folder holds another run"}
+    assert fake.events == ["start one", "start last", "end last", "end one"]
+    with pytest.raises(RunFailedError, match="the other run failed: the folder holds"):
+        run_all(runs, fake, 2, stop_at_failure=True, poll_seconds=0.0)
+    assert fake.events[-1] == "stop one"
 
 
 def test_a_failure_may_end_the_others_and_says_why(tmp_path: Path) -> None:

@@ -87,6 +87,8 @@ class Checkpoints(HookBase):
             path = folder / f"{_name(self._best.best_iter)}.pth"
             if path.is_file():
                 add_name(path, BEST)
+            else:
+                self._best.forget()
 
     def _name_and_clear(self, iteration: int) -> None:
         """Give the checkpoint of an iteration the further names it has earned, remove old ones."""

@@ -125,6 +125,17 @@ class BestModel(HookBase):
         self.best_metric, self.best_iter = value, self.trainer.iter
         logger.info("The best so far: %s is %.3f", self._metric, value)
 
+    def forget(self) -> None:
+        """The model that was the best is gone."""
+        logger.warning(
+            "The best model of the evaluations so far, of iteration %s with %s %.3f, was cleared "
+            "as a later one was better: what is evaluated next becomes model_best.pth.",
+            self.best_iter,
+            self._metric,
+            self.best_metric,
+        )
+        self.best_metric = self.best_iter = None
+
     def state_dict(self) -> dict[str, Any]:
         best = {"best_metric": self.best_metric, "best_iter": self.best_iter}
         return {**best, "measured_by": self._measured_by}

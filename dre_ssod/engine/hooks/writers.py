@@ -71,10 +71,18 @@ class MetricsFile(JSONWriter):
         return {"last_write": self._last_write, "bytes": self._path.stat().st_size}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Take away the lines that came after the state; they will be written again."""
+        """Take away the lines that came after the state; they will be written again.
+
+        Where a machine has crashed, some of those before may be missing, and one may be torn.
+        """
         self._last_write = state["last_write"]
         size = self._path.stat().st_size
-        if size <= state["bytes"]:
+        if size == state["bytes"]:
+            return
+        if size < state["bytes"]:
+            logger.warning("%s has lost figures of before; those to come are added.", self._path)
+            content = self._path.read_bytes()
+            os.truncate(self._path, content.rfind(b"\n") + 1)
             return
         with self._path.open("rb") as file:
             file.seek(max(state["bytes"] - 1, 0))

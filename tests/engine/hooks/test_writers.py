@@ -115,6 +115,22 @@ def test_another_file_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert "note" in lines(tmp_path)[0]
 
 
+def test_of_a_file_that_has_lost_its_end_the_torn_line_is_taken_away(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A checkpoint outlives the crash of a machine that takes the end of other files."""
+    first = Run(tmp_path)
+    first.train(0, 60)
+    path, before = tmp_path / "metrics.json", lines(tmp_path)
+    path.write_bytes(path.read_bytes()[:-30])
+    with caplog.at_level("WARNING"):
+        Run(tmp_path, first.states[59]).train(60, 80)
+    assert "metrics.json has lost figures of before" in caplog.text
+    after = lines(tmp_path)
+    assert after[: len(before) - 1] == before[:-1]
+    assert 79 in {line["iteration"] for line in after[len(before) - 1 :]}
+
+
 def test_a_missing_file_begins_anew(tmp_path: Path) -> None:
     first = Run(tmp_path)
     first.train(0, 30)
