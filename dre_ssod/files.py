@@ -103,6 +103,25 @@ def naming_failures(path: Path) -> Iterator[None]:
         raise FileError(_describe(path, error)) from error
 
 
+def try_to_write(path: Path, is_folder: bool = False) -> None:
+    """Make an empty file where a file or a folder is going to be, and remove it.
+
+    It is made in the lowest folder that is there already: no folder is made.
+
+    Raises:
+        FileError: if it cannot be written.
+    """
+    place = path.absolute() / "trial" if is_folder else path.absolute()
+    try:
+        while not place.parent.exists():
+            place = place.parent
+        trial = place.with_name(f"{place.name}.{secrets.token_hex(4)}{PARTIAL}")
+        trial.open("xb").close()
+        trial.unlink()
+    except OSError as error:
+        raise FileError(_describe(path, error)) from error
+
+
 def clear_partial(
     folder: Path, is_meant: Callable[[str], object], older_than: float = -math.inf
 ) -> None:

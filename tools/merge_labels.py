@@ -68,12 +68,15 @@ def main(args: argparse.Namespace) -> None:
     with delivered_file(args.output) as (path, place):
         joined = join(args.old, args.corrected, args.replace)
         changes = compare(args.suggested, args.corrected) if args.suggested else None
-        merged = content_of(joined.records, joined.classes)
+        ids = (joined.category_ids, joined.image_ids)
+        merged = content_of(joined.records, joined.classes, *ids)
         write_text(path, json.dumps(merged.content) + "\n")
     boxes = sum(len(objects_of(record)) for record in joined.records)
     uri = coco_uri(place, merged.image_root)
     counts = f"{counted(len(joined.records), 'image')} with {counted(boxes, 'box')}"
     print(f"{counts}, {joined.corrected} of them new or changed:\n  {uri}")
+    if joined.ids_lost:
+        print(f"Image ids are new, from 1 on: {joined.ids_lost}.")
     if joined.shapes_lost:
         print(
             f"Masks or key points of {counted(joined.shapes_lost, 'object')} are left out: their "

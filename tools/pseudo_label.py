@@ -3,8 +3,9 @@
 
     python tools/pseudo_label.py --run output/run --input photos --output labeled
 
-Interrupted? The same command continues where it stopped. Started again beside the first, on any
-machine that shares the folders, it takes part in the work.
+Interrupted? The same command continues where it stopped, and tries again what could not be
+reached (exit code 1). Started again beside the first, on any machine that shares the folders, it
+takes part in the work.
 """
 
 from __future__ import annotations
@@ -175,11 +176,16 @@ def work(args: argparse.Namespace, rank: int) -> None:
         )
 
 
-def finish(args: argparse.Namespace, before: dict[str, Any]) -> None:
-    """Merge the chunks, if no other process has since ``before``, and say what came out."""
+def finish(args: argparse.Namespace, before: dict[str, Any]) -> int:
+    """Merge the chunks, if no other process has since ``before``, and say what came out.
+
+    Returns:
+        The exit code: 1 if images could not be reached.
+    """
     from dre_ssod.deployment.labeling.label_merge import (
         LABEL_NEXT,
         LABEL_NEXT_NAMES,
+        LEFT,
         RESULT,
         SKIPPED,
         merge,
@@ -229,10 +235,22 @@ def finish(args: argparse.Namespace, before: dict[str, Any]) -> None:
         path = tasks_path(job.folder, args.tasks)
         stale = f"; {path} is of an earlier list" if path.exists() else ""
         print(f"--tasks {args.tasks}: no image is listed, so no tasks were written{stale}")
+    if summary.unreached:
+        named = ", ".join(summary.first_unreached)
+        more = " and others" if summary.unreached > len(summary.first_unreached) else ""
+        print(
+            f"{counted(summary.unreached, 'image')} could not be reached, so left for another try: "
+            f"{named}{more}. {job.folder / LEFT} has the reasons. Put them back and repeat the "
+            "command."
+        )
+        return 1
+    return 0
 
 
 def why_none(args: argparse.Namespace, summary: MergeSummary) -> str:
     """Why no image is listed although some were asked for."""
+    if not summary.images:
+        return "none is listed: no image could be labeled"
     excluded = f"{summary.excluded:,} of {summary.images:,} are of --exclude"
     if summary.excluded == summary.images:
         return f"none is listed: {excluded}"
@@ -247,10 +265,11 @@ def doubt_of_many(cfg: CfgNode, boxes_per_image: float, min_score: float) -> str
     from dre_ssod.data.records import objects_of
     from dre_ssod.data.sources.catalog import load_one_labeled
     from dre_ssod.errors import SourceError
+    from dre_ssod.stores import StoreError
 
     try:
         records = [record for name in cfg.DATASETS.TRAIN for record in load_one_labeled(name)]
-    except SourceError:
+    except (SourceError, StoreError):
         return None
     labeled = sum(len(objects_of(record)) for record in records) / max(len(records), 1)
     allowed = cfg.SSOD.WARN_PSEUDO_BOX_RATIO
@@ -262,8 +281,8 @@ def doubt_of_many(cfg: CfgNode, boxes_per_image: float, min_score: float) -> str
     )
 
 
-def main(args: argparse.Namespace) -> None:
-    """Start, work in one or several processes, finish."""
+def main(args: argparse.Namespace) -> int:
+    """Start, work in one or several processes, finish; gives the exit code."""
     from detectron2.utils.logger import setup_logger
 
     from dre_ssod.launch.program import launch_apart
@@ -276,7 +295,7 @@ def main(args: argparse.Namespace) -> None:
     setup_logger(name="dre_ssod")
     before = start(args)
     launch_apart(work, args)
-    finish(args, before)
+    return finish(args, before)
 
 
 run = runner(main, parse_arguments)

@@ -177,8 +177,8 @@ def label(
     chosen, suggested = choose(known, run, by, pool, folder, args)
     labels = folder / "labels.json"
     if not labels.exists():
-        old = write_set(folder / "old.json", known.labeled, known.classes)
-        corrected = write_set(folder / "corrected.json", chosen, known.pool_classes)
+        old = write_set(folder / "old.json", known.labeled, known.categories)
+        corrected = write_set(folder / "corrected.json", chosen, known.pool_categories)
         words = ["--old", old, "--corrected", corrected, *suggested, "--output", str(labels)]
         run_command("tools/merge_labels.py", words, folder, args)
     root, _ = relative_names([record["file_name"] for record in known.labeled + chosen])
@@ -226,7 +226,7 @@ def jobs_of(run: Path, args: argparse.Namespace) -> tuple[list[Job], dict[str, i
     cfg = read_config(str(run / "config.yaml"), args.opts)
     known = known_pool(cfg, args.truth)
     images = [{**record, "annotations": []} for record in known.pool]
-    pool = write_set(folder / "pool.json", images, known.classes)
+    pool = write_set(folder / "pool.json", images, known.categories)
     # Labeled images leave these by themselves.
     unlabeled = (pool, *cfg.DATASETS.UNLABELED) if known.drawn else tuple(cfg.DATASETS.UNLABELED)
     config = ["--config-file", str(run / "config.yaml")]

@@ -203,7 +203,7 @@ def load(
             ``model_final.pth``, or, here, the newest where the run is not done, or has gone on
             since.
         model: "teacher" or "student".
-        device: such as "cpu" or "cuda:1"; by default a GPU where there is one.
+        device: such as "cpu" or "cuda:1", which must be there; by default a GPU where there is one.
         config_file: in place of the checkpoint's settings. Where it has none, as those of version
             0.1.0, the config.yaml beside it is taken.
         classes: names in the model's order, where neither the checkpoint nor the training data

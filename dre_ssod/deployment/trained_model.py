@@ -65,7 +65,8 @@ def configure_trained(
             names none. See :func:`find_categories` for names that the checkpoint has otherwise.
 
     Raises:
-        ConfigError: naming the argument or key that cannot be used, or if nothing tells.
+        ConfigError: naming the argument or key that cannot be used, or if nothing tells; see also
+            :func:`check_device`.
         CheckpointError, UntrustedFileError: if the checkpoint cannot be used.
     """
     if path and "MODEL.WEIGHTS" in opts[::2]:
@@ -92,6 +93,7 @@ def configure_trained(
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(categories)
     check_config(cfg, world_size=1)
     check_effects(cfg, opts[::2], trains=False)
+    check_device(cfg, opts[::2])
     return cfg, categories
 
 
@@ -185,6 +187,24 @@ def load_trained(cfg: CfgNode, which: str = "teacher") -> nn.Module:
     else:
         load_all(model, cfg.MODEL.WEIGHTS)
     return model.eval()
+
+
+def check_device(cfg: CfgNode, given: Sequence[Any]) -> None:
+    """Refuse a GPU that is named where there is none; where none is named, the CPU stands in.
+
+    Args:
+        given: the keys of the command line.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    is_named = "MODEL.DEVICE" in given and cfg.MODEL.DEVICE.startswith("cuda")
+    if is_named and not torch.cuda.is_available():
+        raise ConfigError(
+            f"MODEL.DEVICE (device in Python) is {cfg.MODEL.DEVICE!r}, but PyTorch finds no GPU on "
+            "this machine: the only device is 'cpu'. Name that, or leave it out, which takes a "
+            "GPU where there is one"
+        )
 
 
 def device_of(cfg: CfgNode, local_rank: int = 0) -> str:

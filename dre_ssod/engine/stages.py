@@ -22,14 +22,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from dre_ssod.checkpoints.checkpointer import SafeCheckpointer
 from dre_ssod.config.keys import without_refining
-from dre_ssod.data.images import ImageError
+from dre_ssod.data.images import ImageError, is_unreachable
 from dre_ssod.data.mappers import EvaluationMapper
+from dre_ssod.data.splits.pools import Pools
 from dre_ssod.engine.trainer import SSODTrainer
 from dre_ssod.engine.training_data import load_pools
-from dre_ssod.errors import ConfigError
+from dre_ssod.errors import ConfigError, SourceError
 from dre_ssod.files import write_text
 from dre_ssod.methods import StoredLabels, method_class
-from dre_ssod.runs.resuming import settings_of
+from dre_ssod.runs.contents import SetContent
+from dre_ssod.runs.resuming import default_settings, settings_of
 from dre_ssod.workers import fitting, image_bytes, tend
 
 logger = logging.getLogger(__name__)
@@ -37,7 +39,8 @@ logger = logging.getLogger(__name__)
 CHUNK = 500
 """Images that are labeled between two files."""
 MADE_BY = "made_by.json"
-"""In the folder of the labels, by which settings they are made."""
+"""In the folder of the labels, by which settings and labeled images they are made."""
+_LABELED = "the labeled images"
 _OF_LABELS = ("MODEL.", "INPUT.", "SOLVER.", "SEED", "SSOD.LABELED_")
 """First parts of the keys that they depend on."""
 
@@ -70,14 +73,15 @@ def store_labels(cfg: CfgNode, begun: bool = False) -> None:
         begun: whether the run has learned from them, so that they stay what they are.
 
     Raises:
-        ConfigError: if those of a run that has not begun were made by other settings.
+        ConfigError: if those of a run that has not begun were made by other settings or of other
+            labeled images.
     """
     wanted = method_class(cfg).stored_labels(cfg)
     if wanted is None:
         return
     first = labeled_stage(cfg, wanted.path.parent / "supervised")
     if not begun:
-        _refuse_other_labels(first, wanted)
+        _refuse_other_labels(cfg, first, wanted)
     if not wanted.path.is_file():
         _make_labels(cfg, first, wanted)
     # The weights that the run starts from are drawn next. They are the same whether the stages
@@ -85,27 +89,35 @@ def store_labels(cfg: CfgNode, begun: bool = False) -> None:
     seed_all_rng(cfg.SEED + comm.get_rank())
 
 
-def _refuse_other_labels(first: CfgNode, wanted: StoredLabels) -> None:
+def _refuse_other_labels(cfg: CfgNode, first: CfgNode, wanted: StoredLabels) -> None:
     """Labels, or some of them, may be there since another run was to begin in this folder."""
     folder = wanted.path.parent
     path = folder / MADE_BY
     if not path.is_file() or not (wanted.path.is_file() or any(folder.glob("chunk_*.json"))):
         return
-    before, now = json.loads(path.read_text(encoding="utf-8")), _made_by(first, wanted)
-    other = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    now = _made_by(first, wanted, load_pools(cfg))
+    # Those of an earlier version do not know keys that came later, nor the images.
+    unknown = {**default_settings(), _LABELED: now[_LABELED]}
+    before = {**unknown, **json.loads(path.read_text(encoding="utf-8"))}
+    other = sorted(key for key, value in now.items() if before.get(key) != value)
     if other:
         key = other[0]
         raise ConfigError(
             f"{folder} has pseudo-labels that were made with {key} {before.get(key)!r}, and it is "
-            f"{now.get(key)!r} now ({', '.join(other)} differ): choose another OUTPUT_DIR, or "
+            f"{now[key]!r} now ({', '.join(other)} differ): choose another OUTPUT_DIR, or "
             f"remove {folder} to make them anew"
         )
 
 
-def _made_by(first: CfgNode, wanted: StoredLabels) -> dict[str, Any]:
-    """What the labels depend on, but for the images; ``first`` is the config of the first stage."""
+def _made_by(first: CfgNode, wanted: StoredLabels, pools: Pools) -> dict[str, Any]:
+    """What the labels depend on, but for the images that get them.
+
+    Args:
+        first: the config of the first stage.
+    """
     found = {k: v for k, v in settings_of(first).items() if k.startswith(_OF_LABELS)}
     found["SSOD.STAC.OWN_SIZE"] = wanted.short_side == 0
+    found[_LABELED] = SetContent.of(pools.labeled, pools.classes).sha256[:12]
     return {k: v for k, v in found.items() if not k.startswith("SOLVER.CHECKPOINT")}
 
 
@@ -118,7 +130,7 @@ def _make_labels(cfg: CfgNode, first: CfgNode, wanted: StoredLabels) -> None:
     )
     detector = _trained(first)
     if comm.is_main_process():
-        write_text(path.parent / MADE_BY, json.dumps(_made_by(first, wanted), indent=1))
+        write_text(path.parent / MADE_BY, json.dumps(_made_by(first, wanted, pools), indent=1))
     mapper = EvaluationMapper(wanted.short_side, cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.FORMAT)
     size = image_bytes(wanted.short_side, cfg.INPUT.MAX_SIZE_TEST)
     # At their own size images may be larger than shared memory has room for.
@@ -207,10 +219,22 @@ class _Images(Dataset[dict[str, Any]]):
         try:
             return self._mapper(record)
         except ImageError as error:
-            return {"file_name": record["file_name"], "error": str(error)}
+            kind = "unreached" if is_unreachable(error) else "error"
+            return {"file_name": record["file_name"], kind: str(error)}
 
 
 def _label(model: nn.Module, image: dict[str, Any]) -> dict[str, Any]:
+    """
+    Raises:
+        SourceError: if the image could not be reached: the whole run would learn without it.
+    """
+    if "unreached" in image:
+        raise SourceError(
+            f"{image['unreached']}. An unlabeled image that cannot be reached would stay without "
+            "labels in all of the training: put it back and repeat the command with --resume, "
+            "which keeps what is done. If it is gone for good, take it out of the set and choose "
+            "another OUTPUT_DIR"
+        )
     if "error" in image:
         logger.warning("Left unlabeled: %s", image["error"])
         return {"file_name": image["file_name"], "height": 0, "width": 0, "boxes": []}

@@ -23,7 +23,7 @@ from dre_ssod.config.keys import without_refining
 from dre_ssod.config.reading import read_config
 from dre_ssod.data.sources.catalog import class_names
 from dre_ssod.data.sources.truth import load_truth
-from dre_ssod.deployment.trained_model import device_of, load_trained
+from dre_ssod.deployment.trained_model import check_device, device_of, load_trained
 from dre_ssod.errors import ConfigError
 from dre_ssod.evaluation.coco import coco_truth, evaluate_all, percent, precision_curves
 from dre_ssod.evaluation.evaluators import build_test_loader
@@ -175,6 +175,7 @@ def _configure(run: RunFolder, opts: Sequence[str]) -> CfgNode:
     cfg = read_config(str(run.path / CONFIG), opts)
     check_config(cfg, 1)
     check_effects(cfg, opts[::2], trains=False)
+    check_device(cfg, opts[::2])
     cfg.MODEL.DEVICE = device_of(cfg)
     if not cfg.DATASETS.TEST:
         raise ConfigError(

@@ -21,7 +21,7 @@ from dre_ssod.stores.delivery import (
     new_folder,
 )
 from dre_ssod.stores.handler import weights_file
-from dre_ssod.stores.objects import CHAIN, StoreError, describe, identity, is_address, read_range
+from dre_ssod.stores.objects import CHAIN, StoreError, describe, is_address, read_range
 from dre_ssod.stores.pieces import Piece, is_piece
 from dre_ssod.stores.places import Place, StorePath, is_taken, place_of
 
@@ -40,7 +40,6 @@ __all__ = [
     "delivered_folder",
     "describe",
     "folder_without",
-    "identity",
     "is_address",
     "is_piece",
     "is_taken",

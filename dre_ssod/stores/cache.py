@@ -2,26 +2,37 @@
 
 ``$DRE_SSOD_CACHE`` names the folder (default: ``~/.cache/dre_ssod``), ``$DRE_SSOD_CACHE_GIB`` the
 bound (default: 20). The copy of an object lies under a hash of its address and is named after its
-content, as far as its store tells contents apart, so that a changed object is another copy. Of the
-copy of a part of an object, the hash is of the content's name as well.
+content, so that a changed object is another copy; where its store says nothing but a size, it is
+fetched whenever the store would be asked. Of the copy of a part of an object, the hash is of the
+content's name as well.
 """
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from dre_ssod.errors import ConfigError
 from dre_ssod.files import PARTIAL, naming_failures
 from dre_ssod.locks import taking_turns
-from dre_ssod.stores.objects import StoreError, ask, describe, identity, read_range
+from dre_ssod.stores.objects import (
+    StoreError,
+    ask,
+    describe,
+    has_identity,
+    identity,
+    read_range,
+)
 
 FOLDER_VARIABLE, BOUND_VARIABLE = "DRE_SSOD_CACHE", "DRE_SSOD_CACHE_GIB"
 TRUSTED_S = 86400.0
@@ -35,6 +46,9 @@ _DERIVED = "shards"
 # Share of the bound that a clearing frees, and that is written between two, on average.
 _SLACK = 0.05
 _ABANDONED_S = 86400.0
+_TELLING = threading.Lock()
+
+logger = logging.getLogger(__name__)
 
 
 class _Copy(NamedTuple):
@@ -85,7 +99,7 @@ class Cache:
         return newest.path if newest and time.time() - newest.checked < trusted_s else None
 
     def update(self, address: str) -> Path:
-        """The copy of an object as it is now, fetched if there is none of that content.
+        """The copy of an object as it is now, fetched unless there is one that surely is the same.
 
         Raises:
             FileNotFoundError: if there is no such object.
@@ -109,24 +123,31 @@ class Cache:
         with naming_failures(path):
             place.mkdir(parents=True, exist_ok=True)
             with taking_turns(place / _LOCK) if (size or LARGE) >= LARGE else nullcontext():
-                if not self._keep(path, size):
+                if not (has_identity(found) and self._keep(path, size)):
                     self._fetch(path, get)
         return path
 
-    def note(self, address: str, content: str) -> None:
-        """Remember that the store has just called the content of an object so.
+    def note(self, address: str, description: dict[str, Any]) -> str:
+        """Remember what the store has just said of an object of which parts are read.
 
-        Args:
-            content: the :func:`identity` of the object.
+        Returns:
+            The :func:`identity` of the object; of a store that gives nothing but a size, a warning
+            says so.
 
         Raises:
             FileError: if it cannot be written.
         """
+        content = identity(description)
+        if not has_identity(description):
+            # Of many threads one alone says it.
+            with _TELLING:
+                _warn_of_size_alone("/".join(address.split("/")[:3]))
         # A copy of no bytes: all that is to be known is its name.
         path = self._place(_content(address)) / f"{content}.0."
         with naming_failures(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
+        return content
 
     def content(self, address: str) -> str:
         """The :func:`identity` of an object, for which the store is asked once in ``TRUSTED_S``.
@@ -142,9 +163,7 @@ class Cache:
             known = None
         if known is not None:
             return known.name.partition(".")[0]
-        found = identity(describe(address))
-        self.note(address, found)
-        return found
+        return self.note(address, describe(address))
 
     def update_part(self, address: str, start: int, size: int, content: str) -> Path:
         """The copy of ``size`` bytes of an object, fetched.
@@ -223,6 +242,17 @@ class Cache:
     def _place(self, address: str) -> Path:
         name = sha256(address.encode(errors="surrogateescape")).hexdigest()
         return self.folder / name[:2] / name[2:40]
+
+
+@functools.cache
+def _warn_of_size_alone(store: str) -> None:
+    """Once for a store."""
+    logger.warning(
+        "%s gives neither a date nor a checksum of its files: what was read of a shard is taken "
+        "again while its size stays the same, whatever is in it now. Give a changed shard another "
+        "name, or empty $%s",
+        *(store, FOLDER_VARIABLE),
+    )
 
 
 def _part(address: str, start: int, size: int, content: str) -> str:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from dre_ssod.errors import ConfigError, FileError
-from dre_ssod.files import PARTIAL
+from dre_ssod.files import PARTIAL, try_to_write
 from dre_ssod.stores.objects import StoreError, ask, is_address
 from dre_ssod.stores.places import Place, StorePath, is_taken
 
@@ -102,7 +102,8 @@ def delivered_file(output: Path | str, rule: Rule = new_file) -> Iterator[Writte
     Raises:
         ConfigError: if the rule is broken, or nothing is ever written to such an address.
         StoreError: if the store cannot be written to. The result is kept then, and named.
-        FileError: if there is no place on this machine to make it in.
+        FileError: if nothing can be written there, or there is no place on this machine to make it
+            in.
     """
     with _delivered(output, rule, is_folder=False) as written:
         yield written
@@ -123,6 +124,7 @@ def delivered_folder(output: Path | str, rule: Rule = new_folder) -> Iterator[Wr
 def _delivered(output: Path | str, rule: Rule, is_folder: bool) -> Iterator[Written]:
     if isinstance(output, Path):
         rule(output)
+        try_to_write(output, is_folder)
         yield Written(output, output)
         return
     place = StorePath.parse(output)

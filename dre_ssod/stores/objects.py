@@ -27,8 +27,11 @@ CHAIN = "::"
 _PROTOCOL = re.compile(r"([A-Za-z0-9+.-]+)://")
 # What tells two contents of an object apart, in the words of different stores.
 _MARKS = ("size", "ETag", "etag", "md5Hash", "content_md5", "CRC", "mtime", "LastModified")
-# The same of web servers and of memory.
-_MORE_MARKS = ("Last-Modified", "Content-MD5", "Digest", "created")
+# The same of web servers, of memory, of hf://, github://, git://, webhdfs://, ftp:// and jupyter://.
+_MORE_MARKS = (
+    *("Last-Modified", "Content-MD5", "Digest", "created", "blob_id", "xet_hash", "sha", "hex"),
+    *("modificationTime", "modify", "last_modified"),
+)
 # Of the disk of this machine: the store is not at fault.
 _OUR_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _NO_CREDENTIALS = ("Credential", "Authentication", "RefreshError", "Forbidden")
@@ -135,3 +138,8 @@ def identity(description: dict[str, Any]) -> str:
     marks = [str(description.get(mark)) for mark in _MARKS]
     marks += [str(description[mark]) for mark in _MORE_MARKS if mark in description]
     return hashlib.sha256("\n".join(marks).encode()).hexdigest()[:16]
+
+
+def has_identity(description: dict[str, Any]) -> bool:
+    """Whether a store says more of an object's content than its size: a date or a checksum."""
+    return any(description.get(mark) for mark in (*_MARKS, *_MORE_MARKS) if mark != "size")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import pickle
 import struct
 import zlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,10 +26,13 @@ from dre_ssod.data.images import (
     ImageError,
     check_size,
     decoding,
+    files,
+    is_unreachable,
+    open_picture,
     read_header,
     read_image,
 )
-from dre_ssod.errors import SourceError
+from dre_ssod.errors import FileError, SourceError
 from tests.data.pictures import PIXELS, save
 
 
@@ -45,7 +52,7 @@ def truncated(path: Path) -> None:
         (lambda path: (path.unlink(), path.mkdir()), "is a folder, no image"),
         (lambda path: (path.unlink(), os.mkfifo(path)), "is no regular file, but a pipe"),
         (lambda path: (path.unlink(), path.symlink_to("/dev/zero")), "is no regular file"),
-        (lambda path: (path.unlink(), path.symlink_to(path)), "cannot be read .*[Ll]ink|levels"),
+        (lambda path: (path.unlink(), path.symlink_to(path)), "cannot be read: .*levels.*see that"),
         (lambda path: os.truncate(path, LARGEST_FILE + 1), r"has 2\.0 GiB, more than any image"),
     ],
 )
@@ -60,6 +67,61 @@ def test_files_that_are_no_images_are_refused_by_name(
         read_image(str(path), "RGB")
     assert str(caught.value).startswith(str(path))
     assert caught.value.file_name == str(path)
+
+
+class _Dying(io.BytesIO):
+    """A file of a disk that fails after its first bytes."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self.tell() > 16:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().read(size)
+
+
+@pytest.mark.parametrize("read", [read_header, lambda path: read_image(path, "RGB")])
+@pytest.mark.parametrize("extension", ["jpg", "png", "tif"])
+def test_a_file_that_cannot_be_reached_is_told_from_a_damaged_one(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    extension: str,
+    read: Callable[[str], object],
+) -> None:
+    path = Path(save(tmp_path / f"image.{extension}", PillowImage.fromarray(PIXELS)))
+    content = path.read_bytes()
+
+    def is_out_of_reach(open_it: Callable[[str], Any] = open_picture) -> bool:
+        with monkeypatch.context() as patch:
+            for module in (decoding, files):
+                patch.setattr(module, "open_picture", open_it)
+            with pytest.raises(ImageError) as caught:
+                read(str(path))
+            return is_unreachable(caught.value)
+
+    def forbidden(_: str) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    assert is_out_of_reach(forbidden)
+    # Of a TIFF file, Pillow takes what the system says for damage.
+    assert is_out_of_reach(lambda _: nullcontext(_Dying(content)))
+    for damaged in (b"", b"no image", content[:20]):
+        path.write_bytes(damaged)
+        assert not is_out_of_reach()
+    path.unlink()
+    assert is_out_of_reach()
+    path.mkdir()
+    assert not is_out_of_reach()
+
+
+def test_a_full_disk_is_not_the_fault_of_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies of what is in a store need room."""
+
+    def full(_: str) -> object:
+        raise FileError("/cache/copy: cannot be written: No space left on device")
+
+    monkeypatch.setattr(decoding, "open_picture", full)
+    for read in (read_header, lambda path: read_image(path, "RGB")):
+        with pytest.raises(FileError):
+            read("s3://data/a.jpg")
 
 
 def test_a_damaged_jpeg_is_left_to_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,6 +163,7 @@ def test_damaged_files_give_an_image_error_or_an_image(tmp_path: Path, extension
     path = Path(save(tmp_path / f"image.{extension}", PillowImage.fromarray(PIXELS)))
     content = path.read_bytes()
     messages: list[str] = []
+    unreachable: list[bool] = []
 
     @settings(max_examples=60, deadline=None, derandomize=True)
     @given(
@@ -118,12 +181,14 @@ def test_damaged_files_give_an_image_error_or_an_image(tmp_path: Path, extension
             image = read_image(str(path), "RGB")
         except ImageError as error:
             messages.append(str(error))
+            unreachable.append(is_unreachable(error))
             return
         header = read_header(str(path))
         assert image.shape == (header.height, header.width, 3)
 
     check()
     assert messages
+    assert not any(unreachable)
     assert all(message.startswith(str(path)) for message in messages)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from dre_ssod.data.sources.catalog import load_one_labeled
 from dre_ssod.deployment.labeling.corrected_labels import Changes, compare, join
 from dre_ssod.errors import SourceError
 from tests.data.written_sets import boxes_of
+from tests.voc_folder import write_voc_folder
 
 Box = tuple[int, float, float, float, float]
 """Class, x, y, width, height."""
@@ -89,6 +92,105 @@ def test_contradictions_are_named(tmp_path: Path) -> None:
     strange = write(tmp_path, "strange", {"2": [A]}, classes="ac")
     with pytest.raises(SourceError, match=r"strange.*: the classes 'c' are not among 'a', 'b'"):
         join([old], [strange], replace=False)
+
+
+def test_a_flag_that_was_corrected_is_a_correction(tmp_path: Path) -> None:
+    """Crowd regions, where both sets speak of them."""
+    ordinary, crowd = {"iscrowd": 0}, {"iscrowd": 1}
+    for name, flags in (("old", [ordinary] * 2), ("new", [crowd, ordinary])):
+        _with_entries(write(tmp_path, name, {"1": [A, B]}), tmp_path / f"{name}.json", *flags)
+    old, new = (
+        f"coco://{tmp_path}/{name}.json?images={tmp_path}/photos" for name in ("old", "new")
+    )
+    differ = r"2 objects on it, .* 2 objects, and they differ in 'iscrowd' or 'difficult'\. Take"
+    with pytest.raises(SourceError, match=differ):
+        join([old], [new], replace=False)
+    joined = join([old], [new], replace=True)
+    assert [item["iscrowd"] for item in joined.records[0]["annotations"]] == [1, 0]
+    assert joined.corrected == 1
+    # Sets that have no word for it: a COCO file without any flag, and other forms.
+    bare = write(tmp_path, "bare", {"1": [A, B]})
+    lines = ("0 0.2 0.25 0.2 0.25", "1 0.65 0.6875 0.3 0.375")
+    for folder in ("images", "labels"):
+        (tmp_path / "yolo" / folder / "train").mkdir(parents=True)
+    (tmp_path / "yolo" / "labels" / "train" / "1.txt").write_text("\n".join(lines))
+    os.link(tmp_path / "photos" / "1.png", tmp_path / "yolo" / "images" / "train" / "1.png")
+    (tmp_path / "yolo" / "data.yaml").write_text("train: images/train\nnames: [a, b]\n")
+    for without in (bare, f"yolo://{tmp_path}/yolo?split=train"):
+        for sets in ((new, without), (without, new)):
+            joined = join(sets[:1], sets[1:], replace=True)
+            assert (len(joined.records), joined.corrected) == (1, 0)
+
+
+def test_difficult_that_was_corrected_is_a_correction(tmp_path: Path) -> None:
+    sets = []
+    for value in (False, True):
+        folder = write_voc_folder(tmp_path / f"{value}", {"1": [("a", (11, 11, 30, 30), value)]})
+        words = f"annotations={folder}/Annotations&classes=a,b"
+        sets.append(f"voc://{tmp_path}/False/JPEGImages?{words}")
+    with pytest.raises(SourceError, match="differ in 'iscrowd' or 'difficult'"):
+        join(sets[:1], sets[1:], replace=False)
+    joined = join(sets[:1], sets[1:], replace=True)
+    assert [item["difficult"] for item in joined.records[0]["annotations"]] == [1]
+    assert joined.corrected == 1
+    # A COCO file is not read for it.
+    other = write(tmp_path, "coco", {"1": [A]})
+    (tmp_path / "photos" / "1.png").unlink()
+    os.link(tmp_path / "False" / "JPEGImages" / "1.jpg", tmp_path / "photos" / "1.png")
+    assert join(sets[1:], [other], replace=True).corrected == 0
+
+
+def _renumbered(name: str, path: Path, categories: dict[int, int], first_image: int) -> str:
+    """The same set with other ids."""
+    content = json.loads(path.read_text())
+    for entry in content["categories"]:
+        entry["id"] = categories[entry["id"]]
+    for image in content["images"]:
+        image["id"] += first_image
+    for item in content["annotations"]:
+        item["category_id"] = categories[item["category_id"]]
+        item["image_id"] += first_image
+    path.write_text(json.dumps(content))
+    return name
+
+
+def test_ids_of_coco_files_stay(tmp_path: Path) -> None:
+    """Those of classes by the first set, and of images if all can keep theirs."""
+    old, new = (
+        write(tmp_path, "old", {"1": [A], "2": [B]}),
+        write(tmp_path, "new", {"2": [A], "3": [B, A]}),
+    )
+    _renumbered(old, tmp_path / "old.json", {0: 44, 1: 3}, 501)
+    _renumbered(new, tmp_path / "new.json", {0: 1, 1: 2}, 7)
+    joined = join([old], [new], replace=True)
+    # In the order of their ids; of the image that both have, the first one counts.
+    assert joined.classes == ["b", "a"]
+    assert (joined.category_ids, joined.image_ids) == ([3, 44], [501, 502, 8])
+    ids = (joined.category_ids, joined.image_ids)
+    written = content_of(joined.records, joined.classes, *ids)
+    content = written.content
+    assert content["categories"] == [{"id": 3, "name": "b"}, {"id": 44, "name": "a"}]
+    names = [(image["id"], Path(image["file_name"]).stem) for image in content["images"]]
+    assert names == [(8, "3"), (501, "1"), (502, "2")]
+    assert written.source_ids == ("8", "501", "502")
+    labels = [(item["image_id"], item["category_id"]) for item in content["annotations"]]
+    assert labels == [(8, 3), (8, 44), (501, 44), (502, 44)]
+
+
+def test_image_ids_that_cannot_all_stay_are_new(tmp_path: Path) -> None:
+    old = write(tmp_path, "old", {"1": [A], "2": [A]})
+    new = write(tmp_path, "new", {"3": [A]})
+    joined = join([old], [new], replace=False)
+    assert (joined.category_ids, joined.image_ids) == ([0, 1], [])
+    assert joined.ids_lost == f"{tmp_path}/photos/1.png and {tmp_path}/photos/3.png both have 0"
+    root = write_voc_folder(tmp_path / "voc", {"9": [("a", (11, 11, 30, 30), False)]})
+    voc = f"voc://{root}?split=test&classes=a,b"
+    joined = join([old], [voc], replace=False)
+    assert joined.image_ids == []
+    assert re.fullmatch(r".*9\.jpg is of a set that is no COCO file.*", joined.ids_lost)
+    # Nothing is lost where none has any.
+    joined = join([voc], [voc], replace=False)
+    assert (joined.category_ids, joined.image_ids, joined.ids_lost) == ([1, 2], [], "")
 
 
 def test_what_became_of_a_models_boxes(tmp_path: Path) -> None:

@@ -174,6 +174,25 @@ def test_other_rubbish_is_refused(detector: Detector, path: Path, pixels: Any) -
         dre_ssod.load(path, classes=["disk"])
 
 
+def test_a_gpu_that_is_not_there_is_refused_where_it_is_named(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    message = r"MODEL\.DEVICE \(device in Python\) is 'cuda:3', but PyTorch finds no GPU.*'cpu'"
+    for options in ({"device": "cuda:3"}, {"opts": ["MODEL.DEVICE", "cuda:3"]}):
+        with pytest.raises(ConfigError, match=message):
+            dre_ssod.load(path, **options)
+    # What a training has asked for is not named by the caller.
+    cfg = tiny_cfg(**{"MODEL.DEVICE": "cuda"})
+    trained = write(tmp_path / "gpu.pth", run=entry_for_weights(cfg, CATEGORIES))
+    for options in ({}, {"device": "cpu"}):
+        assert dre_ssod.load(trained, **options).cfg.MODEL.DEVICE == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigError, match=r"is 'cuda:3'; .*has 2 GPU\(s\), from 'cuda:0'"):
+        dre_ssod.load(path, device="cuda:3")
+
+
 def test_a_config_beside_older_checkpoints_tells(tmp_path: Path) -> None:
     """Those of version 0.1.0, and those of other programs."""
     path = write(tmp_path / "old.pth", trainer={"iteration": 3})

@@ -14,6 +14,7 @@ from defusedxml.ElementTree import fromstring
 
 from dre_ssod.data.sources.catalog import load_one_labeled
 from dre_ssod.deployment.labeling.corrected_labels import join
+from dre_ssod.deployment.labeling.label_merge import merge
 from dre_ssod.deployment.labeling.label_tasks import (
     check_images,
     corrected_uri,
@@ -137,6 +138,41 @@ def test_joined_labels_outlive_the_job(
         assert said.endswith(f"labelImg {path}/images/train {labels}/classes.txt {labels}")
     shutil.rmtree(job.folder)
     assert all(map(os.path.isfile, files))
+
+
+def test_what_is_corrected_where_it_is_stays(job: LabelingJob, images: Path) -> None:
+    """Whatever other form is written after it, and when the list changes."""
+    coco = write_tasks(job, "coco")
+    assert coco.parent == job.folder / "tasks"
+    coco.write_text("corrected")
+    yolo, voc = (write_tasks(job, form) for form in ("yolo", "voc"))
+    labels = (yolo / "labels" / "train").glob("*.txt")
+    corrected = next(path for path in labels if path.name != "classes.txt")
+    corrected.write_text("")
+    for form, path in (("coco", coco), ("yolo", yolo), ("voc", voc)):
+        assert write_tasks(job, form) == path
+    assert {path.name for path in coco.parent.iterdir()} == {coco.name, yolo.name, voc.name}
+    assert not list(job.folder.glob("tasks_*"))
+    merge(job, 1, "both")
+    other = write_tasks(job, "coco")
+    assert other != coco
+    uri = f"coco://{other}?images={images}"
+    assert [record["file_name"] for record in load_one_labeled(uri)] == [
+        str(images / name) for name in listed(job)
+    ]
+    assert (coco.read_text(), corrected.read_text()) == ("corrected", "")
+
+
+def test_an_image_that_is_gone_is_named_where_it_is_to_be_linked_to(
+    job: LabelingJob, images: Path, tmp_path: Path
+) -> None:
+    photos = Path(shutil.copytree(images, tmp_path / "photos"))
+    rename_root(job, str(photos))
+    gone = photos / listed(job)[0]
+    gone.unlink()
+    with pytest.raises(SourceError, match=rf"^{gone}: is listed .* Put it back and repeat"):
+        write_tasks(job, "yolo")
+    assert not (job.folder / "tasks").exists()
 
 
 def test_links_of_the_user_stay(images: Path, tmp_path: Path) -> None:

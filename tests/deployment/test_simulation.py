@@ -28,7 +28,8 @@ def test_the_rest_of_a_draw_is_known(data: TinyDataset, tmp_path: Path) -> None:
 
 
 def test_other_images_need_somebody_who_knows_them(data: TinyDataset, tmp_path: Path) -> None:
-    half = write_set(tmp_path / "half.json", load_one_labeled(data.labeled)[:5], ["a", "b", "c"])
+    own = [{"id": number, "name": name} for number, name in ((3, "a"), (7, "b"), (44, "c"))]
+    half = write_set(tmp_path / "half.json", load_one_labeled(data.labeled)[:5], own)
     cfg = tiny_run(data, tmp_path, **{"DATASETS.LABELED_PERCENT": 100.0})
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (half,), ()
     with pytest.raises(ConfigError, match="the run has labels of all of"):
@@ -39,6 +40,7 @@ def test_other_images_need_somebody_who_knows_them(data: TinyDataset, tmp_path: 
     known = known_pool(cfg, data.labeled)
     assert not known.drawn
     assert [Path(record["file_name"]).stem for record in known.pool] == ["6", "7", "8"]
-    # Each has its own order of classes.
-    assert known.classes == ["a", "b", "c"]
-    assert known.pool_classes == [f"class{number}" for number in range(3)]
+    # Each has its own classes and their ids.
+    assert known.categories == own
+    names = [category["name"] for category in known.pool_categories]
+    assert names == [f"class{number}" for number in range(3)]

@@ -6,6 +6,7 @@ import gc
 import json
 import multiprocessing
 import os
+import shutil
 import weakref
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from detectron2.utils.env import seed_all_rng
 from dre_ssod.data.mappers import EvaluationMapper
 from dre_ssod.engine import stages
 from dre_ssod.engine.trainer import SSODTrainer
-from dre_ssod.errors import ConfigError
+from dre_ssod.errors import ConfigError, SourceError
 from dre_ssod.methods import METHODS
 from dre_ssod.modeling.rcnn import SemiSupervisedRCNN
 from tests.engine.resume_harness import Stop, StopAt, differences, end_state
@@ -104,7 +105,15 @@ def test_labels_that_other_settings_have_made_are_refused(
     store(begun=True, **longer)
     with pytest.raises(ConfigError, match=r"SSOD\.STAC\.OWN_SIZE False, and it is True now"):
         store(**{"SSOD.STAC.OWN_SIZE": True})
+    with pytest.raises(ConfigError, match=r"made with the labeled images '[0-9a-f]{12}', and it"):
+        store(**{"DATASETS.LABELED_FOLD": 2})
     folder = Path(stage_cfg(data, tmp_path).OUTPUT_DIR) / "stac"
+    # An earlier version knew fewer keys, and no images.
+    known = json.loads((folder / "made_by.json").read_text())
+    for key in ("SOLVER.ON_NONFINITE", "the labeled images"):
+        known.pop(key)
+    (folder / "made_by.json").write_text(json.dumps(known))
+    store()
     (folder / "labels.json").unlink()
     # What is there of them counts as much.
     with pytest.raises(ConfigError, match="made with SEED"):
@@ -257,6 +266,28 @@ def test_labels_are_the_same_however_many_processes_load_images(
     lines = [line for text in written[0] for line in json.loads(text)]
     assert [line["file_name"] for line in lines] == [r["file_name"] for r in records[3:]]
     assert lines[1] == {"file_name": str(broken), "height": 0, "width": 0, "boxes": []}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_reached_is_not_stored_without_labels(
+    data: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """The run would learn without it to its end; what is done before is kept."""
+    monkeypatch.setattr(stages, "CHUNK", 3)
+    run = trainer_of(NAME, data, tmp_path)
+    gone = tmp_path / "gone.png"
+    records = [*run.pools.unlabeled]
+    shutil.copy(records[4]["file_name"], tmp_path / "kept.png")
+    records[4] = {"file_name": str(gone)}
+    mapper, folder = EvaluationMapper(40, 1333, "RGB"), tmp_path / "labels"
+    folder.mkdir()
+    with pytest.raises(SourceError, match=r"gone\.png: there is no such file\. .* put it back"):
+        stages.label_images(run.teacher, records, mapper, folder, workers)
+    assert [path.name for path in folder.iterdir()] == ["chunk_00000.json"]
+    (tmp_path / "kept.png").rename(gone)
+    stages.label_images(run.teacher, records, mapper, folder, workers)
+    lines = json.loads((folder / "chunk_00001.json").read_text())
+    assert [line["height"] for line in lines] == [SIZE[0]] * 3
 
 
 def _noting(call: Any, path: Path) -> Any:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+import torch
 from detectron2.structures import BoxMode
 
 from dre_ssod.errors import ConfigError
 from dre_ssod.report.examined import _contradictions, _precision, examine_run
 from dre_ssod.runs.history import RunHistory, Series
 from dre_ssod.runs.sets import DatasetRow
+from tests.factories import tiny_cfg
 from tests.report.test_folders import entry, folder
 from tests.report.test_gallery import with_mistakes
 
@@ -87,3 +91,14 @@ def test_another_model_than_the_last_of_the_run_is_refused() -> None:
     run = folder("run", entry())
     with pytest.raises(ConfigError, match=r"MODEL\.WEIGHTS 'a\.pth'.*train_net\.py --eval-only"):
         examine_run(run, "teacher", ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "a.pth"])
+
+
+def test_a_gpu_that_is_named_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(
+        "dre_ssod.report.examined.find_last", lambda path: Mock(path=path / "m.pth")
+    )
+    (tmp_path / "config.yaml").write_text(tiny_cfg().dump())
+    run = replace(folder("run", entry()), path=tmp_path)
+    with pytest.raises(ConfigError, match=r"is 'cuda:1', but PyTorch finds no GPU.*'cpu'"):
+        examine_run(run, "teacher", ["MODEL.DEVICE", "cuda:1"])

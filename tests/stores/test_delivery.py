@@ -6,6 +6,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,24 @@ def test_a_path_of_this_machine_is_written_to_as_it_is(tmp_path: Path) -> None:
         raise AssertionError("the work has begun")
     with delivered_file(tmp_path / "page.html", any_file) as (path, _):
         assert path.read_text() == "page"
+
+
+@pytest.mark.parametrize("deliver_to", [delivered_file, delivered_folder])
+def test_a_path_that_cannot_be_written_shows_before_the_work(
+    tmp_path: Path, deliver_to: Callable[[Path], AbstractContextManager[object]]
+) -> None:
+    """And of one that can be, nothing is left before something is written."""
+    (tmp_path / "notes.txt").write_text("no folder")
+    path = tmp_path / "notes.txt" / "more" / "page.html"
+    with (
+        pytest.raises(FileError, match=r"page\.html cannot be written: Not a directory.*choose a"),
+        deliver_to(path),
+    ):
+        raise AssertionError("the work has begun")
+    with deliver_to(tmp_path / "new" / "page.html"):
+        assert [entry.name for entry in tmp_path.iterdir() if entry.name != "staging"] == [
+            "notes.txt"
+        ]
 
 
 def test_a_file_is_sent_when_it_is_done(bucket: Any, staging: Path) -> None:

@@ -102,6 +102,32 @@ def test_what_was_read_of_a_shard_that_changes_is_read_again(
     system.pseudo_dirs[:] = [""]
 
 
+def test_a_store_that_gives_nothing_but_sizes_is_warned_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    system = fsspec.filesystem("memory")
+    for name in ("a", "b"):
+        members = [(f"{name}.bmp", picture(1, "BMP"))]
+        content = write_tar(tmp_path / f"{name}.tar", members).read_bytes()
+        system.pipe(f"/nameless/{name}.tar", content)
+    load_unlabeled(["shards://memory://nameless/*.tar"])
+    assert "nameless" not in caplog.text
+
+    def describe(address: str) -> dict[str, Any]:
+        return {"type": "file", "size": system.info(address)["size"]}
+
+    for module in ("stores.cache", "data.sources.shards.patterns"):
+        monkeypatch.setattr(f"dre_ssod.{module}.describe", describe)
+    records = load_unlabeled(["shards://memory://nameless/*.tar"])
+    monkeypatch.setenv("DRE_SSOD_CACHE", str(tmp_path / "other"))
+    assert shades(records) == [1, 1]
+    system.store.clear()
+    system.pseudo_dirs[:] = [""]
+    (warning,) = [line for line in caplog.messages if "nameless" in line]
+    assert warning.startswith("memory://nameless gives neither a date nor a checksum")
+    assert "Give a changed shard another name, or empty $DRE_SSOD_CACHE" in warning
+
+
 def test_of_the_cache_the_index_of_shards_goes_last(
     packed: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -180,9 +180,11 @@ def test_an_archive_in_a_store(tmp_path: Path) -> None:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[str]:
+def serving(
+    folder: Path, handler_type: type[SimpleHTTPRequestHandler] = SimpleHTTPRequestHandler
+) -> Iterator[str]:
     """The address of a web server of a folder."""
-    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    handler = partial(handler_type, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -232,6 +234,46 @@ def test_weights_of_a_web_server_are_those_that_are_there_now(
     files[0].write_bytes(b"trained again")
     for read in (weights_file, PathManager.get_local_path):
         assert Path(read(f"{web}/run/model_final.pth")).read_bytes() == b"trained again"
+
+
+class WithoutDates(SimpleHTTPRequestHandler):
+    def send_header(self, keyword: str, value: str) -> None:
+        if keyword != "Last-Modified":
+            super().send_header(keyword, value)
+
+
+def test_what_a_store_gives_nothing_but_a_size_of_is_fetched_each_time(
+    web: str, tmp_path: Path, cache_folder: Path
+) -> None:
+    """Contents of equal size cannot be told apart by that; pictures are believed in for a day."""
+    labels = tmp_path / "web" / "labels.json"
+    with serving(labels.parent, WithoutDates) as address:
+        for content in (b"first", b"other"):
+            labels.write_bytes(content)
+            assert Path(local_copy(f"{address}/labels.json")).read_bytes() == content
+        for _ in range(2):
+            with open_copy(f"{address}/labels.json") as file:
+                assert file.read() == b"other"
+            labels.write_bytes(b"third")
+        for copy in cache_folder.glob("*/*/*.json"):
+            age(90_000, copy)
+        with open_copy(f"{address}/labels.json") as file:
+            assert file.read() == b"third"
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        *("ETag", "mtime", "CRC", "Last-Modified", "created", "blob_id", "xet_hash", "sha", "hex"),
+        *("modificationTime", "modify", "last_modified"),
+    ],
+)
+def test_contents_of_equal_size_are_told_apart_in_the_words_of_their_store(mark: str) -> None:
+    size = {"name": "a.json", "size": 5, "type": "file"}
+    assert not objects.has_identity({**size, mark: None})
+    contents = [{**size, mark: value} for value in ("one", "other")]
+    assert all(map(objects.has_identity, contents))
+    assert len(set(map(objects.identity, contents))) == 2
 
 
 def test_the_model_zoos_stay_in_the_cache_of_detectron2(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,6 +174,24 @@ def test_the_json_never_replaces_an_input(tool: ModuleType, model: Path, photos:
     assert image.read_bytes() == before
 
 
+@pytest.mark.parametrize("flag", ["--json", "--output"])
+def test_a_place_that_cannot_be_written_shows_before_the_first_image(
+    tool: ModuleType,
+    model: Path,
+    photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flag: str,
+) -> None:
+    look = Mock()
+    monkeypatch.setattr("dre_ssod.deployment.demo.run_on_image", look)
+    found = photos / "a.png" / "new" / "found"
+    assert run(tool, model, "--input", str(photos), flag, str(found)) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{found} cannot be written: Not a directory" in said
+    look.assert_not_called()
+
+
 def test_without_a_place_to_write_nothing_starts(tool: ModuleType) -> None:
     with pytest.raises(SystemExit) as error:
         tool.run(["--config-file", "c.yaml", "--input", "a.jpg"])

@@ -30,6 +30,41 @@ def test_it_prints_what_reads_the_joined_labels(
     assert "exists; choose another name" in " ".join(capsys.readouterr().err.split())
 
 
+def test_ids_stay_or_the_tool_says_why_not(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model of the next round writes these class ids beside those of the test set."""
+    data = write_tiny_dataset(tmp_path)
+    path = Path(data.labeled.removeprefix("coco://").partition("?")[0])
+    content = json.loads(path.read_text())
+    for item in content["annotations"]:
+        item["category_id"] *= 7
+        item["image_id"] += 500
+    for item in content["categories"]:
+        item["id"] *= 7
+    for image in content["images"]:
+        image["id"] += 500
+    images = content["images"]
+    parts = {"old": images[:5], "new": images[5:], "again": [images[5] | {"id": 501}]}
+    for name, part in parts.items():
+        own = {image["id"] for image in part}
+        items = [item for item in content["annotations"] if item["image_id"] in own]
+        text = json.dumps({**content, "images": part, "annotations": items})
+        path.with_name(f"{name}.json").write_text(text)
+    sets = {name: data.labeled.replace(path.name, f"{name}.json") for name in parts}
+    for name, said, ids in (
+        ("new", False, [image["id"] for image in images]),
+        ("again", True, [1, 2, 3, 4, 5, 6]),
+    ):
+        output = tmp_path / f"with_{name}.json"
+        words = ["--old", sets["old"], "--corrected", sets[name], "--output", str(output)]
+        assert tool.run(words) == 0
+        written = json.loads(output.read_text())
+        assert written["categories"] == content["categories"]
+        assert [image["id"] for image in written["images"]] == ids
+        assert ("Image ids are new, from 1 on: " in capsys.readouterr().out) == said
+
+
 def test_masks_stay_and_those_of_replaced_labels_are_counted(
     tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

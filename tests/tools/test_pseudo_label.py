@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import shutil
 import threading
 import time
 from multiprocessing.process import BaseProcess
@@ -15,8 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
+from dre_ssod.data.sources.catalog import load_one_labeled
 from dre_ssod.launch import program
 from dre_ssod.runs.detector import entry_for_weights
+from dre_ssod.stores import StoreError
 from tests.factories import BOXES, SIZE, draw, tiny_cfg, tiny_model
 from tests.forks import fork_server
 from tests.tiny_dataset import write_tiny_dataset
@@ -189,7 +192,9 @@ def test_an_empty_list_says_why_and_names_the_tasks_of_an_earlier_one(
     assert "is of an earlier list" not in shown
 
 
-def test_far_more_boxes_than_labels_are_doubted(tool: ModuleType, tmp_path: Path) -> None:
+def test_far_more_boxes_than_labels_are_doubted(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = write_tiny_dataset(tmp_path)
     cfg = tiny_cfg(**{"DATASETS.TRAIN": (data.labeled,)})
     # Three objects per image; twice as many are allowed.
@@ -200,3 +205,47 @@ def test_far_more_boxes_than_labels_are_doubted(tool: ModuleType, tmp_path: Path
     assert tool.doubt_of_many(cfg, 99.0, 0.8) is None
     gone = tiny_cfg(**{"DATASETS.TRAIN": ("coco:///gone.json?images=/gone",)})
     assert tool.doubt_of_many(gone, 99.0, 0.8) is None
+    # All is labeled when this is asked: a store that does not answer then is no reason to fail.
+    monkeypatch.setattr("dre_ssod.stores.objects.PAUSE", 0.0)
+    store = "http://127.0.0.1:9"
+    away = tiny_cfg(**{"DATASETS.TRAIN": (f"coco://{store}/train.json?images={store}/train",)})
+    with pytest.raises(StoreError):
+        load_one_labeled(away.DATASETS.TRAIN[0])
+    assert tool.doubt_of_many(away, 99.0, 0.8) is None
+
+
+def test_images_that_cannot_be_reached_are_named_and_tried_again(
+    tool: ModuleType, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos, out = Path(shutil.copytree(arguments[3], tmp_path / "photos")), tmp_path / "out"
+    words = ["--output", str(out), *arguments[:3], str(photos), *arguments[4:]]
+    (photos / "4.png").write_bytes(b"no image")
+    away = [photos / f"{number}.png" for number in range(4)]
+
+    def start(*gone: Path) -> tuple[int, str]:
+        for path in gone:
+            path.rename(tmp_path / path.name)
+        code = tool.run(words)
+        for path in gone:
+            (tmp_path / path.name).rename(path)
+        return code, capsys.readouterr().out
+
+    # They go right after they were listed.
+    tool.start(tool.parse_arguments(words))
+    code, shown = start(*away)
+    assert code == 1
+    assert "none is listed: no image could be labeled" in shown
+    first = ", ".join(map(str, away[:3]))
+    assert shown.splitlines()[-1] == (
+        f"4 images could not be reached, so left for another try: {first} and others. "
+        f"{out}/unreached.jsonl has the reasons. Put them back and repeat the command."
+    )
+    code, shown = start(away[1])
+    assert code == 1
+    assert f"1 image could not be reached, so left for another try: {away[1]}. " in shown
+    assert len(json.loads((out / "pseudo_labels.json").read_text())["images"]) == 3
+    code, shown = start()
+    assert code == 0
+    assert "on 4 images" in shown
+    assert f"1 image could not be read: {out}/skipped.jsonl" in shown
+    assert "could not be reached" not in shown

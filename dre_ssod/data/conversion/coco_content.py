@@ -21,7 +21,7 @@ from dre_ssod.files import write_text
 from dre_ssod.stores import Place
 
 SHAPES = "shapes"
-"""Entry of an annotation for what :func:`read_shapes` finds of it."""
+"""Entry of an annotation for what :func:`find_shapes` finds of it."""
 _SHAPES = ("segmentation", "keypoints", "num_keypoints")
 
 
@@ -158,15 +158,15 @@ def relative_names(files: Sequence[str]) -> tuple[Path, list[str]]:
     return folder, [Path(path).relative_to(folder).as_posix() for path in paths]
 
 
-def read_shapes(name: str, classes: Sequence[str]) -> dict[tuple[Any, ...], dict[str, Any]]:
+def find_shapes(
+    content: dict[str, Any], classes: Sequence[str]
+) -> dict[tuple[Any, ...], dict[str, Any]]:
     """The masks and key points of a COCO file, which records do not have, by :func:`shape_key`.
 
     Args:
-        name: URI or registered name of any dataset; others than COCO files have none.
+        content: what the file holds.
         classes: of the dataset.
     """
-    source = coco_file(name)
-    content = {} if source is None else read_json(source[0])
     indices = {name: index for index, name in enumerate(classes)}
     names = {category["id"]: category["name"] for category in content.get("categories", [])}
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -186,15 +186,27 @@ def shape_key(image_id: Any, category: int, annotation: dict[str, Any]) -> tuple
     return image_id, category, is_crowd(annotation), *annotation["bbox"]
 
 
-def content_of(records: Sequence[dict[str, Any]], classes: Sequence[str]) -> CocoContent:
-    """Records of any datasets in COCO's form, numbered from 1; see :func:`as_coco`.
+def content_of(
+    records: Sequence[dict[str, Any]],
+    classes: Sequence[str],
+    category_ids: Sequence[int] = (),
+    image_ids: Sequence[int] = (),
+) -> CocoContent:
+    """Records of any datasets in COCO's form; see :func:`as_coco`.
 
     Annotations have their own areas and ``SHAPES``, if they have any.
+
+    Args:
+        category_ids: of the classes; empty to number them from 1.
+        image_ids: of the records, all different, by which images are sorted; empty as above.
     """
     root, names = relative_names([record["file_name"] for record in records])
+    numbers = category_ids or range(1, len(classes) + 1)
+    entries = zip(image_ids or range(1, len(records) + 1), records, names, strict=True)
+    rows = sorted(entries, key=lambda row: row[0])
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for image_id, (record, name) in enumerate(zip(records, names, strict=True), start=1):
+    for image_id, record, name in rows:
         width, height = image_size(record)
         images.append({"id": image_id, "file_name": name, "width": width, "height": height})
         for item in record["annotations"]:
@@ -202,7 +214,7 @@ def content_of(records: Sequence[dict[str, Any]], classes: Sequence[str]) -> Coc
             annotation = {
                 "id": len(annotations) + 1,
                 "image_id": image_id,
-                "category_id": item["category_id"] + 1,
+                "category_id": numbers[item["category_id"]],
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
                 "area": item.get("area", (x2 - x1) * (y2 - y1)),
                 "iscrowd": int(is_crowd(item)),
@@ -211,6 +223,6 @@ def content_of(records: Sequence[dict[str, Any]], classes: Sequence[str]) -> Coc
             if "difficult" in item:
                 annotation["difficult"] = int(item["difficult"])
             annotations.append(annotation)
-    categories = [{"id": index, "name": name} for index, name in enumerate(classes, start=1)]
+    categories = [{"id": i, "name": name} for i, name in zip(numbers, classes, strict=True)]
     content = {"images": images, "annotations": annotations, "categories": categories}
-    return CocoContent(content, root, tuple(str(record["image_id"]) for record in records))
+    return CocoContent(content, root, tuple(str(record["image_id"]) for _, record, _ in rows))

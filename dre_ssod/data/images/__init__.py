@@ -5,14 +5,15 @@ bits where Pillow cuts off all that is brighter than 255, and inverted where a T
 is white, as Pillow does for 8 bits; 32-bit images are refused, since nothing says what black and
 white are; TIFF files with an orientation are turned once, not twice.
 
-Whatever is wrong with a file comes out as an :class:`ImageError`.
+Whatever is wrong with a file comes out as an :class:`ImageError`; :func:`is_unreachable` tells one
+that could not be got at from one with bad content.
 """
 
 from __future__ import annotations
 
 from dre_ssod.data.images.checks import check_shape, check_size
 from dre_ssod.data.images.decoding import ImageHeader, Pixels, read_header, read_image
-from dre_ssod.data.images.files import LARGEST_FILE, ImageError, open_picture
+from dre_ssod.data.images.files import LARGEST_FILE, ImageError, is_unreachable, open_picture
 
 __all__ = [
     "LARGEST_FILE",
@@ -21,6 +22,7 @@ __all__ = [
     "Pixels",
     "check_shape",
     "check_size",
+    "is_unreachable",
     "open_picture",
     "read_header",
     "read_image",

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 
-from dre_ssod.data.images.files import ImageError, open_picture
-from dre_ssod.stores import StoreError
+from dre_ssod.data.images.files import ImageError, is_of_system, open_picture
+from dre_ssod.errors import UserError
 
 try:
     from simplejpeg import decode_jpeg
@@ -89,8 +89,9 @@ def read_image(file_name: str, image_format: str) -> Pixels:
             if pixels is not None:
                 return pixels
             pixels = np.ascontiguousarray(_decode(image, file_name))
-    except (ImageError, StoreError):
-        # A store that does not answer says nothing of the image.
+    except UserError:
+        # A store that does not answer, or a disk that has no room for the copy, says nothing of
+        # the image.
         raise
     except Exception as error:  # On damaged files, Pillow's decoders raise errors of any type.
         raise _unreadable(file_name, error) from error
@@ -119,7 +120,7 @@ def read_header(file_name: str) -> ImageHeader:
                 width, height = height, width
             several = image.format != "MPO" and bool(getattr(image, "is_animated", False))
             return ImageHeader(width, height, image.mode, str(image.format), orientation, several)
-    except (ImageError, StoreError):
+    except UserError:
         raise
     except Exception as error:  # As above.
         raise _unreadable(file_name, error) from error
@@ -237,6 +238,8 @@ def _unreadable(file_name: str, error: Exception) -> ImageError:
     if isinstance(error, FileNotFoundError):
         return ImageError(f"{file_name}: there is no such file", file_name)
     reason = str(error) or type(error).__name__
+    if is_of_system(error):
+        return ImageError(f"{file_name}: cannot be read: {reason}; see that it can be", file_name)
     return ImageError(
         f"{file_name}: cannot be read as an image: {reason}; replace it, or remove it from the set",
         file_name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from dre_ssod.stores import Piece, is_address, is_piece, open_copy
 
 LARGEST_FILE = 2**31
 """Bytes of a picture file; the largest that is decoded, in 16-bit colors, has half of them."""
+_BLOCK = 2**20
 
 
 class ImageError(SourceError):
@@ -80,3 +82,32 @@ def _check_length(file_name: str, length: int) -> None:
             "remove it",
             file_name,
         )
+
+
+def is_unreachable(error: ImageError) -> bool:
+    """Whether an image could not be got at, which says nothing of what its file holds.
+
+    To be asked in the process that raised the error. Decoders keep some of what the system says to
+    themselves, so a file whose content seems to be at fault is read once more to its end.
+
+    Raises:
+        StoreError: as of :func:`open_picture`.
+    """
+    if is_of_system(error.__cause__):
+        return True
+    try:
+        with open_picture(error.file_name) as file:
+            while file.read(_BLOCK):
+                pass
+    except ImageError:
+        return False
+    except OSError as failure:
+        return is_of_system(failure)
+    return False
+
+
+def is_of_system(error: BaseException | None) -> bool:
+    """Whether the system has refused a file, as against a decoder its content."""
+    # What Pillow says of damaged content is an OSError without a number; a damaged file may also
+    # point to before its start, which is an invalid argument.
+    return isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)

@@ -6,12 +6,10 @@ What stands on disk is in :mod:`dre_ssod.deployment.labeling.labeling_job`.
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import random
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,15 +19,10 @@ from detectron2.structures import Instances
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from dre_ssod.data.images import ImageError
+from dre_ssod.data.images import ImageError, is_unreachable
+from dre_ssod.deployment.labeling.label_chunks import ERROR, UNREACHED, Line, Tries
 from dre_ssod.deployment.labeling.label_manifest import Entry, Manifest
-from dre_ssod.deployment.labeling.labeling_job import (
-    CHUNKS,
-    CLAIMS,
-    LabelingJob,
-    chunk_path,
-    open_manifest,
-)
+from dre_ssod.deployment.labeling.labeling_job import CLAIMS, LabelingJob, open_manifest
 from dre_ssod.deployment.labeling.uncertainty import (
     VIEWS,
     disagreement,
@@ -44,7 +37,6 @@ from dre_ssod.deployment.trained_model import (
     load_trained,
 )
 from dre_ssod.errors import counted
-from dre_ssod.files import write_text
 from dre_ssod.locks import Claims
 from dre_ssod.modeling.gaussian import best_quality
 from dre_ssod.workers import fitting, image_bytes, tend
@@ -58,20 +50,19 @@ PATIENCE = 600.0
 
 
 def label_missing(job: LabelingJob, cfg: CfgNode, sharers: int = 1) -> Iterator[int]:
-    """Label chunks until all are there; gives the number of images of each as it is finished.
+    """Label chunks until all are there; gives of each the number of images that were reached.
 
     Chunks are claimed one after the other, so that any number of processes may do this, come later
     and be killed: a claim ends with its process. Of one that hangs, or on a machine whose file
     server has not noticed its end, chunks are labeled again after ``PATIENCE``. A chunk that two
-    processes label is the same twice.
+    processes label is the same twice. One with images that cannot be reached is tried once.
 
     Args:
         sharers: processes that label on this machine.
     """
     manifest = open_manifest(job.folder)
-    there = {path.name for path in (job.folder / CHUNKS).iterdir()}
-    paths = [chunk_path(job.folder, number) for number in range(len(manifest.offsets))]
-    missing = [number for number, path in enumerate(paths) if path.name not in there]
+    tries = Tries(job.folder, len(manifest.offsets))
+    missing = [number for number in range(len(manifest.offsets)) if not tries.is_over(number)]
     # In an order of its own, not that of SEED: processes seldom ask for the same, and where locks
     # don't reach from machine to machine they seldom do the same.
     random.SystemRandom().shuffle(missing)
@@ -82,12 +73,12 @@ def label_missing(job: LabelingJob, cfg: CfgNode, sharers: int = 1) -> Iterator[
     with Claims(job.folder / CLAIMS) as claims:
         while missing:
             hanging = time.monotonic() - last >= PATIENCE
-            chunks = iter(missing[:1]) if hanging else _claimed(missing, paths, claims)
+            chunks = iter(missing[:1]) if hanging else _claimed(missing, tries, claims)
             for number, lines in label(chunks):
-                write_text(paths[number], "".join(json.dumps(line) + "\n" for line in lines))
+                reached = tries.keep(number, lines)
                 claims.give_back(number)
-                yield len(lines)
-            left = [number for number in missing if not paths[number].exists()]
+                yield reached
+            left = [number for number in missing if not tries.is_over(number)]
             if len(left) < len(missing):
                 last = time.monotonic()
                 if left:
@@ -98,14 +89,14 @@ def label_missing(job: LabelingJob, cfg: CfgNode, sharers: int = 1) -> Iterator[
             missing = left
 
 
-def _claimed(missing: Sequence[int], paths: Sequence[Path], claims: Claims) -> Iterator[int]:
+def _claimed(missing: Sequence[int], tries: Tries, claims: Claims) -> Iterator[int]:
     """Those of the missing chunks that nobody else has, claimed as they are asked for."""
     for number in missing:
         known = claims.note
         if claims.take(number):
             if claims.note != known:
                 logger.warning("%s", claims.note)
-            if paths[number].exists():
+            if tries.is_over(number):
                 claims.give_back(number)
             else:
                 yield number
@@ -124,7 +115,7 @@ class _Labeling:
         self.workers = fitting(cfg.DATALOADER.NUM_WORKERS, job.batch_images * size, sharers)
         self.pin_memory = cfg.MODEL.DEVICE.startswith("cuda")
 
-    def __call__(self, chunks: Iterator[int]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    def __call__(self, chunks: Iterator[int]) -> Iterator[tuple[int, list[Line]]]:
         """The number and the lines of each chunk; the next one is asked for while one is read."""
         first = next(chunks, None)
         if first is None:
@@ -170,25 +161,28 @@ class _Images(Dataset[dict[str, Any]]):
         try:
             return {**known, **self.reader(self.manifest.full_name(entry))}
         except ImageError as error:
-            return {**known, "error": str(error)}
+            why = {ERROR: str(error)}
+            return {**known, **why, **({UNREACHED: True} if is_unreachable(error) else {})}
 
 
 @torch.no_grad()
 def _label(
     model: nn.Module, loader: DataLoader[dict[str, Any]], job: LabelingJob, best_quality: float
-) -> Iterator[tuple[int, dict[str, Any]]]:
+) -> Iterator[tuple[int, Line]]:
     """The chunk and the line of each image, in order."""
     with inference_context(model):
         for batch in loader:
-            readable = [image for image in batch if "error" not in image]
+            readable = [image for image in batch if ERROR not in image]
             outputs = iter(model(readable) if readable else [])
             again = iter(model(list(map(_mirror, readable))) if readable and job.views else [])
             for image in batch:
                 entry: Entry = image["entry"]
-                if "error" in image:
-                    logger.warning("Skipped: %s", image["error"])
+                if ERROR in image:
+                    happened = "Not reached" if UNREACHED in image else "Skipped"
+                    logger.warning("%s: %s", happened, image[ERROR])
+                    why = {key: image[key] for key in (ERROR, UNREACHED) if key in image}
                     line = {"id": entry.image_id, "file_name": entry.file_name}
-                    yield image["chunk"], {**line, "error": image["error"]}
+                    yield image["chunk"], {**line, **why}
                 else:
                     found = next(outputs)["instances"].to("cpu")
                     other = next(again)["instances"].to("cpu") if job.views else None
@@ -205,7 +199,7 @@ def image_line(
     job: LabelingJob,
     best_quality: float,
     other: Instances | None = None,
-) -> dict[str, Any]:
+) -> Line:
     """What is kept of one image: its size, its boxes and how uncertain the model is.
 
     Args:

@@ -13,19 +13,25 @@ import torch
 from detectron2.structures import Boxes, pairwise_iou
 from scipy.optimize import linear_sum_assignment
 
-from dre_ssod.data.conversion.coco_content import SHAPES, read_shapes, shape_key
+from dre_ssod.data.conversion.coco_content import SHAPES, find_shapes, shape_key
+from dre_ssod.data.conversion.plan import coco_file
 from dre_ssod.data.records import corners, identify_files, objects_of
 from dre_ssod.data.sources.catalog import class_names
 from dre_ssod.data.sources.names import show_names
 from dre_ssod.data.sources.truth import load_truth
+from dre_ssod.data.sources.uri import is_uri, parse_uri
+from dre_ssod.data.text_files import is_integer, read_json
 from dre_ssod.deployment.labeling.labeling_job import MANIFEST
 from dre_ssod.errors import SourceError, counted
 from dre_ssod.evaluation.pseudo_labels import match_best_first
+from dre_ssod.runs.detector import categories_of
 
 KEPT_IOU = 0.95
 """From this overlap on a person has left a suggested box where it was."""
 _SAME = 0.5
 """Pixels by which forms of one and the same label may differ, since some round."""
+_FLAGS = ("iscrowd", "difficult")
+"""What an object is besides its class and its box, where the form of the labels says it."""
 
 Record = dict[str, Any]
 
@@ -38,6 +44,9 @@ class Joined:
         records: the old ones first, one for each image.
         classes: names in the order of their indices.
         corrected: how many records are new, or replaced an old one.
+        category_ids: of the classes, as the first set has them; from 1 on where it has none.
+        image_ids: of the records, as their COCO files have them; empty where these cannot all stay.
+        ids_lost: why not, where any record has one.
         shapes_lost: how many objects had a mask or key points in a record that was replaced, or in
             a set that is no COCO file, from which they are not taken.
     """
@@ -45,6 +54,9 @@ class Joined:
     records: list[Record]
     classes: list[str]
     corrected: int
+    category_ids: list[int]
+    image_ids: list[int]
+    ids_lost: str = ""
     shapes_lost: int = 0
 
 
@@ -85,7 +97,7 @@ def join(old: Sequence[str], corrected: Sequence[str], replace: bool) -> Joined:
     """All labels of these sets, each image once; the same image is the same file.
 
     What a link in a labeling job's folder leads to has the name that it has there. Masks and key
-    points of COCO files stay, as ``SHAPES``.
+    points of COCO files stay, as ``SHAPES``; a record that replaces an old one gets its image id.
 
     Args:
         old, corrected: names or URIs. The classes are those of the first; the others may have a
@@ -98,7 +110,8 @@ def join(old: Sequence[str], corrected: Sequence[str], replace: bool) -> Joined:
             differently.
     """
     names = [*old, *corrected]
-    classes = class_names(names[:1])
+    categories = categories_of(names[:1])
+    classes = [category["name"] for category in categories]
     identify = identify_files()
     joined: dict[str, tuple[str, Record]] = {}
     new = set()
@@ -115,19 +128,38 @@ def join(old: Sequence[str], corrected: Sequence[str], replace: bool) -> Joined:
                     lost += drawn
                     continue
             if before is not None and not may_replace:
+                where = " in 'iscrowd' or 'difficult'" if _same(before[1], record, ()) else ""
                 raise SourceError(
                     f"{record['file_name']}: {before[0]} has {_count(before[1])} on it, {name} "
-                    f"{_count(record)}, and they differ. Take the image out of one of them"
+                    f"{_count(record)}, and they differ{where}. Take the image out of one of them"
                     + (", or let the corrected ones count by --replace" if is_new else "")
                 )
             lost += sum(map(_has_shape, before[1]["annotations"])) if before else 0
-            joined[place] = (name, {**record, "file_name": _outside_of_job(record["file_name"])})
+            kept = {
+                "file_name": _outside_of_job(record["file_name"]),
+                "image_id": (before[1] if before else record)["image_id"],
+            }
+            joined[place] = (name, {**record, **kept})
             if is_new:
                 new.add(place)
     records = [record for _, record in joined.values()]
     items = (item for record in records for item in record["annotations"])
     lost += sum(SHAPES not in item and _has_shape(item) for item in items)
-    return Joined(records, classes, len(new), lost)
+    numbers = [category["id"] for category in categories]
+    return Joined(records, classes, len(new), numbers, *_image_ids(records), lost)
+
+
+def _image_ids(records: Sequence[Record]) -> tuple[list[int], str]:
+    """The ids that images of COCO files have, if all can keep them; else why not."""
+    files: dict[int, str] = {}
+    without = [record for record in records if not is_integer(record["image_id"])]
+    for record in records:
+        file, number = record["file_name"], record["image_id"]
+        if is_integer(number) and files.setdefault(number, file) != file:
+            return [], f"{files[number]} and {file} both have {number}"
+    if without and files:
+        return [], f"{without[0]['file_name']} is of a set that is no COCO file and has none"
+    return list(files), ""
 
 
 def _outside_of_job(file: str) -> str:
@@ -215,30 +247,49 @@ def _in_classes(name: str, classes: Sequence[str], with_shapes: bool = False) ->
             "Rename them; for further classes, write them into the old set first"
         )
     order = [classes.index(text) for text in own]
-    shapes = read_shapes(name, own) if with_shapes else {}
+    file = coco_file(name) if with_shapes else None
+    content = read_json(file[0]) if file else {}
+    shapes = find_shapes(content, own)
+    says_crowd = not with_shapes or _says_crowd(name, content)
     found = []
     for record in load_truth(name):
         annotations = []
         for item in record["annotations"]:
             kept = shapes.get(shape_key(record["image_id"], item["category_id"], item))
             changed = {**item, "category_id": order[item["category_id"]]}
+            if not says_crowd:
+                changed.pop("iscrowd", None)
             annotations.append({**changed, SHAPES: kept} if kept else changed)
         found.append({**record, "annotations": annotations})
     return found
 
 
-def _same(first: Record, second: Record) -> bool:
-    """Whether two records have the same objects in any order, up to what forms round."""
-    one, other = (
-        np.array(
-            [(item["category_id"], *corners(item)) for item in record["annotations"]],
-            dtype=np.float64,
-        ).reshape(-1, 5)
-        for record in (first, second)
+def _says_crowd(name: str, content: Record) -> bool:
+    """Whether a set tells crowd regions from objects: of others, 0 says nothing.
+
+    Args:
+        content: of its COCO file, if it is one.
+    """
+    if content:
+        return any("iscrowd" in item for item in content.get("annotations", []))
+    return not is_uri(name) or parse_uri(name).scheme == "shards"
+
+
+def _same(first: Record, second: Record, flags: Sequence[str] = _FLAGS) -> bool:
+    """Whether two records have the same objects in any order, up to what forms round.
+
+    Args:
+        flags: compared where both records have them.
+    """
+    one, other = first["annotations"], second["annotations"]
+    if not one or len(one) != len(other):
+        return len(one) == len(other)
+    shared = [flag for flag in flags if all(flag in item for item in (*one, *other))]
+    rows = (
+        [(item["category_id"], *corners(item), *map(item.get, shared)) for item in items]
+        for items in (one, other)
     )
-    if one.shape != other.shape:
-        return False
-    columns = zip(one.T, other.T, strict=True)
+    columns = zip(*(np.array(row, dtype=np.float64).T for row in rows), strict=True)
     differ = np.logical_or.reduce([abs(np.subtract.outer(a, b)) > _SAME for a, b in columns])
     # Sorted, boxes that rounding makes equal could change places.
     return not differ[linear_sum_assignment(differ)].any()

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from dre_ssod.data.sources.catalog import load_unlabeled
 from dre_ssod.data.sources.coco import CocoSource
 from dre_ssod.data.sources.folder import FolderSource, list_images
-from dre_ssod.data.sources.opening import open_source
+from dre_ssod.data.sources.opening import Source, open_source
 from dre_ssod.data.sources.programs.labels import ProgramSource
 from dre_ssod.data.sources.uri import is_uri
 from dre_ssod.errors import SourceError
@@ -60,9 +60,7 @@ def open_images(source: str) -> ImageList:
     Raises:
         SourceError: if there is no such source, or no image in it.
     """
-    opened = open_source(source) if is_uri(source) else None
-    if opened is None and Path(source).is_dir():
-        opened = FolderSource(source, Path(source).absolute())
+    opened = _opened(source)
     if isinstance(opened, FolderSource):
         names = list_images(opened.folder)
         entries = (Entry(number, name) for number, name in enumerate(names, start=1))
@@ -78,6 +76,25 @@ def open_images(source: str) -> ImageList:
         for number, r in enumerate(records, start=1)
     )
     return _not_empty(source, root, entries)
+
+
+def searched_folder(source: str) -> Place | None:
+    """The folder of which a source takes every image that comes to lie there; None of others."""
+    return _searched_by(_opened(source))
+
+
+def _searched_by(opened: Source | None) -> Place | None:
+    if isinstance(opened, FolderSource):
+        return opened.folder
+    return opened.image_root if isinstance(opened, ProgramSource) else None
+
+
+def _opened(source: str) -> Source | None:
+    """What a URI or the path of a folder names; None for a name, and where there is no folder."""
+    if is_uri(source):
+        return open_source(source)
+    is_folder = Path(source).is_dir()
+    return FolderSource(source, Path(source).absolute()) if is_folder else None
 
 
 def _root_of(records: Sequence[dict[str, Any]], named: Place | None) -> str:
@@ -152,6 +169,29 @@ class Manifest:
         """The path of an image."""
         return full_name(self.root, entry.file_name)
 
+    @property
+    def place(self) -> str:
+        """Where the images are: their root, or the first one."""
+        return self.root or self.full_name(self.chunk(0)[0])
+
+    def is_of(self, source: str) -> bool:
+        """Whether a source, as it is found from the working folder, is that of this list.
+
+        Raises:
+            SourceError: if there is no such source; a folder of this list may be gone.
+        """
+        if not is_uri(source) and _same(str(Path(source).absolute()), self.root):
+            return True
+        opened = _opened(source)
+        folder = _searched_by(opened)
+        if isinstance(opened, CocoSource) and not opened.outside:
+            folder = opened.image_root
+        if folder is not None:
+            return _same(str(folder), self.root)
+        # Where the images of the others are is known once they are listed.
+        images = open_images(source)
+        return _same(images.root or next(images.entries).file_name, self.place)
+
     def as_dict(self) -> dict[str, Any]:
         """What :meth:`from_dict` needs besides the folder."""
         return {
@@ -165,3 +205,8 @@ class Manifest:
     def from_dict(cls, path: Path, content: dict[str, Any]) -> Manifest:
         """Inverse of :meth:`as_dict`."""
         return cls(path, **{**content, "offsets": tuple(content["offsets"])})
+
+
+def _same(place: str, other: str) -> bool:
+    """Whether two paths or addresses are of the same place, whatever links and dots are in them."""
+    return place == other or os.path.realpath(place) == os.path.realpath(other)

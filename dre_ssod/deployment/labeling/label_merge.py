@@ -20,8 +20,14 @@ from dre_ssod.data.sources.programs.labels import ProgramSource
 from dre_ssod.data.sources.shards import ShardSource
 from dre_ssod.data.sources.uri import is_uri
 from dre_ssod.data.text_files import read_json
+from dre_ssod.deployment.labeling.label_chunks import (
+    ERROR,
+    UNREACHED,
+    clear_unfinished,
+    read_chunks,
+)
 from dre_ssod.deployment.labeling.label_manifest import full_name, open_images
-from dre_ssod.deployment.labeling.labeling_job import LabelingJob, chunk_path, open_manifest
+from dre_ssod.deployment.labeling.labeling_job import LabelingJob, open_manifest
 from dre_ssod.deployment.labeling.uncertainty import MostUncertain
 from dre_ssod.errors import ConfigError
 from dre_ssod.files import open_whole, write_text
@@ -32,26 +38,35 @@ DETECTIONS = "detections.json"
 LABEL_NEXT = "label_next.json"
 LABEL_NEXT_NAMES = "label_next.txt"
 SKIPPED = "skipped.jsonl"
+LEFT = "unreached.jsonl"
 MERGED = ".merged.json"
 """Says which of the processes of a job has merged last, with what arguments."""
+_NAMED = 3
+"""How many of the images that could not be reached a summary names."""
 
 
 @dataclass(frozen=True)
 class MergeSummary:
-    """What the result of a job holds; ``excluded`` of its images were not to be listed."""
+    """What the result of a job holds; ``excluded`` of its images were not to be listed.
+
+    ``unreached`` ones are to be tried again, of which ``first_unreached`` are the first few.
+    """
 
     images: int
     boxes: int
     skipped: int
     listed: int
     excluded: int
+    unreached: int = 0
+    first_unreached: Sequence[str] = ()
 
 
 def merge(
     job: LabelingJob, label_next: int, criterion: str, excluded: Collection[str] = ()
 ) -> MergeSummary:
     """Write ``pseudo_labels.json``, ``detections.json``, ``label_next.json``, its paths as
-    ``label_next.txt`` and, where images could not be read, ``skipped.jsonl`` in the job's folder.
+    ``label_next.txt`` and, where images could not be read or reached, ``skipped.jsonl`` and
+    ``unreached.jsonl`` in the job's folder.
 
     Args:
         label_next: how many images are listed at most.
@@ -60,21 +75,30 @@ def merge(
 
     Raises:
         ConfigError: if the model has no such measure.
-        FileNotFoundError: if a chunk is missing.
+        FileNotFoundError: if a chunk was never tried.
     """
     manifest = open_manifest(job.folder)
+    chunks = len(manifest.offsets)
     chosen, identify = MostUncertain(label_next), identify_files()
     header = {"description": "pseudo-labels", "source": job.source, "images_in": manifest.root}
     with (
         open_whole(job.folder / RESULT) as out,
         open_whole(job.folder / DETECTIONS) as found,
         open_whole(job.folder / SKIPPED) as skipped,
+        open_whole(job.folder / LEFT) as left,
     ):
         out.write(b'{"info": %b,\n"categories": %b' % (_json(header), _json(job.categories)))
         images = _Array(out, b',\n"images": [')
-        broken = left_out = 0
-        for line in lines(job.folder, len(manifest.offsets)):
-            if "error" in line:
+        broken = unreached = left_out = 0
+        first: list[str] = []
+        for line in read_chunks(job.folder, chunks):
+            if UNREACHED in line:
+                unreached += 1
+                left.write(_json(line) + b"\n")
+                if len(first) < _NAMED:
+                    first.append(full_name(manifest.root, line["file_name"]))
+                continue
+            if ERROR in line:
                 broken += 1
                 skipped.write(_json(line) + b"\n")
                 continue
@@ -87,7 +111,7 @@ def merge(
             chosen.add(value, {**image, **line["uncertainty"]})
         images.close()
         annotations, detections = _Array(out, b',\n"annotations": ['), _Array(found, b"[")
-        for line in lines(job.folder, len(manifest.offsets)):
+        for line in read_chunks(job.folder, chunks):
             for box in line.get("boxes", ()):
                 annotations.write({"id": annotations.count + 1, "image_id": line["id"], **box})
                 result = {key: box[key] for key in ("category_id", "bbox", "score")}
@@ -96,14 +120,18 @@ def merge(
         detections.close()
         out.write(b"}\n")
         found.write(b"\n")
-    if broken == 0:
-        (job.folder / SKIPPED).unlink()
+    for count, name in ((broken, SKIPPED), (unreached, LEFT)):
+        if count == 0:
+            (job.folder / name).unlink()
+    clear_unfinished(job.folder, chunks)
     ranked = chosen.ranked()
     listed = json.dumps({"criterion": criterion, "images": ranked}, indent=1)
     write_text(job.folder / LABEL_NEXT, listed)
     paths = [full_name(manifest.root, image["file_name"]) for image in ranked]
     write_text(job.folder / LABEL_NEXT_NAMES, "".join(f"{path}\n" for path in paths))
-    return MergeSummary(images.count, annotations.count, broken, len(ranked), left_out)
+    return MergeSummary(
+        images.count, annotations.count, broken, len(ranked), left_out, unreached, first
+    )
 
 
 def note_merge(folder: Path, arguments: Mapping[str, Any], summary: MergeSummary) -> None:
@@ -123,13 +151,16 @@ def merge_since(
 ) -> MergeSummary | None:
     """The summary of a merge with these arguments that another process has made meanwhile.
 
+    None also if images were left: this process may have reached them later.
+
     Args:
         before: :func:`last_merge` when this process began.
     """
     note = last_merge(folder)
     if not note or note == before or note["arguments"] != arguments:
         return None
-    return MergeSummary(**note["summary"])
+    summary = MergeSummary(**note["summary"])
+    return None if summary.unreached else summary
 
 
 def real_paths(sources: Sequence[str]) -> set[str]:
@@ -167,13 +198,6 @@ def _value(uncertainty: dict[str, float], criterion: str) -> float:
 
 def _json(content: Any) -> bytes:
     return json.dumps(content).encode()
-
-
-def lines(folder: Path, chunks: int) -> Iterator[dict[str, Any]]:
-    """What the finished chunks hold, one image after the other."""
-    for number in range(chunks):
-        with chunk_path(folder, number).open(encoding="utf-8") as file:
-            yield from map(json.loads, file)
 
 
 class _Array:

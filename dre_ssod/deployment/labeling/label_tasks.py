@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shlex
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,25 +25,26 @@ from dre_ssod.data.conversion.programs import (
 )
 from dre_ssod.data.sources.uri import encode
 from dre_ssod.data.text_files import read_json
-from dre_ssod.deployment.labeling.label_merge import LABEL_NEXT, lines
+from dre_ssod.deployment.labeling.label_chunks import Line, read_chunks
+from dre_ssod.deployment.labeling.label_merge import LABEL_NEXT
 from dre_ssod.deployment.labeling.labeling_job import LabelingJob, open_manifest
+from dre_ssod.errors import SourceError
 from dre_ssod.files import write_text
 from dre_ssod.stores import Place, place_of
 
 FORMS = ("labelstudio", "cvat", "coco", "yolo", "voc")
 CONFIG = "label_config.xml"
 """Label Studio's labeling interface."""
-_FILES = {"labelstudio": "tasks.json", "cvat": "tasks.xml", "coco": "tasks_coco.json"}
-
-Line = dict[str, Any]
-"""What a chunk holds of an image."""
+_IMPORTED = {"labelstudio": "tasks.json", "cvat": "tasks.xml"}
+_LINKED = ("yolo", "voc")
 
 
 def write_tasks(job: LabelingJob, form: str) -> Path:
     """Write the images that ``merge`` has listed, at least one, the most worth it first.
 
-    A file is written again with every list. A folder, in which labels may be corrected right where
-    they are, belongs to one list: what is there stays as it is, and another list gets its own.
+    What Label Studio and CVAT import is written again with every list. The other forms, in which
+    labels may be corrected right where they are, belong to one list: what is there stays as it is,
+    and another list gets its own.
 
     Args:
         form: of ``FORMS``. For Label Studio each task has its ``uncertainty`` as a column,
@@ -52,7 +54,7 @@ def write_tasks(job: LabelingJob, form: str) -> Path:
 
     Raises:
         SourceError: if the form cannot hold the name of a class or an image, or the images are
-            where no program opens them.
+            where no program opens them, or gone where there are to be links to them.
     """
     listed = read_json(job.folder / LABEL_NEXT)
     images = _listed_lines(job, [image["id"] for image in listed["images"]])
@@ -64,26 +66,31 @@ def write_tasks(job: LabelingJob, form: str) -> Path:
         check_xml_names(classes, form)
         records = _records(job, images)
         write_text(path, cvat_xml(((record["name"], record) for record in records), classes))
+    elif path.exists():
+        pass
+    elif form == "coco":
+        _write_coco(job, images, path)
     else:
-        uri = _write_coco(job, images)
-        if form != "coco" and not path.exists():
-            path.parent.mkdir(exist_ok=True)
+        _check_there(job, images, form)
+        path.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            uri = _write_coco(job, images, Path(folder, "listed.json"))
             convert({"train": uri}, form, path, images="link")
     return path
 
 
 def tasks_path(folder: Path, form: str) -> Path:
     """The file or folder that :func:`write_tasks` writes."""
-    if form in _FILES:
-        return folder / _FILES[form]
+    if form in _IMPORTED:
+        return folder / _IMPORTED[form]
     digest = hashlib.sha256((folder / LABEL_NEXT).read_bytes()).hexdigest()
-    return folder / "tasks" / f"{form}_{digest[:8]}"
+    return folder / "tasks" / f"{form}_{digest[:8]}{'.json' if form == 'coco' else ''}"
 
 
 def corrected_uri(folder: Path, form: str) -> str | None:
     """The source that the tasks are once they are corrected where they are; None for a file."""
     path = tasks_path(folder, form)
-    return None if form in _FILES else f"{form}://{encode(path)}?split=train"
+    return f"{form}://{encode(path)}?split=train" if form in _LINKED else None
 
 
 def check_images(folder: Path, form: str) -> None:
@@ -96,7 +103,7 @@ def check_images(folder: Path, form: str) -> None:
         SourceError: if they are in shards, or in a store and the form has links to them.
     """
     manifest = open_manifest(folder)
-    if form not in _FILES or not manifest.root:
+    if form in _LINKED or not manifest.root:
         on_this_machine(manifest.full_name(manifest.chunk(0)[0]))
 
 
@@ -118,6 +125,16 @@ def how_to_use(job: LabelingJob, form: str) -> str | None:
     )
 
 
+def _check_there(job: LabelingJob, images: Sequence[Line], form: str) -> None:
+    folder, names = _names_in_folder(job, images)
+    for name in names:
+        if not os.path.isfile(str(folder / name)):
+            raise SourceError(
+                f"{folder / name}: is listed to be labeled next, but there is no such file now, so "
+                f"that --tasks {form} has nothing to link to. Put it back and repeat the command"
+            )
+
+
 def _write_label_studio(job: LabelingJob, images: Sequence[Line], doubts: Sequence[float]) -> None:
     classes = [category["name"] for category in job.categories]
     check_xml_names(classes, "labelstudio")
@@ -131,7 +148,7 @@ def _write_label_studio(job: LabelingJob, images: Sequence[Line], doubts: Sequen
     write_text(job.folder / CONFIG, label_studio_config(classes))
 
 
-def _write_coco(job: LabelingJob, images: Sequence[Line]) -> str:
+def _write_coco(job: LabelingJob, images: Sequence[Line], path: Path) -> str:
     """Write the images, numbered in their order, as a COCO file; returns its URI."""
     folder, names = _names_in_folder(job, images)
     boxes = [(number, box) for number, line in enumerate(images, 1) for box in line["boxes"]]
@@ -146,7 +163,6 @@ def _write_coco(job: LabelingJob, images: Sequence[Line]) -> str:
         ],
         "categories": job.categories,
     }
-    path = tasks_path(job.folder, "coco")
     write_text(path, json.dumps(content) + "\n")
     return coco_uri(path, folder)
 
@@ -155,7 +171,7 @@ def _listed_lines(job: LabelingJob, ids: Sequence[int | str]) -> list[Line]:
     """What was found in the images with these ids, in their order."""
     wanted = set(ids)
     chunks = len(open_manifest(job.folder).offsets)
-    found = {line["id"]: line for line in lines(job.folder, chunks) if line["id"] in wanted}
+    found = {line["id"]: line for line in read_chunks(job.folder, chunks) if line["id"] in wanted}
     return [found[identifier] for identifier in ids]
 
 

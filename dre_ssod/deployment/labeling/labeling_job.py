@@ -1,32 +1,34 @@
 """A labeling job on disk: its settings, its list of images, its chunks.
 
 Its folder holds ``settings.json``, ``manifest.jsonl`` and ``chunks/000000.jsonl`` and so on, one
-line per image. A chunk is written whole, so a job that was interrupted continues with the chunks
-that are missing. Any number of processes may work in the folder at a time, on any machines that
-share it, come later and be killed: the result is the same to the last byte.
+line per image (:mod:`.label_chunks`). A chunk is written whole, so a job that was interrupted
+continues with the chunks that are missing. Any number of processes may work in the folder at a
+time, on any machines that share it, come later and be killed: the result is the same to the last
+byte.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
 
-from dre_ssod.deployment.labeling.label_manifest import Manifest, open_images
+from dre_ssod.deployment.labeling.label_chunks import CHUNKS
+from dre_ssod.deployment.labeling.label_manifest import Manifest, open_images, searched_folder
 from dre_ssod.deployment.trained_model import Category, device_of
 from dre_ssod.errors import ConfigError
 from dre_ssod.files import clear_partial, final_name, write_text
 from dre_ssod.locks import taking_turns
 from dre_ssod.runs.resuming import default_settings, settings_of
-from dre_ssod.stores import weights_file
+from dre_ssod.stores import StorePath, weights_file
 
 SETTINGS = "settings.json"
 MANIFEST = "manifest.jsonl"
-CHUNKS = "chunks"
 CLAIMS = ".chunks.lock"
 LOCK = ".labeling.lock"
 """Held to start a job and to merge its chunks."""
@@ -99,9 +101,11 @@ def prepare(job: LabelingJob, cfg: CfgNode) -> Manifest:
     """Start a job, or join the one that others have started; processes wait for each other here.
 
     Raises:
-        ConfigError: if the folder holds another job or anything else.
+        ConfigError: if the folder holds another job or anything else, or is one of those that are
+            searched for images.
         SourceError: if there are no images.
     """
+    _check_outside(job)
     settings = job.settings(cfg)
     path = job.folder / SETTINGS
     # What a job leaves that was interrupted before its list of images was whole.
@@ -116,7 +120,7 @@ def prepare(job: LabelingJob, cfg: CfgNode) -> Manifest:
         raise ConfigError(f"{job.folder} is not empty and holds no job: choose another --output")
     job.folder.mkdir(parents=True, exist_ok=True)
     with taking_turns(job.folder / LOCK):
-        if path.exists():
+        if joins := path.exists():
             _compare(job.folder, settings)
         else:
             images = open_images(job.source)
@@ -127,7 +131,27 @@ def prepare(job: LabelingJob, cfg: CfgNode) -> Manifest:
         (job.folder / CHUNKS).mkdir(exist_ok=True)
         for folder in (job.folder, job.folder / CHUNKS):
             clear_partial(folder, lambda _: True, REST_SECONDS)
-        return open_manifest(job.folder)
+        manifest = open_manifest(job.folder)
+    # The same words lead elsewhere from another working folder.
+    if joins and not manifest.is_of(job.source):
+        raise ConfigError(
+            f"{job.folder} holds a job of the images in {manifest.place}, and --input "
+            f"{job.source} names others here. Choose another --output, or repeat the command in "
+            "the folder where the job was started."
+        )
+    return manifest
+
+
+def _check_outside(job: LabelingJob) -> None:
+    folder = searched_folder(job.source)
+    if folder is None or isinstance(folder, StorePath):
+        return
+    if Path(os.path.realpath(job.folder)).is_relative_to(os.path.realpath(folder)):
+        raise ConfigError(
+            f"--output {job.folder} is inside of --input {folder}: pictures that it gets, as the "
+            "links of --tasks, would be images of the input from then on. Choose a folder outside; "
+            "a job that is there continues wherever its folder is moved."
+        )
 
 
 def _compare(folder: Path, settings: dict[str, Any]) -> None:
@@ -172,11 +196,6 @@ def _damaged(path: Path) -> ConfigError:
         f"{path} is damaged: it does not hold the settings of a job. Bring it back from a copy, or "
         "choose another --output."
     )
-
-
-def chunk_path(folder: Path, number: int) -> Path:
-    """The file of a finished chunk."""
-    return folder / CHUNKS / f"{number:06d}.jsonl"
 
 
 def weights_sha256(weights: str) -> str:

@@ -13,10 +13,11 @@ from detectron2.config import CfgNode
 
 from dre_ssod.data.conversion.coco_content import coco_uri, content_of
 from dre_ssod.data.records import identify_files
-from dre_ssod.data.sources.catalog import class_names, load_one_labeled
+from dre_ssod.data.sources.catalog import load_one_labeled
 from dre_ssod.data.splits.pools import build_pools
 from dre_ssod.errors import ConfigError, SourceError, counted
 from dre_ssod.files import write_text
+from dre_ssod.runs.detector import categories_of
 
 Record = dict[str, Any]
 
@@ -27,16 +28,16 @@ class KnownPool:
 
     Attributes:
         labeled: records of the labeled images.
-        classes: their names, in the order of their indices.
+        categories: their classes, ``id`` in COCO files and ``name``, in the order of their indices.
         pool: records of unlabeled images, with labels that the run has not seen.
-        pool_classes: the names of those labels.
+        pool_categories: the same of those labels.
         drawn: whether the pool is what was left of DATASETS.TRAIN.
     """
 
     labeled: list[Record]
-    classes: list[str]
+    categories: list[dict[str, Any]]
     pool: list[Record]
-    pool_classes: list[str]
+    pool_categories: list[dict[str, Any]]
     drawn: bool
 
     def draw(self, images: int, seed: str) -> list[Record]:
@@ -95,11 +96,13 @@ def known_pool(cfg: CfgNode, truth: str | None) -> KnownPool:
     pool = [record for record in known if identify(record["file_name"]) in unlabeled]
     if not pool:
         raise SourceError(f"{', '.join(names)}: has no unlabeled image of the run")
-    return KnownPool(pools.labeled, pools.classes, pool, class_names(names), drawn)
+    of_run, of_pool = categories_of(sets.TRAIN), categories_of(names)
+    return KnownPool(pools.labeled, of_run, pool, of_pool, drawn)
 
 
-def write_set(path: Path, records: Sequence[Record], classes: Sequence[str]) -> str:
-    """Write records as a COCO file; returns its URI."""
-    written = content_of(records, classes)
+def write_set(path: Path, records: Sequence[Record], categories: Sequence[dict[str, Any]]) -> str:
+    """Write records as a COCO file with images numbered from 1; returns its URI."""
+    classes = [category["name"] for category in categories]
+    written = content_of(records, classes, [category["id"] for category in categories])
     write_text(path, json.dumps(written.content) + "\n")
     return coco_uri(path, written.image_root)

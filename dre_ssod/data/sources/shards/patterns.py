@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from dre_ssod.data.sources.uri import DatasetURI, find_file, find_folder
 from dre_ssod.errors import SourceError
-from dre_ssod.stores import Cache, Place, StorePath, describe, identity, is_address, place_of
+from dre_ssod.stores import Cache, Place, StorePath, describe, is_address, place_of
 
 ASKED_AT_ONCE = 16
 """Questions to a store that wait for their answers at a time."""
@@ -97,8 +97,7 @@ def _state(place: Place) -> tuple[int, str] | None:
             if found["type"] != "file":
                 return None
             # What was read of a shard that has changed since is read again.
-            Cache.from_environment().note(str(place), name := identity(found))
-            return int(found["size"]), name
+            return int(found["size"]), Cache.from_environment().note(str(place), found)
         stat = place.stat()
         return (stat.st_size, f"{stat.st_mtime_ns}") if place.is_file() else None
     except FileNotFoundError:
