@@ -125,6 +125,13 @@ CONFIGS = [
         ("'SOLVER.MAX_ITERS'", "(in typo.yaml)", "SOLVER.MAX_ITER"),
         config="typo.yaml",
     ),
+    BadInput(
+        "Config files",
+        "a group of keys that is given twice",
+        "SEED 1",
+        ("'twice.yaml'", "'SOLVER' is given twice"),
+        config="twice.yaml",
+    ),
 ]
 
 VALUES = [

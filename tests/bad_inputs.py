@@ -42,6 +42,7 @@ def write_bad_files(root: Path) -> None:
         "tag.yaml": "SEED: !!python/object/apply:os.system ['touch pwned']\n",
         "orphan.yaml": "_BASE_: gone.yaml\n",
         "typo.yaml": "SOLVER:\n  MAX_ITERS: 10\n",
+        "twice.yaml": "SOLVER:\n  BASE_LR: 0.5\nSOLVER:\n  MAX_ITER: 9\n",
         "broken.json": '{"images": [',
     }
     for name, text in files.items():

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "dre_ssod"
 FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(floor.split())
     for floor in (
-        "errors structures transfers memory quiet starting",
+        "errors structures transfers memory quiet starting yaml_text",
         "files geometry workers launch settings modeling.backbones data.kinds",
         "locks",
         "stores",

@@ -138,6 +138,7 @@ def unread_keys(cfg: CfgNode) -> list[Unread]:
         why = "for a variance branch, which BBOX_REG_LOSS_TYPE 'smooth_l1' has not"
         found += [Unread(key, changed[key], why) for key in sorted(changed.keys() & OF_VARIANCE)]
     found += _of_other_backbones(cfg, changed)
+    found += _of_other_data(cfg, changed)
     named = {other.key for other in found}
     for key in sorted(changed.keys() & _SWITCHES.keys() - named):
         switches = _SWITCHES[key]
@@ -197,6 +198,17 @@ def _of_other_backbones(cfg: CfgNode, changed: Mapping[str, Any]) -> list[Unread
         for key, value in changed.items()
         if key.startswith(starts) and _OF_BASE.get(key) != value
     ]
+
+
+def _of_other_data(cfg: CfgNode, changed: Mapping[str, Any]) -> list[Unread]:
+    """Changed keys about a draw that is not made, or about sets that are not there."""
+    found = []
+    if "DATASETS.LABELED_FOLD" in changed and cfg.DATASETS.LABELED_PERCENT == 100:
+        why = "DATASETS.LABELED_PERCENT is 100: no labeled images are drawn"
+        found.append(Unread("DATASETS.LABELED_FOLD", cfg.DATASETS.LABELED_FOLD, why))
+    if "DATASETS.UNLABELED_OVERLAP" in changed and not cfg.DATASETS.UNLABELED:
+        found.append(Unread("DATASETS.UNLABELED_OVERLAP", True, "DATASETS.UNLABELED is ()"))
+    return found
 
 
 def _is_on(switch: Any) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import yaml
@@ -15,6 +16,7 @@ from detectron2.config import CfgNode
 from dre_ssod.config.keys import get_cfg
 from dre_ssod.errors import ConfigError
 from dre_ssod.settings import EXAMPLES
+from dre_ssod.yaml_text import refuse_repeated_keys
 
 
 def read_config(
@@ -77,6 +79,17 @@ def _files(names: str) -> list[str]:
     return names.split(",")
 
 
+class _Files(CfgNode):
+    """Opens config files, and those that they name as ``_BASE_``, if they give each key once."""
+
+    @classmethod
+    def _open_cfg(cls, filename: str) -> IO[str]:
+        with super()._open_cfg(filename) as file:
+            text = file.read()
+        refuse_repeated_keys(text)
+        return io.StringIO(text)
+
+
 def _read_file(path: str) -> dict[str, Any]:
     if not Path(path).is_file():
         folder = Path(path).parent
@@ -84,7 +97,7 @@ def _read_file(path: str) -> dict[str, Any]:
         hint = f"; close names there: {', '.join(close)}" if close else ""
         raise ConfigError(f"--config-file {path!r}: there is no such file{hint}")
     try:
-        content = CfgNode.load_yaml_with_base(path, allow_unsafe=False)
+        content = _Files.load_yaml_with_base(path, allow_unsafe=False)
     except OSError as error:
         raise ConfigError(
             f"--config-file {path!r}: cannot be read: {error}. The path of a _BASE_ starts at the "

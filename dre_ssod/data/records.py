@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, overload
@@ -134,6 +134,22 @@ def make_table(records: Sequence[dict[str, Any]]) -> BoxTable:
         category=np.array([item["category_id"] for item in items], dtype=np.int64),
         crowd=np.array([is_crowd(item) for item in items], dtype=np.bool_),
     )
+
+
+def refuse_repeated_files(records: Iterable[dict[str, Any]], where: object) -> None:
+    """Two entries of one image would each be an image with a part of the objects.
+
+    Raises:
+        SourceError: naming the set, which ``where`` says, and both entries.
+    """
+    ids: dict[str, Any] = {}
+    for record in records:
+        file, number = record["file_name"], record["image_id"]
+        if (first := ids.setdefault(file, number)) != number:
+            raise SourceError(
+                f"{where}: images {first} and {number} are one file, {file}; a labeled set lists "
+                "an image once: give its annotations one 'image_id', and remove the other entry"
+            )
 
 
 def identify_files() -> Callable[[str], str]:

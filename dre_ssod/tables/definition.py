@@ -32,6 +32,7 @@ from detectron2.config import CfgNode
 from dre_ssod.config.effects import check_effects
 from dre_ssod.config.reading import read_config
 from dre_ssod.errors import ConfigError, UserError
+from dre_ssod.yaml_text import refuse_repeated_keys
 
 _KEYS = ("title", "text", "config", "set", "folds", "seeds", "reference", "x_label", "rows")
 _ROW_KEYS = ("config", "method", "set", "curve", "x")
@@ -65,8 +66,7 @@ class Repeat:
     def applied(self, cfg: CfgNode) -> CfgNode:
         """The config of this run of a row."""
         own = cfg.clone()
-        # Beside a split file there is no other fold, and none is taken.
-        fold = None if cfg.DATASETS.SPLIT_FILE else self.fold
+        fold = self.fold if _is_drawn(cfg) else None
         keys = {_OF_RUNS["folds"]: fold, _OF_RUNS["seeds"]: self.seed}
         for key, value in keys.items():
             if value is not None:
@@ -198,6 +198,7 @@ class Table:
 
 
 def _is_drawn(cfg: CfgNode) -> bool:
+    """Whether a draw decides which images are labeled; beside a split file there is none."""
     return bool(cfg.DATASETS.LABELED_PERCENT < 100)
 
 
@@ -237,7 +238,9 @@ def read_table(path: Path, opts: Sequence[Any] = ()) -> Table:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        refuse_repeated_keys(text)
+        content = yaml.safe_load(text)
     except OSError as error:
         raise TableError(f"{path}: cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:

@@ -214,6 +214,17 @@ def test_a_burn_in_that_is_not_there_cannot_be_kept() -> None:
     assert not unread(config_of("DRE", *words, "SSOD.BURN_IN_ITERS", 2))
 
 
+def test_a_draw_and_a_source_that_are_not_there_leave_their_keys_without_effect() -> None:
+    fold = ("DATASETS.LABELED_FOLD", 3)
+    assert unread(config_of("DRE", *fold)) == {fold[0]}
+    assert not unread(config_of("DRE", *fold, "DATASETS.LABELED_PERCENT", 10))
+    with pytest.raises(ConfigError, match=r"LABELED_FOLD 3 \(DATASETS.LABELED_PERCENT is 100"):
+        check_effects(config_of("DRE", *fold), fold[:1])
+    both = ("DATASETS.UNLABELED_OVERLAP", True)
+    assert unread(config_of("DRE", *both)) == {both[0]}
+    assert not unread(config_of("DRE", *both, "DATASETS.UNLABELED", "('folder://a',)"))
+
+
 OF_TIMM = ("MODEL.TIMM.NAME", "resnet18")
 OF_RESNETS = ("MODEL.RESNETS.DEPTH", 101)
 FROZEN = ("MODEL.BACKBONE.FREEZE_AT", 0)

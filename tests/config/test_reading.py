@@ -100,6 +100,8 @@ def test_a_wrong_key_of_a_file_is_told_with_the_file(tmp_path: Path) -> None:
         ("_BASE_: c.yaml", "leads back to itself"),
         ("_BASE_: 3", "holds keys and values"),
         ("SEED: \x00", "not valid YAML"),
+        ("SSOD: {ENABLED: True}\nSEED: 1\nSSOD: {ENABLED: False}", "'SSOD' is given twice"),
+        ("SOLVER:\n  MAX_ITER: 1\n  MAX_ITER: 2", "the second time\n  in "),
     ],
 )
 def test_rubbish_is_refused(tmp_path: Path, text: str, word: str) -> None:
@@ -107,6 +109,16 @@ def test_rubbish_is_refused(tmp_path: Path, text: str, word: str) -> None:
     message = refusal(file)
     assert word in message
     assert "c.yaml" in message
+
+
+def test_a_key_that_is_given_twice_is_refused_in_a_base_too(tmp_path: Path) -> None:
+    write(tmp_path / "base.yaml", "SEED: 1\nSOLVER: {MAX_ITER: 5}\nSEED: 2\n")
+    message = refusal(write(tmp_path / "c.yaml", "_BASE_: base.yaml\nSEED: 3\n"))
+    assert "the key 'SEED' is given twice, the second time" in message
+    assert "line 3, column 1" in message
+    # An alias gives nothing again.
+    write(tmp_path / "base.yaml", "TEST: &a {}\nDATASETS: *a\nSOLVER: {MAX_ITER: 5}\n")
+    assert read_config(str(tmp_path / "c.yaml")).SOLVER.MAX_ITER == 5
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:

@@ -118,6 +118,13 @@ def test_mistakes_are_named(tmp_path: Path, changes: dict[str, Any], said: str) 
     assert str(path) in str(error.value)
 
 
+def test_a_row_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "table.yaml"
+    path.write_text("rows:\n  a: {config: b.yaml}\n  a: {config: c.yaml}\n")
+    with pytest.raises(TableError, match="the key 'a' is given twice"):
+        read_table(path)
+
+
 @pytest.mark.parametrize(
     ("changes", "opts", "said"),
     [

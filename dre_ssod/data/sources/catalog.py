@@ -37,7 +37,8 @@ NamedRecord = tuple[str, dict[str, Any]]
 """The id that splits know an image by, and its record with annotations."""
 
 
-_registered: dict[str, Source] = {}
+_registered: dict[str, tuple[Source, list[tuple[int, int]]]] = {}
+"""Sources by URI, and what :func:`_state` said of each when its classes were read."""
 
 
 def ensure_registered(name: str) -> str:
@@ -53,13 +54,14 @@ def ensure_registered(name: str) -> str:
     """
     if is_uri(name):
         source = open_source(name)
-        if _registered.get(name) != source or name not in DatasetCatalog:
+        known = (source, _state(source))
+        if _registered.get(name) != known or name not in DatasetCatalog:
             metadata = source.metadata()
             for catalog in (DatasetCatalog, MetadataCatalog):
                 catalog.pop(name, None)
             DatasetCatalog.register(name, partial(load_one_labeled, name))
             MetadataCatalog.get(name).set(**metadata)
-            _registered[name] = source
+            _registered[name] = known
         return name
     if name in DatasetCatalog:
         return name
@@ -69,6 +71,12 @@ def ensure_registered(name: str) -> str:
         f"{name!r} is not a dataset that is registered with Detectron2{hint}. "
         f"Your own data go by URI: {', '.join(URI_FORMS.values())}"
     )
+
+
+def _state(source: Source) -> list[tuple[int, int]]:
+    """Time and size of the files that a source names, whose classes may change with them."""
+    places = [place for place in vars(source).values() if isinstance(place, Path)]
+    return [(s.st_mtime_ns, s.st_size) for s in (p.stat() for p in places if p.is_file())]
 
 
 def class_names(names: Sequence[str]) -> list[str]:
@@ -104,7 +112,7 @@ def load_one_labeled(name: str, remarks: Remarks | None = None) -> list[dict[str
     name = ensure_registered(name)
     found = Remarks() if remarks is None else remarks
     if is_uri(name):
-        records = _registered[name].labeled(found)
+        records = _registered[name][0].labeled(found)
         classes = MetadataCatalog.get(name).get("thing_classes", [])
     else:
         _check_registered_files(name)

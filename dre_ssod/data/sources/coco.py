@@ -10,6 +10,7 @@ from typing import Any
 
 from detectron2.structures import BoxMode
 
+from dre_ssod.data.records import refuse_repeated_files
 from dre_ssod.data.remarks import Remarks
 from dre_ssod.data.sources.folder import remark_if_hidden
 from dre_ssod.data.sources.names import check_class_name
@@ -82,7 +83,7 @@ class CocoSource:
         content, names = self._checked(remarks)
         indices = {category: index for index, category in enumerate(sorted(names))}
         records = self._records(content, remarks)
-        _check_files(records, self.json_file)
+        refuse_repeated_files(records, self.json_file)
         for record in records:
             record["annotations"] = []
         by_id = {record["image_id"]: record for record in records}
@@ -250,18 +251,6 @@ def _check_images(content: dict[str, Any], path: Place, sizes_needed: bool = Tru
                 raise SourceError(f"{where} needs a positive integer {key!r}, has {_show(size)}")
     if empty:
         raise SourceError(f"{path}: 'images' is empty; there is nothing to train or test on")
-
-
-def _check_files(records: Iterable[dict[str, Any]], path: Place) -> None:
-    """Two entries of one image would each be an image with a part of the objects."""
-    ids: dict[str, int] = {}
-    for record in records:
-        file, number = record["file_name"], record["image_id"]
-        if (first := ids.setdefault(file, number)) != number:
-            raise SourceError(
-                f"{path}: images {first} and {number} are one file, {file}; a labeled set lists an "
-                "image once: give its annotations one 'image_id', and remove the other entry"
-            )
 
 
 def _check_categories(content: dict[str, Any], path: Place) -> dict[int, str]:

@@ -11,6 +11,7 @@ import numpy as np
 from detectron2.structures import BoxMode
 
 from dre_ssod.data.images import ImageError, read_header
+from dre_ssod.data.records import refuse_repeated_files
 from dre_ssod.errors import SourceError
 
 _show = reprlib.repr
@@ -67,6 +68,7 @@ def check_labeled(name: str, records: Any, classes: Sequence[str]) -> list[dict[
             _check_annotation(f"{where}, annotation {number}", item, record, classes)
             for number, item in enumerate(record["annotations"])
         ]
+    refuse_repeated_files(checked, name)
     return checked
 
 

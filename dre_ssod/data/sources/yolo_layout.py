@@ -17,6 +17,7 @@ from dre_ssod.data.sources.uri import join_inside
 from dre_ssod.data.text_files import read_lines, read_text
 from dre_ssod.errors import SourceError
 from dre_ssod.stores import Place
+from dre_ssod.yaml_text import refuse_repeated_keys
 
 SPLIT_KEYS = ("train", "val", "test")
 YAML_SUFFIXES = (".yaml", ".yml")
@@ -241,6 +242,7 @@ def _read_yaml(path: Place) -> dict[str, Any]:
     text = read_text(path)
     try:
         _check_events(text)
+        refuse_repeated_keys(text)
         content = yaml.safe_load(text)
     except Exception as error:  # PyYAML's readers of dates and numbers raise errors of many types.
         reason = " ".join(str(error).split()) or type(error).__name__

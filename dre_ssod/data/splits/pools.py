@@ -230,6 +230,16 @@ def _warn_of_doubles(sets: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> No
 
     Leaving them out would change the images of runs that are resumed. Shards are not looked into.
     """
+    for name, records in dict(sets).items():
+        if isinstance(records, ShardRecords):
+            continue
+        counts = Counter(record["file_name"] for record in records)
+        if twice := [file for file, count in counts.items() if count > 1]:
+            logger.warning(
+                "DATASETS.UNLABELED: %s lists %s more than once, such as %s. Each entry counts "
+                "among the unlabeled images: list an image once.",
+                *(name, counted(len(twice), "image"), twice[0]),
+            )
     if len({name for name, _ in sets}) < 2:
         return
     files = (

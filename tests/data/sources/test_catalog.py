@@ -46,6 +46,17 @@ def test_a_uri_is_registered_once_under_its_own_text(coco_uri: str) -> None:
     assert DatasetCatalog.get(coco_uri) == load_one_labeled(coco_uri)
 
 
+def test_classes_are_read_again_where_their_file_has_changed(
+    tmp_path: Path, write_coco: Writer, coco_uri: str
+) -> None:
+    assert class_names([coco_uri]) == ["dog", "cat"]
+    write_coco(tmp_path / "a.json", {1: [(7, (1, 2, 3, 4))]}, {3: "ant", 5: "dog", 7: "cat"})
+    [record] = load_one_labeled(coco_uri)
+    names = MetadataCatalog.get(coco_uri).thing_classes
+    assert names[record["annotations"][0]["category_id"]] == "cat"
+    assert class_names([coco_uri]) == ["ant", "dog", "cat"]
+
+
 def test_a_relative_uri_follows_the_current_folder(
     tmp_path: Path, write_coco: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,13 +27,13 @@ def register(
     tmp_path: Path, write_image: Writer
 ) -> Iterator[Callable[[dict[str, Any], dict[str, Any]], str]]:
     """Register two records; the second is changed, and so is its annotation."""
-    image = write_image(tmp_path / "a.png", SIZE)
+    images = [write_image(tmp_path / f"{name}.png", SIZE) for name in "ab"]
 
     def make(record: dict[str, Any], annotation: dict[str, Any]) -> str:
         records = []
         for number in range(2):
             item = {"bbox": [1, 2, 5, 6], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 1}
-            entry = {"file_name": str(image), "image_id": number, "height": 6, "width": 8}
+            entry = {"file_name": str(images[number]), "image_id": number, "height": 6, "width": 8}
             records.append({**entry, "annotations": [item]})
         records[1]["annotations"][0].update(annotation)
         records[1].update(record)
@@ -76,9 +76,10 @@ def test_forms_of_the_same_record_give_the_same(
     annotation: dict[str, Any],
 ) -> None:
     if record.get("file_name") is ...:
-        record = {"file_name": tmp_path / "a.png"}
+        record = {"file_name": tmp_path / "b.png"}
     first, second = load_one_labeled(register(record, annotation))
-    assert {**second, "annotations": []} == {**first, "image_id": 1, "annotations": []}
+    other = {"file_name": str(tmp_path / "b.png"), "image_id": 1, "annotations": []}
+    assert {**second, "annotations": []} == {**first, **other}
     assert corners(second["annotations"][0]) == pytest.approx((1, 2, 5, 6))
     assert second["annotations"][0]["category_id"] == 1
     assert type(second["annotations"][0]["category_id"]) is int
@@ -118,6 +119,16 @@ def test_what_cannot_be_used_is_refused_with_the_number_of_the_record(
     else:
         name = register(record, annotation)
     with pytest.raises(SourceError, match=f"^{NAME}: record 1.*{message}"):
+        load_one_labeled(name)
+
+
+def test_a_file_that_is_listed_twice_is_refused(
+    register: Callable[[dict[str, Any], dict[str, Any]], str],
+) -> None:
+    name = register({}, {})
+    first, second = DatasetCatalog.get(name)
+    second["file_name"] = first["file_name"]
+    with pytest.raises(SourceError, match=f"^{NAME}: images 0 and 1 are one file, .* lists an im"):
         load_one_labeled(name)
 
 

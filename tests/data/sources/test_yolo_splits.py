@@ -197,6 +197,7 @@ def test_class_names(tmp_path: Path, write_yolo: Writer, config: str, names: lis
     [
         ("- a\n", r"holds \['a'\]; expected 'train'"),
         ("train: [\n", "cannot be read as YAML"),
+        ("names:\n  0: cat\n  1: dog\n  1: bird\n", "the key '1' is given twice"),
         ("train: &a images/train\nval: *a\n", "aliases"),
         ("names: !!python/object/apply:os.system ['true']\n", "cannot be read as YAML"),
         (f"train: 3\n{YOLO_NAMES}", "'train': must be a folder or a list of images, is 3"),

@@ -242,6 +242,21 @@ def test_images_of_two_unlabeled_sets_are_told_by_file(
     assert not told([images, images], overlap=True)
 
 
+def test_an_unlabeled_set_that_lists_an_image_twice_is_told(
+    tmp_path: Path, write_coco: Writer, caplog: pytest.LogCaptureFixture
+) -> None:
+    box = [(1, (0, 0, 2, 2))]
+    write_coco(tmp_path / "a.json", {1: box}, {1: "cat"})
+    path = write_coco(tmp_path / "b.json", {2: [], 3: [], 4: []}, {1: "cat"})
+    content = json.loads(path.read_text())
+    content["images"][1]["file_name"] = content["images"][0]["file_name"]
+    path.write_text(json.dumps(content))
+    train, unlabeled = (f"coco://{tmp_path}/{name}.json?images={tmp_path}" for name in "ab")
+    build_pools([train], [unlabeled])
+    [said] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert f"{unlabeled} lists 1 image more than once, such as {tmp_path}/2.png" in said
+
+
 def test_images_that_count_as_empty_are_named_where_no_unlabeled_one_is_left(
     tmp_path: Path, write_coco: Writer, write_image: Writer
 ) -> None:
