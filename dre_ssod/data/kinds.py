@@ -119,6 +119,13 @@ KINDS = {
         "empty=labeled is added to the URI",
         "add it if nothing is on such images, or label them",
     ),
+    "joined-subsets": Kind(
+        "warning",
+        "a file of CVAT or Darknet that puts its images into several subsets, such as for training "
+        "and validation; the images of all subsets count alike",
+        "keep them apart, if one is to be measured on: in CVAT export each subset by itself; for "
+        "YOLO write a YAML file with splits, or move the images to a folder of their own",
+    ),
     "many-empty": Kind(
         "warning",
         f"at least {100 * EMPTY_SHARE:g} % of the images of a COCO file have no annotation, as "

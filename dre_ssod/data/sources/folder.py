@@ -34,6 +34,11 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name in _KEPT_BESIDE_DATA
 
 
+def is_in_hidden(path: str) -> bool:
+    """Whether a file, by its path from the folder of the data, or a folder on its way is hidden."""
+    return any(is_hidden(part) for part in re.split(r"[/\\]", path) if part.strip("."))
+
+
 def is_image_name(name: str) -> bool:
     """Whether a file of this name is taken as an image: by extension, hidden files never."""
     return name.lower().endswith(IMAGE_EXTENSIONS) and not is_hidden(name)
@@ -46,7 +51,7 @@ def remark_if_hidden(name: str, remarks: Remarks, where: str) -> None:
         name: as the file has it, from the folder that it is relative to.
         where: the file and the entry.
     """
-    if any(is_hidden(part) for part in re.split(r"[/\\]", name) if part.strip(".")):
+    if is_in_hidden(name):
         remarks.add("hidden-image", f"{where}: {name!r}")
 
 

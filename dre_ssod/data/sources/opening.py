@@ -121,7 +121,7 @@ def _yolo_source(uri: DatasetURI) -> Source:
     uri.allow(optional=["classes", "empty"])
     root = place if place.is_dir() else place.parent
     looked_at = uri.one_of("empty", EMPTY) == "labeled"
-    return ProgramSource(uri.text, read_yolo_files, root, root, Options(classes, looked_at))
+    return ProgramSource(uri.text, read_yolo_files, place, root, Options(classes, looked_at))
 
 
 def _sample_source(uri: DatasetURI) -> Source:

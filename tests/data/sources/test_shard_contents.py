@@ -54,6 +54,38 @@ def test_names_are_taken_as_webdataset_does(tmp_path: Path) -> None:
         load_unlabeled([f"shards://{tmp_path}/b.tar"])
 
 
+def test_of_two_json_files_of_an_image_the_first_counts(tmp_path: Path) -> None:
+    """Which one is right nothing says, so no labeled set is read from them."""
+    for second in ("a.json", "a.JSON"):
+        labels = [("a.json", label(CELL)), (second, label({**CELL, "class": "dog"}))]
+        write_tar(tmp_path / "a.tar", [("a.png", picture(1)), *labels])
+        uri, remarks = f"shards://{tmp_path}/a.tar", Remarks()
+        assert shades(load_unlabeled([uri], remarks)) == [1]
+        said = f"two JSON files are called 'a': a.json and {second}; the first counts"
+        assert remarks.items == {"broken-shard": [f"{tmp_path}/a.tar: {said}"]}
+        with pytest.raises(SourceError, match=said):
+            load_one_labeled(uri)
+
+
+def test_hidden_files_and_folders_are_no_data(tmp_path: Path) -> None:
+    """In a shard as in a folder; shards that are hidden, too, unless they are named."""
+    copies = [".ipynb_checkpoints/a.png", "x/@eaDir/a.png", "__MACOSX/q.png", "._a.png"]
+    members = [(name, picture(9)) for name in copies]
+    members += [("./.cache/a.json", label(CELL)), (".h/b.gif", b"GIF89a"), (".h/.x", b"")]
+    shown = [("./a.png", picture(1)), ("x/../b.png", picture(2))]
+    write_tar(tmp_path / "x-0.tar", [*members, *shown])
+    (tmp_path / "._x-0.tar").write_bytes(b"\0\5\x16\7" * 40)
+    remarks = Remarks()
+    assert shades(load_unlabeled([f"shards://{tmp_path}/*.tar"], remarks)) == [1, 2]
+    said = f"4 hidden, or in a hidden folder, as {copies[0]!r}"
+    assert remarks.items == {"hidden-file": [f"{tmp_path}/x-0.tar: {said}"]}
+    write_tar(tmp_path / ".y.tar", members)
+    with pytest.raises(SourceError, match=rf"no image in 1 shard.*\.y\.tar: {said}"):
+        load_unlabeled([f"shards://{tmp_path}/.y.tar"])
+    with pytest.raises(SourceError, match="no file has a name of this pattern"):
+        load_unlabeled([f"shards://{tmp_path}/*y.tar"])
+
+
 def test_json_beside_an_image_is_its_label(tmp_path: Path) -> None:
     """It may come first; an image without it is unlabeled, and one with an empty list is empty."""
     other = {"class": "a, b", "bbox": [0, 0, 2, 2], "iscrowd": 1, "difficult": 1, "area": 3}

@@ -106,7 +106,7 @@ def test_a_relative_pattern_starts_where_paths_do(
 def test_the_index_is_made_once_and_kept_beside_the_shards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of shards that change, only these are read again; of a damaged index, all."""
+    """Of shards that change, only these are read again; of a damaged or earlier index, all."""
     uri = write_pool(tmp_path)
     read: list[str] = []
     scan = index.scan
@@ -119,7 +119,8 @@ def test_the_index_is_made_once_and_kept_beside_the_shards(
     write_tar(tmp_path / "p-01.tar", [("new.png", picture(9))])
     assert shades(load_unlabeled([uri])) == [1, 2, 9, 3]
     assert read == ["p-01.tar"]
-    for damaged in (b"", b"no index", file.read_bytes()[:-3]):
+    earlier = file.read_bytes()[:-1] + b"2"
+    for damaged in (b"", b"no index", file.read_bytes()[:-3], earlier):
         read.clear()
         file.write_bytes(damaged)
         assert shades(load_unlabeled([uri])) == [1, 2, 9, 3]

@@ -6,13 +6,21 @@ unlabeled unless the URI says otherwise.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 from xml.etree.ElementTree import Element
 
 from dre_ssod.data.records import Corners
 from dre_ssod.data.remarks import Remarks
-from dre_ssod.data.sources.programs.labels import Entry, ImageFiles, Labels, Options, box_of
+from dre_ssod.data.sources.programs.labels import (
+    Entry,
+    ImageFiles,
+    Labels,
+    Options,
+    box_of,
+    remark_on_subsets,
+)
 from dre_ssod.data.sources.programs.shapes import (
     around_ellipse,
     around_points,
@@ -53,6 +61,8 @@ def read_cvat(path: Place, images: ImageFiles, options: Options, remarks: Remark
             f"{path}: none of its {len(found)} images has a box; add empty=labeled to the URI if "
             "there is nothing on them"
         )
+    subsets = Counter(image.get("subset") or "without a subset" for image in found)
+    remark_on_subsets(path, subsets, remarks)
     # The points of a skeleton, which have no box, are labels with a parent.
     labels = [item for item in root.iterfind("meta//label") if not item.findtext("parent")]
     names = dict.fromkeys(item.findtext("name", "") for item in labels)

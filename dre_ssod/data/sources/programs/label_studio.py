@@ -8,7 +8,7 @@ as ground truth counts, since nothing else says which is right.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -50,18 +50,31 @@ def read_label_studio(
         raise SourceError(f"{path}: is no export of Label Studio as JSON, which is a list of tasks")
     entries = []
     uploaded = images.by(_stored)
+    shown = [_pictures(task) for task in content]
+    keys = set()
     for number, task in enumerate(content):
-        where = f"{path}: task {task.get('id', number)}"
+        where = _where(path, task, number)
         drawn = _drawn(task, where)
         if drawn is not None:
             regions = _regions(drawn, where, remarks)
             objects = [_object(region, where) for region in regions]
-            address = _address(task.get("data", task), _picture(regions, where), where)
-            image = _image(address, images, uploaded)
+            key = _key(shown[number], _picture(regions, where), where)
+            keys.add(key)
+            image = _image(shown[number][key], images, uploaded)
             entries.append(Entry(where, image, _size(drawn, where), objects))
     if not entries:
         raise SourceError(f"{path}: none of its {len(content)} tasks has been submitted")
+    places = [
+        (_where(path, task, number), pictures[key])
+        for number, (task, pictures) in enumerate(zip(content, shown, strict=True))
+        for key in sorted(keys & pictures.keys())
+    ]
+    _check_addresses(places, lambda address: _image(address, images, uploaded))
     return Labels(entries)
+
+
+def _where(path: Place, task: dict[str, Any], number: int) -> str:
+    return f"{path}: task {task.get('id', number)}"
 
 
 def _drawn(task: dict[str, Any], where: str) -> list[dict[str, Any]] | None:
@@ -184,27 +197,60 @@ def _size(results: list[dict[str, Any]], where: str) -> tuple[int, int] | None:
     return None
 
 
-def _address(data: Any, picture: str | None, where: str) -> str:
-    """Where the image of a task is: the value called "image", or the only one that is a picture's.
+def _pictures(task: dict[str, Any]) -> dict[str, str]:
+    """The values of a task's data that are addresses of pictures."""
+    data = task.get("data", task)
+    return {
+        key: value
+        for key, value in (data.items() if isinstance(data, dict) else ())
+        if isinstance(value, str) and is_image_name(PurePosixPath(_path_in(value)).name)
+    }
+
+
+def _key(found: dict[str, str], picture: str | None, where: str) -> str:
+    """Which picture of a task's data is its image: that called "image", or the only one.
 
     Of several pictures it is the one that is called as the control in which the boxes were drawn.
 
     Raises:
         SourceError: if that cannot be told.
     """
-    values = data if isinstance(data, dict) else {}
-    found = {
-        key: value
-        for key, value in values.items()
-        if isinstance(value, str) and is_image_name(PurePosixPath(_path_in(value)).name)
-    }
     if picture in found:
-        return found[picture]
+        return picture
     if "image" not in found and len(found) != 1:
         raise SourceError(
             f"{where}: which value of its data is the image? There are {', '.join(found) or 'none'}"
         )
-    return found.get("image") or next(iter(found.values()))
+    return "image" if "image" in found else next(iter(found))
+
+
+def _check_addresses(places: Sequence[tuple[str, str]], find: Callable[[str], str | None]) -> None:
+    """Refuse an image that two addresses lead to: one of them is of another file.
+
+    Args:
+        places: task and address, also of tasks that nobody has submitted: the image may be theirs.
+        find: the image of an address.
+
+    Raises:
+        SourceError: naming both.
+    """
+    owners: dict[str, tuple[str, str]] = {}
+    for where, address in places:
+        try:
+            image = find(address)
+        except SourceError:
+            # Of several images; refused before, if the task was submitted.
+            continue
+        if image is None:
+            continue
+        first, other = owners.setdefault(image, (where, address))
+        if other != address:
+            raise SourceError(
+                f"{where}: {address!r} leads to {image}, as {other!r} of {first} does, and it can "
+                "be the image of one of them alone; remove the task of the other image from the "
+                "export or, where folders in the addresses tell the two apart, give by images= the "
+                "folder that holds both of these"
+            )
 
 
 def _path_in(address: str) -> str:

@@ -6,7 +6,7 @@ one of the folder as an unlabeled set.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -250,6 +250,16 @@ def box_of(corners: Sequence[float]) -> dict[str, Any]:
         "bbox_mode": BoxMode.XYXY_ABS,
         "iscrowd": 0,
     }
+
+
+def remark_on_subsets(path: Place, subsets: Mapping[str, int | None], remarks: Remarks) -> None:
+    """Note a file that puts its images into several subsets: the number of images by name."""
+    if len(subsets) > 1:
+        counts = ", ".join(
+            f"{name} ({'its list cannot be read' if count is None else count})"
+            for name, count in subsets.items()
+        )
+        remarks.add("joined-subsets", f"{path}: {len(subsets)} subsets: {counts}")
 
 
 def _by(names: Sequence[str], key: Callable[[str], str]) -> dict[str, list[str]]:

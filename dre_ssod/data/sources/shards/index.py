@@ -30,7 +30,8 @@ from dre_ssod.files import naming_failures, open_whole
 from dre_ssod.locks import taking_turns
 from dre_ssod.stores import Cache, StorePath
 
-_MAGIC = b"dre_ssod shards 2"
+_MAGIC = b"dre_ssod shards 3"
+"""Ends an index; the number changes with what scanning takes, too."""
 _NUMBER = struct.Struct("<I")
 _LENGTH = struct.Struct("<Q")
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from dre_ssod.data.sources.folder import is_hidden
 from dre_ssod.data.sources.uri import DatasetURI, find_file, find_folder
 from dre_ssod.errors import SourceError
 from dre_ssod.stores import Cache, Place, StorePath, describe, is_address, place_of
@@ -54,7 +55,7 @@ def find_shards(uri: DatasetURI) -> list[Place]:
         if _WILD.search(folder):
             raise SourceError(f"{uri.text}: wildcards may stand in the last part of a path alone")
         place = find_folder(folder or ("/" if path.startswith("/") else "."), uri)
-        found += sorted(place.glob(pattern), key=str)
+        found += sorted((p for p in place.glob(pattern) if not is_hidden(p.name)), key=str)
     if not found:
         raise SourceError(f"{uri.text}: no file has a name of this pattern; write {uri.form}")
     if len(set(found)) < len(found):

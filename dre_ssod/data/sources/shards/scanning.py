@@ -13,7 +13,7 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
-from dre_ssod.data.sources.folder import IMAGE_EXTENSIONS, OTHER_PICTURES, is_hidden
+from dre_ssod.data.sources.folder import IMAGE_EXTENSIONS, OTHER_PICTURES, is_in_hidden
 from dre_ssod.data.sources.shards.patterns import Shard
 from dre_ssod.data.sources.uri import is_unicode
 from dre_ssod.errors import SourceError
@@ -119,43 +119,46 @@ class _Members:
     def __init__(self) -> None:
         self.problem = ""
         self._images: dict[str, tuple[str, int, int]] = {}
-        self._labels: dict[str, tuple[int, int]] = {}
+        self._labels: dict[str, tuple[str, int, int]] = {}
         self._others: list[str] = []
         self._dotted: list[str] = []
+        self._hidden: list[str] = []
 
     def add(self, member: tarfile.TarInfo) -> None:
         """Take a member that is a picture, or JSON; by the first dot, as WebDataset does."""
         folder, slash, base = member.name.rpartition("/")
         stem, _, extension = base.partition(".")
         key, extension = folder + slash + stem, f".{extension.lower()}"
-        if is_hidden(base) or not extension.endswith((*IMAGE_EXTENSIONS, *OTHER_PICTURES, ".json")):
+        if not extension.endswith((*IMAGE_EXTENSIONS, *OTHER_PICTURES, ".json")):
             return
-        if extension.endswith(OTHER_PICTURES):
+        if is_in_hidden(member.name):
+            self._hidden += [member.name] if extension.endswith(IMAGE_EXTENSIONS) else []
+        elif extension.endswith(OTHER_PICTURES):
             self._others += [] if member.isdir() else [member.name]
         elif not member.isreg() or member.issparse():
             # Folders, and what has no bytes of its own.
             self.problem = self.problem or f"{member.name!r} is no plain file"
         elif not is_unicode(member.name) or "\0" in member.name:
             self.problem = self.problem or f"the name {member.name!r} is not UTF-8"
-        elif extension == ".json":
-            self._labels[key] = (member.offset_data // BLOCK, min(member.size, _LARGEST))
-        elif extension not in IMAGE_EXTENSIONS:
+        elif extension != ".json" and extension not in IMAGE_EXTENSIONS:
             self._dotted.append(member.name)
-        elif key in self._images:
-            self.problem = self.problem or (
-                f"two images are called {key!r}: {self._images[key][0]} and {member.name}; the "
-                "first counts"
-            )
         else:
-            where = member.offset_data // BLOCK, min(member.size, _LARGEST)
-            self._images[key] = (member.name, *where)
+            is_label = extension == ".json"
+            taken = self._labels if is_label else self._images
+            found = (member.name, member.offset_data // BLOCK, min(member.size, _LARGEST))
+            first = taken.setdefault(key, found)
+            if first is not found:
+                what = "JSON files" if is_label else "images"
+                self.problem = self.problem or (
+                    f"two {what} are called {key!r}: {first[0]} and {member.name}; the first counts"
+                )
 
     def content(self, problem: str, lost: float) -> Content:
         """All that was taken."""
         names = [name.encode() for name, _, _ in self._images.values()]
         columns = np.zeros((len(COLUMNS), len(names)), np.uint32)
         for number, (key, (_, block, size)) in enumerate(self._images.items()):
-            columns[:4, number] = (block, size, *self._labels.get(key, (0, 0)))
+            columns[:4, number] = (block, size, *self._labels.get(key, ("", 0, 0))[1:])
         columns[4] = np.cumsum([len(name) for name in names], dtype=np.uint64)
         return Content(columns, b"".join(names), problem, lost, self._passed_over())
 
@@ -164,6 +167,7 @@ class _Members:
         found = (
             ("other-picture", self._others, "in a format that is not read"),
             ("other-picture", self._dotted, "with several dots in the name"),
+            ("hidden-file", self._hidden, "hidden, or in a hidden folder"),
             ("labels-alone", alone, "without an image of that name"),
         )
         return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +84,8 @@ class ShardSource:
                 if with_labels or kind != "labels-alone":
                     remarks.add(kind, f"{place}: {text}")
         if not len(index):
-            why = [*problems, *remarks.items.get("other-picture", ())]
+            passed_over = (remarks.items.get(kind, ()) for kind in ("other-picture", "hidden-file"))
+            why = [*problems, *itertools.chain.from_iterable(passed_over)]
             raise SourceError(
                 f"{self.name}: no image in {len(shards)} shard(s)"
                 f"{f'; the first of what was passed over: {why[0]}' if why else ''}. Names are "

@@ -84,6 +84,24 @@ def test_cvat_has_the_classes_of_its_task(root: Path) -> None:
     assert [len(record["annotations"]) for record in looked_at] == [1, 0]
 
 
+def test_subsets_of_cvat_count_together_and_are_named(root: Path) -> None:
+    uri = cvat(root, *[GOOD.format(3)] * 2)
+    path = root / "annotations.xml"
+    text = path.read_text(encoding="utf-8")
+    for names, said in (
+        (("Train", "Test"), ["2 subsets: Train (1), Test (1)"]),
+        (("Train", ""), ["2 subsets: Train (1), without a subset (1)"]),
+        (("Train", "Train"), []),
+    ):
+        changed = text
+        for number, name in enumerate(names):
+            changed = changed.replace(f'id="{number}"', f'id="{number}" subset="{name}"')
+        path.write_text(changed, encoding="utf-8")
+        records, remarks = read(uri)
+        assert len(records) == 2
+        assert remarks.get("joined-subsets", []) == [f"{path}: {text}" for text in said]
+
+
 @pytest.mark.parametrize(
     ("shape", "box"),
     [

@@ -132,6 +132,53 @@ def test_an_address_with_folders_is_no_image_of_another_folder(read: Callable[..
         read(task(1, [region(BOX)], image="s3://bucket/other/c.png"))
 
 
+@pytest.mark.parametrize("submitted", [[], [[]]])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/data/local-files/?d=photos/{}/c.png",
+        "s3://bucket/{}/c.png",
+        "/data/upload/1/{}1111-c.png",
+    ],
+)
+def test_an_image_is_that_of_one_address(
+    read: Callable[..., Any],
+    tmp_path: Path,
+    write_image: Writer,
+    address: str,
+    submitted: list[list[dict[str, Any]]],
+) -> None:
+    """Of another image of the name, whose folder is not there, the labels would be its own.
+
+    So it is where the image's own task was never submitted.
+    """
+    write_image(tmp_path / "photos" / "c.png", (200, 100))
+    (tmp_path / "photos" / "sub" / "c.png").unlink()
+    own, other = (address.format(name) for name in ("abab", "cdcd"))
+    tasks = (task(1, *submitted, image=own), task(2, [region(BOX)], image=other))
+    with pytest.raises(SourceError, match="can be the image of one of them alone; rem") as found:
+        read(*tasks)
+    assert f"task 2: {other!r} leads to c.png, as {own!r} of " in str(found.value)
+    assert "task 1 does" in str(found.value)
+    if "upload" in address:
+        return
+    for name in ("abab", "cdcd"):
+        write_image(tmp_path / "photos" / name / "c.png", (200, 100))
+    records, _, _ = read(*tasks)
+    assert [record["image_id"] for record in records][-1] == "cdcd/c.png"
+
+
+def test_tasks_that_nobody_has_submitted_need_no_image_of_their_own(
+    read: Callable[..., Any], tmp_path: Path, write_image: Writer
+) -> None:
+    """Neither a second one of an address, nor one that can be of two images, or has none."""
+    write_image(tmp_path / "photos" / "more" / "c.png", (200, 100))
+    texts = {"data": {"text": "cats", "thumb": "s3://small/a.png"}}
+    tasks = [task(1), task(2, image="c.png"), task(3, image="gone.png"), task(4) | texts]
+    [record], _, _ = read(*tasks, task(5, [region(BOX)]))
+    assert record["image_id"] == "a.png"
+
+
 def test_the_short_form_and_classes_of_another_control(read: Callable[..., Any]) -> None:
     value = {**BOX, "rectanglelabels": ["cat"], "original_width": 200, "original_height": 100}
     short = {"id": 1, "image": "a.png", "label": [value], "annotator": 1}

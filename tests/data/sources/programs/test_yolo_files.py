@@ -70,6 +70,38 @@ def test_a_yaml_file_without_splits_gives_the_classes(tmp_path: Path, write_imag
     assert remarks == {"labels-alone": [str(tmp_path / "labels" / "gone.txt")]}
 
 
+@pytest.mark.parametrize("other", ["data_yaml", "b_yaml"])
+def test_of_several_yaml_files_the_named_one_counts(
+    tmp_path: Path, write_image: Writer, other: str
+) -> None:
+    texts = {other: "names: [cat, dog]\n", "mine_yaml": "names: [dog, cat]\n", "a_txt": LINE}
+    write(tmp_path, write_image, "a", **texts)
+    uri = f"yolo://{tmp_path}/mine.yaml"
+    assert class_names([uri]) == ["dog", "cat"]
+    records, remarks = read(uri)
+    assert (boxes_of(records), remarks) == ([[BOX]], {})
+    assert [record["image_id"] for record in records] == ["a.png"]
+
+
+def test_subsets_of_darknet_count_together_and_are_named(
+    tmp_path: Path, write_image: Writer
+) -> None:
+    data = "names = data/obj.names\ntrain = data/train.txt\nvalid = {}\n"
+    lists = {"train_txt": "data/x/a.png\n", "valid_txt": "data/y/b.png\ndata/y/c.png\n"}
+    texts = {"obj_names": "cat\ndog\n", "val_txt": "\n", "x__a_txt": LINE, "y__b_txt": LINE}
+    for valid, said in (
+        ("data/valid.txt", "2 subsets: train (1), valid (2)"),
+        ("/home/me/valid.txt", "2 subsets: train (1), valid (its list cannot be read)"),
+        # Many name one list for both; an empty one names no image.
+        ("data/train.txt", ""),
+        ("data/val.txt", ""),
+    ):
+        write(tmp_path, write_image, "x/a", "y/b", **lists, **texts, obj_data=data.format(valid))
+        records, remarks = read(f"yolo://{tmp_path}")
+        assert boxes_of(records) == [[BOX], [BOX]]
+        assert remarks == ({"joined-subsets": [f"{tmp_path}/obj.data: {said}"]} if said else {})
+
+
 def test_a_label_file_of_two_images_is_refused(tmp_path: Path, write_image: Writer) -> None:
     write(tmp_path, write_image, "a", "b", b_txt=LINE, classes_txt="cat\ndog\n")
     write_image(tmp_path / "a.jpg", (200, 100))
