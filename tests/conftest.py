@@ -51,6 +51,8 @@ def pytest_collection(session: pytest.Session) -> None:
         return
     # Until all is imported and collected there is no garbage, but ever more to look through.
     gc.disable()
+    # Tests have sets of their own under the names that documents use.
+    os.environ.pop("DETECTRON2_DATASETS", None)
     import hypothesis
 
     from dre_ssod.workers import compute_with

@@ -158,7 +158,8 @@ def _session(leader: int) -> dict[int, str]:
             words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:
             continue
-        if int(session) == leader and state != "Z":
+        # Of a process that is just ending the files are closed, after its memory has gone.
+        if int(session) == leader and state != "Z" and words:
             found[int(folder.name)] = words
     return found
 
