@@ -131,7 +131,7 @@ def find_result(results: Sequence[Result], wanted: Identity) -> Result | None:
 
 def find_results(
     results: Sequence[Result],
-    cells: Iterable[Cell],
+    cells: Sequence[Cell],
     looked: Mapping[str, Identity] = _NOBODY_LOOKED,
 ) -> dict[str, Result]:
     """What there is for the runs of a table, by name of the cell.
@@ -169,7 +169,7 @@ def find_results(
     return {name: result for name, result in found.items() if name not in stale}
 
 
-def _each_once(cells: Iterable[Cell], found: Mapping[str, Result]) -> dict[str, Result]:
+def _each_once(cells: Sequence[Cell], found: Mapping[str, Result]) -> dict[str, Result]:
     """Without what a row has already: two draws of few images may be the same, and are one run."""
     kept: dict[str, Result] = {}
     taken: dict[tuple[str, int], str] = {}
