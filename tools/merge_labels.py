@@ -68,8 +68,7 @@ def main(args: argparse.Namespace) -> None:
     with delivered_file(args.output) as (path, place):
         joined = join(args.old, args.corrected, args.replace)
         changes = compare(args.suggested, args.corrected) if args.suggested else None
-        ids = (joined.category_ids, joined.image_ids)
-        merged = content_of(joined.records, joined.classes, *ids)
+        merged = content_of(joined.records, joined.categories, joined.image_ids)
         write_text(path, json.dumps(merged.content) + "\n")
     boxes = sum(len(objects_of(record)) for record in joined.records)
     uri = coco_uri(place, merged.image_root)

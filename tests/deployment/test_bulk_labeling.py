@@ -298,7 +298,9 @@ def test_tasks_come_back_as_labels_and_say_what_was_right(
     # The second image came back as it was.
     joined = join([suggested], [uri], replace=True)
     assert (len(joined.records), joined.corrected) == (7, 1)
-    assert joined.classes == [category["name"] for category in CATEGORIES]
+    assert [category["name"] for category in joined.categories] == [
+        category["name"] for category in CATEGORIES
+    ]
     xml = fromstring(write_tasks(job, "cvat").read_bytes())
     assert [image.get("name") for image in xml.findall("image")] == [
         image["file_name"] for image in listed["images"]

@@ -49,7 +49,7 @@ def test_sets_are_joined_by_file_in_the_classes_of_the_first(tmp_path: Path) -> 
     again = (1, 10.25, 10.0, 20.0, 20.0)
     new = write(tmp_path, "new", {"1": [again], "3": [(0, *B[1:]), again]}, classes="ba")
     joined = join([old], [new], replace=False)
-    assert joined.classes == ["a", "b"]
+    assert [category["name"] for category in joined.categories] == ["a", "b"]
     assert [Path(record["file_name"]).stem for record in joined.records] == ["1", "2", "3"]
     assert boxes_of(joined.records)[2] == [
         (1, (50, 40, 80, 70)),
@@ -164,10 +164,9 @@ def test_ids_of_coco_files_stay(tmp_path: Path) -> None:
     _renumbered(new, tmp_path / "new.json", {0: 1, 1: 2}, 7)
     joined = join([old], [new], replace=True)
     # In the order of their ids; of the image that both have, the first one counts.
-    assert joined.classes == ["b", "a"]
-    assert (joined.category_ids, joined.image_ids) == ([3, 44], [501, 502, 8])
-    ids = (joined.category_ids, joined.image_ids)
-    written = content_of(joined.records, joined.classes, *ids)
+    assert joined.categories == [{"id": 3, "name": "b"}, {"id": 44, "name": "a"}]
+    assert joined.image_ids == [501, 502, 8]
+    written = content_of(joined.records, joined.categories, joined.image_ids)
     content = written.content
     assert content["categories"] == [{"id": 3, "name": "b"}, {"id": 44, "name": "a"}]
     names = [(image["id"], Path(image["file_name"]).stem) for image in content["images"]]
@@ -181,7 +180,8 @@ def test_image_ids_that_cannot_all_stay_are_new(tmp_path: Path) -> None:
     old = write(tmp_path, "old", {"1": [A], "2": [A]})
     new = write(tmp_path, "new", {"3": [A]})
     joined = join([old], [new], replace=False)
-    assert (joined.category_ids, joined.image_ids) == ([0, 1], [])
+    assert [category["id"] for category in joined.categories] == [0, 1]
+    assert joined.image_ids == []
     assert joined.ids_lost == f"{tmp_path}/photos/1.png and {tmp_path}/photos/3.png both have 0"
     root = write_voc_folder(tmp_path / "voc", {"9": [("a", (11, 11, 30, 30), False)]})
     voc = f"voc://{root}?split=test&classes=a,b"
@@ -190,7 +190,8 @@ def test_image_ids_that_cannot_all_stay_are_new(tmp_path: Path) -> None:
     assert re.fullmatch(r".*9\.jpg is of a set that is no COCO file.*", joined.ids_lost)
     # Nothing is lost where none has any.
     joined = join([voc], [voc], replace=False)
-    assert (joined.category_ids, joined.image_ids, joined.ids_lost) == ([1, 2], [], "")
+    assert [category["id"] for category in joined.categories] == [1, 2]
+    assert (joined.image_ids, joined.ids_lost) == ([], "")
 
 
 def test_what_became_of_a_models_boxes(tmp_path: Path) -> None:
@@ -229,7 +230,7 @@ def test_masks_and_key_points_of_coco_files_stay(tmp_path: Path) -> None:
     joined = join([old], [again], replace=True)
     # Of the image whose label was replaced.
     assert joined.shapes_lost == 1
-    written = content_of(joined.records, joined.classes)
+    written = content_of(joined.records, joined.categories)
     found = written.content["annotations"]
     kept = [{key: item[key] for key in ENTRIES if key in item} for item in found]
     assert kept == [*more[:2], {"area": 25.0, "iscrowd": 0}, {"area": 400.0, "iscrowd": 0}]

@@ -75,7 +75,8 @@ def as_coco(name: str, records: Sequence[dict[str, Any]]) -> CocoContent:
     """
     source = coco_file(name)
     if source is None:
-        return content_of(records, class_names([name]))
+        numbered = enumerate(class_names([name]), start=1)
+        return content_of(records, [{"id": number, "name": text} for number, text in numbered])
     json_file, root = source
     content = read_json(json_file)
     # Some may be unlabeled.
@@ -188,8 +189,7 @@ def shape_key(image_id: Any, category: int, annotation: dict[str, Any]) -> tuple
 
 def content_of(
     records: Sequence[dict[str, Any]],
-    classes: Sequence[str],
-    category_ids: Sequence[int] = (),
+    categories: Sequence[dict[str, Any]],
     image_ids: Sequence[int] = (),
 ) -> CocoContent:
     """Records of any datasets in COCO's form; see :func:`as_coco`.
@@ -197,11 +197,11 @@ def content_of(
     Annotations have their own areas and ``SHAPES``, if they have any.
 
     Args:
-        category_ids: of the classes; empty to number them from 1.
-        image_ids: of the records, all different, by which images are sorted; empty as above.
+        categories: ``id`` and ``name`` of the classes, in the order of their indices.
+        image_ids: of the records, all different, by which images are sorted; empty to number them
+            from 1.
     """
     root, names = relative_names([record["file_name"] for record in records])
-    numbers = category_ids or range(1, len(classes) + 1)
     entries = zip(image_ids or range(1, len(records) + 1), records, names, strict=True)
     rows = sorted(entries, key=lambda row: row[0])
     images: list[dict[str, Any]] = []
@@ -214,7 +214,7 @@ def content_of(
             annotation = {
                 "id": len(annotations) + 1,
                 "image_id": image_id,
-                "category_id": numbers[item["category_id"]],
+                "category_id": categories[item["category_id"]]["id"],
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
                 "area": item.get("area", (x2 - x1) * (y2 - y1)),
                 "iscrowd": int(is_crowd(item)),
@@ -223,6 +223,5 @@ def content_of(
             if "difficult" in item:
                 annotation["difficult"] = int(item["difficult"])
             annotations.append(annotation)
-    categories = [{"id": i, "name": name} for i, name in zip(numbers, classes, strict=True)]
-    content = {"images": images, "annotations": annotations, "categories": categories}
+    content = {"images": images, "annotations": annotations, "categories": list(categories)}
     return CocoContent(content, root, tuple(str(record["image_id"]) for _, record, _ in rows))

@@ -42,9 +42,9 @@ class Joined:
 
     Attributes:
         records: the old ones first, one for each image.
-        classes: names in the order of their indices.
+        categories: ``id`` and ``name`` of the classes, in the order of their indices; ids as the
+            first set has them, from 1 on where it has none.
         corrected: how many records are new, or replaced an old one.
-        category_ids: of the classes, as the first set has them; from 1 on where it has none.
         image_ids: of the records, as their COCO files have them; empty where these cannot all stay.
         ids_lost: why not, where any record has one.
         shapes_lost: how many objects had a mask or key points in a record that was replaced, or in
@@ -52,9 +52,8 @@ class Joined:
     """
 
     records: list[Record]
-    classes: list[str]
+    categories: list[dict[str, Any]]
     corrected: int
-    category_ids: list[int]
     image_ids: list[int]
     ids_lost: str = ""
     shapes_lost: int = 0
@@ -145,8 +144,7 @@ def join(old: Sequence[str], corrected: Sequence[str], replace: bool) -> Joined:
     records = [record for _, record in joined.values()]
     items = (item for record in records for item in record["annotations"])
     lost += sum(SHAPES not in item and _has_shape(item) for item in items)
-    numbers = [category["id"] for category in categories]
-    return Joined(records, classes, len(new), numbers, *_image_ids(records), lost)
+    return Joined(records, categories, len(new), *_image_ids(records), lost)
 
 
 def _image_ids(records: Sequence[Record]) -> tuple[list[int], str]:

@@ -102,7 +102,6 @@ def known_pool(cfg: CfgNode, truth: str | None) -> KnownPool:
 
 def write_set(path: Path, records: Sequence[Record], categories: Sequence[dict[str, Any]]) -> str:
     """Write records as a COCO file with images numbered from 1; returns its URI."""
-    classes = [category["name"] for category in categories]
-    written = content_of(records, classes, [category["id"] for category in categories])
+    written = content_of(records, categories)
     write_text(path, json.dumps(written.content) + "\n")
     return coco_uri(path, written.image_root)
