@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from dre_ssod.data.sources.catalog import load_one_labeled
-from tests.tiny_dataset import write_tiny_dataset
+from tests.tiny_dataset import TinyDataset, write_tiny_dataset
 
 
 def test_it_prints_what_reads_the_joined_labels(
@@ -30,13 +31,18 @@ def test_it_prints_what_reads_the_joined_labels(
     assert "exists; choose another name" in " ".join(capsys.readouterr().err.split())
 
 
+def write_labels(folder: Path) -> tuple[TinyDataset, Path, dict[str, Any]]:
+    """A set, and what its file of labels holds."""
+    data = write_tiny_dataset(folder)
+    path = Path(data.labeled.removeprefix("coco://").partition("?")[0])
+    return data, path, json.loads(path.read_text())
+
+
 def test_ids_stay_or_the_tool_says_why_not(
     tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A model of the next round writes these class ids beside those of the test set."""
-    data = write_tiny_dataset(tmp_path)
-    path = Path(data.labeled.removeprefix("coco://").partition("?")[0])
-    content = json.loads(path.read_text())
+    data, path, content = write_labels(tmp_path)
     for item in content["annotations"]:
         item["category_id"] *= 7
         item["image_id"] += 500
@@ -68,9 +74,7 @@ def test_ids_stay_or_the_tool_says_why_not(
 def test_masks_stay_and_those_of_replaced_labels_are_counted(
     tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = write_tiny_dataset(tmp_path)
-    path = Path(data.labeled.removeprefix("coco://").partition("?")[0])
-    content = json.loads(path.read_text())
+    data, path, content = write_labels(tmp_path)
     for item in content["annotations"]:
         x, y, w, h = item["bbox"]
         item["segmentation"] = [[x, y, x + w, y, x, y + h]]
